@@ -1,0 +1,1 @@
+//! Coracle end to end: starts the built binaries and drives them with the stock clients.
