@@ -3,6 +3,7 @@
 //! Firewall rules stand in a table of our own, `inet coracle`, one pair of chains per network, replaced in one
 //! atomic batch; no other table is touched. Starting a container changes no rule.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -78,6 +79,26 @@ pub async fn ensure(bridge: &Bridge) -> Result<()> {
     })
     .await?;
     sys::nft(&rules(bridge)).await
+}
+
+/// [`ensure`], if the link is not there yet: what a container's start calls, one netlink question when it is.
+pub async fn ensure_once(bridge: &Bridge) -> Result<()> {
+    static MADE: std::sync::Mutex<BTreeSet<String>> = std::sync::Mutex::new(BTreeSet::new());
+    static MAKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let link = bridge.link.clone();
+    let known = || MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&bridge.link);
+    let there = move || blocking(move || Ok(Netlink::open()?.index(&link)?.is_some()));
+    if known() && there.clone()().await? {
+        return Ok(());
+    }
+    // Rules of an earlier engine may be old or flushed: the first use by this process writes them again.
+    let _one_at_a_time = MAKING.lock().await;
+    if known() && there().await? {
+        return Ok(());
+    }
+    ensure(bridge).await?;
+    MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(bridge.link.clone());
+    Ok(())
 }
 
 /// Removes the bridge and its rules.
