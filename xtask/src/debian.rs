@@ -152,6 +152,11 @@ impl Debian {
         self.obtain(self.plan(names)?)
     }
 
+    /// Names of the named packages and of everything they depend on; fetches nothing.
+    pub fn names(&self, names: &[&str]) -> Result<Vec<String>> {
+        Ok(self.plan(names)?.into_iter().map(|p| p.name).collect())
+    }
+
     /// The named packages and all they depend on, unpacked in one folder that is kept.
     pub fn tree(&self, name: &str, packages: &[&str]) -> Result<Tree> {
         self.unpack(name, &self.closure(packages)?)
