@@ -1,2 +1,87 @@
 //! `cargo xtask`: the workspace's own commands.
-fn main() {}
+
+mod cpio;
+mod debian;
+mod image;
+mod modules;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Coracle's own build commands")]
+struct Args {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Make the guest's kernel, initrd and root out of Debian's packages and the staged programs
+    Image {
+        /// amd64 or arm64
+        #[arg(long, default_value = debian::host_arch(), value_parser = ["amd64", "arm64"])]
+        arch: String,
+        /// Folder with coracle-guest, coracle-engine and coracle-shim [default: target/stage/bin]
+        #[arg(long)]
+        programs: Option<PathBuf>,
+        /// Where the image goes [default: target/stage/share/coracle/guest/<arch>]
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Provide a QEMU that is new enough, from Debian's packages, and print the path to run it by (for CORACLE_QEMU)
+    Qemu,
+    /// Unpack packages of Debian's archive in a folder of their own (nothing is installed) and print its path
+    Debian {
+        /// bookworm, bookworm-backports, trixie or forky
+        suite: String,
+        /// Names of packages; what they depend on comes along
+        #[arg(required = true)]
+        packages: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Task::Image { arch, programs, out } => {
+            let stage = target_dir().join("stage");
+            let out = image::build(&image::Options {
+                programs: programs.unwrap_or_else(|| stage.join("bin")),
+                images: stage.join("share/coracle/images"),
+                out: out.unwrap_or_else(|| stage.join("share/coracle/guest").join(&arch)),
+                arch,
+            })?;
+            println!("{}", out.display());
+        }
+        Task::Qemu => println!("{}", qemu()?.display()),
+        Task::Debian { suite, packages } => {
+            let names: Vec<&str> = packages.iter().map(String::as_str).collect();
+            let tree = debian::Debian::open(&suite)?.tree(names[0], &names)?;
+            println!("{}", tree.root().display());
+        }
+    }
+    Ok(())
+}
+
+/// A script under `target/tools/` that runs Debian's QEMU with its own libraries and firmware.
+fn qemu() -> anyhow::Result<PathBuf> {
+    let tree = debian::Debian::open("bookworm-backports")?.tree("qemu", &["qemu-system-x86", "seabios"])?;
+    let firmware = ["/usr/share/qemu", "/usr/share/seabios"];
+    let extra: Vec<String> =
+        firmware.iter().flat_map(|dir| ["-L".to_owned(), tree.file(dir).display().to_string()]).collect();
+    let modules = tree.file("/usr/lib/x86_64-linux-gnu/qemu").display().to_string();
+    let script = target_dir().join("tools/qemu-system-x86_64");
+    tree.wrapper("/usr/bin/qemu-system-x86_64", &extra, &[("QEMU_MODULE_DIR", modules)], &script)?;
+    Ok(script)
+}
+
+/// The workspace's root folder.
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask stands in the workspace")
+}
+
+/// Where things are built and staged: the workspace's `target/`, whatever `CARGO_TARGET_DIR` says.
+fn target_dir() -> PathBuf {
+    workspace().join("target")
+}
