@@ -24,6 +24,11 @@ pub fn from_slice<T: de::DeserializeOwned>(body: &[u8]) -> Result<T> {
     if !body[stream.byte_offset()..].iter().all(u8::is_ascii_whitespace) {
         return Err(Error::invalid("unexpected content after JSON"));
     }
+    from_value(value)
+}
+
+/// Reads a parsed document as `T`.
+pub fn from_value<T: de::DeserializeOwned>(value: Value) -> Result<T> {
     T::deserialize(Go(value)).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))
 }
 

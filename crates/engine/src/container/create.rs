@@ -224,13 +224,13 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
         }
     }
     let controllers = engine.runtime.controllers();
-    if host.memory > 0 && !controllers.memory {
+    if host.memory > 0 && !controllers.has("memory") {
         warnings.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".into());
     }
-    if host.pids_limit.is_some_and(|l| l > 0) && !controllers.pids {
+    if host.pids_limit.is_some_and(|l| l > 0) && !controllers.has("pids") {
         warnings.push("Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.".into());
     }
-    if (host.nano_cpus > 0 || host.cpu_quota > 0) && !controllers.cpu {
+    if (host.nano_cpus > 0 || host.cpu_quota > 0) && !controllers.has("cpu") {
         warnings.push("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.".into());
     }
     if host.network_mode == "host" && host.port_bindings.values().any(Option::is_some) {
