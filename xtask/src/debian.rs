@@ -238,8 +238,7 @@ impl Debian {
         if !output.status.success() {
             bail!("{} has no {}:\n{}", self.suite, names.join(", "), text(&output.stderr));
         }
-        let plan = text(&output.stdout).lines().filter(|l| l.starts_with('\'')).map(Planned::parse).collect();
-        plan
+        text(&output.stdout).lines().filter(|l| l.starts_with('\'')).map(Planned::parse).collect()
     }
 
     fn obtain(&self, plan: Vec<Planned>) -> Result<Vec<Deb>> {

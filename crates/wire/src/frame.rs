@@ -45,7 +45,7 @@ impl Decoder {
     }
 
     /// The next whole frame, if it has arrived. Call until it gives `None`.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some(prefix) = self.bytes.first_chunk::<PREFIX>() else { return Ok(None) };
         let len = u32::from_be_bytes(*prefix) as usize;
         if len > MAX {
@@ -81,7 +81,7 @@ mod tests {
             let (mut decoder, mut got) = (Decoder::default(), Vec::new());
             for part in bytes.chunks(step) {
                 decoder.push(part);
-                while let Some(text) = decoder.next::<String>().unwrap() {
+                while let Some(text) = decoder.take::<String>().unwrap() {
                     got.push(text);
                 }
             }
@@ -93,7 +93,7 @@ mod tests {
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let mut decoder = Decoder::default();
             decoder.push(&bytes);
-            while let Ok(Some(_)) = decoder.next::<serde_json::Value>() {}
+            while let Ok(Some(_)) = decoder.take::<serde_json::Value>() {}
         }
     }
 
@@ -101,6 +101,6 @@ mod tests {
     fn an_oversized_length_is_refused_before_its_bytes_arrive() {
         let mut decoder = Decoder::default();
         decoder.push(&(MAX as u32 + 1).to_be_bytes());
-        assert!(matches!(decoder.next::<String>(), Err(FrameError::TooLong(_))));
+        assert!(matches!(decoder.take::<String>(), Err(FrameError::TooLong(_))));
     }
 }

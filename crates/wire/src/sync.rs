@@ -91,6 +91,11 @@ pub struct Scanner {
 }
 
 impl Scanner {
+    /// Bytes that the next record lacks at least: reading no more than that never reads past it.
+    pub fn lacking(&self) -> usize {
+        RECORD - self.window.len()
+    }
+
     /// Takes in `bytes` up to and including the next record; gives it and how many bytes were taken.
     pub fn scan(&mut self, bytes: &[u8]) -> (Option<Record>, usize) {
         for (at, byte) in bytes.iter().enumerate() {

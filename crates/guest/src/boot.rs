@@ -1,0 +1,117 @@
+//! From the kernel's hands to a system in which the engine can run.
+
+use std::{convert::Infallible, fs, path::Path, time::Duration};
+
+use nix::mount::MsFlags;
+
+use crate::{GuestError, IN_ROOT, cmdline::Arguments, disk, modules, network, say, sys};
+
+/// Time in which the root's device must appear after its driver was loaded.
+const ROOT_DEVICE_LIMIT: Duration = Duration::from_secs(10);
+/// Where the root is mounted before it becomes `/`.
+const NEW_ROOT: &str = "/root";
+/// Open files a process may have.
+const OPEN_FILES: u64 = 1 << 20;
+
+/// Kernel settings: `/proc/sys` path and value. One that the kernel lacks is said and skipped.
+const SETTINGS: [(&str, &str); 10] = [
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/ipv6/conf/default/forwarding", "1"),
+    ("net/core/somaxconn", "4096"),
+    ("net/ipv4/ping_group_range", "0 2147483647"),
+    ("vm/max_map_count", "262144"), // Elasticsearch's demand, as every desktop engine sets it
+    ("fs/inotify/max_user_instances", "8192"),
+    ("fs/inotify/max_user_watches", "1048576"),
+    ("kernel/keys/maxkeys", "20000"),
+    ("kernel/keys/maxbytes", "2000000"),
+];
+
+/// Mounts of the root: type, place, options.
+const MOUNTS: [(&str, &str, MsFlags, &str); 8] = [
+    ("tmpfs", "/run", NOSUID_NODEV, "mode=755"),
+    ("tmpfs", "/tmp", NOSUID_NODEV, "mode=1777"),
+    ("devpts", "/dev/pts", MsFlags::MS_NOSUID, "mode=620,ptmxmode=666,gid=5"),
+    ("tmpfs", "/dev/shm", NOSUID_NODEV, "mode=1777"),
+    ("mqueue", "/dev/mqueue", NOSUID_NODEV, ""),
+    ("cgroup2", "/sys/fs/cgroup", NOSUID_NODEV, "nsdelegate,memory_recursiveprot"),
+    ("bpf", "/sys/fs/bpf", NOSUID_NODEV, "mode=700"),
+    ("securityfs", "/sys/kernel/security", NOSUID_NODEV, ""),
+];
+const NOSUID_NODEV: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+
+/// In the initrd: to the root, and on in there. Returns only when that fails.
+pub fn initrd() -> Result<Infallible, GuestError> {
+    for (kind, place) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        sys::mount(kind, place, kind, MsFlags::MS_NOSUID, "")?;
+    }
+    let arguments = Arguments::parse(&read("/proc/cmdline")?)?;
+    for path in read("/modules")?.lines() {
+        sys::load_module(Path::new(path))?;
+        let _ = fs::remove_file(path); // the initrd's files are memory
+    }
+    let root = arguments
+        .root
+        .ok_or_else(|| GuestError::Invalid("no coracle.root= among the boot arguments".into()))?;
+    sys::wait_for_path(Path::new(&root), ROOT_DEVICE_LIMIT)?;
+    sys::mount(&root, NEW_ROOT, "erofs", MsFlags::MS_RDONLY, "")?;
+    for place in ["/dev", "/proc", "/sys"] {
+        sys::move_mount(place, &format!("{NEW_ROOT}{place}"))?;
+    }
+    let _ = fs::remove_file("/init");
+    sys::switch_root(NEW_ROOT)?;
+    sys::exec("/usr/bin/coracle-guest", &[IN_ROOT])
+}
+
+/// In the root, before anything runs: what nothing works without. Failures are said; the boot goes on.
+pub fn root() -> Arguments {
+    let problem = |result: Result<(), GuestError>| {
+        if let Err(error) = result {
+            say(error);
+        }
+    };
+    // Containers' mounts propagate as Docker documents only below a shared root.
+    problem(sys::make_shared("/"));
+    for (kind, place, flags, options) in MOUNTS {
+        if Path::new(place).exists() || fs::create_dir_all(place).is_ok() {
+            problem(sys::mount(kind, place, kind, flags, options));
+        }
+    }
+    for (path, value) in SETTINGS {
+        problem(fs::write(format!("/proc/sys/{path}"), value).map_err(GuestError::io("setting", path)));
+    }
+    problem(sys::set_hostname("coracle"));
+    problem(sys::raise_open_files(OPEN_FILES));
+    let _ = fs::create_dir_all("/run/coracle");
+    match read("/proc/cmdline").and_then(|line| Arguments::parse(&line)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            say(error);
+            Arguments::default()
+        }
+    }
+}
+
+/// What the engine needs: modules, network, data disk. Both halves run side by side.
+pub fn services(arguments: &Arguments) -> Result<(), GuestError> {
+    std::thread::scope(|scope| {
+        let network = scope.spawn(|| {
+            modules::load_stage("start");
+            if let Err(error) = network::up(arguments.net.as_ref()) {
+                say(error); // without a network the engine still runs what it has
+            }
+        });
+        let data = match &arguments.data {
+            Some(device) => disk::mount(device),
+            None => Err(GuestError::Invalid("no coracle.data= among the boot arguments".into())),
+        };
+        if network.join().is_err() {
+            say("setting up the network panicked");
+        }
+        data
+    })
+}
+
+fn read(path: &str) -> Result<String, GuestError> {
+    fs::read_to_string(path).map_err(GuestError::io("reading", path))
+}

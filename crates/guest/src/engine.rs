@@ -1,0 +1,221 @@
+//! The engine's supervisor: one task owns it.
+//!
+//! ```text
+//!  Starting --socket answers--> Running
+//!     ^  \                        |
+//!     |   `------- ends ----------+--> Failed{message, times} --pause--> Starting
+//!     boot failed: Failed for good        stop: Stopped
+//! ```
+
+use std::{
+    collections::VecDeque,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use tokio::{
+    net::UnixStream,
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use wire::control::Engine as State;
+
+use crate::{GuestError, disk, modules, ports, reaper::Reaper, say, sys};
+
+/// The engine's API.
+pub const SOCKET: &str = "/run/docker.sock";
+const PROGRAM: &str = "/usr/bin/coracle-engine";
+const CONFIG: &str = "/data/config/engine.json";
+const IMAGES: &str = "/usr/share/coracle/images";
+/// First and longest pause before an engine that ended is started again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// An engine that ran this long begins with the first pause again.
+const GOOD_RUN: Duration = Duration::from_secs(30);
+/// Pause between two looks whether the socket answers, while the engine starts.
+const SOCKET_POLL: Duration = Duration::from_millis(10);
+/// Lines of its last words.
+const LAST_WORDS: usize = 12;
+/// Longest of its lines that is kept for them, in bytes.
+const LINE: usize = 400;
+
+/// The engine, as seen by others.
+#[derive(Clone)]
+pub struct Engine {
+    state: Arc<watch::Sender<State>>,
+    wish: Arc<watch::Sender<Wish>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Run,
+    /// Stop, by SIGKILL after the grace.
+    Stop(Duration),
+}
+
+type LastWords = Arc<Mutex<VecDeque<String>>>;
+
+impl Engine {
+    /// Starts it once `booted` is through.
+    pub fn start(reaper: Reaper, booted: JoinHandle<Result<(), GuestError>>) -> Self {
+        let engine = Self {
+            state: Arc::new(watch::Sender::new(State::Starting)),
+            wish: Arc::new(watch::Sender::new(Wish::Run)),
+        };
+        tokio::spawn(engine.clone().supervise(reaper, booted));
+        engine
+    }
+
+    /// Its state, and every change.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Stops it and waits until it has.
+    pub async fn stop(&self, grace: Duration) {
+        self.wish.send_replace(Wish::Stop(grace));
+        let mut state = self.state();
+        let _ = state.wait_for(|s| *s == State::Stopped).await;
+    }
+
+    async fn supervise(self, reaper: Reaper, booted: JoinHandle<Result<(), GuestError>>) {
+        let mut wish = self.wish.subscribe();
+        let failed = match booted.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(message) = failed {
+            say(&message);
+            self.state.send_replace(State::Failed { message, times: 1 });
+            let _ = wish.wait_for(|w| *w != Wish::Run).await;
+            self.state.send_replace(State::Stopped);
+            return;
+        }
+        let (mut times, mut pause, mut first) = (0, PAUSES.0, true);
+        loop {
+            self.state.send_replace(State::Starting);
+            let since = Instant::now();
+            let ended = self.run(&reaper, &mut wish, &mut first).await;
+            let Some(message) = ended else {
+                self.state.send_replace(State::Stopped);
+                return;
+            };
+            if since.elapsed() > GOOD_RUN {
+                (times, pause) = (0, PAUSES.0);
+            }
+            times += 1;
+            say(format_args!("the engine {message}; it is started again in {pause:?}"));
+            self.state.send_replace(State::Failed { message, times });
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = wish.wait_for(|w| *w != Wish::Run) => {
+                    self.state.send_replace(State::Stopped);
+                    return;
+                }
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// One life of the engine: how it ended, or `None` when it was told to stop.
+    async fn run(
+        &self,
+        reaper: &Reaper,
+        wish: &mut watch::Receiver<Wish>,
+        first: &mut bool,
+    ) -> Option<String> {
+        let last_words = LastWords::default();
+        let started = reaper.spawn(|| {
+            let mut child = command().spawn()?;
+            listen(child.stdout.take(), &last_words);
+            listen(child.stderr.take(), &last_words);
+            let pid = child.id();
+            Ok(((), pid))
+        });
+        let (pid, mut ended) = match started {
+            Ok(((), pid, ended)) => (pid, ended),
+            Err(error) => return Some(format!("could not be started: {error}")),
+        };
+        let mut answering = std::pin::pin!(socket_answers());
+        let mut answered = false;
+        let how = loop {
+            tokio::select! {
+                how = &mut ended => break how.unwrap_or_default(),
+                () = &mut answering, if !answered => {
+                    answered = true;
+                    self.state.send_replace(State::Running);
+                    if std::mem::take(first) {
+                        tokio::task::spawn_blocking(|| modules::load_stage("later"));
+                    }
+                }
+                grace = stop_wished(wish) => {
+                    sys::signal(pid, Signal::SIGTERM);
+                    if tokio::time::timeout(grace, &mut ended).await.is_err() {
+                        say("the engine did not stop in time and is killed");
+                        sys::signal(pid, Signal::SIGKILL);
+                        let _ = ended.await;
+                    }
+                    return None;
+                }
+            }
+        };
+        let words = last_words.lock().unwrap_or_else(PoisonError::into_inner).make_contiguous().join(" | ");
+        Some(if words.is_empty() { how } else { format!("{how}; its last words: {words}") })
+    }
+}
+
+fn command() -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["serve", "--socket", SOCKET, "--root", &format!("{}/engine", disk::MOUNT)])
+        .args(["--exec-root", "/run/engine", "--preload", IMAGES, "--ports-socket", ports::SOCKET])
+        .env_clear()
+        .envs([
+            ("PATH", sys::PATH),
+            ("HOME", "/root"),
+            ("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if Path::new(CONFIG).exists() {
+        command.args(["--config", CONFIG]);
+    }
+    command
+}
+
+/// Passes the engine's lines on to the console and keeps the last; a thread, which ends with the pipe.
+fn listen(pipe: Option<impl std::io::Read + Send + 'static>, last_words: &LastWords) {
+    let Some(pipe) = pipe else { return };
+    let last_words = last_words.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            eprintln!("{line}");
+            let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+            if words.len() == LAST_WORDS {
+                words.pop_front();
+            }
+            words.push_back(line.chars().take(LINE).collect());
+        }
+    });
+}
+
+async fn stop_wished(wish: &mut watch::Receiver<Wish>) -> Duration {
+    match wish.wait_for(|w| *w != Wish::Run).await.map(|w| *w) {
+        Ok(Wish::Stop(grace)) => grace,
+        Ok(Wish::Run) | Err(_) => Duration::ZERO,
+    }
+}
+
+async fn socket_answers() {
+    // The engine unlinks and binds the socket itself: there is nothing to wait for but an answer.
+    while UnixStream::connect(SOCKET).await.is_err() {
+        sleep(SOCKET_POLL).await;
+    }
+}

@@ -1,0 +1,129 @@
+//! Published ports: passes the engine's wanted set on to the host, and the host's answer back.
+//!
+//! The engine connects to [`SOCKET`]; the newest connection holds. When it drops, the last set stays until a new one
+//! comes. Generations are renumbered here, so that they grow over restarts of the engine.
+
+use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
+
+use link::{Frames, LinkError, write_frame};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+use wire::ports::{Outcome, PortError, Wanted};
+
+use crate::say;
+
+/// Where the engine speaks [`wire::ports`].
+pub const SOCKET: &str = "/run/coracle/ports.sock";
+/// Time in which the host must answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Between engine and host.
+#[derive(Clone, Default)]
+pub struct Relay {
+    wanted: Arc<watch::Sender<Wanted>>,
+    outcome: Arc<watch::Sender<Outcome>>,
+}
+
+impl Relay {
+    /// The set wanted now, and every change.
+    pub fn wanted(&self) -> watch::Receiver<Wanted> {
+        self.wanted.subscribe()
+    }
+
+    /// The host has answered.
+    pub fn answered(&self, outcome: Outcome) {
+        self.outcome.send_replace(outcome);
+    }
+
+    /// Serves the engine.
+    pub async fn serve(self) {
+        let _ = std::fs::remove_file(SOCKET);
+        let listener = match UnixListener::bind(SOCKET) {
+            Ok(listener) => listener,
+            Err(error) => return say(format_args!("the ports' socket {SOCKET}: {error}")),
+        };
+        let _ = std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o600));
+        let mut current = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            current.abort_all();
+            let relay = self.clone();
+            current.spawn(async move {
+                if let Err(error) = relay.connection(stream).await {
+                    say(format_args!("the engine's ports: {error}"));
+                }
+            });
+        }
+    }
+
+    async fn connection(&self, stream: UnixStream) -> Result<(), LinkError> {
+        let (reader, mut writer) = stream.into_split();
+        let mut frames = Frames::new(reader);
+        while let Some(wanted) = frames.next::<Wanted>().await? {
+            let outcome = self.ask(wanted).await;
+            write_frame(&mut writer, &outcome).await?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, wanted: Wanted) -> Outcome {
+        if let Err(message) = wanted.check() {
+            return Outcome::all_failed(&wanted, PortError::Invalid, &message);
+        }
+        let theirs = wanted.generation;
+        let mut answers = self.outcome.subscribe();
+        let mut ours = 0;
+        self.wanted.send_modify(|set| {
+            ours = set.generation + 1;
+            *set = Wanted { generation: ours, ports: wanted.ports.clone() };
+        });
+        let answer = timeout(ANSWER_LIMIT, answers.wait_for(|o| o.generation == ours)).await;
+        match answer {
+            Ok(Ok(outcome)) => Outcome { generation: theirs, results: outcome.results.clone() },
+            _ => Outcome::all_failed(&wanted, PortError::Unavailable, "the host does not answer"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::ports::{Bind, Port, PortResult, Proto};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_set_goes_to_the_host_and_its_answer_comes_back() {
+        let relay = Relay::default();
+        let port = Port {
+            key: "k".into(),
+            proto: Proto::Tcp,
+            host_ip: "0.0.0.0".parse().unwrap(),
+            host_port: 0,
+            target_ip: "172.17.0.2".parse().unwrap(),
+            target_port: 80,
+        };
+        let host = tokio::spawn({
+            let relay = relay.clone();
+            async move {
+                let mut wanted = relay.wanted();
+                let set = wanted.wait_for(|w| w.generation == 1).await.unwrap().clone();
+                let results =
+                    vec![PortResult { key: set.ports[0].key.clone(), result: Bind::Ok { host_port: 4711 } }];
+                relay.answered(Outcome { generation: 1, results });
+            }
+        });
+        let outcome = relay.ask(Wanted { generation: 40, ports: vec![port] }).await;
+        host.await.unwrap();
+        assert_eq!(outcome.generation, 40);
+        assert_eq!(outcome.results[0].result, Bind::Ok { host_port: 4711 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_host_is_an_error_in_words() {
+        let wanted = Wanted { generation: 1, ports: vec![] };
+        assert_eq!(Relay::default().ask(wanted).await, Outcome { generation: 1, results: vec![] });
+    }
+}

@@ -1,0 +1,271 @@
+//! The guest's end of the link: sessions come and go, each with its control stream and the streams the host opens.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use link::{Frames, LinkError, Session, Stream, header, in_step, write_frame};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
+    net::{TcpStream, UdpSocket, UnixStream},
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use wire::{
+    control::{Engine as EngineState, Hello, ToGuest, ToHost},
+    open::{Open, Opened},
+};
+
+use crate::{BUILD, RELEASE, disk, engine, engine::Engine, ports::Relay, reaper::Reaper, say, sys};
+
+/// Most threads that serve streams.
+pub const MAX_WORKERS: usize = 4;
+/// Pause before the port is looked at again while no host is there (virtio-serial has no event for it).
+const PORT_POLL: Duration = Duration::from_millis(20);
+/// Bytes a stream copies at a time, each way.
+const COPY: usize = 64 * 1024;
+/// Time in which an address in the guest must take a connection.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+/// Time in which an engine that is starting must answer, before a Docker stream is refused.
+const ENGINE_LIMIT: Duration = Duration::from_secs(60);
+/// A datagram's most bytes.
+const DATAGRAM: usize = 65_535;
+/// A clock that is off by less is left alone.
+const CLOCK_SLACK: Duration = Duration::from_millis(20);
+
+/// What streams are served with.
+#[derive(Clone)]
+struct Served {
+    engine: Engine,
+    ports: Relay,
+    data: Option<String>,
+    stop: mpsc::Sender<Duration>,
+    reaper: Reaper,
+}
+
+/// Serves hosts, one after the other, for ever.
+pub async fn link(
+    engine: Engine,
+    ports: Relay,
+    data: Option<String>,
+    stop: mpsc::Sender<Duration>,
+    reaper: Reaper,
+) {
+    let served = Served { engine, ports, data, stop, reaper };
+    loop {
+        let Ok(mut port) = sys::Port::open() else {
+            sleep(PORT_POLL).await;
+            continue;
+        };
+        if in_step::guest(&mut port).await.is_err() {
+            drop(port);
+            sleep(PORT_POLL).await;
+            continue;
+        }
+        served.session(Session::guest(port)).await;
+    }
+}
+
+impl Served {
+    async fn session(&self, session: Session) {
+        // Dropping the set ends the streams with their session.
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                stream = session.accept() => {
+                    let Ok(stream) = stream else { return };
+                    let served = self.clone();
+                    streams.spawn(async move {
+                        if let Err(error) = served.stream(stream).await
+                            && !matches!(error, LinkError::Io(_) | LinkError::Closed | LinkError::Broken(_))
+                        {
+                            say(format_args!("a stream: {error}"));
+                        }
+                    });
+                }
+                Some(_) = streams.join_next() => {}
+            }
+        }
+    }
+
+    async fn stream(self, mut stream: Stream) -> Result<(), LinkError> {
+        match header(&mut stream).await? {
+            Open::Control => self.control(stream).await,
+            Open::Docker => {
+                let socket = self.docker().await;
+                join(stream, socket).await
+            }
+            Open::Tcp { to, from: _ } => {
+                let socket = match timeout(DIAL_LIMIT, TcpStream::connect(to)).await {
+                    Ok(Ok(socket)) => {
+                        let _ = socket.set_nodelay(true);
+                        Ok(socket)
+                    }
+                    Ok(Err(error)) => Err(format!("{to}: {error}")),
+                    Err(_) => Err(format!("{to} does not answer")),
+                };
+                join(stream, socket).await
+            }
+            Open::Udp { to, from: _ } => datagrams(stream, to).await,
+            Open::Shell { columns, rows } => self.shell(stream, columns, rows).await,
+        }
+    }
+
+    async fn docker(&self) -> Result<UnixStream, String> {
+        if let Ok(socket) = UnixStream::connect(engine::SOCKET).await {
+            return Ok(socket);
+        }
+        let mut state = self.engine.state();
+        let waiting = state.wait_for(|s| !matches!(s, EngineState::Starting));
+        match timeout(ENGINE_LIMIT, waiting).await {
+            Ok(Ok(state)) => {
+                if let EngineState::Failed { message, .. } = &*state {
+                    return Err(format!("the engine {message}"));
+                }
+            }
+            _ => return Err(format!("the engine did not answer within {ENGINE_LIMIT:?}")),
+        }
+        UnixStream::connect(engine::SOCKET).await.map_err(|error| format!("the engine's socket: {error}"))
+    }
+
+    async fn control(&self, stream: Stream) -> Result<(), LinkError> {
+        let (reader, mut writer) = tokio::io::split(stream);
+        let mut frames = Frames::new(reader);
+        let ours = Hello::ours(RELEASE, BUILD);
+        write_frame(&mut writer, &ToHost::Hello(ours.clone())).await?;
+        // Until versions are agreed only the frozen words are spoken.
+        let mut agreed = false;
+        let (mut engine, mut wanted) = (self.engine.state(), self.ports.wanted());
+        engine.mark_changed();
+        wanted.mark_changed();
+        loop {
+            tokio::select! {
+                message = frames.next::<ToGuest>() => match message? {
+                    None => return Ok(()),
+                    Some(ToGuest::Hello(theirs)) => match ours.agree(&theirs) {
+                        Ok(_) => agreed = true,
+                        Err(why) => say(format_args!("the host can't be served: {why}")),
+                    },
+                    Some(ToGuest::Shutdown { grace_ms }) => {
+                        let _ = self.stop.try_send(Duration::from_millis(grace_ms));
+                        write_frame(&mut writer, &ToHost::Stopping).await?;
+                    }
+                    Some(ToGuest::Clock { unix_ns }) => set_clock(Duration::from_nanos(unix_ns)),
+                    Some(ToGuest::DiskGrown) => self.grow(),
+                    Some(ToGuest::Ports(outcome)) => self.ports.answered(outcome),
+                    Some(ToGuest::Ping { n }) => write_frame(&mut writer, &ToHost::Pong { n }).await?,
+                    Some(ToGuest::Unknown) => {}
+                },
+                Ok(()) = engine.changed(), if agreed => {
+                    let state = engine.borrow_and_update().clone();
+                    write_frame(&mut writer, &ToHost::Engine(state)).await?;
+                }
+                Ok(()) = wanted.changed(), if agreed => {
+                    let set = wanted.borrow_and_update().clone();
+                    write_frame(&mut writer, &ToHost::Ports(set)).await?;
+                }
+            }
+        }
+    }
+
+    fn grow(&self) {
+        let Some(device) = self.data.clone() else { return };
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = disk::grow(&device) {
+                say(error);
+            }
+        });
+    }
+
+    async fn shell(&self, mut stream: Stream, columns: u16, rows: u16) -> Result<(), LinkError> {
+        let (master, pid, ended) = match self.reaper.spawn(|| sys::shell(columns, rows)) {
+            Ok(started) => started,
+            Err(error) => {
+                return refuse(&mut stream, format!("the shell could not be started: {error}")).await;
+            }
+        };
+        write_frame(&mut stream, &Opened::Ok).await?;
+        let mut output = tokio::fs::File::from_std(master.try_clone()?);
+        let mut input = tokio::fs::File::from_std(master);
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        tokio::select! {
+            _ = tokio::io::copy(&mut reader, &mut input) => {}
+            // A terminal whose last process is gone gives EIO.
+            _ = tokio::io::copy(&mut output, &mut writer) => {}
+            _ = ended => {}
+        }
+        sys::signal(pid, nix::sys::signal::Signal::SIGHUP);
+        let _ = writer.shutdown().await;
+        Ok(())
+    }
+}
+
+/// Says whether it went well, then passes bytes both ways; an end of file passes by itself.
+async fn join(
+    mut stream: Stream,
+    socket: Result<impl AsyncRead + AsyncWrite + Unpin, String>,
+) -> Result<(), LinkError> {
+    match socket {
+        Ok(mut socket) => {
+            write_frame(&mut stream, &Opened::Ok).await?;
+            copy_bidirectional_with_sizes(&mut stream, &mut socket, COPY, COPY).await?;
+            Ok(())
+        }
+        Err(message) => refuse(&mut stream, message).await,
+    }
+}
+
+async fn refuse(stream: &mut Stream, message: String) -> Result<(), LinkError> {
+    write_frame(stream, &Opened::Failed { message }).await?;
+    stream.shutdown().await?;
+    Ok(())
+}
+
+/// One peer's datagrams, each a length and its bytes.
+async fn datagrams(mut stream: Stream, to: std::net::SocketAddr) -> Result<(), LinkError> {
+    let any: std::net::IpAddr = if to.is_ipv4() {
+        std::net::Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    };
+    let dial = async {
+        let socket = UdpSocket::bind((any, 0)).await?;
+        socket.connect(to).await?;
+        Ok::<_, std::io::Error>(socket)
+    };
+    let socket = match dial.await {
+        Ok(socket) => socket,
+        Err(error) => return refuse(&mut stream, format!("{to}: {error}")).await,
+    };
+    write_frame(&mut stream, &Opened::Ok).await?;
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let out = async {
+        let mut datagram = vec![0; DATAGRAM];
+        loop {
+            let len = usize::from(reader.read_u16().await?);
+            reader.read_exact(&mut datagram[..len]).await?;
+            let _ = socket.send(&datagram[..len]).await; // lost, as datagrams may be
+        }
+    };
+    let back = async {
+        let mut datagram = vec![0; DATAGRAM + 2];
+        loop {
+            let Ok(len) = socket.recv(&mut datagram[2..]).await else { continue };
+            datagram[..2].copy_from_slice(&(len as u16).to_be_bytes());
+            writer.write_all(&datagram[..2 + len]).await?;
+            writer.flush().await?;
+        }
+    };
+    tokio::select! {
+        end = out => end,
+        end = back => end,
+    }
+}
+
+fn set_clock(host: Duration) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    if now.abs_diff(host) > CLOCK_SLACK
+        && let Err(error) = sys::set_clock(host)
+    {
+        say(format_args!("the clock could not be set: {error}"));
+    }
+}

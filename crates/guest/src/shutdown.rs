@@ -1,0 +1,58 @@
+//! The orderly end: the engine, then everything else, then the disks.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use crate::{disk, engine::Engine, say, sys};
+
+/// Grace when nobody says how long (the hypervisor's power button).
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+/// What is left of the grace for processes that outlive the engine (containers), at least.
+const REST: Duration = Duration::from_secs(2);
+/// Pause between two looks whether everything has ended.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Waits until somebody wants the guest off; gives the grace.
+pub async fn wait(mut asked: mpsc::Receiver<Duration>) -> Duration {
+    let terminate = async {
+        match (signal(SignalKind::terminate()), signal(SignalKind::from_raw(nix::libc::SIGPWR))) {
+            (Ok(mut term), Ok(mut power)) => {
+                tokio::select! { _ = term.recv() => {}, _ = power.recv() => {} }
+            }
+            _ => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        Some(grace) = asked.recv() => grace,
+        () = terminate => DEFAULT_GRACE,
+    }
+}
+
+/// Stops everything and turns the machine off.
+pub async fn run(engine: &Engine, grace: Duration) {
+    say("stopping");
+    let deadline = Instant::now() + grace;
+    engine.stop(grace).await;
+    // Containers outlive the engine by design; here they get the signal that an operating system sends at its end.
+    sys::signal_all(Signal::SIGTERM);
+    let deadline = deadline.max(Instant::now() + REST);
+    while sys::has_children() && Instant::now() < deadline {
+        sleep(POLL).await;
+    }
+    sys::signal_all(Signal::SIGKILL);
+    let killed = Instant::now() + REST;
+    while sys::has_children() && Instant::now() < killed {
+        sleep(POLL).await;
+    }
+    if sys::unmount(disk::MOUNT, false).is_err() {
+        let _ = sys::unmount(disk::MOUNT, true);
+    }
+    say("off");
+    sys::power_off()
+}

@@ -1,0 +1,182 @@
+//! The guest's system calls and the programs it spawns; the only place with `unsafe`.
+#![allow(unsafe_code)]
+
+mod interface;
+mod port;
+mod terminal;
+
+pub use interface::{Interface, configure_interface};
+pub use port::Port;
+pub use terminal::shell;
+
+use std::{
+    convert::Infallible,
+    ffi::CString,
+    fs::File,
+    io,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags},
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+use crate::GuestError;
+
+/// Pause between two looks for a device: the kernel tells nobody in an initrd.
+const DEVICE_POLL: Duration = Duration::from_millis(5);
+
+/// Mounts `device` at `place`; one that is there already is fine.
+pub fn mount(device: &str, place: &str, kind: &str, flags: MsFlags, options: &str) -> Result<(), GuestError> {
+    let options = (!options.is_empty()).then_some(options);
+    match nix::mount::mount(Some(device), place, Some(kind), flags, options) {
+        Ok(()) | Err(nix::errno::Errno::EBUSY) => Ok(()),
+        Err(error) => Err(GuestError::io("mounting", place)(error.into())),
+    }
+}
+
+/// Moves a mount.
+pub fn move_mount(from: &str, to: &str) -> Result<(), GuestError> {
+    nix::mount::mount(Some(from), to, None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+        .map_err(|e| GuestError::io("moving", from)(e.into()))
+}
+
+/// Makes `place` the root of everything that follows.
+pub fn switch_root(place: &str) -> Result<(), GuestError> {
+    let failed = |e: nix::errno::Errno| GuestError::io("entering", place)(e.into());
+    nix::unistd::chdir(place).map_err(failed)?;
+    move_mount(".", "/")?;
+    nix::unistd::chroot(".").map_err(failed)?;
+    nix::unistd::chdir("/").map_err(failed)
+}
+
+/// Mount events below `place` propagate.
+pub fn make_shared(place: &str) -> Result<(), GuestError> {
+    nix::mount::mount(None::<&str>, place, None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
+        .map_err(|e| GuestError::io("sharing", place)(e.into()))
+}
+
+/// Unmounts; `lazily` when something still uses it.
+pub fn unmount(place: &str, lazily: bool) -> io::Result<()> {
+    let flags = if lazily { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    Ok(nix::mount::umount2(place, flags)?)
+}
+
+/// Becomes another program.
+pub fn exec(program: &str, args: &[&str]) -> Result<Infallible, GuestError> {
+    let error = Command::new(program).args(args).env_clear().env("PATH", PATH).exec();
+    Err(GuestError::io("running", program)(error))
+}
+
+/// Where programs are looked for.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Loads a kernel module; one that is loaded already is fine.
+pub fn load_module(path: &Path) -> Result<(), GuestError> {
+    let name = path.display().to_string();
+    let file = File::open(path).map_err(GuestError::io("opening", name.clone()))?;
+    match nix::kmod::finit_module(&file, c"", nix::kmod::ModuleInitFlags::empty()) {
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
+        Err(error) => Err(GuestError::io("loading", name)(error.into())),
+    }
+}
+
+/// Waits until a path is there.
+pub fn wait_for_path(path: &Path, limit: Duration) -> Result<(), GuestError> {
+    let start = Instant::now();
+    while !path.exists() {
+        if start.elapsed() > limit {
+            let missing = io::Error::from(io::ErrorKind::NotFound);
+            return Err(GuestError::io("waiting for", path.display().to_string())(missing));
+        }
+        #[allow(clippy::disallowed_methods)]
+        // devtmpfs has no events that a program without udev could wait for
+        std::thread::sleep(DEVICE_POLL);
+    }
+    Ok(())
+}
+
+/// Bytes of a file or block device.
+pub fn size(mut file: &File) -> io::Result<u64> {
+    io::Seek::seek(&mut file, io::SeekFrom::End(0))
+}
+
+/// Sets the host's name.
+pub fn set_hostname(name: &str) -> Result<(), GuestError> {
+    nix::unistd::sethostname(name).map_err(|e| GuestError::io("naming", name)(e.into()))
+}
+
+/// Raises the limit of open files of this process and its children.
+pub fn raise_open_files(limit: u64) -> Result<(), GuestError> {
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit)
+        .map_err(|e| GuestError::io("raising", "open files")(e.into()))
+}
+
+/// Steps the wall clock.
+pub fn set_clock(since_1970: Duration) -> io::Result<()> {
+    let time = nix::sys::time::TimeSpec::from_duration(since_1970);
+    Ok(nix::time::clock_settime(nix::time::ClockId::CLOCK_REALTIME, time)?)
+}
+
+/// The next child that has ended, if one has: its pid and how.
+pub fn reap() -> Option<(u32, String)> {
+    match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(pid, code)) => Some((pid.as_raw() as u32, format!("exited with code {code}"))),
+        Ok(WaitStatus::Signaled(pid, signal, _)) => {
+            Some((pid.as_raw() as u32, format!("was killed by {signal}")))
+        }
+        _ => None,
+    }
+}
+
+/// Runs a program to its end, whoever else waits for children: the status comes from its own pid, and
+/// [`reap`] is kept away by `CHILDREN`.
+pub fn output(command: &mut Command) -> io::Result<Output> {
+    let _turn = CHILDREN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    command.env("PATH", PATH).output()
+}
+
+/// Held while a child's pid is not yet known to its owner, or its owner waits for it by itself.
+pub static CHILDREN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Signals one process; one that is gone is fine.
+pub fn signal(pid: u32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid as i32), signal);
+}
+
+/// Signals every process but this one.
+pub fn signal_all(signal: Signal) {
+    let _ = kill(Pid::from_raw(-1), signal);
+}
+
+/// True while this process has children (those that it adopted included).
+pub fn has_children() -> bool {
+    let flags = nix::libc::WNOHANG | nix::libc::WEXITED | nix::libc::WNOWAIT;
+    // SAFETY: an all-zero siginfo_t is a valid one, and the pointer lives through the call.
+    unsafe {
+        let mut info: nix::libc::siginfo_t = std::mem::zeroed();
+        nix::libc::waitid(nix::libc::P_ALL, 0, &mut info, flags) == 0
+    }
+}
+
+/// Writes everything to the disks and turns the machine off.
+pub fn power_off() -> ! {
+    nix::unistd::sync();
+    let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF);
+    // Only where the kernel can't: end, which panics it.
+    std::process::exit(1)
+}
+
+/// A string for a system call.
+fn c_string(text: &str) -> io::Result<CString> {
+    CString::new(text).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
