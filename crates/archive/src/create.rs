@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, flistxattr, fgetxattr, lgetxattr, llistxattr, major,
-    minor, openat, openat2, readlinkat, statat,
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, flistxattr, lgetxattr, llistxattr,
+    major, minor, openat, openat2, readlinkat, statat,
 };
 use rustix::io::Errno;
 
@@ -41,8 +41,9 @@ pub fn create(
     let (parent, name) = crate::path::split(&path);
     let above = if parent.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(parent) };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let dir = openat2(root, above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
-        .map_err(|e| Error::os("open", parent, e))?;
+    let dir =
+        openat2(root, above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
+            .map_err(|e| Error::os("open", parent, e))?;
     let mut walk = Walk { out, links: HashMap::new(), summary: Summary::default() };
     let name = if name.is_empty() { &b"."[..] } else { name };
     let shown = match &options.rename {
@@ -135,9 +136,8 @@ impl<W: Write> Walk<W> {
             _ => member.size = stat.st_size as u64,
         }
         member.xattrs = match &opened {
-            Some(fd) => {
-                xattrs(|buf| flistxattr(fd, buf), |name, buf| fgetxattr(fd, name, buf)).map_err(os("xattr"))?
-            }
+            Some(fd) => xattrs(|buf| flistxattr(fd, buf), |name, buf| fgetxattr(fd, name, buf))
+                .map_err(os("xattr"))?,
             None => {
                 let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
                 path.extend_from_slice(name);
@@ -191,7 +191,9 @@ fn xattrs(
     let mut value = vec![0; XATTR_BYTES];
     for name in names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()) {
         // What Docker keeps of them: capabilities and user's own.
-        if name != b"security.capability" && (!name.starts_with(b"user.") || name.starts_with(b"user.overlay.")) {
+        if name != b"security.capability"
+            && (!name.starts_with(b"user.") || name.starts_with(b"user.overlay."))
+        {
             continue;
         }
         match get(OsStr::from_bytes(name), &mut value) {

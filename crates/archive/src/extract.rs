@@ -13,9 +13,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, UTIME_OMIT,
-    XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr, makedev,
-    mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
+    Uid, XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat,
+    lsetxattr, makedev, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -103,8 +103,13 @@ pub struct Summary {
 /// Any [`Error`]; what was extracted until then stays.
 pub fn extract(input: impl Read, root: BorrowedFd<'_>, options: &ExtractOptions) -> Result<Summary, Error> {
     let mut reader = Reader::new(input, options.limits.clone());
-    let mut tree =
-        Tree { root, options, parents: HashMap::new(), folder_times: Vec::new(), summary: Summary::default() };
+    let mut tree = Tree {
+        root,
+        options,
+        parents: HashMap::new(),
+        folder_times: Vec::new(),
+        summary: Summary::default(),
+    };
     let mut buffer = vec![0; COPY_BYTES];
     while let Some(entry) = reader.next_entry()? {
         tree.summary.entries += 1;
@@ -220,7 +225,11 @@ impl Tree<'_> {
                 // In a folder others can write to (`docker cp`), what we opened must be what we made.
                 let stat = fstat(&node).map_err(os("stat"))?;
                 if FileType::from_raw_mode(stat.st_mode) != file_type || stat.st_nlink != 1 {
-                    return Err(Error::os("mknod", &entry.path, io::Error::from(io::ErrorKind::AlreadyExists)));
+                    return Err(Error::os(
+                        "mknod",
+                        &entry.path,
+                        io::Error::from(io::ErrorKind::AlreadyExists),
+                    ));
                 }
                 let (uid, gid) = self.owner(entry);
                 chownat(&node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(os("chown"))?;
@@ -339,7 +348,9 @@ impl Tree<'_> {
         let whiteout = self.options.whiteouts == Whiteouts::Overlay && is_whiteout(&stat);
         let freed = remove(dir, name, &stat).map_err(|e| Error::os("replace", path, e))?;
         self.summary.disk_bytes = self.summary.disk_bytes.saturating_sub(freed);
-        if FileType::from_raw_mode(stat.st_mode).is_dir() || FileType::from_raw_mode(stat.st_mode).is_symlink() {
+        if FileType::from_raw_mode(stat.st_mode).is_dir()
+            || FileType::from_raw_mode(stat.st_mode).is_symlink()
+        {
             // Cached paths may have led through it. The parent itself is still where it was.
             let keep = self.parents.remove(parent);
             self.parents.clear();
@@ -530,7 +541,8 @@ fn remove(dir: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<u64, Errno> {
 }
 
 fn set_opaque(folder: &OwnedFd, path: &[u8]) -> Result<(), Error> {
-    fsetxattr(folder, OVERLAY_OPAQUE, b"y", XattrFlags::empty()).map_err(|e| Error::os("mark as opaque", path, e))
+    fsetxattr(folder, OVERLAY_OPAQUE, b"y", XattrFlags::empty())
+        .map_err(|e| Error::os("mark as opaque", path, e))
 }
 
 /// What extended attributes are set on.

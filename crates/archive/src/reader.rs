@@ -241,7 +241,10 @@ impl<R: Read> Reader<R> {
                     break;
                 }
                 if segments.len() == SPARSE_SEGMENTS {
-                    return Err(Error::Limit { what: "runs in a sparse file", limit: SPARSE_SEGMENTS as u64 });
+                    return Err(Error::Limit {
+                        what: "runs in a sparse file",
+                        limit: SPARSE_SEGMENTS as u64,
+                    });
                 }
                 segments.push(Segment { offset: unsigned(&pair[..12])?, length: unsigned(&pair[12..])? });
             }
@@ -265,7 +268,10 @@ impl<R: Read> Reader<R> {
             None => {
                 let count = self.sparse_number()?;
                 if count > SPARSE_SEGMENTS as u64 {
-                    return Err(Error::Limit { what: "runs in a sparse file", limit: SPARSE_SEGMENTS as u64 });
+                    return Err(Error::Limit {
+                        what: "runs in a sparse file",
+                        limit: SPARSE_SEGMENTS as u64,
+                    });
                 }
                 let mut segments = Vec::new();
                 let mut used = decimal_length(count);
@@ -394,10 +400,9 @@ fn apply_pax(entry: &mut Entry, body: &[u8]) -> Result<Option<PaxSparse>, Error>
             Ok(Some(PaxSparse { map: Some(map), real_size }))
         }
         Some(1) => Ok(Some(PaxSparse { map: None, real_size })),
-        Some(other) => Err(Error::Malformed(format!(
-            "sparse format {other} of {:?} is not known",
-            lossy(&entry.path)
-        ))),
+        Some(other) => {
+            Err(Error::Malformed(format!("sparse format {other} of {:?} is not known", lossy(&entry.path))))
+        }
     }
 }
 
