@@ -55,7 +55,9 @@ impl FromStr for Digest {
             _ => Err(Error::Invalid(format!("invalid digest {text:?}: expected sha256: and 64 hex digits"))),
         };
         if hex.len() != 64 {
-            return Err(Error::Invalid(format!("invalid digest {text:?}: expected sha256: and 64 hex digits")));
+            return Err(Error::Invalid(format!(
+                "invalid digest {text:?}: expected sha256: and 64 hex digits"
+            )));
         }
         let mut bytes = [0; 32];
         for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {

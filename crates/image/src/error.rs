@@ -168,7 +168,11 @@ impl Error {
         }
     }
 
-    pub(crate) fn os(action: &'static str, path: impl AsRef<std::path::Path>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn os(
+        action: &'static str,
+        path: impl AsRef<std::path::Path>,
+        source: impl Into<io::Error>,
+    ) -> Self {
         Error::Os { action, path: path.as_ref().display().to_string(), source: source.into() }
     }
 

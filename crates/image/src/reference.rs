@@ -255,8 +255,21 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_is_refused_in_dockers_words() {
-        for bad in ["", ":", "a:", "a b", "-a", "a//b", "a_", "a..b", "a___b", "x@sha256:12", "a:.t", "http://a/b", "/a"]
-        {
+        for bad in [
+            "",
+            ":",
+            "a:",
+            "a b",
+            "-a",
+            "a//b",
+            "a_",
+            "a..b",
+            "a___b",
+            "x@sha256:12",
+            "a:.t",
+            "http://a/b",
+            "/a",
+        ] {
             assert_eq!(Reference::parse(bad).unwrap_err().to_string(), "invalid reference format", "{bad}");
         }
         let id = Digest::of(b"").hex();
