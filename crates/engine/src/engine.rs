@@ -97,11 +97,10 @@ impl Engine {
             db,
             registry_mirrors: config.registry_mirrors.clone(),
             insecure_registries: config.insecure_registries.clone(),
-            ..image::Config::default()
         })?;
         let runtime = runtime::Runtime::new(runtime::Config {
             shim: paths.shim.clone(),
-            exec_root: paths.exec_root.clone(),
+            exec_root: paths.exec_root.join("containers"),
             cgroup_parent: CGROUP_PARENT.into(),
         })
         .map_err(|e| Error::internal(e.to_string()))?;
@@ -174,7 +173,16 @@ impl Engine {
 
     /// The shim's durable record of how a container ended.
     async fn recorded_exit(&self, id: &str) -> Option<runtime::Exit> {
-        runtime::read_exit(&self.paths.container(id).join("exit.json")).await
+        #[derive(serde::Deserialize)]
+        struct Recorded {
+            exit_code: u8,
+            finished_at: String,
+            oom_killed: bool,
+        }
+        let bytes = tokio::fs::read(self.paths.container(id).join("exit.json")).await.ok()?;
+        let r: Recorded = serde_json::from_slice(&bytes).ok()?;
+        let finished_at = crate::time::parse(&r.finished_at)?;
+        Some(runtime::Exit { code: r.exit_code, finished_at, oom_killed: r.oom_killed })
     }
 
     /// A container with `--rm` that an earlier engine did not get to remove.

@@ -35,7 +35,7 @@ pub enum ExecState {
     /// Made, not started.
     Created,
     /// Its process runs.
-    Running(runtime::Exec),
+    Running(Arc<runtime::Exec>),
     /// It ended.
     Exited {
         /// Its exit code.

@@ -1,5 +1,7 @@
 //! Coracle's engine: the Docker API and what joins images, runtime and networks behind it.
 
+#![recursion_limit = "512"]
+
 pub mod api;
 mod build;
 pub mod config;

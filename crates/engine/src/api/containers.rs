@@ -149,7 +149,9 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 /// Bytes of the container's own files.
 async fn size_of(engine: &Engine, record: &Record) -> u64 {
-    let Ok(Some(upper)) = engine.images.upper(&record.id).await else { return 0 };
+    let Ok(image) = record.image_id.parse() else { return 0 };
+    let Ok(rootfs) = engine.images.mount(&image, &record.id).await else { return 0 };
+    let upper = rootfs.upper;
     tokio::task::spawn_blocking(move || crate::rootfs::bytes_below(&upper).unwrap_or(0)).await.unwrap_or(0)
 }
 
@@ -430,7 +432,7 @@ pub fn running(handle: &Handle) -> Result<(Arc<Record>, runtime::Container)> {
 
 pub async fn top(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let (_, container) = running(&engine.containers.find(call.param(0))?)?;
-    let pids = container.pids().await.map_err(|e| Error::internal(e.to_string()))?;
+    let pids = container.pids().await;
     if !matches!(call.get("ps_args"), "" | "-ef") {
         return Err(Error::not_implemented("ps options other than -ef are not there yet"));
     }
@@ -513,11 +515,10 @@ pub async fn wait(engine: Arc<Engine>, call: Call) -> Result<Reply> {
                 Until::NextExit => v.exits > seen || matches!(v.status, Status::Removed),
                 Until::Removed => matches!(v.status, Status::Removed),
             };
-            let code = match view.wait_for(reached).await {
-                Ok(v) => v.record.last.exit_code,
-                // The task has gone with the container: its last words are still there.
-                Err(_) => view.borrow().record.last.exit_code,
-            };
+            // An error means that the task has gone with the container: its last words are still there.
+            let gone = view.wait_for(reached).await.is_err();
+            tracing::trace!("wait: gone {gone}");
+            let code = view.borrow().record.last.exit_code;
             out.send(Bytes::from(format!("{}\n", json!({ "StatusCode": code })))).await
         }),
     ))

@@ -61,6 +61,7 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             console_size: body.console_size.or(config.console_size).filter(|(h, w)| *h > 0 && *w > 0),
         })
         .await
+        .map(Arc::new)
         .map_err(failed)?;
     let attachment = if body.detach {
         None
@@ -99,7 +100,7 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 }
 
 /// Notes the exec's end when it comes.
-fn watch(engine: &Arc<Engine>, exec: &Arc<Exec>, record: Arc<crate::container::Record>, started: runtime::Exec) {
+fn watch(engine: &Arc<Engine>, exec: &Arc<Exec>, record: Arc<crate::container::Record>, started: Arc<runtime::Exec>) {
     let (owner, exec) = (engine.clone(), exec.clone());
     engine.tasks.spawn(async move {
         let code = match started.wait().await {

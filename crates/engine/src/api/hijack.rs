@@ -86,10 +86,11 @@ where
     Fut: Future<Output = Answer>,
 {
     let (tx, mut rx) = mpsc::channel::<(Vec<u8>, OnHijack)>(1);
-    let service = service_fn(|req| {
+    let service = service_fn(move |req| {
         let answer = service(req);
         let tx = tx.clone();
-        async move {
+        // Boxed: the connection has to be Unpin to be taken apart.
+        Box::pin(async move {
             match answer.await {
                 Answer::Response(r) => Ok::<_, std::convert::Infallible>(r),
                 Answer::Hijack { content_type, upgrade, run } => {
@@ -100,7 +101,7 @@ where
                     std::future::pending().await
                 }
             }
-        }
+        })
     });
     let mut conn = hyper::server::conn::http1::Builder::new()
         .half_close(true)

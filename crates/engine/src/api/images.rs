@@ -54,7 +54,7 @@ fn credentials(call: &Call) -> Result<Option<image::Credentials>> {
     } else if !config.identitytoken.is_empty() {
         Some(image::Credentials::IdentityToken(config.identitytoken))
     } else if !config.username.is_empty() {
-        Some(image::Credentials::Basic { username: config.username, password: config.password })
+        Some(image::Credentials::Basic { user: config.username, password: config.password })
     } else {
         None
     })
@@ -263,14 +263,14 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     });
     let mut out = json!({
         "Id": i.id.to_string(), "RepoTags": i.repo_tags, "RepoDigests": i.repo_digests, "Parent": "", "Comment": "",
-        "Created": i.created.as_deref().unwrap_or(time::ZERO), "DockerVersion": "", "Author": i.author.as_deref().unwrap_or(""),
+        "Created": i.created.as_deref().unwrap_or(time::ZERO), "DockerVersion": "", "Author": i.author,
         "Architecture": i.architecture, "Os": i.os, "Size": i.size,
         "GraphDriver": { "Data": null, "Name": "overlayfs" },
         "RootFS": { "Type": "layers", "Layers": i.diff_ids },
         "Metadata": { "LastTagTime": time::ZERO }, "Descriptor": descriptor, "Config": config,
     });
-    if let Some(variant) = &i.variant {
-        out["Variant"] = json!(variant);
+    if !i.variant.is_empty() {
+        out["Variant"] = json!(i.variant);
     }
     Ok(Reply::json(out))
 }
@@ -283,8 +283,8 @@ pub async fn history(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         .rev()
         .map(|h| {
             json!({
-                "Id": "<missing>", "Created": unix(h.created.as_deref()), "CreatedBy": h.created_by.as_deref().unwrap_or(""),
-                "Tags": null, "Size": h.size, "Comment": h.comment.as_deref().unwrap_or(""),
+                "Id": "<missing>", "Created": unix(h.created.as_deref()), "CreatedBy": h.created_by,
+                "Tags": null, "Size": 0, "Comment": h.comment,
             })
         })
         .collect();

@@ -61,7 +61,7 @@ pub async fn create(
     let name = reserve(engine, name, &id)?;
     let made = async {
         let durability = if host.auto_remove { Durability::Lazy } else { Durability::Durable };
-        prepare_volumes(engine, &id, &image.id.to_string(), &mut mounts, durability).await?;
+        prepare_volumes(engine, &id, &image.id, &mut mounts, durability).await?;
         tokio::fs::create_dir_all(engine.paths.container(&id)).await?;
         let record = Record {
             id: id.clone(),
@@ -340,7 +340,7 @@ fn networks(
 async fn prepare_volumes(
     engine: &Arc<Engine>,
     id: &str,
-    image_id: &str,
+    image_id: &image::Digest,
     mounts: &mut [MountPoint],
     durability: Durability,
 ) -> Result<()> {
@@ -383,6 +383,11 @@ async fn is_empty(folder: &std::path::Path) -> bool {
         Ok(mut entries) => matches!(entries.next_entry().await, Ok(None)),
         Err(_) => false,
     }
+}
+
+/// The digest of a container's image.
+pub fn image_digest(record: &Record) -> Result<image::Digest> {
+    record.image_id.parse().map_err(Error::from)
 }
 
 fn host_name() -> String {

@@ -36,7 +36,7 @@ pub async fn bundle(engine: &Arc<Engine>, record: &Record, rootfs: image::RootFs
     let folder = engine.paths.container(&record.id);
     Ok(runtime::Bundle {
         id: record.id.clone(),
-        seccomp: seccomp(engine, record),
+        seccomp: seccomp(engine, record)?,
         spec,
         rootfs: runtime::RootFs::Overlay { lower: rootfs.lower, upper: rootfs.upper, work: rootfs.work },
         stdio: runtime::Stdio {
@@ -271,20 +271,25 @@ fn is_unconfined(record: &Record) -> bool {
 }
 
 /// Docker's default profile for the container's capabilities, compiled once for each set.
-fn seccomp(engine: &Engine, record: &Record) -> Option<Arc<[u8]>> {
+fn seccomp(engine: &Engine, record: &Record) -> Result<Option<Arc<[u8]>>> {
     if is_unconfined(record) {
-        return None;
+        return Ok(None);
     }
     // Root's set decides which calls the profile allows, whatever user the process starts as.
-    let set = capabilities(false, &record.host.cap_add, &record.host.cap_drop, 0).ok()?;
+    let set = capabilities(false, &record.host.cap_add, &record.host.cap_drop, 0)?;
     let mut caps: Vec<Capability> = set.bounding().iter().flatten().copied().collect();
     caps.sort_by_key(|c| format!("{c:?}"));
     let key = format!("{caps:?}");
     let mut cache = engine.seccomp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let program = cache.entry(key).or_insert_with(|| {
-        TODO
-    });
-    Some(program.clone())
+    if let Some(program) = cache.get(&key) {
+        return Ok(Some(program.clone()));
+    }
+    let program = runtime::seccomp::docker_default(&caps, runtime::seccomp::Kernel::running())
+        .and_then(|profile| runtime::seccomp::compile(&profile))
+        .map_err(|e| Error::internal(format!("seccomp profile: {e}")))?;
+    let program: Arc<[u8]> = Arc::from(program);
+    cache.insert(key, program.clone());
+    Ok(Some(program))
 }
 
 fn namespaces(record: &Record) -> Result<Vec<LinuxNamespace>> {

@@ -313,7 +313,7 @@ impl Task {
     async fn bring_up(&mut self) -> std::result::Result<Run, StartError> {
         let engine = self.engine.clone();
         let id = self.record.id.clone();
-        let rootfs = engine.images.mount(&self.record.image_id, &id).await.map_err(Error::from)?;
+        let rootfs = engine.images.mount(&create::image_digest(&self.record)?, &id).await.map_err(Error::from)?;
         let bundle = spec::bundle(&engine, &self.record, rootfs).await?;
         let container = engine.runtime.create(bundle).await.map_err(start_error)?;
         let mut run = Run {
