@@ -696,7 +696,7 @@ fn read_logs(engine: &Engine, handle: &Handle, want: LogWant) -> super::reply::B
     );
     let tty = record.config.tty;
     let timestamps = want.timestamps;
-    Box::pin(entries.map(move |entry| {
+    Box::pin(futures_util::stream::iter(entries).map(move |entry| {
         let entry = entry.map_err(std::io::Error::other)?;
         let mut line = Vec::with_capacity(entry.line.len() + 48);
         if !tty {

@@ -217,7 +217,7 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(LIST_FILTERS)?;
     let dangling = filters.truth("dangling")?;
     let mut images = engine.images.list().await?;
-    let mut bound = |key: &str| -> Vec<String> { filters.values(key).to_vec() };
+    let bound = |key: &str| -> Vec<String> { filters.values(key).to_vec() };
     let (since, before) = (bound("since"), bound("before"));
     let mut created = BTreeMap::new();
     for name in since.iter().chain(&before) {

@@ -38,7 +38,7 @@ pub const NEWEST: Version = Version(1, 51);
 /// The oldest API version answered.
 pub const OLDEST: Version = Version(1, 24);
 /// How long requests in flight have to end when the engine stops.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Listens on a unix socket that only its owner and group may use. A socket left by an engine that died is
 /// replaced; one that answers is another engine's and is left alone.
@@ -83,10 +83,12 @@ pub async fn serve(engine: Arc<Engine>, listener: UnixListener, stop: Cancellati
             let service = move |request| answer(engine.clone(), request);
             tokio::select! {
                 () = hijack::serve(io, service) => {}
-                () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {}
+                () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {} // Streams have no end of their own.
             }
         });
     }
+    // From here on nobody connects: another engine may take the socket's place.
+    drop(listener);
     connections.close();
     if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
         tracing::info!("{} connections were open when the engine stopped", connections.len());

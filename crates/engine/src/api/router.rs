@@ -162,6 +162,11 @@ pub const OPERATIONS: &[Operation] = operations! {
     DELETE "/configs/{x...}" ConfigDelete => swarm;
 };
 
+/// Names of the operations that are there.
+pub fn served() -> Vec<&'static str> {
+    OPERATIONS.iter().filter(|o| matches!(o.handler, Handler::Serves(_))).map(|o| o.id).collect()
+}
+
 /// What a path leads to.
 pub enum Route {
     /// This operation, with its path parameters.

@@ -10,7 +10,6 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::reply::{ByteStream, Reply};
 use super::request::{Call, Filters};
-use super::router::{Handler, OPERATIONS};
 use super::{NEWEST, OLDEST};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -116,8 +115,7 @@ pub async fn info(engine: Arc<Engine>, _: Call) -> Result<Reply> {
 
 /// What this build can do: the app shows only that.
 pub async fn features(_: Arc<Engine>, _: Call) -> Result<Reply> {
-    let list: Vec<&str> =
-        OPERATIONS.iter().filter(|o| matches!(o.handler, Handler::Serves(_))).map(|o| o.id).collect();
+    let list = super::router::served();
     Ok(Reply::json(json!({ "version": env!("CARGO_PKG_VERSION"), "build": crate::build::BUILD, "operations": list })))
 }
 

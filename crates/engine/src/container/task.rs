@@ -165,7 +165,11 @@ impl Task {
                         self.start().await
                     }
                 };
+                let leftover = result.is_err() && self.record.host.auto_remove && matches!(self.state, State::Idle);
+                // dockerd removes it before it answers: the client then waits for nothing.
+                let gone = leftover && self.remove(true).await.is_ok();
                 tell(reply, result);
+                return !gone;
             }
             Command::Stop { signal, timeout, reply } => match &mut self.state {
                 State::Running(_) => {
@@ -288,21 +292,15 @@ impl Task {
                 Ok(())
             }
             Err(error) => {
-                let code = match error.exit_code {
-                    Some(code) => code,
-                    None => 128,
-                };
                 self.record.last.error.clone_from(&error.error.message);
-                self.record.last.exit_code = code;
+                self.record.last.exit_code = error.exit_code.unwrap_or(128);
                 self.record.last.members.clear();
                 self.record.last.ports.clear();
                 self.state = State::Idle;
                 let ran = !self.record.last.started_at.is_empty();
                 self.publish(if ran { Status::Exited } else { Status::Created });
-                if self.record.host.auto_remove {
-                    // The client's wait for removal would never end; dockerd removes it too.
-                    self.pending.clear();
-                } else {
+                self.pending.clear();
+                if !self.record.host.auto_remove {
                     self.save(Durability::Lazy).await;
                 }
                 Err(error.error)
