@@ -60,7 +60,7 @@ struct Spool {
     files: HashMap<String, Spooled>,
     links: HashMap<String, String>,
     by_digest: HashMap<Digest, Spooled>,
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// Reads the whole archive and records what it holds.
@@ -88,7 +88,7 @@ pub(crate) fn load(
     let _pin = store.pin(pins);
     keep_layers(store, &spool, &mut commit, progress)?;
     store.commit(&commit)?;
-    store.settle()?;
+    spool.lease.remove()?;
     Ok(loaded)
 }
 
@@ -102,7 +102,7 @@ impl Spool {
         let limits = Limits { entries: FILES, ..Limits::default() };
         let mut reader = archive::Reader::new(BufReader::with_capacity(BUFFER, input), limits);
         let mut spool =
-            Spool { files: HashMap::new(), links: HashMap::new(), by_digest: HashMap::new(), _lease: lease };
+            Spool { files: HashMap::new(), links: HashMap::new(), by_digest: HashMap::new(), lease };
         let mut buffer = vec![0; BUFFER];
         let mut number = 0u64;
         while let Some(entry) = reader.next_entry()? {

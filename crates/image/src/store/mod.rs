@@ -450,6 +450,14 @@ impl Lease {
         &self.path
     }
 
+    /// Removes the path now, on this thread.
+    pub(crate) fn remove(mut self) -> Result<(), Error> {
+        remove_path(&self.path)?;
+        self.store.end_lease(self.id)?;
+        *self.kept.get_mut() = true;
+        Ok(())
+    }
+
     fn end(&self, tx: &Transaction<'_>) -> Result<(), Error> {
         tx.prepare_cached("DELETE FROM image_lease WHERE id = ?1")?.execute([self.id])?;
         Ok(())
