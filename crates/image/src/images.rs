@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::io::SyncIoBridge;
 
 use crate::error::blocking;
-use crate::pull::{Flights, Puller, permits};
+use crate::pull::{Flights, Puller, permits, settle_later};
 use crate::registry::Registries;
 use crate::store::{Commit, Store};
 use crate::{
@@ -163,7 +163,9 @@ impl Images {
     ) -> Result<Vec<Loaded>, Error> {
         let store = self.store.clone();
         let input = SyncIoBridge::new(input);
-        blocking(move || load::load(&store, input, &options, &progress)).await
+        let loaded = blocking(move || load::load(&store, input, &options, &progress)).await?;
+        settle_later(&self.store);
+        Ok(loaded)
     }
 
     /// Writes images as one archive, which both Docker and tools for OCI layouts read.

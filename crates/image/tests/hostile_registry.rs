@@ -134,7 +134,7 @@ async fn server_errors_are_tried_again() {
     let (place, image) = (Place::new(), simple("x"));
     let times = AtomicUsize::new(0);
     let server = Server::image(image, move |_, _| {
-        (times.fetch_add(1, Ordering::SeqCst) % 2 == 0).then(|| Answer::new(503, ""))
+        times.fetch_add(1, Ordering::SeqCst).is_multiple_of(2).then(|| Answer::new(503, ""))
     })
     .await;
     pull(&place, &server.host).await.unwrap();

@@ -62,7 +62,7 @@ async fn a_pulled_image_is_listed_and_runs() {
     assert!(!pulled.up_to_date);
     let got = images.get(&name).await.unwrap();
     assert_eq!(got.id, image.id());
-    assert_eq!(got.repo_tags, [name.clone()]);
+    assert_eq!(got.repo_tags, std::slice::from_ref(&name));
     assert_eq!(got.repo_digests, [format!("{}/app@{}", registry.host, image.id())]);
     assert_eq!((got.os.as_str(), got.architecture.as_str()), ("linux", "amd64"));
     assert_eq!(got.config.env, ["A=b"]);
@@ -96,7 +96,7 @@ async fn layers_are_shared_and_whiteouts_hide() {
     let Some(registry) = Registry::start().await else { return };
     let base = tar(&[("d/", b""), ("d/old", b"1"), ("o/", b""), ("o/old", b"1"), ("keep", b"1")]);
     let top = tar(&[("d/", b""), ("d/.wh.old", b""), ("o/", b""), ("o/.wh..wh..opq", b""), ("o/new", b"2")]);
-    let one = TestImage::new("amd64", &[base.clone()], gzip);
+    let one = TestImage::new("amd64", std::slice::from_ref(&base), gzip);
     let two = TestImage::new("amd64", &[base, top], |data| zstd::encode_all(data, 3).unwrap());
     // The same base compressed the same way, below something else.
     let three = TestImage::new(
