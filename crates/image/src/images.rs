@@ -12,7 +12,8 @@ use crate::registry::Registries;
 use crate::store::{Commit, Store};
 use crate::{
     Digest, DiskUsage, Error, Image, InUse, LoadOptions, Loaded, ProgressSink, PruneOptions, Pruned,
-    PullOptions, Pulled, Reference, RemoveOptions, Removed, RootFs, load, mount, records, remove, save,
+    PullOptions, Pulled, PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, load, mount,
+    records, remove, save,
 };
 
 /// Where images are kept and where they come from.
@@ -65,6 +66,19 @@ impl Images {
         progress: ProgressSink,
     ) -> Result<Pulled, Error> {
         self.puller.pull(reference, options, &progress).await
+    }
+
+    /// Pushes the image of this name; its digest stays what it is.
+    ///
+    /// # Errors
+    /// [`Error::NoLocalImage`]; what the registry answers, in Docker's words.
+    pub async fn push(
+        &self,
+        reference: &Reference,
+        options: PushOptions,
+        progress: ProgressSink,
+    ) -> Result<Pushed, Error> {
+        self.puller.push(reference, options, &progress).await
     }
 
     /// All images, the newest first.

@@ -5,7 +5,7 @@
 //! blobs are all kept as they came, so that a pushed or saved image is byte for byte the one that was pulled.
 //!
 //! ```text
-//! Images --> pull ---> registry (HTTP)          load, save: archives
+//! Images --> pull, push -> registry (HTTP)       load, save: archives
 //!        |     '----> layer (decompress, sha256, archive::extract)
 //!        '-> records, mount ---> store (folders, leases, transactions, collection)
 //! ```
@@ -19,6 +19,7 @@ mod load;
 mod mount;
 mod platform;
 mod pull;
+mod push;
 mod records;
 mod reference;
 mod registry;
@@ -34,6 +35,7 @@ pub use load::{LoadOptions, Loaded};
 pub use mount::RootFs;
 pub use platform::Platform;
 pub use pull::{Progress, ProgressSink, PullOptions, Pulled};
+pub use push::{PushOptions, Pushed};
 pub use records::Image;
 pub use reference::Reference;
 pub use registry::Credentials;

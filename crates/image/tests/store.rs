@@ -398,3 +398,51 @@ async fn keys_do_not_lead_out() {
         assert!(images.unmount_and_discard(key).await.is_err());
     }
 }
+
+#[tokio::test]
+async fn a_pushed_image_keeps_its_digest_and_is_sent_once() {
+    let Some(registry) = Registry::start().await else { return };
+    let amd = simple("amd");
+    let arm = TestImage::new("arm64", &[tar(&[("arch", b"arm64")])], gzip);
+    let both = index(&[("arm64", &arm), ("amd64", &amd)]);
+    for image in [&amd, &arm] {
+        registry.push_blobs("app", &image.blobs()).await;
+        registry.push_manifest("app", &image.id().to_string(), OCI_MANIFEST, &image.manifest).await;
+    }
+    registry.push_manifest("app", "latest", OCI_INDEX, &both).await;
+    let place = Place::new();
+    let images = place.open();
+    let name = reference(&format!("{}/app", registry.host));
+    let copy = reference(&format!("{}/copy:2", registry.host));
+    let push = async |to: &Reference| {
+        let recorded = Recorded::default();
+        images.push(to, Default::default(), recorded.sink()).await.map(|p| (p, recorded.lines()))
+    };
+    assert_eq!(
+        push(&copy).await.unwrap_err().to_string(),
+        format!("An image does not exist locally with the tag: {}/copy", registry.host)
+    );
+    let on =
+        |platform: &str| PullOptions { platform: Some(platform.parse().unwrap()), ..PullOptions::default() };
+    images.pull(&name, on("linux/amd64"), silent()).await.unwrap();
+    images.tag(&name.familiar(), &copy).await.unwrap();
+    assert_eq!(push(&copy).await.unwrap_err().code(), Code::NotImplemented, "half an index is not pushed");
+    images.pull(&name, on("linux/arm64"), silent()).await.unwrap();
+    let (pushed, lines) = push(&copy).await.unwrap();
+    assert_eq!(pushed, image::Pushed { digest: Digest::of(&both), size: both.len() as u64 });
+    assert_eq!(lines.first().unwrap(), &format!("The push refers to repository [{}/copy]", registry.host));
+    assert_eq!(lines.iter().filter(|l| l.ends_with(": Mounted from app")).count(), 2, "{lines:?}");
+    assert_eq!(lines.last().unwrap(), &format!("2: digest: {} size: {}", pushed.digest, pushed.size));
+    let (_, lines) = push(&copy).await.unwrap();
+    assert_eq!(lines.iter().filter(|l| l.ends_with(": Layer already exists")).count(), 2, "{lines:?}");
+    // An image that came otherwise is uploaded, and others can pull it.
+    let id = load(&images, docker_archive(&simple("mine"), &[&format!("{}/mine", registry.host)]))
+        .await
+        .unwrap()[0]
+        .id;
+    let mine = reference(&format!("{}/mine", registry.host));
+    let (_, lines) = push(&mine).await.unwrap();
+    assert_eq!(lines.iter().filter(|l| l.ends_with(": Pushed")).count(), 1, "{lines:?}");
+    let other = Place::new();
+    assert_eq!(other.open().pull(&mine, PullOptions::default(), silent()).await.unwrap().id, id);
+}
