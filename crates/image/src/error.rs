@@ -33,6 +33,9 @@ pub enum Error {
     /// No image of this name or ID.
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    /// Nothing of this name to push.
+    #[error("An image does not exist locally with the tag: {0}")]
+    NoLocalImage(String),
     /// A short ID that fits several images.
     #[error("image ID {0:?} is ambiguous: it fits several images; give more of its digits")]
     Ambiguous(String),
@@ -150,6 +153,7 @@ impl Error {
                 Code::InvalidArgument
             }
             Error::NoSuchImage(_)
+            | Error::NoLocalImage(_)
             | Error::ManifestUnknown(_)
             | Error::PullDenied(_)
             | Error::NoPlatform { .. } => Code::NotFound,

@@ -221,13 +221,7 @@ impl Puller {
             commit.names.push((name, top));
             let store = self.store.clone();
             blocking(move || store.commit(&commit)).await?;
-            let store = self.store.clone();
-            // Not awaited: the layers' rows say that they may not be on disk yet.
-            drop(tokio::task::spawn_blocking(move || {
-                if let Err(error) = store.settle() {
-                    tracing::warn!(%error, "could not sync unpacked layers");
-                }
-            }));
+            settle_later(&self.store);
         }
         say(None, format!("Digest: {top}"));
         let familiar = reference.stored().familiar();
@@ -413,6 +407,17 @@ impl Puller {
         };
         Ok(Landed { blob: Some(Arc::new(blob)), layer: unpacked })
     }
+}
+
+/// Sees unpacked layers onto the disk. Not awaited, as their rows say that they may not be there yet; a runtime that
+/// shuts down waits for it, and what is missed is unpacked again.
+pub(crate) fn settle_later(store: &Arc<Store>) {
+    let store = store.clone();
+    drop(tokio::task::spawn_blocking(move || {
+        if let Err(error) = store.settle() {
+            tracing::warn!(%error, "could not sync unpacked layers");
+        }
+    }));
 }
 
 impl Layer {

@@ -7,6 +7,7 @@
 //!   token server it names.
 
 mod auth;
+mod upload;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use auth::Challenge;
 pub use auth::Credentials;
+pub(crate) use upload::{Sent, Source};
 
 use crate::spec::{DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_BYTES, OCI_INDEX, OCI_MANIFEST};
 use crate::{Digest, Error, Reference};
@@ -385,27 +387,46 @@ impl Repository {
         accept: Option<&str>,
         range: Option<&str>,
     ) -> Result<Response, Error> {
+        let url = self.url(endpoint, path);
+        let response = self
+            .exchange(endpoint, &url, async |client| {
+                let mut request = client.request(method.clone(), &url);
+                if let Some(accept) = accept {
+                    request = request.header(ACCEPT, accept);
+                }
+                if let Some(range) = range {
+                    request = request.header(RANGE, range);
+                }
+                Ok(request)
+            })
+            .await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response, path).await) }
+    }
+
+    fn url(&self, endpoint: &Endpoint, path: &str) -> String {
+        format!("{}/v2/{}/{path}", endpoint.base, self.reference.path())
+    }
+
+    /// Sends what `build` makes, answering one challenge and trying again where the server is at fault. Returns any
+    /// other answer, also a refusal.
+    async fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        url: &str,
+        build: impl AsyncFn(&Client) -> Result<reqwest::RequestBuilder, Error>,
+    ) -> Result<Response, Error> {
         let client = self.registries.client(endpoint)?;
-        let url = format!("{}/v2/{}/{path}", endpoint.base, self.reference.path());
         let mut attempt = 0;
         let mut authorised = false;
         loop {
-            let mut request = client.request(method.clone(), &url);
-            if let Some(accept) = accept {
-                request = request.header(ACCEPT, accept);
-            }
-            if let Some(range) = range {
-                request = request.header(RANGE, range);
-            }
+            let mut request = build(client).await?;
             let token = self.tokens.lock().unwrap_or_else(|e| e.into_inner()).get(&endpoint.base).cloned();
-            if let Some(token) = &token {
+            // An upload may be sent elsewhere: the token is not for there.
+            if let Some(token) = token.filter(|_| host_of(url) == host_of(&endpoint.base)) {
                 request = request.header(AUTHORIZATION, token);
             }
-            let response = request.send().await.map_err(|e| registry(&url, causes(&e)))?;
+            let response = request.send().await.map_err(|e| registry(url, causes(&e)))?;
             let status = response.status();
-            if status.is_success() {
-                return Ok(response);
-            }
             if status == StatusCode::UNAUTHORIZED && !authorised {
                 authorised = true;
                 if let Some(header) = self.answer(endpoint, &response).await? {
@@ -416,13 +437,12 @@ impl Repository {
                     continue;
                 }
             }
-            if (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS) && attempt + 1 < ATTEMPTS
-            {
-                back_off(attempt).await;
-                attempt += 1;
-                continue;
+            let again = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            if !again || attempt + 1 == ATTEMPTS {
+                return Ok(response);
             }
-            return Err(self.refusal(response, path).await);
+            back_off(attempt).await;
+            attempt += 1;
         }
     }
 

@@ -30,6 +30,7 @@ mod schema;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -125,6 +126,9 @@ impl Store {
         for folder in ["blobs/sha256", "layers", "containers", "ingest"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(|e| Error::os("mkdir", &path, e))?;
+            // Images hold set-id programs: nobody but root gets at them from outside.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
+                .map_err(|e| Error::os("chmod", &path, e))?;
         }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(|e| Error::os("read", "/proc/sys/kernel/random/boot_id", e))?
@@ -448,6 +452,14 @@ impl Store {
 impl Lease {
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Removes the path now, on this thread.
+    pub(crate) fn remove(mut self) -> Result<(), Error> {
+        remove_path(&self.path)?;
+        self.store.end_lease(self.id)?;
+        *self.kept.get_mut() = true;
+        Ok(())
     }
 
     fn end(&self, tx: &Transaction<'_>) -> Result<(), Error> {
