@@ -24,6 +24,7 @@
 mod cgroup;
 mod container;
 mod error;
+pub mod logs;
 mod plan;
 mod protocol;
 pub mod seccomp;

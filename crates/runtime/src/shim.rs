@@ -120,18 +120,16 @@ fn run() -> Result<(), Failure> {
     std::env::set_current_dir("/").doing(|| "cannot enter /".into())?;
     rustix::io::ioctl_fionbio(&engine, true).doing(|| "cannot make the socket non-blocking".into())?;
 
-    let log = match &plan.log {
-        Some(wanted) => {
-            Some(log::JsonLog::open(wanted).doing(|| format!("cannot open the log {}", wanted.path)))
-        }
-        None => None,
-    };
+    let log = plan
+        .log
+        .as_ref()
+        .map(|wanted| log::JsonLog::open(wanted).doing(|| format!("cannot open the log {}", wanted.path)));
     let mut shim = Shim {
         signals,
         listener,
         log: None,
         processes: Vec::new(),
-        clients: vec![Client::new(0, engine)],
+        clients: vec![Client::engine(0, engine)],
         next_client: 1,
         next_process: INIT + 1,
         ending: false,
@@ -355,12 +353,12 @@ impl Shim {
 
     fn drop_client(&mut self, at: usize) {
         let client = self.clients.swap_remove(at);
-        if let Kind::Attached(attached) = client.kind {
-            if attached.open && attached.stdin {
-                if let Some(process) = self.process_mut(attached.process) {
-                    process.client_stdin_ended();
-                }
-            }
+        if let Kind::Attached(attached) = client.kind
+            && attached.open
+            && attached.stdin
+            && let Some(process) = self.process_mut(attached.process)
+        {
+            process.client_stdin_ended();
         }
     }
 
@@ -464,7 +462,7 @@ impl Shim {
 
     fn broadcast(&mut self, message: &FromShim) {
         let frame = protocol::encode(message);
-        for client in self.clients.iter_mut().filter(|c| c.is_control()) {
+        for client in self.clients.iter_mut().filter(|c| c.is_greeted()) {
             client.queue(&frame);
         }
     }
@@ -495,7 +493,7 @@ impl Shim {
             };
             client.over = over;
         }
-        self.clients.retain(|c| !(c.over && !c.has_output()));
+        self.clients.retain(|c| !c.over || c.has_output());
         let controlled = self.clients.iter().any(Client::is_control);
         if !controlled && self.process(INIT).is_some_and(|p| !p.phase.started()) && !self.ending {
             self.ending = true;

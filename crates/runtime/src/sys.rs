@@ -325,3 +325,9 @@ pub(crate) fn set_names(host: Option<&str>, domain: Option<&str>) -> io::Result<
     }
     Ok(())
 }
+
+/// A descriptor whose readiness tokio watches.
+pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd always answers the same descriptor, which stays open as long as it lives.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
+}

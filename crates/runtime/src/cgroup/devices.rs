@@ -82,14 +82,15 @@ impl Access {
 
     /// The program, 8-byte instructions.
     pub fn program(&self) -> Vec<u8> {
-        let mut code = Vec::new();
         // struct bpf_cgroup_dev_ctx { u32 access_type (access << 16 | type); u32 major; u32 minor; }
-        code.push(insn(LDX_W, 2, 1, 0, 0));
-        code.push(insn(MOV32_REG, 3, 2, 0, 0));
-        code.push(insn(AND32, 2, 0, 0, 0xffff));
-        code.push(insn(RSH32, 3, 0, 0, 16));
-        code.push(insn(LDX_W, 4, 1, 4, 0));
-        code.push(insn(LDX_W, 5, 1, 8, 0));
+        let mut code = vec![
+            insn(LDX_W, 2, 1, 0, 0),
+            insn(MOV32_REG, 3, 2, 0, 0),
+            insn(AND32, 2, 0, 0, 0xffff),
+            insn(RSH32, 3, 0, 0, 16),
+            insn(LDX_W, 4, 1, 4, 0),
+            insn(LDX_W, 5, 1, 8, 0),
+        ];
         for rule in self.0.iter().rev() {
             let mut tests = Vec::new();
             for (register, wanted) in [(2, rule.kind), (4, rule.major), (5, rule.minor)] {

@@ -181,10 +181,10 @@ fn search(outcomes: &BTreeMap<u32, Outcome>, default: u32) -> Vec<Insn> {
         push(number + 1, plain(default));
     }
     // Newer than the profile: "no such call" instead of "not permitted", where the default refuses.
-    if let Some((last, _)) = outcomes.last_key_value() {
-        if default & 0xffff_0000 == ERRNO || matches!(default, KILL_PROCESS | KILL_THREAD | TRAP) {
-            push(last + 1, plain(ERRNO | libc::ENOSYS as u32));
-        }
+    if let Some((last, _)) = outcomes.last_key_value()
+        && (default & 0xffff_0000 == ERRNO || matches!(default, KILL_PROCESS | KILL_THREAD | TRAP))
+    {
+        push(last + 1, plain(ERRNO | libc::ENOSYS as u32));
     }
     tree(&ranges)
 }

@@ -58,6 +58,16 @@ impl Client {
         }
     }
 
+    /// The engine that started us: its plan was its greeting.
+    pub fn engine(id: u64, socket: OwnedFd) -> Client {
+        Client { kind: Kind::Control { inbox: Vec::new(), greeted: true }, ..Client::new(id, socket) }
+    }
+
+    /// A control connection that has been answered: it may be sent events.
+    pub fn is_greeted(&self) -> bool {
+        matches!(self.kind, Kind::Control { greeted: true, .. })
+    }
+
     /// From frames to raw bytes; returns what was sent behind the request already.
     pub fn become_attached(&mut self, process: u32, wants: [bool; 3], detach_keys: Vec<u8>) -> Vec<u8> {
         let [stdin, stdout, stderr] = wants;

@@ -158,10 +158,10 @@ impl JsonLog {
     fn rotate(&mut self) {
         let path = &self.plan.path;
         if self.plan.max_file <= 1 {
-            if let Some(file) = &self.file {
-                if file.set_len(0).is_ok() {
-                    self.size = 0;
-                }
+            if let Some(file) = &self.file
+                && file.set_len(0).is_ok()
+            {
+                self.size = 0;
             }
             return;
         }

@@ -236,7 +236,7 @@ fn write_proc(at: BorrowedFd<'_>, path: &str, value: &str) -> Step<()> {
     let file =
         rustix::fs::openat(at, path, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .doing(failed)?;
-    if rustix::fs::fstatfs(&file).doing(failed)?.f_type as i64 != libc::PROC_SUPER_MAGIC as i64 {
+    if rustix::fs::fstatfs(&file).doing(failed)?.f_type as i64 != libc::PROC_SUPER_MAGIC {
         return Err(Failure::internal(format!("{}: it is not on procfs", failed())));
     }
     rustix::io::write(&file, value.as_bytes()).doing(failed)?;
@@ -265,7 +265,7 @@ fn sysctls(settings: &[(String, String)]) -> Step<()> {
         let path = format!("/proc/sys/{path}");
         let failed = || format!("cannot set the sysctl {key} to {value}");
         let file = rootfs::open_in(root.as_fd(), &path, OFlags::WRONLY | OFlags::NOFOLLOW).doing(failed)?;
-        if rustix::fs::fstatfs(&file).doing(failed)?.f_type as i64 != libc::PROC_SUPER_MAGIC as i64 {
+        if rustix::fs::fstatfs(&file).doing(failed)?.f_type as i64 != libc::PROC_SUPER_MAGIC {
             return Err(Failure::internal(format!("{}: it is not on procfs", failed())));
         }
         rustix::io::write(&file, value.as_bytes()).doing(failed)?;

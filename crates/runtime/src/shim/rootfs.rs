@@ -298,10 +298,10 @@ fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
 /// A tmpfs without a mode takes that of the folder it covers, as runc does.
 fn with_mode(options: &[(String, Option<String>)], target: &OwnedFd) -> Vec<(String, Option<String>)> {
     let mut all = options.to_vec();
-    if !all.iter().any(|(key, _)| key == "mode") {
-        if let Ok(stat) = rustix::fs::fstat(target) {
-            all.push(("mode".into(), Some(format!("{:o}", stat.st_mode & 0o7777))));
-        }
+    if !all.iter().any(|(key, _)| key == "mode")
+        && let Ok(stat) = rustix::fs::fstat(target)
+    {
+        all.push(("mode".into(), Some(format!("{:o}", stat.st_mode & 0o7777))));
     }
     all
 }
@@ -320,7 +320,7 @@ fn refuse_proc(target: &OwnedFd, mount: &MountPlan) -> Step<()> {
         "/proc/slabinfo",
         "/proc/sys/kernel/ns_last_pid",
     ];
-    let inside = rustix::fs::fstatfs(target).is_ok_and(|s| s.f_type as i64 == libc::PROC_SUPER_MAGIC as i64);
+    let inside = rustix::fs::fstatfs(target).is_ok_and(|s| s.f_type == libc::PROC_SUPER_MAGIC);
     if inside && !ALLOWED.contains(&mount.target.trim_end_matches('/')) {
         return Err(Failure::new(
             crate::protocol::FailureKind::Invalid,
