@@ -54,10 +54,11 @@ pub(super) enum Phase {
         asker: Asker,
     },
     Running,
-    /// Dead; its output is read to the end.
+    /// Dead; its output is read to the end. One that never ran its program leaves no record.
     Draining {
         exit: ExitRecord,
         quiet_since: Instant,
+        ran: bool,
     },
     Ended(ExitRecord),
 }
@@ -399,7 +400,7 @@ impl Shim {
                     self.forget(number);
                 }
                 // Killed while paused: its exit follows.
-                _ => {}
+                before => process.phase = before,
             },
         }
     }
@@ -454,11 +455,13 @@ impl Shim {
         let oom_killed = number == INIT && self.oom_killed();
         let own_pids = self.plan.new_namespaces & libc::CLONE_NEWPID as u64 != 0;
         let Some(process) = self.process_mut(number) else { return };
+        let ran = process.phase.started();
         let before = std::mem::replace(
             &mut process.phase,
             Phase::Draining {
                 exit: ExitRecord { code, finished_at, oom_killed },
                 quiet_since: Instant::now(),
+                ran,
             },
         );
         process.stdin = Input::Closed;
@@ -539,8 +542,8 @@ impl Shim {
             let number = self.processes[at].number;
             let held_back = self.held_back(number);
             let process = &mut self.processes[at];
-            let Phase::Draining { exit, quiet_since } = &mut process.phase else { continue };
-            let exit = *exit;
+            let Phase::Draining { exit, quiet_since, ran } = &mut process.phase else { continue };
+            let (exit, ran) = (*exit, *ran);
             if held_back {
                 *quiet_since = now;
                 continue;
@@ -557,8 +560,10 @@ impl Shim {
                     log.end(Stream::Stdout);
                     log.end(Stream::Stderr);
                 }
-                // Without its folder the record is only kept here.
-                let _ = record(&self.plan.exit_file, exit);
+                if ran {
+                    // Without its folder the record is only kept here.
+                    let _ = record(&self.plan.exit_file, exit);
+                }
             }
             self.broadcast(&FromShim::Exited { process: number, exit });
         }

@@ -84,34 +84,62 @@ pub(super) fn open_in(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result
 
 /// Opens the folder `path` inside `root`, making what is missing of it (as `mkdir -p`, inside the root).
 pub(super) fn make_dir_in(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    match open_in(root, path, OFlags::PATH | OFlags::DIRECTORY) {
-        Err(Errno::NOENT) => {}
-        done => return done,
-    }
-    let trimmed = path.trim_end_matches('/');
-    let (parent, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
-    let parent = make_dir_in(root, parent)?;
-    match rustix::fs::mkdirat(&parent, name, DIR_MODE) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(e) => return Err(e),
-    }
-    // Through the root again: `name` may be a (dangling) link that someone put there.
-    open_in(root, path, OFlags::PATH | OFlags::DIRECTORY)
+    make_in(
+        root,
+        path,
+        &|parent, name| rustix::fs::mkdirat(parent, name, DIR_MODE),
+        OFlags::DIRECTORY,
+        MAX_LINKS,
+    )
 }
 
 /// Opens the file `path` inside `root` as a mount's target, making an empty one where it is missing.
 fn make_file_in(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    match open_in(root, path, OFlags::PATH) {
+    let create = |parent: BorrowedFd<'_>, name: &str| {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+        rustix::fs::openat(parent, name, flags, DIR_MODE).map(drop)
+    };
+    make_in(root, path, &create, OFlags::empty(), MAX_LINKS)
+}
+
+/// Dangling symbolic links followed to make one path.
+const MAX_LINKS: u32 = 40;
+
+type Create<'a> = &'a dyn Fn(BorrowedFd<'_>, &str) -> Result<(), Errno>;
+
+/// Opens `path`, made by `create` where it is missing; a link that dangles is followed, inside the root.
+fn make_in(
+    root: BorrowedFd<'_>,
+    path: &str,
+    create: Create<'_>,
+    kind: OFlags,
+    links: u32,
+) -> Result<OwnedFd, Errno> {
+    match open_in(root, path, OFlags::PATH | kind) {
         Err(Errno::NOENT) => {}
         done => return done,
     }
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let parent = make_dir_in(root, parent)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-    match rustix::fs::openat(&parent, name, flags, DIR_MODE) {
-        Ok(_) | Err(Errno::EXIST) => open_in(root, path, OFlags::PATH),
-        Err(e) => Err(e),
+    let trimmed = path.trim_end_matches('/');
+    let (above, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
+    let parent = make_dir_in(root, above)?;
+    match create(parent.as_fd(), name) {
+        // Through the root again: whatever is there now is opened as anything else.
+        Ok(()) => return open_in(root, path, OFlags::PATH | kind),
+        Err(Errno::EXIST) => {}
+        Err(e) => return Err(e),
     }
+    let link = match rustix::fs::readlinkat(&parent, name, Vec::new()) {
+        Ok(link) => link,
+        // Someone made it just now.
+        Err(Errno::INVAL) => return open_in(root, path, OFlags::PATH | kind),
+        Err(e) => return Err(e),
+    };
+    let Ok(link) = link.into_string() else { return Err(Errno::ILSEQ) };
+    if links == 0 {
+        return Err(Errno::LOOP);
+    }
+    let target = if link.starts_with('/') { link } else { format!("{above}/{link}") };
+    make_in(root, &target, create, kind, links - 1)
 }
 
 fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {

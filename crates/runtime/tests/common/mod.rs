@@ -6,7 +6,7 @@
 
 use oci_spec::runtime::{
     Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType as Ns,
-    LinuxResourcesBuilder, Process, ProcessBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxResourcesBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use runtime::{
     AttachWant, Attachment, Bundle, Config, Container, Exit, LogConfig, RootFs, Runtime, Stdio, seccomp, spec,
@@ -139,6 +139,7 @@ pub fn docker_spec(args: &[&str]) -> Spec {
         .process(process(args))
         .mounts(spec::default_mounts(spec::DEFAULT_SHM_SIZE))
         .hostname("box")
+        .root(RootBuilder::default().path("rootfs").readonly(false).build().unwrap())
         .linux(linux)
         .build()
         .unwrap()
