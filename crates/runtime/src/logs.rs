@@ -26,6 +26,10 @@ const CHUNK: usize = 1 << 20;
 const MAX_LINE: usize = 256 * 1024;
 /// Rotated files looked for; as many as Docker allows sensibly.
 const MAX_FILES: u32 = 1000;
+/// Missing numbers passed over in a row of files: rotation leaves one at a time.
+const MAX_GAPS: u32 = 2;
+/// Looks at the files before one that is not among them counts as removed.
+const LOOKS: u32 = 3;
 
 /// Which of a container's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -290,28 +294,35 @@ impl Cursor {
 
     /// At the end of a file: to its successor, if it has been rotated away.
     fn move_on(&mut self, inode: u64) -> io::Result<bool> {
-        let mut newer: Option<File> = None;
-        for number in 0..MAX_FILES {
-            let Some(file) = open(&numbered(&self.path, number))? else {
-                if number == 0 {
+        let mut oldest = None;
+        for _ in 0..LOOKS {
+            let mut newer: Option<File> = None;
+            let mut gaps = 0;
+            for number in 0..MAX_FILES {
+                // Rotation only ever moves files up, the oldest first: one look upwards meets every file, but also
+                // gaps.
+                let Some(file) = open(&numbered(&self.path, number))? else {
+                    gaps += 1;
+                    if gaps > MAX_GAPS {
+                        break;
+                    }
                     continue;
-                }
-                break;
-            };
-            if file.metadata()?.ino() == inode {
-                let Some(next) = newer else { return Ok(false) };
-                // Written to between our last read and the rotation?
-                let end = file.metadata()?.len();
-                if end > self.offset {
+                };
+                let metadata = file.metadata()?;
+                if metadata.ino() == inode {
+                    let Some(next) = newer else { return Ok(false) };
+                    // Unless it was written to between our last read and its rotation.
+                    if metadata.len() <= self.offset {
+                        self.step_to(next);
+                    }
                     return Ok(true);
                 }
-                self.step_to(next);
-                return Ok(true);
+                newer = Some(file);
             }
-            newer = Some(file);
+            oldest = newer;
         }
         // Ours has been removed: on with the oldest that is left.
-        match newer {
+        match oldest {
             Some(oldest) => {
                 self.step_to(oldest);
                 Ok(true)
@@ -456,7 +467,7 @@ mod tests {
                 for round in 0..20 {
                     write(&path, 3 + round * 5..8 + round * 5);
                     if round % 3 == 0 {
-                        for number in (0..5).rev() {
+                        for number in (0..10).rev() {
                             let _ = std::fs::rename(numbered(&path, number), numbered(&path, number + 1));
                         }
                     }

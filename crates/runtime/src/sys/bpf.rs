@@ -9,6 +9,8 @@ const BPF_PROG_ATTACH: i32 = 8;
 const BPF_PROG_DETACH: i32 = 9;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
+/// How often a load that a signal interrupted is tried.
+const LOAD_ATTEMPTS: u32 = 16;
 /// Several programs may be attached: all must allow.
 const BPF_F_ALLOW_MULTI: u32 = 2;
 
@@ -56,7 +58,14 @@ pub(crate) fn load_device_program(code: &[u8]) -> io::Result<OwnedFd> {
         ..LoadAttr::default()
     };
     attr.prog_name[..7].copy_from_slice(b"coracle");
-    let fd = bpf(BPF_PROG_LOAD, &attr)?;
+    let mut attempts = LOAD_ATTEMPTS;
+    let fd = loop {
+        match bpf(BPF_PROG_LOAD, &attr) {
+            // The verifier gives way to a pending signal.
+            Err(e) if e.raw_os_error() == Some(libc::EAGAIN) && attempts > 1 => attempts -= 1,
+            done => break done?,
+        }
+    };
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
