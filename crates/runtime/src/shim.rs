@@ -16,10 +16,13 @@
 //! progress; then it is dropped.
 
 mod clients;
+mod init;
 mod log;
 mod process;
 mod processes;
 mod rootfs;
+
+pub use init::PATH as INIT_PATH;
 
 use crate::plan::Plan;
 use crate::protocol::{self, Call, Done, Failure, FailureKind, FromShim, INIT, ToShim, VERSION};
@@ -79,6 +82,11 @@ struct Shim {
 
 /// The program `coracle-shim`. Its folder is its only argument; fd 0 is the socket to the engine.
 pub fn main() -> std::process::ExitCode {
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    if init::is_asked_for(&name) {
+        return init::run(args);
+    }
     match run() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(failure) => {

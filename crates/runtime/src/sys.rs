@@ -331,3 +331,28 @@ pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<Owned
     // SAFETY: an OwnedFd always answers the same descriptor, which stays open as long as it lives.
     Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
 }
+
+/// As [`signal_fd`], but reading it waits.
+pub(crate) fn blocking_signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
+    let fd = signal_fd(signals)?;
+    rustix::io::ioctl_fionbio(&fd, false)?;
+    Ok(fd)
+}
+
+/// `kill(2)`.
+pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check_int(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Lets the program of `command` start with default signal actions and none blocked (std passes the mask on).
+pub(crate) fn with_signals_reset(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt as _;
+    // SAFETY: between fork and exec only async-signal-safe calls are made.
+    unsafe {
+        command.pre_exec(|| {
+            reset_signals();
+            Ok(())
+        })
+    }
+}
