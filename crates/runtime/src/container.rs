@@ -19,6 +19,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+/// The container's compiled seccomp filter.
+const FILTER: &str = "seccomp.bpf";
 /// How long a shim may take to make a container, or to answer at all.
 const SHIM_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a shim may take to end once it was asked to.
@@ -241,7 +243,9 @@ impl Runtime {
         let dir = self.0.exec_root.join(&bundle.id);
         let group = self.0.groups.path(&bundle.id);
         let mountpoint = dir.join("rootfs");
-        let plan = translate::plan(&bundle, &group, &mountpoint)?;
+        let filter = dir.join(FILTER);
+        let filter = bundle.seccomp.is_some().then_some(filter.as_path());
+        let plan = translate::plan(&bundle, &group, &mountpoint, filter)?;
         let resources = bundle.spec.linux().as_ref().and_then(|l| l.resources().as_ref());
         let made = self.launch(&bundle, &dir, resources, encode(&plan)).await;
         match made {
@@ -266,8 +270,7 @@ impl Runtime {
         std::fs::create_dir_all(dir.join("rootfs")).map_err(failed("cannot make the container's folder"))?;
         let _ = std::fs::remove_file(&bundle.exit_file);
         if let Some(filter) = &bundle.seccomp {
-            std::fs::write(dir.join("seccomp.bpf"), filter)
-                .map_err(failed("cannot write the seccomp filter"))?;
+            std::fs::write(dir.join(FILTER), filter).map_err(failed("cannot write the seccomp filter"))?;
         }
         let group = self.0.groups.create(&bundle.id, resources)?;
         let errors =
@@ -473,12 +476,15 @@ impl Container {
     /// Makes a further process, in the container's namespaces and group, under its seccomp filter; it waits for
     /// [`Exec::start`], so that a client can be attached before.
     pub async fn exec(&self, exec: ExecSpec) -> Result<Exec, Error> {
-        let seccomp = match std::fs::read(self.0.dir.join("seccomp.bpf")) {
-            Ok(filter) => filter,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.0.dir.exists() => Vec::new(),
-            Err(e) => return Err(Error::system("cannot read the container's seccomp filter", e)),
+        let filter = self.0.dir.join(FILTER);
+        let filter = match filter.try_exists() {
+            Ok(true) => Some(filter.as_path()),
+            // Unconfined; but a folder that is gone has lost a filter that there may have been.
+            Ok(false) if self.0.dir.exists() => None,
+            Ok(false) => return Err(Error::NotRunning(format!("container {} is not running", self.0.id))),
+            Err(e) => return Err(Error::system("cannot find the container's seccomp filter", e)),
         };
-        let mut process = translate::process(&exec.process, exec.tty, exec.console_size, &seccomp)?;
+        let mut process = translate::process(&exec.process, exec.tty, exec.console_size, filter)?;
         process.stdout = exec.stdout;
         process.stderr = exec.stderr;
         let stdin = if exec.stdin { StdinPlan::Once } else { StdinPlan::Null };

@@ -108,8 +108,9 @@ pub(crate) struct ProcessPlan {
     /// `RLIMIT_*`, soft, hard.
     pub rlimits: Vec<(u32, u64, u64)>,
     pub oom_score_adj: Option<i32>,
-    /// A compiled seccomp program (`struct sock_filter` array); empty = none.
-    pub seccomp: Vec<u8>,
+    /// The file with the compiled seccomp program (a `struct sock_filter` array): only the process itself reads it,
+    /// so that it costs the shim nothing.
+    pub seccomp: Option<String>,
     pub tty: bool,
     /// Rows, columns.
     pub console_size: Option<(u16, u16)>,

@@ -193,7 +193,6 @@ impl Shim {
         self.plan.readonly = Vec::new();
         self.plan.sysctl = Vec::new();
         self.plan.join_namespaces = Vec::new();
-        self.plan.process.seccomp = Vec::new();
         self.plan.process.env = Vec::new();
         self.plan.process.args = Vec::new();
         sys::trim_heap();

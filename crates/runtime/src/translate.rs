@@ -88,7 +88,12 @@ fn text(path: &Path) -> Result<String, Error> {
 }
 
 /// The whole container.
-pub(crate) fn plan(bundle: &Bundle, cgroup: &Path, mountpoint: &Path) -> Result<Plan, Error> {
+pub(crate) fn plan(
+    bundle: &Bundle,
+    cgroup: &Path,
+    mountpoint: &Path,
+    seccomp: Option<&Path>,
+) -> Result<Plan, Error> {
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| invalid("the spec has no linux part"))?;
     let process = spec.process().as_ref().ok_or_else(|| invalid("the spec has no process"))?;
@@ -117,7 +122,6 @@ pub(crate) fn plan(bundle: &Bundle, cgroup: &Path, mountpoint: &Path) -> Result<
         (true, false) => StdinPlan::Open,
         (true, true) => StdinPlan::Once,
     };
-    let seccomp = bundle.seccomp.as_deref().unwrap_or_default();
     let mut devices: Vec<DevicePlan> = DEFAULT_DEVICES
         .iter()
         .map(|(path, major, minor)| DevicePlan {
@@ -306,7 +310,7 @@ pub(crate) fn process(
     process: &Process,
     tty: bool,
     console_size: Option<(u16, u16)>,
-    seccomp: &[u8],
+    seccomp: Option<&Path>,
 ) -> Result<ProcessPlan, Error> {
     let user = process.user();
     let cwd = text(process.cwd())?;
@@ -332,7 +336,7 @@ pub(crate) fn process(
             .map(|limit| (rlimit(limit.typ()), limit.soft(), limit.hard()))
             .collect(),
         oom_score_adj: Some(process.oom_score_adj().unwrap_or(0)),
-        seccomp: seccomp.to_vec(),
+        seccomp: seccomp.map(text).transpose()?,
         tty,
         console_size,
         stdout: true,

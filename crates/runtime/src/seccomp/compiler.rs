@@ -171,10 +171,13 @@ fn condition(arg: &LinuxSeccompArg) -> Result<Condition, Error> {
 fn search(outcomes: &BTreeMap<u32, Outcome>, default: u32) -> Vec<Insn> {
     let plain = |action| Outcome { conditional: Vec::new(), otherwise: action };
     let mut ranges: Vec<(u32, Outcome)> = vec![(0, plain(default))];
-    let mut push = |from: u32, outcome: Outcome| match ranges.last_mut() {
-        Some((last, known)) if *last == from => *known = outcome,
-        Some((_, known)) if *known == outcome => {}
-        _ => ranges.push((from, outcome)),
+    let mut push = |from: u32, outcome: Outcome| {
+        if ranges.last().is_some_and(|(last, _)| *last == from) {
+            ranges.pop();
+        }
+        if ranges.last().is_none_or(|(_, known)| *known != outcome) {
+            ranges.push((from, outcome));
+        }
     };
     for (number, outcome) in outcomes {
         push(*number, outcome.clone());
@@ -216,6 +219,9 @@ fn branch(test: u16, k: u32, yes: Vec<Insn>, no: Vec<Insn>) -> Vec<Insn> {
 }
 
 fn leaf(outcome: &Outcome) -> Vec<Insn> {
+    if let Some(code) = choice(outcome) {
+        return code;
+    }
     let mut code = Vec::new();
     for (conditions, action) in &outcome.conditional {
         let mut rule: Vec<Insn> = Vec::new();
@@ -238,6 +244,40 @@ fn leaf(outcome: &Outcome) -> Vec<Insn> {
     }
     code.push(insn(RETURN, outcome.otherwise, 0, 0));
     code
+}
+
+/// "One of these values": many rules for one argument, equal in all but the value, load it only once.
+fn choice(outcome: &Outcome) -> Option<Vec<Insn>> {
+    let (first, action) = outcome.conditional.first()?;
+    let index = first.first()?.index;
+    let mut tests: Vec<(u16, u32)> = Vec::new();
+    for (conditions, other) in &outcome.conditional {
+        let [condition] = conditions.as_slice() else { return None };
+        let code = match condition.operator {
+            LinuxSeccompOperator::ScmpCmpEq => JEQ,
+            LinuxSeccompOperator::ScmpCmpLt => JGE,
+            _ => return None,
+        };
+        if condition.index != index || other != action || condition.value >> 32 != 0 {
+            return None;
+        }
+        tests.push((code, condition.value as u32));
+    }
+    if tests.len() < 2 {
+        return None;
+    }
+    let low = ARGS + 8 * index;
+    let count = tests.len();
+    // load high; not 0? -> otherwise; load low; tests; otherwise; action
+    let to_otherwise = u8::try_from(1 + count).ok()?;
+    let mut code = vec![insn(LOAD, low + 4, 0, 0), insn(JEQ, 0, 0, to_otherwise), insn(LOAD, low, 0, 0)];
+    for (at, (test, value)) in tests.into_iter().enumerate() {
+        let to_action = (count - at) as u8;
+        code.push(if test == JEQ { insn(JEQ, value, to_action, 0) } else { insn(JGE, value, 0, to_action) });
+    }
+    code.push(insn(RETURN, outcome.otherwise, 0, 0));
+    code.push(insn(RETURN, *action, 0, 0));
+    Some(code)
 }
 
 /// Falls through where the condition holds; else jumps to the rule's end (noted in `fails`: where, and on which answer).

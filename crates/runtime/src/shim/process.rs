@@ -144,7 +144,7 @@ fn init(
     sync: BorrowedFd<'_>,
 ) -> Result<Never, Failure> {
     let process = &plan.process;
-    prepare(process)?;
+    let filter = prepare(process)?;
     for (kind, namespace) in joins.iter().filter(|(kind, _)| *kind == libc::CLONE_NEWUSER) {
         sys::setns(namespace, *kind).doing(|| "cannot join the user namespace".into())?;
     }
@@ -184,7 +184,7 @@ fn init(
     rootfs::protect(plan)?;
     rootfs::seal(plan, root.as_fd(), &later)?;
     drop((later, root));
-    become_program(process, terminal, stdio, sync)
+    become_program(process, filter.as_deref(), terminal, stdio, sync)
 }
 
 fn exec(
@@ -193,7 +193,7 @@ fn exec(
     stdio: ChildStdio,
     sync: BorrowedFd<'_>,
 ) -> Result<Never, Failure> {
-    prepare(plan)?;
+    let filter = prepare(plan)?;
     sys::setns(&tenant.init, tenant.namespaces).doing(|| "cannot join the container's namespaces".into())?;
     if tenant.namespaces & libc::CLONE_NEWUSER != 0 {
         sys::setresgid(0).doing(|| "cannot become root of the user namespace".into())?;
@@ -205,7 +205,7 @@ fn exec(
     } else {
         None
     };
-    become_program(plan, terminal, stdio, sync)
+    become_program(plan, filter.as_deref(), terminal, stdio, sync)
 }
 
 fn open_root() -> Step<OwnedFd> {
@@ -214,7 +214,7 @@ fn open_root() -> Step<OwnedFd> {
 }
 
 /// What wants the host's view: it comes before any namespace is entered.
-fn prepare(process: &ProcessPlan) -> Step<()> {
+fn prepare(process: &ProcessPlan) -> Step<Option<Vec<u8>>> {
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).doing(|| "cannot give up dumpability".into())?;
     sys::setsid();
     sys::reset_signals();
@@ -227,7 +227,10 @@ fn prepare(process: &ProcessPlan) -> Step<()> {
     for (resource, soft, hard) in &process.rlimits {
         sys::setrlimit(*resource, *soft, *hard).doing(|| format!("error setting rlimit type {resource}"))?;
     }
-    Ok(())
+    match &process.seccomp {
+        Some(file) => std::fs::read(file).map(Some).doing(|| "cannot read the seccomp filter".into()),
+        None => Ok(None),
+    }
 }
 
 /// Writes a file below /proc after making sure that it is procfs and no fake.
@@ -276,6 +279,7 @@ fn sysctls(settings: &[(String, String)]) -> Step<()> {
 /// The last steps, common to both: stdio, user, capabilities, the word, seccomp, `execve`.
 fn become_program(
     process: &ProcessPlan,
+    filter: Option<&[u8]>,
     terminal: Option<(OwnedFd, OwnedFd)>,
     stdio: ChildStdio,
     sync: BorrowedFd<'_>,
@@ -286,8 +290,8 @@ fn become_program(
     drop(root);
 
     // Without no_new_privs only CAP_SYS_ADMIN may load a filter: it must come before that capability goes.
-    if !process.seccomp.is_empty() && !process.no_new_privileges {
-        sys::seccomp_load(&process.seccomp).doing(|| "cannot load the seccomp filter".into())?;
+    if let Some(filter) = filter.filter(|_| !process.no_new_privileges) {
+        sys::seccomp_load(filter).doing(|| "cannot load the seccomp filter".into())?;
     }
     let entered = enter_cwd(&process.cwd);
     set_user(process)?;
@@ -306,8 +310,8 @@ fn become_program(
         .doing(|| "cannot report to the shim".into())?;
     drop(master);
     await_word(sync);
-    if !process.seccomp.is_empty() && process.no_new_privileges {
-        sys::seccomp_load(&process.seccomp).doing(|| "cannot load the seccomp filter".into())?;
+    if let Some(filter) = filter.filter(|_| process.no_new_privileges) {
+        sys::seccomp_load(filter).doing(|| "cannot load the seccomp filter".into())?;
     }
     let error = sys::execve(&path, &args, &env);
     Err(Failure::new(
