@@ -74,8 +74,13 @@ pub struct Failure {
 
 impl From<&HostError> for Failure {
     fn from(error: &HostError) -> Self {
-        Self { code: error.code().to_owned(), message: error.to_string() }
+        Self { code: error.code().to_owned(), message: one_line(&error.to_string()) }
     }
+}
+
+/// What others said may have lines; an error is one.
+pub(crate) fn one_line(text: &str) -> String {
+    text.trim().lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ")
 }
 
 impl From<Failure> for HostError {

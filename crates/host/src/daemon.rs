@@ -1,7 +1,12 @@
 //! The daemon: one per home. It takes the home's lock, takes over what runs, serves the sockets until it is told to
 //! end. Killed, it leaves the guest running for the next.
 
-use std::{fs, io::Write, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use link::{Frames, LinkError, opened, write_frame};
 use tokio::{
@@ -21,6 +26,9 @@ use crate::{
 
 /// Clients of the control socket at once.
 const MAX_CLIENTS: usize = 64;
+/// Time in which a daemon that ends must let go of the home, and pause between two looks.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 /// What the engine may take when a signal ends the daemon (a logout, a shutdown of this computer).
 const SIGNAL_GRACE: Duration = Duration::from_secs(20);
 
@@ -33,7 +41,14 @@ pub fn run(home: &Home, start: bool) -> Result<(), HostError> {
         .write(true)
         .open(home.lock())
         .map_err(HostError::io("opening", home.lock()))?;
-    if lock.try_lock().is_err() {
+    // One that is just ending holds the lock a little longer than its sockets.
+    let since = Instant::now();
+    while lock.try_lock().is_err() {
+        if since.elapsed() < LOCK_LIMIT && sys::connect_now(&home.control_socket()).is_err() {
+            #[allow(clippy::disallowed_methods)] // waiting for a lock with a limit has no event
+            std::thread::sleep(LOCK_LOOK);
+            continue;
+        }
         let pid = fs::read_to_string(home.daemon_pid()).unwrap_or_default();
         return Err(HostError::Locked(pid.trim().to_owned()));
     }

@@ -26,7 +26,7 @@ use wire::control::{Engine, ToGuest};
 
 use crate::{
     BUILD, Home, HostError, RELEASE, Settings,
-    api::{DaemonInfo, Failure, GuestInfo, StateName, Status},
+    api::{DaemonInfo, Failure, GuestInfo, StateName, Status, one_line},
     driver::{
         self, Channel, Driver,
         local::Local,
@@ -544,7 +544,7 @@ impl Owner {
             status.pid = Some(vm.driver.pid());
             if let Some((accel, note)) = vm.driver.accel() {
                 status.accel = Some(accel.name().into());
-                status.accel_note = note.map(str::to_owned);
+                status.accel_note = note.map(one_line);
             }
             status.guest = vm.info.clone();
             status.error = vm.paused.clone();

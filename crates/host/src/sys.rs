@@ -7,6 +7,6 @@
 mod imp;
 
 pub use imp::{
-    Listener, Signals, Socket, alive, bind_private, connect, end, free_mib, is_program, kvm_works,
-    memory_mib, private, spawn_daemon, spawn_detached,
+    Listener, Signals, Socket, alive, bind_private, connect, connect_now, end, free_mib, is_program,
+    kvm_works, memory_mib, private, spawn_daemon, spawn_detached,
 };

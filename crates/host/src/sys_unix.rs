@@ -23,6 +23,11 @@ pub async fn connect(path: &Path) -> io::Result<Socket> {
     UnixStream::connect(path).await
 }
 
+/// Whether somebody listens on a local socket.
+pub fn connect_now(path: &Path) -> io::Result<()> {
+    std::os::unix::net::UnixStream::connect(path).map(drop)
+}
+
 /// Listens at `path`, for this user alone; what was there is replaced (the caller holds the home's lock).
 pub fn bind_private(path: &Path) -> io::Result<Listener> {
     // Bound under another name and renamed: nobody sees it with other rights.
