@@ -62,10 +62,16 @@ pub fn bound(path: &Path) -> io::Result<()> {
 
 /// The last `lines` lines of a log; empty when there is none.
 pub fn tail(path: &Path, lines: usize) -> String {
+    tail_since(path, 0, lines)
+}
+
+/// The last `lines` lines of those that came after the first `since` bytes (all, when the log was begun anew).
+pub fn tail_since(path: &Path, since: u64, lines: usize) -> String {
     let read = || {
         let mut file = File::open(path)?;
         let len = file.metadata()?.len();
-        file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES)))?;
+        let since = if since > len { 0 } else { since };
+        file.seek(SeekFrom::Start(since.max(len.saturating_sub(TAIL_BYTES))))?;
         let mut bytes = Vec::new();
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok::<_, io::Error>(String::from_utf8_lossy(&bytes).into_owned())
@@ -118,6 +124,8 @@ mod tests {
         let path = dir.path().join("x.log");
         fs::write(&path, "a\nb\nc\n").unwrap();
         assert_eq!(tail(&path, 2), "b\nc");
+        assert_eq!(tail_since(&path, 4, 2), "c");
+        assert_eq!(tail_since(&path, 99, 2), "b\nc");
         assert_eq!(tail(&dir.path().join("none"), 2), "");
     }
 }

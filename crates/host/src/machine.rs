@@ -34,7 +34,7 @@ use crate::{
     },
     forward::Route,
     guest::{self, Guest},
-    log::{bound, tail},
+    log::{bound, tail_since},
     ports::Ports,
     settings::{AccelChoice, DriverKind},
     sys,
@@ -56,6 +56,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(2);
 /// Room that lets a guest go on, in MiB.
 const ROOM_MIB: u64 = 128;
+/// Lines of the console in which a panic is looked for: its trace is long.
+const PANIC_LINES: usize = 400;
 /// Lines of the console in an error.
 const CONSOLE_LINES: usize = 8;
 /// Grace of the engine when it is only ended to start anew.
@@ -97,6 +99,7 @@ impl Machine {
             starting: Vec::new(),
             stopping: Vec::new(),
             last_vm: 0,
+            console_from: 0,
         };
         owner.adopt().await;
         owner.publish();
@@ -170,6 +173,8 @@ struct Owner {
     starting: Vec<Reply>,
     stopping: Vec<Reply>,
     last_vm: u64,
+    /// Length of the console's log when the vm was started.
+    console_from: u64,
 }
 
 impl Owner {
@@ -272,7 +277,8 @@ impl Owner {
     async fn driver_event(&mut self, event: driver::Event) {
         match event {
             driver::Event::Exited(said) => {
-                let console = tail(&self.home.console_log(), CONSOLE_LINES);
+                let panic = self.panic_words();
+                let console = self.console(CONSOLE_LINES);
                 let is_local = self.vm().is_some_and(|vm| vm.driver.name() == "local");
                 if let State::Starting { vm, settings, .. } = &self.state
                     && vm.info.is_none()
@@ -285,10 +291,10 @@ impl Owner {
                     // Its failure was told already; only the vm is gone now.
                     State::Failed { failure, .. } => self.fail_with(failure, None),
                     _ if is_local => self.fail(&HostError::Engine(said), None),
-                    _ if console.contains("Kernel panic") => {
-                        self.fail(&HostError::Panic(panic_words(&console)), None)
-                    }
                     _ => {
+                        if let Some(words) = panic {
+                            return self.fail(&HostError::Panic(words), None);
+                        }
                         let said = if said.is_empty() {
                             format!("it said nothing; the console's end: {console}")
                         } else {
@@ -299,12 +305,12 @@ impl Owner {
                 }
             }
             driver::Event::Panicked => {
-                let console = tail(&self.home.console_log(), CONSOLE_LINES);
+                let words = self.panic_words().unwrap_or_else(|| self.console(CONSOLE_LINES));
                 let vm = self.take_vm();
                 if let Some(vm) = &vm {
                     vm.driver.kill();
                 }
-                self.fail(&HostError::Panic(panic_words(&console)), vm);
+                self.fail(&HostError::Panic(words), vm);
             }
             driver::Event::DiskFull => {
                 let folder = self.home.data();
@@ -382,7 +388,7 @@ impl Owner {
 
     /// The state's deadline has passed.
     async fn late(&mut self) {
-        let console = tail(&self.home.console_log(), CONSOLE_LINES);
+        let console = self.console(CONSOLE_LINES);
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Starting { vm, settings, .. } => {
                 let accel = vm.driver.accel().map(|(accel, _)| accel);
@@ -427,6 +433,7 @@ impl Owner {
     async fn launch(&mut self, without_kvm: Option<String>) {
         let id = self.next_vm();
         let tell = self.tell(id);
+        self.console_from = std::fs::metadata(self.home.console_log()).map_or(0, |meta| meta.len());
         let launched = async {
             let settings = Settings::load(&self.home)?;
             let driver = match settings.driver {
@@ -480,6 +487,16 @@ impl Owner {
     fn tell(&self, id: u64) -> Tell {
         let messages = self.messages.clone();
         Arc::new(move |event| send(&messages, Message::Driver(id, event)))
+    }
+
+    /// The last of what this vm wrote to its console.
+    fn console(&self, lines: usize) -> String {
+        tail_since(&self.home.console_log(), self.console_from, lines)
+    }
+
+    fn panic_words(&self) -> Option<String> {
+        let console = self.console(PANIC_LINES);
+        console.find("Kernel panic").and_then(|at| console[at..].lines().next()).map(str::to_owned)
     }
 
     fn next_vm(&mut self) -> u64 {
@@ -580,12 +597,6 @@ fn boot_limit(settings: &Settings, accel: Option<Accel>) -> Duration {
         (0, _) => BOOT_LIMIT.1,
         (seconds, _) => Duration::from_secs(seconds),
     }
-}
-
-/// The console's words from the panic on.
-fn panic_words(console: &str) -> String {
-    let from = console.find("Kernel panic").unwrap_or(0);
-    console[from..].lines().next().unwrap_or("nothing on its console").trim().to_owned()
 }
 
 /// Ends a vm that is in the way, in order where it hears.
