@@ -116,6 +116,9 @@ pub fn build(options: &Options) -> Result<PathBuf> {
     for folder in FOLDERS {
         fs::create_dir_all(root.join(folder))?;
     }
+    for merged in ["bin", "sbin", "lib", "lib64"] {
+        symlink(format!("usr/{merged}"), root.join(merged))?;
+    }
     let modules = Modules::of(&kernel_tree, &crate::workspace().join("vm-image/modules.txt"))?;
     let mut used = put_files(&root, &tree, &files, &debs, &options.arch)?;
     put_own(&root, options, &tree, &modules)?;
@@ -192,15 +195,20 @@ fn put_files(
         if !done.insert(name.clone()) {
             continue;
         }
-        let candidates =
-            [format!("/usr/lib/{triple}/{name}"), format!("/usr/lib64/{name}"), format!("/usr/lib/{name}")];
+        // A program's loader is named by its whole path; libraries are looked for.
+        let candidates = match name.starts_with('/') {
+            true => vec![name.clone()],
+            false => ["usr/lib/".to_owned() + triple, "usr/lib".to_owned()]
+                .map(|l| format!("/{l}/{name}"))
+                .to_vec(),
+        };
         let found = candidates
             .iter()
             .find(|path| tree.file(path).exists())
             .with_context(|| format!("no package of the guest has the library {name}"))?;
         copy(&tree.file(found), &root.join(found.trim_start_matches('/')))?;
         needed.extend(libraries(&tree.file(found))?);
-        used.extend(owner(debs, &name)?);
+        used.extend(owner(debs, name.rsplit('/').next().unwrap_or(&name))?);
     }
     Ok(used)
 }
@@ -226,8 +234,7 @@ fn libraries(path: &Path) -> Result<Vec<String>> {
     }
     let elf =
         goblin::elf::Elf::parse(&bytes).with_context(|| format!("{} is no ELF file", path.display()))?;
-    let loader = elf.interpreter.and_then(|i| i.rsplit('/').next());
-    Ok(elf.libraries.iter().copied().chain(loader).map(str::to_owned).collect())
+    Ok(elf.libraries.iter().copied().chain(elf.interpreter).map(str::to_owned).collect())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -242,9 +249,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 fn put_own(root: &Path, options: &Options, tree: &Tree, modules: &Modules) -> Result<()> {
     for program in PROGRAMS {
         copy(&options.programs.join(program), &root.join("usr/bin").join(program))?;
-    }
-    for merged in ["bin", "sbin", "lib", "lib64"] {
-        symlink(format!("usr/{merged}"), root.join(merged))?;
     }
     symlink("../bin/coracle-guest", root.join("usr/sbin/modprobe"))?;
     symlink("busybox", root.join("usr/bin/sh"))?;

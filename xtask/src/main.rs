@@ -46,6 +46,8 @@ enum Task {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Make a guest image whose engine is a double, and a QEMU: for the tests of the machine (`cargo test -p cli`)
+    Double,
     /// Provide a QEMU that is new enough, from Debian's packages, and print the path to run it by (for CORACLE_QEMU)
     Qemu,
     /// Unpack packages of Debian's archive in a folder of their own (nothing is installed) and print its path
@@ -72,6 +74,7 @@ fn main() -> anyhow::Result<()> {
             })?;
             println!("{}", out.display());
         }
+        Task::Double => println!("{}", double()?.display()),
         Task::Qemu => println!("{}", qemu()?.display()),
         Task::Debian { suite, packages } => {
             let names: Vec<&str> = packages.iter().map(String::as_str).collect();
@@ -80,6 +83,35 @@ fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The image with the engine double, at `target/double/`.
+fn double() -> anyhow::Result<PathBuf> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = std::process::Command::new(cargo)
+        .args(["build", "--release", "--target", TARGET, "-p", "guest", "--bins", "--examples"])
+        .current_dir(workspace())
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .status()?;
+    anyhow::ensure!(built.success(), "the guest's programs could not be built");
+    let cargo_target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(target_dir, PathBuf::from);
+    let (release, programs) = (cargo_target.join(TARGET).join("release"), target_dir().join("double"));
+    std::fs::create_dir_all(&programs)?;
+    for (from, to) in [
+        ("coracle-guest", "coracle-guest"),
+        ("examples/engine_double", "coracle-engine"),
+        ("examples/engine_double", "coracle-shim"),
+    ] {
+        std::fs::copy(release.join(from), programs.join(to))?;
+    }
+    qemu()?;
+    image::build(&image::Options {
+        arch: debian::host_arch().into(),
+        images: programs.join("none"),
+        out: programs.join("share/coracle/guest").join(debian::host_arch()),
+        programs,
+    })
 }
 
 /// A script under `target/tools/` that runs Debian's QEMU with its own libraries and firmware.

@@ -113,7 +113,11 @@ impl Double {
                 Some(b"listening".to_vec())
             }
             ("POST", ["write", name]) => {
-                fs::write(format!("{}/{name}", self.root), body).ok().map(|()| b"written".to_vec())
+                // Durable before it is acknowledged, down to the host's disk.
+                let mut file = fs::File::create(format!("{}/{name}", self.root)).ok()?;
+                file.write_all(body).and_then(|()| file.sync_all()).ok()?;
+                fs::File::open(&self.root).and_then(|folder| folder.sync_all()).ok()?;
+                Some(b"written".to_vec())
             }
             ("GET", ["read", name]) => fs::read(format!("{}/{name}", self.root)).ok(),
             ("POST", ["die"]) => std::process::exit(3),

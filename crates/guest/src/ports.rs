@@ -3,7 +3,12 @@
 //! The engine connects to [`SOCKET`]; the newest connection holds. When it drops, the last set stays until a new one
 //! comes. Generations are renumbered here, so that they grow over restarts of the engine.
 
-use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    os::unix::fs::PermissionsExt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use link::{Frames, LinkError, write_frame};
 use tokio::{
@@ -12,7 +17,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use wire::ports::{Outcome, PortError, Wanted};
+use wire::ports::{Bind, Outcome, PortError, PortResult, Wanted};
 
 use crate::say;
 
@@ -26,6 +31,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 pub struct Relay {
     wanted: Arc<watch::Sender<Wanted>>,
     outcome: Arc<watch::Sender<Outcome>>,
+    /// Ports that the host picked, by key: asked for again by number, so that a port stays over restarts of engine and
+    /// daemon for as long as it is wanted.
+    picked: Arc<Mutex<HashMap<String, u16>>>,
 }
 
 impl Relay {
@@ -59,6 +67,26 @@ impl Relay {
         }
     }
 
+    /// What the host picked becomes what is asked for.
+    fn keep(&self, results: &[PortResult]) {
+        self.wanted.send_if_modified(|set| {
+            let mut picked = self.picked();
+            for port in set.ports.iter_mut().filter(|port| port.host_port == 0) {
+                if let Some(Bind::Ok { host_port }) =
+                    results.iter().find(|r| r.key == port.key).map(|r| &r.result)
+                {
+                    port.host_port = *host_port;
+                    picked.insert(port.key.clone(), *host_port);
+                }
+            }
+            false // a host that asks anew gets it; the one that picked knows it
+        });
+    }
+
+    fn picked(&self) -> MutexGuard<'_, HashMap<String, u16>> {
+        self.picked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn connection(&self, stream: UnixStream) -> Result<(), LinkError> {
         let (reader, mut writer) = stream.into_split();
         let mut frames = Frames::new(reader);
@@ -74,15 +102,28 @@ impl Relay {
             return Outcome::all_failed(&wanted, PortError::Invalid, &message);
         }
         let theirs = wanted.generation;
+        let mut ports = wanted.ports.clone();
+        {
+            let mut picked = self.picked();
+            picked.retain(|key, _| ports.iter().any(|port| port.key == *key));
+            for port in ports.iter_mut().filter(|port| port.host_port == 0) {
+                port.host_port = picked.get(&port.key).copied().unwrap_or(0);
+            }
+        }
         let mut answers = self.outcome.subscribe();
         let mut ours = 0;
         self.wanted.send_modify(|set| {
             ours = set.generation + 1;
-            *set = Wanted { generation: ours, ports: wanted.ports.clone() };
+            *set = Wanted { generation: ours, ports };
         });
         let answer = timeout(ANSWER_LIMIT, answers.wait_for(|o| o.generation == ours)).await;
         match answer {
-            Ok(Ok(outcome)) => Outcome { generation: theirs, results: outcome.results.clone() },
+            Ok(Ok(outcome)) => {
+                let results = outcome.results.clone();
+                drop(outcome);
+                self.keep(&results);
+                Outcome { generation: theirs, results }
+            }
             _ => Outcome::all_failed(&wanted, PortError::Unavailable, "the host does not answer"),
         }
     }
@@ -90,7 +131,7 @@ impl Relay {
 
 #[cfg(test)]
 mod tests {
-    use wire::ports::{Bind, Port, PortResult, Proto};
+    use wire::ports::{Port, Proto};
 
     use super::*;
 
@@ -117,6 +158,8 @@ mod tests {
         });
         let outcome = relay.ask(Wanted { generation: 40, ports: vec![port] }).await;
         host.await.unwrap();
+        // A host that comes later is asked for the port that was picked.
+        assert_eq!(relay.wanted().borrow().ports[0].host_port, 4711);
         assert_eq!(outcome.generation, 40);
         assert_eq!(outcome.results[0].result, Bind::Ok { host_port: 4711 });
     }

@@ -27,6 +27,8 @@ const COPY: usize = 64 * 1024;
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Time in which an engine that is starting must answer, before a Docker stream is refused.
 const ENGINE_LIMIT: Duration = Duration::from_secs(60);
+/// What a terminal takes for the end of what is typed (^D).
+const END_OF_FILE: u8 = 4;
 /// A datagram's most bytes.
 const DATAGRAM: usize = 65_535;
 /// A clock that is off by less is left alone.
@@ -177,25 +179,41 @@ impl Served {
     }
 
     async fn shell(&self, mut stream: Stream, columns: u16, rows: u16) -> Result<(), LinkError> {
-        let (master, pid, ended) = match self.reaper.spawn(|| sys::shell(columns, rows)) {
+        // Nobody waits for its end: the terminal's end tells.
+        let (master, pid, _) = match self.reaper.spawn(|| sys::shell(columns, rows)) {
             Ok(started) => started,
             Err(error) => {
                 return refuse(&mut stream, format!("the shell could not be started: {error}")).await;
             }
         };
+        let _hang_up = HangUp(pid);
         write_frame(&mut stream, &Opened::Ok).await?;
         let mut output = tokio::fs::File::from_std(master.try_clone()?);
         let mut input = tokio::fs::File::from_std(master);
         let (mut reader, mut writer) = tokio::io::split(stream);
+        let typed = async {
+            tokio::io::copy(&mut reader, &mut input).await?;
+            // What was typed has ended, not what is shown: the terminal's own end of file.
+            input.write_all(&[END_OF_FILE]).await?;
+            input.flush().await?;
+            std::future::pending::<std::io::Result<()>>().await
+        };
         tokio::select! {
-            _ = tokio::io::copy(&mut reader, &mut input) => {}
+            _ = typed => {}
             // A terminal whose last process is gone gives EIO.
             _ = tokio::io::copy(&mut output, &mut writer) => {}
-            _ = ended => {}
         }
-        sys::signal(pid, nix::sys::signal::Signal::SIGHUP);
         let _ = writer.shutdown().await;
         Ok(())
+    }
+}
+
+/// Ends a shell with its stream: a read of its terminal may be under way in a thread and keep the terminal open.
+struct HangUp(u32);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        sys::signal(self.0, nix::sys::signal::Signal::SIGHUP);
     }
 }
 

@@ -1,1 +1,50 @@
-//! Coracle's `host`.
+//! The controller of Coracle's machine: one `coracle daemon` per user owns it; everything else is a client of its
+//! control socket.
+//!
+//! ```text
+//!  client (command line, app) --control socket--> daemon
+//!                                                   | machine   the owner task and its states
+//!                                                   |   driver    qemu | local: starts, watches, stops
+//!                                                   |   guest     the host's end of the link
+//!  docker ------------------------docker socket---> | forward   bytes, not parsed
+//!  anybody -----------------------published port--> | ports     listeners, as the engine wants them
+//! ```
+//!
+//! It never parses Docker's JSON and never knows what a container is: streams and ports only.
+//!
+//! The home folder (`CORACLE_HOME`, default `~/.coracle`):
+//!
+//! ```text
+//! run/docker.sock  control.sock  daemon.pid  daemon.lock
+//! data/disk.raw               the data disk, sparse
+//! logs/daemon.log  console.log  (+ .1 .. .3)
+//! machine/qemu.pid  qmp.sock  link.sock  qemu.log  machine.json
+//! docker/                     a docker configuration of its own (only of homes that aren't the default)
+//! settings.json
+//! ```
+
+pub mod api;
+pub mod context;
+pub mod daemon;
+mod driver;
+mod error;
+mod forward;
+mod guest;
+mod home;
+mod log;
+mod machine;
+mod parts;
+mod ports;
+mod settings;
+mod sys;
+
+pub use error::HostError;
+pub use home::Home;
+pub use log::tail;
+pub use settings::Settings;
+pub use sys::spawn_daemon;
+
+/// The release of this build.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
+/// Commit and dirty flag of this build.
+pub const BUILD: &str = env!("CORACLE_BUILD");

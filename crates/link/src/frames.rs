@@ -22,6 +22,11 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         Self { from, decoder: Decoder::default() }
     }
 
+    /// What follows the last frame taken: bytes that came with it, then the stream's own.
+    pub fn into_rest(self) -> impl AsyncRead + Unpin {
+        AsyncReadExt::chain(std::io::Cursor::new(self.decoder.into_rest()), self.from)
+    }
+
     /// The next frame; `None` at the end of the stream.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, LinkError> {
         let mut chunk = [0; CHUNK];

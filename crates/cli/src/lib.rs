@@ -1,1 +1,0 @@
-//! Coracle's `cli`.

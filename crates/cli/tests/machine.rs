@@ -1,0 +1,426 @@
+//! The machine end to end, through `coracle` itself: a real guest under QEMU with an engine double in it.
+//!
+//! Wants `cargo xtask double` first (the guest's image and a QEMU); without them each test that boots says so and is
+//! skipped, unless `CORACLE_TEST_MACHINE=1` forbids that. Run as root, everything runs as another, ordinary user.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream, UdpSocket},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        net::UnixStream,
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+/// The ordinary user that root becomes here: nobody's.
+const USER: u32 = 64_123;
+/// Longest a guest may take to something.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Two processors: one guest at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+struct Machine {
+    home: PathBuf,
+    env: Vec<(String, String)>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+fn root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
+}
+
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
+}
+
+/// A home of its own, or `None` with the reason printed when what it needs is not there.
+fn machine(name: &str) -> Option<Machine> {
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let guest = target().join("double/share/coracle/guest").join(arch);
+    let qemu = target().join("tools/qemu-system-x86_64");
+    if !guest.join("manifest.json").exists() || !qemu.exists() {
+        assert!(std::env::var_os("CORACLE_TEST_MACHINE").is_none(), "run `cargo xtask double` first");
+        println!("skipped: there is no guest image with an engine double (run `cargo xtask double` first)");
+        return None;
+    }
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let home = PathBuf::from(format!("/tmp/cm-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&home);
+    fs::create_dir(&home).unwrap();
+    if root() {
+        chown(&home, Some(USER), Some(USER)).unwrap();
+    }
+    let text = |path: PathBuf| fs::canonicalize(path).unwrap().display().to_string();
+    let mut machine = Machine { home, env: Vec::new(), _turn: turn };
+    machine.set("CORACLE_GUEST", &text(guest));
+    machine.set("CORACLE_QEMU", &text(qemu));
+    machine.set("CORACLE_ENGINE", &text(target().join("double/coracle-engine")));
+    machine.done(&["settings", "set", "accel", "tcg"]);
+    machine.done(&["settings", "set", "memory-mib", "512"]);
+    machine.done(&["settings", "set", "disk-gib", "1"]);
+    Some(machine)
+}
+
+impl Machine {
+    fn set(&mut self, key: &str, value: &str) {
+        self.env.retain(|(k, _)| k != key);
+        self.env.push((key.into(), value.into()));
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
+        command.args(args).env_clear().env("HOME", "/nonexistent").env("PATH", "/usr/bin:/bin");
+        command.env("CORACLE_HOME", &self.home).envs(self.env.iter().cloned()).current_dir("/");
+        if root() {
+            command.uid(USER).gid(USER);
+        }
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn done(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}\n{}", self.logs());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Fails, with one line on stderr and exit code 1; gives the line.
+    fn fails(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}\n{}", self.logs());
+        assert_eq!(said.lines().count(), 1, "{said}");
+        said
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_slice(&self.run(&["status", "--json"]).stdout).unwrap()
+    }
+
+    fn error_code(&self) -> String {
+        self.status()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn until(&self, what: &str, mut true_now: impl FnMut(&Value) -> bool) {
+        let since = Instant::now();
+        loop {
+            let status = self.status();
+            if true_now(&status) {
+                return;
+            }
+            assert!(since.elapsed() < LIMIT, "{what} never came: {status}\n{}", self.logs());
+            #[allow(clippy::disallowed_methods)] // the command line has no way to wait for a state
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn logs(&self) -> String {
+        let read = |name: &str| fs::read_to_string(self.home.join("logs").join(name)).unwrap_or_default();
+        format!("--- daemon\n{}--- console\n{}", read("daemon.log"), read("console.log"))
+    }
+
+    fn pid(&self, file: &str) -> u32 {
+        fs::read_to_string(self.home.join(file)).unwrap().trim().parse().unwrap()
+    }
+
+    fn docker(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.home.join("run/docker.sock")).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+
+    fn http(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+        let mut stream = self.docker();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: d\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        // The client has said all: the answer still comes.
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap_or_else(|e| panic!("{path}: {e}\n{}", self.logs()));
+        let head = answer.windows(4).position(|w| w == b"\r\n\r\n");
+        answer.split_off(head.unwrap_or_else(|| panic!("{path}: no answer\n{}", self.logs())) + 4)
+    }
+
+    fn publish(&self, generation: u64, ports: &Value) -> Value {
+        let body = json!({ "generation": generation, "ports": ports }).to_string();
+        serde_json::from_slice(&self.http("POST", "/ports", body.as_bytes())).unwrap()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.run(&["stop", "--grace", "1"]);
+        for file in ["run/daemon.pid", "machine/qemu.pid"] {
+            if let Ok(pid) = fs::read_to_string(self.home.join(file)) {
+                kill(pid.trim().parse().unwrap_or(0));
+            }
+        }
+        let _ = fs::remove_dir_all(&self.home);
+    }
+}
+
+fn kill(pid: u32) {
+    if pid > 1 {
+        let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+    }
+}
+
+fn port(key: &str, proto: &str, host_port: u16, target_port: u16) -> Value {
+    json!({ "key": key, "proto": proto, "host_ip": "127.0.0.1", "host_port": host_port,
+            "target_ip": "127.0.0.1", "target_port": target_port })
+}
+
+fn bound(outcome: &Value, at: usize) -> u16 {
+    outcome["results"][at]["ok"]["host_port"].as_u64().unwrap_or_else(|| panic!("{outcome}")) as u16
+}
+
+fn echo(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(b"through the port")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn a_life_of_the_machine() {
+    let Some(machine) = machine("life") else { return };
+    assert_eq!(machine.run(&["status"]).status.code(), Some(3));
+    assert_eq!(machine.run(&["stop"]).status.code(), Some(3));
+    machine.done(&["start"]);
+    machine.done(&["start"]);
+    let status = machine.status();
+    assert_eq!((status["state"].as_str(), status["driver"].as_str()), (Some("running"), Some("qemu")));
+    assert_eq!(status["guest"]["api"], 1);
+    let mode = fs::metadata(machine.home.join("run/docker.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(machine.http("GET", "/_ping", b""), b"OK");
+    assert_eq!(machine.http("POST", "/write/kept", b"what must stay"), b"written");
+
+    // Half-close through host, link, guest and back.
+    let mut stream = machine.docker();
+    stream.write_all(b"POST /echo HTTP/1.1\r\nHost: d\r\n\r\n").unwrap();
+    stream.write_all(&[b'x'; 300_000]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).unwrap();
+    assert_eq!(back.iter().filter(|b| **b == b'x').count(), 300_000);
+
+    // Published ports: TCP, UDP, one that is taken, one that nobody serves.
+    machine.http("POST", "/listen/7000", b"");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let wanted = json!([
+        port("t", "tcp", 0, 7000),
+        port("u", "udp", 0, 7000),
+        port("x", "tcp", taken.local_addr().unwrap().port(), 7000),
+        port("closed", "tcp", 0, 7999)
+    ]);
+    let outcome = machine.publish(1, &wanted);
+    assert_eq!(outcome["generation"], 1);
+    let (tcp, udp) = (bound(&outcome, 0), bound(&outcome, 1));
+    assert_eq!(outcome["results"][2]["error"]["code"], "in_use");
+    assert_eq!(echo(tcp).unwrap(), "through the port");
+    assert!(!matches!(echo(bound(&outcome, 3)).as_deref(), Ok("through the port")));
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    datagrams.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    datagrams.send_to(b"datagram", ("127.0.0.1", udp)).unwrap();
+    let mut answer = [0; 64];
+    let n = datagrams.recv(&mut answer).unwrap();
+    assert_eq!(&answer[..n], b"datagram");
+
+    // The daemon is killed: the guest goes on, the next daemon takes it over with its ports.
+    let qemu = machine.pid("machine/qemu.pid");
+    kill(machine.pid("run/daemon.pid"));
+    assert_eq!(machine.run(&["status"]).status.code(), Some(3));
+    machine.done(&["start"]);
+    assert_eq!(machine.status()["pid"], qemu);
+    assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
+    let since = Instant::now();
+    while echo(tcp).ok().as_deref() != Some("through the port") {
+        assert!(since.elapsed() < LIMIT, "the port never came back\n{}", machine.logs());
+    }
+    assert_eq!(bound(&machine.publish(2, &wanted), 0), tcp);
+
+    // The engine dies: it is started again, and that is said.
+    let _ = machine.docker().write_all(b"POST /die HTTP/1.1\r\nHost: d\r\n\r\n");
+    machine.until("an engine that ended", |_| machine.logs().contains("exited with code 3"));
+    machine.until("the engine again", |s| s["state"] == "running");
+    assert_eq!(machine.http("GET", "/_ping", b""), b"OK");
+
+    // A shell in the guest.
+    let mut shell = machine
+        .command(&["shell"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    shell.stdin.take().unwrap().write_all(b"cat /proc/1/comm; exit\n").unwrap();
+    let said = shell.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).contains("coracle-guest"), "{said:?}");
+
+    // QEMU is killed: said within a moment, and the next start brings back what was written.
+    kill(machine.pid("machine/qemu.pid"));
+    machine.until("the failure", |s| s["state"] == "failed");
+    assert_eq!(machine.error_code(), "qemu_died");
+    machine.done(&["start"]);
+    assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
+
+    // Both are killed.
+    kill(machine.pid("run/daemon.pid"));
+    kill(machine.pid("machine/qemu.pid"));
+    machine.done(&["start"]);
+    assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
+
+    // The data disk grows with its setting, and the guest's file system with it.
+    machine.done(&["settings", "set", "disk-gib", "2"]);
+    let qemu = machine.pid("machine/qemu.pid");
+    machine.done(&["restart"]);
+    assert!(!Path::new(&format!("/proc/{qemu}")).exists());
+    assert!(machine.logs().contains("the data disk has grown to 2048 MiB"), "{}", machine.logs());
+    assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
+
+    machine.done(&["stop"]);
+    assert!(machine.logs().contains("coracle-guest: off"), "{}", machine.logs());
+    assert_eq!(machine.status()["state"], "stopped");
+    assert!(TcpStream::connect(("127.0.0.1", tcp)).is_err(), "a stopped machine listens to nothing");
+    machine.done(&["delete", "--force"]);
+    assert!(!machine.home.join("data").exists());
+}
+
+#[test]
+fn a_kernel_panic_is_said_and_the_next_start_works() {
+    let Some(machine) = machine("panic") else { return };
+    machine.done(&["settings", "set", "kernel-arguments", "coracle.root=/dev/none"]);
+    assert!(machine.fails(&["start"]).contains("panic"));
+    assert_eq!(machine.error_code(), "kernel_panic");
+    machine.done(&["settings", "set", "kernel-arguments", ""]);
+    machine.done(&["start"]);
+}
+
+#[test]
+fn a_guest_that_never_answers_is_given_up_within_its_limit() {
+    let Some(machine) = machine("mute") else { return };
+    machine.done(&["settings", "set", "boot-limit-s", "1"]);
+    let since = Instant::now();
+    assert!(machine.fails(&["start"]).contains("did not answer within 1s"));
+    assert!(since.elapsed() < Duration::from_secs(20));
+    assert_eq!(machine.error_code(), "no_answer");
+    machine.done(&["settings", "set", "boot-limit-s", "0"]);
+    machine.done(&["start"]);
+}
+
+#[test]
+fn a_data_disk_with_something_else_on_it_is_left_as_it_is() {
+    let Some(machine) = machine("disk") else { return };
+    let disk = machine.home.join("data/disk.raw");
+    fs::create_dir_all(machine.home.join("data")).unwrap();
+    let mut file = fs::File::create(&disk).unwrap();
+    file.write_all(&[0xA5; 100_000]).unwrap();
+    file.set_len(1 << 30).unwrap();
+    if root() {
+        for path in [machine.home.join("data"), disk.clone()] {
+            chown(path, Some(USER), Some(USER)).unwrap();
+        }
+    }
+    assert!(machine.fails(&["start"]).contains("no ext4 file system"));
+    assert_eq!(machine.error_code(), "engine");
+    machine.done(&["stop"]);
+    let mut kept = vec![0; 100_000];
+    fs::File::open(&disk).unwrap().read_exact(&mut kept).unwrap();
+    assert!(kept.iter().all(|b| *b == 0xA5));
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let Some(mut machine) = machine("missing") else { return };
+    let (guest, qemu) = (machine.env[0].1.clone(), machine.env[1].1.clone());
+    machine.set("CORACLE_GUEST", "/nonexistent");
+    assert!(machine.fails(&["start"]).contains("image"));
+    assert_eq!(machine.error_code(), "image");
+    machine.done(&["stop"]);
+    machine.set("CORACLE_GUEST", &guest);
+
+    machine.set("CORACLE_QEMU", "/nonexistent/qemu");
+    assert!(machine.fails(&["start"]).contains("CORACLE_QEMU"));
+    assert_eq!(machine.error_code(), "qemu_missing");
+    machine.done(&["stop"]);
+
+    let script = |name: &str, text: &str| {
+        let path = machine.home.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    };
+    let old = script("old", "echo QEMU emulator version 7.2.17");
+    let version = "[ \"$1\" = --version ] && echo QEMU emulator version 10.0.2 && exit";
+    let dying = script("dying", &format!("{version}\necho no luck >&2; exit 7"));
+    machine.set("CORACLE_QEMU", &old);
+    assert!(machine.fails(&["start"]).contains("7.2 is too old: 10.0"));
+    machine.done(&["stop"]);
+    machine.set("CORACLE_QEMU", &dying);
+    assert!(machine.fails(&["start"]).contains("no luck"));
+    assert_eq!(machine.error_code(), "qemu_died");
+    machine.done(&["stop"]);
+    machine.set("CORACLE_QEMU", &qemu);
+    machine.done(&["start"]);
+}
+
+#[test]
+fn a_long_path_is_refused_in_words() {
+    let output = Command::new(env!("CARGO_BIN_EXE_coracle"))
+        .arg("start")
+        .env("CORACLE_HOME", format!("/tmp/{}", "x".repeat(100)))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("CORACLE_HOME"));
+}
+
+#[test]
+fn the_local_driver_serves_an_engine_without_a_guest() {
+    let Some(machine) = machine("local") else { return };
+    machine.done(&["settings", "set", "driver", "local"]);
+    machine.done(&["start"]);
+    assert_eq!(machine.status()["driver"], "local");
+    assert_eq!(machine.http("GET", "/_ping", b""), b"OK");
+    let _ = machine.docker().write_all(b"POST /die HTTP/1.1\r\nHost: d\r\n\r\n");
+    machine.until("the failure", |s| s["state"] == "failed");
+    assert_eq!(machine.error_code(), "engine");
+    machine.done(&["start"]);
+    machine.done(&["stop"]);
+}
+
+#[test]
+fn usage_and_what_is_not_there() {
+    let run = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_coracle"))
+            .args(args)
+            .env("CORACLE_HOME", "/tmp/cm-none")
+            .output()
+            .unwrap()
+    };
+    assert_eq!(run(&["no-such-thing"]).status.code(), Some(2));
+    assert_eq!(run(&["scan", "busybox"]).status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&run(&["completions", "bash"]).stdout).contains("coracle"));
+    let env = run(&["env"]).stdout;
+    assert!(String::from_utf8_lossy(&env).contains("DOCKER_HOST='unix:///tmp/cm-none/run/docker.sock'"));
+    let version: Value = serde_json::from_slice(&run(&["version", "--json"]).stdout).unwrap();
+    assert!(version["coracle"]["build"].is_string());
+}

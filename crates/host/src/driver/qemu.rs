@@ -1,0 +1,395 @@
+//! A guest under QEMU: a process of its own session, which outlives the daemon and is taken over by the next.
+//!
+//! ```text
+//! machine/qemu.pid  qmp.sock  link.sock    QEMU's own
+//! machine/qemu.log                         what it says when it fails
+//! machine/machine.json                     accelerator and image of the running guest, for whoever takes over
+//! ```
+
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{process::Command as AsyncCommand, time::timeout};
+
+use super::{
+    Event,
+    qmp::{Monitor, Said},
+};
+use crate::{
+    Home, HostError, Settings,
+    home::write_whole,
+    log::tail,
+    parts::{self, Image},
+    settings::AccelChoice,
+    sys,
+};
+
+/// Oldest QEMU under TCG: before, guests of Linux 6.12 panic (seen with 7.2 at a cmpxchg16b).
+const OLDEST_TCG: ((u32, u32), &str) = ((10, 0), "10.0");
+/// Oldest QEMU with KVM.
+const OLDEST_KVM: ((u32, u32), &str) = ((7, 2), "7.2");
+/// Time in which `qemu --version` must answer.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
+/// Time in which a QEMU just started must open its monitor, and pause between two looks.
+const MONITOR: (Duration, Duration) = (Duration::from_secs(15), Duration::from_millis(5));
+/// Room that the home's file system must have for a start, in MiB.
+const ROOM_MIB: u64 = 256;
+/// Lines of what QEMU said that make an error.
+const SAID_LINES: usize = 4;
+/// The guest's addresses in QEMU's user-mode network.
+const NET: &str = "10.0.2.15/24,10.0.2.2,10.0.2.3";
+
+/// How the guest's instructions are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// By the processor.
+    Kvm,
+    /// Translated.
+    Tcg,
+}
+
+impl Accel {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// A guest at work.
+pub struct Qemu {
+    monitor: Monitor,
+    record: Record,
+    link: PathBuf,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    pid: u32,
+    accel: Accel,
+    note: Option<String>,
+    image: String,
+}
+
+/// Who hears of events.
+pub type Tell = Arc<dyn Fn(Event) + Send + Sync>;
+
+impl Qemu {
+    /// Starts a guest. Where KVM is only one choice and QEMU dies of it, it is started without.
+    pub async fn launch(
+        home: &Home,
+        settings: &Settings,
+        without_kvm: Option<String>,
+        tell: Tell,
+    ) -> Result<Self, HostError> {
+        let image = Image::find()?;
+        let program = parts::qemu(settings)?;
+        let version = version(&program).await?;
+        room(home)?;
+        disk(home, settings)?;
+        let (accel, note) = choose(settings, without_kvm)?;
+        let launch = Launch { home, settings, image: &image, program: &program, version };
+        match launch.run(accel, note, tell.clone()).await {
+            Err(HostError::QemuDied(why)) if accel == Accel::Kvm && settings.accel == AccelChoice::Auto => {
+                tracing::warn!("QEMU dies with KVM, trying without: {why}");
+                launch.run(Accel::Tcg, Some(format!("QEMU ended with KVM: {why}")), tell).await
+            }
+            other => other,
+        }
+    }
+
+    /// Takes over a guest that an earlier daemon left; `None` when there is none that answers. One that lives and does
+    /// not answer is ended.
+    pub async fn adopt(home: &Home, tell: Tell) -> Option<Self> {
+        let record: Record = serde_json::from_slice(&fs::read(home.machine("machine.json")).ok()?).ok()?;
+        match Monitor::connect(&home.qmp_socket(), told(home.machine("qemu.log"), tell)).await {
+            Ok(monitor) => {
+                tracing::info!("taking over QEMU, pid {}", record.pid);
+                Some(Self { monitor, record, link: home.link_socket() })
+            }
+            Err(error) => {
+                if is_ours(record.pid, home) {
+                    tracing::warn!("QEMU, pid {}, does not answer ({error}) and is ended", record.pid);
+                    sys::end(record.pid, true);
+                }
+                None
+            }
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.record.pid
+    }
+
+    /// How it runs, and why so.
+    pub fn accel(&self) -> (Accel, Option<&str>) {
+        (self.record.accel, self.record.note.as_deref())
+    }
+
+    /// The link's channel.
+    pub fn link_socket(&self) -> PathBuf {
+        self.link.clone()
+    }
+
+    /// Presses the power button.
+    pub fn power_button(&self) {
+        self.monitor.send("system_powerdown");
+    }
+
+    /// Goes on after a stop.
+    pub fn resume(&self) {
+        self.monitor.send("cont");
+    }
+}
+
+/// What one attempt needs.
+struct Launch<'a> {
+    home: &'a Home,
+    settings: &'a Settings,
+    image: &'a Image,
+    program: &'a Path,
+    version: (u32, u32),
+}
+
+impl Launch<'_> {
+    async fn run(&self, accel: Accel, note: Option<String>, tell: Tell) -> Result<Qemu, HostError> {
+        let home = self.home;
+        let (oldest, why) = match accel {
+            Accel::Kvm => (OLDEST_KVM, "with KVM"),
+            Accel::Tcg => (OLDEST_TCG, "without KVM"),
+        };
+        if self.version < oldest.0 {
+            let found = format!("{}.{}", self.version.0, self.version.1);
+            return Err(HostError::QemuOld { found, needed: oldest.1, why });
+        }
+        for stale in
+            [home.qmp_socket(), home.link_socket(), home.machine("qemu.pid"), home.machine("machine.json")]
+        {
+            let _ = fs::remove_file(stale);
+        }
+        let log = home.machine("qemu.log");
+        let said = File::create(&log).map_err(HostError::io("making", &log))?;
+        let mut command = Command::new(self.program);
+        command.args(arguments(home, self.settings, self.image, accel));
+        command.stdout(Stdio::null()).stderr(Stdio::from(said));
+        tracing::info!("starting {command:?}");
+        let mut child = sys::spawn_detached(&mut command).map_err(HostError::io("running", self.program))?;
+        let pid = child.id();
+        let monitor = tokio::select! {
+            monitor = connect(home, tell) => monitor,
+            end = tokio::task::spawn_blocking(move || child.wait()) => {
+                let how = end.map_err(std::io::Error::other).flatten();
+                let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
+                return Err(HostError::QemuDied(format!("{how}. {}", tail(&log, SAID_LINES))));
+            }
+        };
+        let monitor = monitor.inspect_err(|_| sys::end(pid, true))?;
+        let record = Record { pid, accel, note, image: self.image.build.clone() };
+        let json = serde_json::to_vec(&record).expect("a record is JSON");
+        write_whole(&home.machine("machine.json"), &json)?;
+        Ok(Qemu { monitor, record, link: home.link_socket() })
+    }
+}
+
+fn choose(settings: &Settings, without_kvm: Option<String>) -> Result<(Accel, Option<String>), HostError> {
+    match (settings.accel, without_kvm) {
+        (AccelChoice::Tcg, _) => Ok((Accel::Tcg, None)),
+        (AccelChoice::Auto, Some(why)) => Ok((Accel::Tcg, Some(why))),
+        (AccelChoice::Auto, None) => Ok(match sys::kvm_works() {
+            Ok(()) => (Accel::Kvm, None),
+            Err(why) => (Accel::Tcg, Some(why)),
+        }),
+        (AccelChoice::Kvm, _) => match sys::kvm_works() {
+            Ok(()) => Ok((Accel::Kvm, None)),
+            Err(why) => {
+                Err(HostError::Setting(format!("the setting accel is kvm, which does not work here: {why}")))
+            }
+        },
+    }
+}
+
+/// A pid alone says little: after a reboot it may be anybody's.
+fn is_ours(pid: u32, home: &Home) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let socket = home.qmp_socket();
+    String::from_utf8_lossy(&line).contains(&*socket.to_string_lossy())
+}
+
+async fn connect(home: &Home, tell: Tell) -> Result<Monitor, HostError> {
+    let path = home.qmp_socket();
+    let connected = timeout(MONITOR.0, async {
+        loop {
+            if let Ok(monitor) = Monitor::connect(&path, told(home.machine("qemu.log"), tell.clone())).await {
+                return monitor;
+            }
+            tokio::time::sleep(MONITOR.1).await; // QEMU makes the socket when it likes
+        }
+    });
+    connected
+        .await
+        .map_err(|_| HostError::QemuDied(format!("its monitor did not open within {:?}", MONITOR.0)))
+}
+
+/// Translates the monitor's words.
+fn told(log: PathBuf, tell: Tell) -> impl Fn(Said) + Send + 'static {
+    move |said| match said {
+        Said::Event(name, data) => match name.as_str() {
+            "GUEST_PANICKED" => tell(Event::Panicked),
+            "BLOCK_IO_ERROR" if data.get("nospace").and_then(serde_json::Value::as_bool) == Some(true) => {
+                tell(Event::DiskFull);
+            }
+            "RESUME" => tell(Event::Resumed),
+            _ => tracing::debug!("QEMU: {name} {data}"),
+        },
+        Said::Status(status) => match status.as_str() {
+            "guest-panicked" => tell(Event::Panicked),
+            "io-error" => tell(Event::DiskFull),
+            _ => {}
+        },
+        Said::Gone => tell(Event::Exited(tail(&log, SAID_LINES))),
+    }
+}
+
+async fn version(program: &Path) -> Result<(u32, u32), HostError> {
+    let missing = |why: String| HostError::QemuMissing(format!("{}: {why}", program.display()));
+    let output =
+        timeout(VERSION_LIMIT, AsyncCommand::new(program).arg("--version").kill_on_drop(true).output())
+            .await
+            .map_err(|_| missing("it does not answer".into()))?
+            .map_err(|error| missing(error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    parse_version(&text).ok_or_else(|| missing(format!("it does not say its version but {:?}", text.trim())))
+}
+
+/// `QEMU emulator version 10.0.2 (Debian ...)`
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split("version ").nth(1)?.split(['.', ' ', '\n']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn room(home: &Home) -> Result<(), HostError> {
+    let folder = home.data();
+    let free_mib = sys::free_mib(&folder).map_err(HostError::io("measuring", &folder))?;
+    if free_mib < ROOM_MIB {
+        return Err(HostError::DiskFull { folder, free_mib, needed_mib: ROOM_MIB });
+    }
+    Ok(())
+}
+
+/// Makes the data disk, or lets it grow; it never shrinks.
+fn disk(home: &Home, settings: &Settings) -> Result<(), HostError> {
+    let path = home.disk();
+    let wanted = settings.disk_gib << 30;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(HostError::io("opening", &path))?;
+    let now = file.metadata().map_err(HostError::io("measuring", &path))?.len();
+    if now > wanted {
+        tracing::warn!(
+            "the data disk has {} GiB and stays so: it can't shrink to {}",
+            now >> 30,
+            settings.disk_gib
+        );
+    } else if now < wanted {
+        file.set_len(wanted).and_then(|()| file.sync_all()).map_err(HostError::io("growing", &path))?;
+    }
+    Ok(())
+}
+
+fn arguments(home: &Home, settings: &Settings, image: &Image, accel: Accel) -> Vec<String> {
+    let path = |p: PathBuf| p.display().to_string().replace(',', ",,"); // QEMU's own escape
+    let file = |name: &str| path(image.folder.join(name));
+    let append = format!(
+        "{} coracle.root=/dev/vda coracle.data=/dev/vdb coracle.net={NET} {}",
+        image.cmdline, settings.kernel_arguments
+    );
+    let memory = settings.memory_mib;
+    let (accel, cpu) = match accel {
+        Accel::Kvm => ("kvm", "host"),
+        Accel::Tcg => ("tcg,thread=multi", "max"),
+    };
+    // Whole paths that aren't options' values need no escape.
+    let plain = |name: &str| image.folder.join(name).display().to_string();
+    let pairs: Vec<(&str, String)> = vec![
+        ("-name", "coracle".into()),
+        ("-machine", "q35,memory-backend=memory".into()),
+        ("-accel", accel.into()),
+        ("-cpu", cpu.into()),
+        ("-smp", settings.cpus.to_string()),
+        ("-m", format!("{memory}M")),
+        // Memory that other processes can map (shares) and that pages can be given back from.
+        ("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on")),
+        ("-kernel", plain("kernel")),
+        ("-initrd", plain("initrd")),
+        ("-append", append),
+        ("-drive", format!("if=none,id=root,format=raw,readonly=on,file={}", file("root.erofs"))),
+        ("-device", "virtio-blk-pci,drive=root".into()),
+        (
+            "-drive",
+            format!(
+                "if=none,id=data,format=raw,cache=writeback,discard=unmap,detect-zeroes=unmap,werror=stop,file={}",
+                path(home.disk())
+            ),
+        ),
+        ("-device", "virtio-blk-pci,drive=data".into()),
+        ("-device", "virtio-serial-pci".into()),
+        ("-chardev", format!("socket,id=link,server=on,wait=off,path={}", path(home.link_socket()))),
+        ("-device", "virtserialport,chardev=link,name=org.coracle.link".into()),
+        ("-netdev", "user,id=net".into()),
+        ("-device", "virtio-net-pci,netdev=net,romfile=".into()),
+        ("-device", "virtio-rng-pci".into()),
+        ("-device", "virtio-balloon-pci,free-page-reporting=on".into()),
+        ("-device", "pvpanic-pci".into()),
+        ("-chardev", format!("file,id=console,append=on,path={}", path(home.console_log()))),
+        ("-serial", "chardev:console".into()),
+        ("-chardev", format!("socket,id=qmp,server=on,wait=off,path={}", path(home.qmp_socket()))),
+        ("-mon", "chardev=qmp,mode=control".into()),
+        ("-pidfile", home.machine("qemu.pid").display().to_string()),
+    ];
+    let flags = ["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned);
+    let display = ["-display", "none"].map(str::to_owned);
+    let pairs = pairs.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+    flags.into_iter().chain(display).chain(pairs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_as_qemu_says_them() {
+        assert_eq!(
+            parse_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright"),
+            Some((10, 0))
+        );
+        assert_eq!(parse_version("QEMU emulator version 7.2.17 (x)"), Some((7, 2)));
+        assert_eq!(parse_version("something else"), None);
+    }
+
+    #[test]
+    fn the_data_disk_is_sparse_and_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("h"), false).unwrap();
+        home.create().unwrap();
+        let mut settings = Settings { disk_gib: 2, ..Settings::default() };
+        disk(&home, &settings).unwrap();
+        settings.disk_gib = 3;
+        disk(&home, &settings).unwrap();
+        settings.disk_gib = 1;
+        disk(&home, &settings).unwrap();
+        assert_eq!(fs::metadata(home.disk()).unwrap().len(), 3 << 30);
+    }
+}

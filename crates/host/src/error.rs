@@ -1,0 +1,99 @@
+//! What goes wrong, in words that say what to do next.
+
+use std::{io, path::PathBuf, time::Duration};
+
+/// Every way in which the machine can fail its user.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the sentences say it
+pub enum HostError {
+    #[error("{what} {path}: {source}")]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "the path {path} has {len} bytes, sockets may have {max}: choose a shorter folder and set CORACLE_HOME to it"
+    )]
+    PathTooLong { path: PathBuf, len: usize, max: usize },
+    #[error("there is no home folder: set HOME or CORACLE_HOME")]
+    NoHome,
+    #[error("another daemon (pid {0}) runs in this home: `coracle stop` ends it")]
+    Locked(String),
+    #[error(
+        "the guest's image is not complete: {0}. Install Coracle again, or set CORACLE_GUEST to the image's folder"
+    )]
+    Image(String),
+    #[error(
+        "QEMU was not found ({0}). Install it (Debian, Ubuntu: `apt install qemu-system-x86`), or set CORACLE_QEMU to its path"
+    )]
+    QemuMissing(String),
+    #[error(
+        "QEMU {found} is too old: {needed} or newer is needed {why}. Install a newer one and set CORACLE_QEMU to its path"
+    )]
+    QemuOld { found: String, needed: &'static str, why: &'static str },
+    #[error("QEMU ended: {0}")]
+    QemuDied(String),
+    #[error("the guest's kernel panicked: {0}")]
+    Panic(String),
+    #[error("the guest did not answer within {limit:?}. The end of its console: {console}")]
+    NoAnswer { limit: Duration, console: String },
+    #[error(
+        "this coracle and the running guest don't understand each other: {0}. `coracle restart` starts the guest anew"
+    )]
+    Version(String),
+    #[error("the engine does not run: {0}")]
+    Engine(String),
+    #[error(
+        "the disk of this computer is full: {folder} has {free_mib} MiB left, {needed_mib} are needed. Make room there, then run `coracle start`"
+    )]
+    DiskFull { folder: PathBuf, free_mib: u64, needed_mib: u64 },
+    #[error("the data disk can't shrink: it has {now} GiB, {wanted} were asked for")]
+    Shrink { now: u64, wanted: u64 },
+    #[error("the engine's program was not found beside coracle ({0}): install Coracle again")]
+    EngineMissing(PathBuf),
+    #[error("{0}")]
+    Setting(String),
+    #[error("the machine is not running: `coracle start` starts it")]
+    NotRunning,
+    #[error("the machine is {0}: wait until that is done")]
+    Busy(&'static str),
+    #[error("the daemon: {0}")]
+    Daemon(String),
+    #[error(transparent)]
+    Link(#[from] link::LinkError),
+    /// As the daemon said it.
+    #[error("{message}")]
+    Remote { code: String, message: String },
+}
+
+impl HostError {
+    /// For `map_err`: what was tried on which path.
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+
+    /// A word for programs.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::PathTooLong { .. } => "path_too_long",
+            Self::NoHome => "no_home",
+            Self::Locked(_) => "locked",
+            Self::Image(_) => "image",
+            Self::QemuMissing(_) => "qemu_missing",
+            Self::QemuOld { .. } => "qemu_old",
+            Self::QemuDied(_) => "qemu_died",
+            Self::Panic(_) => "kernel_panic",
+            Self::NoAnswer { .. } => "no_answer",
+            Self::Version(_) => "version",
+            Self::Engine(_) => "engine",
+            Self::DiskFull { .. } => "disk_full",
+            Self::Shrink { .. } => "shrink",
+            Self::EngineMissing(_) => "engine_missing",
+            Self::Setting(_) => "setting",
+            Self::NotRunning => "not_running",
+            Self::Busy(_) => "busy",
+            Self::Daemon(_) => "daemon",
+            Self::Link(error) => error.code(),
+            Self::Remote { code, .. } => code,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The host's end of the link: connects, comes into step, speaks control; and again whenever it is lost.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use link::{Frames, LinkError, Session, in_step, write_frame};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use wire::{
+    control::{Engine, Hello, ToGuest, ToHost},
+    open::Open,
+};
+
+use crate::{BUILD, RELEASE, forward::Route, ports::Ports, sys};
+
+/// Pause before the link is tried again.
+const RETRY: Duration = Duration::from_millis(50);
+/// Time in which the ends come into step on one connection, before another is made.
+const STEP_LIMIT: Duration = Duration::from_secs(5);
+/// How often the guest's clock is set.
+const CLOCK: Duration = Duration::from_secs(30);
+/// How often the guest is asked whether it is there, and for how long it may stay silent.
+const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// Requests that wait for the link.
+const QUEUE: usize = 16;
+
+/// What the guest does.
+#[derive(Debug)]
+pub enum Event {
+    /// It answered, and this version is spoken.
+    Hello(Hello, u32),
+    /// It answered, and can't be understood.
+    Incompatible(String),
+    /// Its engine changed.
+    Engine(Engine),
+    /// The link to it is gone; it is being tried again.
+    Lost,
+}
+
+/// The link to a guest; dropping it closes it.
+pub struct Guest {
+    requests: mpsc::Sender<ToGuest>,
+    task: JoinHandle<()>,
+}
+
+impl Guest {
+    /// Keeps a link over the channel at `path`. Events are passed through `tell`; `route` follows the session.
+    pub fn connect(
+        path: PathBuf,
+        ports: Ports,
+        route: Arc<watch::Sender<Route>>,
+        tell: impl Fn(Event) + Send + Sync + 'static,
+    ) -> Self {
+        let (requests, mut asked) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(async move {
+            loop {
+                let (session, channel_up) = match connect(&path).await {
+                    Ok(session) => (Arc::new(session), Instant::now()),
+                    Err(error) => {
+                        tracing::trace!("the link: {error}");
+                        sleep(RETRY).await;
+                        continue;
+                    }
+                };
+                tracing::info!("the link is in step");
+                let end = control(&session, &ports, &route, &mut asked, &tell).await;
+                let why = end.map_or_else(|error| error.to_string(), |()| "the guest closed it".to_owned());
+                tracing::warn!("the link was lost after {:?}: {why}", channel_up.elapsed());
+                route.send_replace(Route::Coming);
+                tell(Event::Lost);
+            }
+        });
+        Self { requests, task }
+    }
+
+    /// Says something to the guest, when it can be reached.
+    pub fn say(&self, message: ToGuest) -> bool {
+        self.requests.try_send(message).is_ok()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connect(path: &std::path::Path) -> Result<Session, LinkError> {
+    let mut channel = sys::connect(path).await?;
+    in_step::host(&mut channel, STEP_LIMIT).await?;
+    Ok(Session::host(channel))
+}
+
+async fn control(
+    session: &Arc<Session>,
+    ports: &Ports,
+    route: &watch::Sender<Route>,
+    asked: &mut mpsc::Receiver<ToGuest>,
+    tell: &(impl Fn(Event) + Send + Sync),
+) -> Result<(), LinkError> {
+    let stream = session.open(&Open::Control).await?;
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut frames = Frames::new(reader);
+    let ours = Hello::ours(RELEASE, BUILD);
+    write_frame(&mut writer, &ToGuest::Hello(ours.clone())).await?;
+    let (mut clock, mut ping) = (interval(CLOCK), interval(PING.0));
+    clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (mut heard, mut n, mut agreed) = (Instant::now(), 0, false);
+    loop {
+        tokio::select! {
+            message = frames.next::<ToHost>() => {
+                let Some(message) = message? else { return Ok(()) };
+                heard = Instant::now();
+                match message {
+                    ToHost::Hello(theirs) => match ours.agree(&theirs) {
+                        Ok(version) => {
+                            agreed = true;
+                            clock.reset_immediately();
+                            tell(Event::Hello(theirs, version));
+                        }
+                        Err(why) => tell(Event::Incompatible(why)),
+                    },
+                    ToHost::Engine(state) => {
+                        // The way is open before anybody hears that the engine runs.
+                        if state == Engine::Running {
+                            route.send_replace(Route::Link(session.clone()));
+                        }
+                        tell(Event::Engine(state));
+                    }
+                    ToHost::Ports(wanted) => {
+                        let outcome = ports.apply(&wanted).await;
+                        write_frame(&mut writer, &ToGuest::Ports(outcome)).await?;
+                    }
+                    ToHost::Stopping => tracing::info!("the guest is stopping"),
+                    ToHost::Pong { .. } | ToHost::Unknown => {}
+                }
+            }
+            Some(message) = asked.recv() => write_frame(&mut writer, &message).await?,
+            _ = clock.tick(), if agreed => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                write_frame(&mut writer, &ToGuest::Clock { unix_ns: now.as_nanos() as u64 }).await?;
+            }
+            _ = ping.tick() => {
+                if heard.elapsed() > PING.1 {
+                    return Err(LinkError::NoAnswer);
+                }
+                n += 1;
+                write_frame(&mut writer, &ToGuest::Ping { n }).await?;
+            }
+            () = session.closed() => return Err(LinkError::Closed),
+        }
+    }
+}

@@ -1,0 +1,624 @@
+//! The machine: one task owns it; it waits for one thing at a time and then changes state.
+//!
+//! ```text
+//!            Start                     engine runs
+//!  Stopped --------> Starting ----------------------------> Running
+//!     ^                 |  `--limit, KVM--> Starting (TCG)   |   |
+//!     |                 |  limit, panic, death, no image ..  |   | panic, death, engine fails,
+//!     |                 v                                    |   v link lost too long
+//!     |              Failed{why, vm?} <----------------------'-- |
+//!     |                 |   ^ `--engine runs again (vm) ---> Running
+//!     |   Stop          |   | Start: the old vm is ended, then Starting
+//!     `---- Stopping <--'---'
+//!             limit: killed
+//! ```
+//!
+//! A failed machine keeps its vm where the guest can still be looked at (`coracle shell`, `logs --guest`).
+
+use std::{sync::Arc, time::Duration};
+
+use link::Session;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use wire::control::{Engine, ToGuest};
+
+use crate::{
+    BUILD, Home, HostError, RELEASE, Settings,
+    api::{DaemonInfo, Failure, GuestInfo, StateName, Status, one_line},
+    driver::{
+        self, Channel, Driver,
+        local::Local,
+        qemu::{Accel, Qemu, Tell},
+    },
+    forward::Route,
+    guest::{self, Guest},
+    log::{bound, tail_since},
+    ports::Ports,
+    settings::{AccelChoice, DriverKind},
+    sys,
+};
+
+/// Time in which a guest must answer: with KVM (then TCG is tried), and translated.
+const BOOT_LIMIT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(120));
+/// Time in which the engine must run, from the guest's answer on.
+const ENGINE_LIMIT: Duration = Duration::from_secs(120);
+/// Times an engine may fail in a row before a start is given up.
+const ENGINE_TIMES: u32 = 3;
+/// Time that the link may be lost before the machine counts as failed.
+const LOST_LIMIT: Duration = Duration::from_secs(30);
+/// What an orderly stop may take beyond the grace given to the engine.
+const STOP_SLACK: Duration = Duration::from_secs(15);
+/// Time in which a killed process must be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How often room for a guest that stands still is looked for, and logs are bounded.
+const LOOK: Duration = Duration::from_secs(2);
+/// Room that lets a guest go on, in MiB.
+const ROOM_MIB: u64 = 128;
+/// Lines of the console in which a panic is looked for: its trace is long.
+const PANIC_LINES: usize = 400;
+/// Lines of the console in an error.
+const CONSOLE_LINES: usize = 8;
+/// Grace of the engine when it is only ended to start anew.
+const QUICK_GRACE: Duration = Duration::from_secs(5);
+/// Commands and events that wait for the owner.
+const QUEUE: usize = 256;
+
+type Reply = oneshot::Sender<Result<(), Failure>>;
+
+enum Message {
+    Start(Reply),
+    Stop(Duration, Reply),
+    Driver(u64, driver::Event),
+    Guest(u64, guest::Event),
+}
+
+/// A handle on the machine.
+#[derive(Clone)]
+pub struct Machine {
+    messages: mpsc::Sender<Message>,
+    status: watch::Receiver<Status>,
+    route: watch::Receiver<Route>,
+}
+
+impl Machine {
+    /// The home's machine; takes over what an earlier daemon left running.
+    pub async fn open(home: Home) -> Self {
+        let (messages, inbox) = mpsc::channel(QUEUE);
+        let (route, route_seen) = watch::channel(Route::Down);
+        let (status, status_seen) = watch::channel(Status::stopped(&home));
+        let ports = Ports::new(route_seen.clone());
+        let mut owner = Owner {
+            home,
+            state: State::Stopped,
+            messages: messages.downgrade(),
+            route: Arc::new(route),
+            status,
+            ports,
+            starting: Vec::new(),
+            stopping: Vec::new(),
+            last_vm: 0,
+            console_from: 0,
+        };
+        owner.adopt().await;
+        owner.publish();
+        tokio::spawn(owner.run(inbox));
+        Self { messages, status: status_seen, route: route_seen }
+    }
+
+    /// Starts it; returns when it runs, or in words why not.
+    pub async fn start(&self) -> Result<(), Failure> {
+        self.ask(Message::Start).await
+    }
+
+    /// Stops it in order; returns when it is off.
+    pub async fn stop(&self, grace: Duration) -> Result<(), Failure> {
+        self.ask(|reply| Message::Stop(grace, reply)).await
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// The way to the engine.
+    pub fn route(&self) -> watch::Receiver<Route> {
+        self.route.clone()
+    }
+
+    /// The link's session, while there is one.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        match &*self.route.borrow() {
+            Route::Link(session) => Some(session.clone()),
+            Route::Down | Route::Coming | Route::Socket(_) => None,
+        }
+    }
+
+    async fn ask(&self, message: impl FnOnce(Reply) -> Message) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Failure::from(&HostError::Daemon("it is ending".into()));
+        self.messages.send(message(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// A driver at work and the link to its guest.
+struct Vm {
+    id: u64,
+    driver: Driver,
+    guest: Option<Guest>,
+    info: Option<GuestInfo>,
+    /// Why the guest stands still.
+    paused: Option<Failure>,
+    /// Since when the link is gone.
+    lost: Option<Instant>,
+}
+
+enum State {
+    Stopped,
+    Starting { vm: Vm, deadline: Instant, settings: Settings },
+    Running { vm: Vm },
+    Stopping { vm: Vm, deadline: Instant, killed: bool },
+    Failed { failure: Failure, vm: Option<Vm> },
+}
+
+struct Owner {
+    home: Home,
+    state: State,
+    messages: mpsc::WeakSender<Message>,
+    route: Arc<watch::Sender<Route>>,
+    status: watch::Sender<Status>,
+    ports: Ports,
+    starting: Vec<Reply>,
+    stopping: Vec<Reply>,
+    last_vm: u64,
+    /// Length of the console's log when the vm was started.
+    console_from: u64,
+}
+
+impl Owner {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                message = inbox.recv() => match message {
+                    Some(Message::Start(reply)) => self.start(reply).await,
+                    Some(Message::Stop(grace, reply)) => self.stop(grace, reply),
+                    Some(Message::Driver(id, event)) if self.is_current(id) => self.driver_event(event).await,
+                    Some(Message::Guest(id, event)) if self.is_current(id) => self.guest_event(event),
+                    Some(Message::Driver(..) | Message::Guest(..)) => {} // of a vm that is no more
+                    None => return,
+                },
+                () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {
+                    self.late().await;
+                }
+                _ = look.tick() => self.look(),
+            }
+            self.publish();
+        }
+    }
+
+    fn vm(&self) -> Option<&Vm> {
+        match &self.state {
+            State::Starting { vm, .. } | State::Running { vm } | State::Stopping { vm, .. } => Some(vm),
+            State::Failed { vm, .. } => vm.as_ref(),
+            State::Stopped => None,
+        }
+    }
+
+    fn vm_mut(&mut self) -> Option<&mut Vm> {
+        match &mut self.state {
+            State::Starting { vm, .. } | State::Running { vm } | State::Stopping { vm, .. } => Some(vm),
+            State::Failed { vm, .. } => vm.as_mut(),
+            State::Stopped => None,
+        }
+    }
+
+    fn is_current(&self, id: u64) -> bool {
+        self.vm().is_some_and(|vm| vm.id == id)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Starting { deadline, .. } | State::Stopping { deadline, .. } => Some(*deadline),
+            State::Running { vm } => vm.lost.map(|lost| lost + LOST_LIMIT),
+            State::Stopped | State::Failed { .. } => None,
+        }
+    }
+
+    // ---- what is asked ----
+
+    async fn start(&mut self, reply: Reply) {
+        match &self.state {
+            State::Running { .. } => drop(reply.send(Ok(()))),
+            State::Starting { .. } => self.starting.push(reply),
+            State::Stopping { .. } => drop(reply.send(Err(Failure::from(&HostError::Busy("stopping"))))),
+            State::Stopped | State::Failed { .. } => {
+                if let State::Failed { vm: Some(vm), .. } = std::mem::replace(&mut self.state, State::Stopped)
+                {
+                    end(vm).await;
+                }
+                self.starting.push(reply);
+                self.launch(None).await;
+            }
+        }
+    }
+
+    fn stop(&mut self, grace: Duration, reply: Reply) {
+        self.fail_starts(&HostError::Busy("stopping"));
+        self.stopping.push(reply);
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Stopped | State::Failed { vm: None, .. } => State::Stopped,
+            stopping @ State::Stopping { .. } => stopping,
+            State::Starting { vm, .. } | State::Running { vm } | State::Failed { vm: Some(vm), .. } => {
+                tracing::info!("stopping, with {grace:?} for the engine");
+                let grace_ms = grace.as_millis() as u64;
+                let told = vm.info.is_some()
+                    && vm.guest.as_ref().is_some_and(|guest| guest.say(ToGuest::Shutdown { grace_ms }));
+                if !told {
+                    vm.driver.terminate();
+                }
+                if vm.paused.is_some() {
+                    vm.driver.resume(); // a guest that stands still can't stop in order: let it try
+                }
+                State::Stopping { vm, deadline: Instant::now() + grace + STOP_SLACK, killed: false }
+            }
+        };
+        if matches!(self.state, State::Stopped) {
+            self.off();
+        }
+    }
+
+    // ---- what happens ----
+
+    async fn driver_event(&mut self, event: driver::Event) {
+        match event {
+            driver::Event::Exited(said) => {
+                let panic = self.panic_words();
+                let console = self.console(CONSOLE_LINES);
+                let is_local = self.vm().is_some_and(|vm| vm.driver.name() == "local");
+                if let State::Starting { vm, settings, .. } = &self.state
+                    && vm.info.is_none()
+                    && kvm_by_choice(vm, settings)
+                {
+                    return self.launch(Some(format!("QEMU ended with KVM: {said}"))).await;
+                }
+                match std::mem::replace(&mut self.state, State::Stopped) {
+                    State::Stopping { .. } => self.off(),
+                    // Its failure was told already; only the vm is gone now.
+                    State::Failed { failure, .. } => self.fail_with(failure, None),
+                    _ if is_local => self.fail(&HostError::Engine(said), None),
+                    _ => {
+                        if let Some(words) = panic {
+                            return self.fail(&HostError::Panic(words), None);
+                        }
+                        let said = if said.is_empty() {
+                            format!("it said nothing; the console's end: {console}")
+                        } else {
+                            said
+                        };
+                        self.fail(&HostError::QemuDied(said), None);
+                    }
+                }
+            }
+            driver::Event::Panicked => {
+                let words = self.panic_words().unwrap_or_else(|| self.console(CONSOLE_LINES));
+                let vm = self.take_vm();
+                if let Some(vm) = &vm {
+                    vm.driver.kill();
+                }
+                self.fail(&HostError::Panic(words), vm);
+            }
+            driver::Event::DiskFull => {
+                let folder = self.home.data();
+                let free_mib = sys::free_mib(&folder).unwrap_or(0);
+                let failure = Failure::from(&HostError::DiskFull { folder, free_mib, needed_mib: ROOM_MIB });
+                tracing::error!("{}", failure.message);
+                if let Some(vm) = self.vm_mut() {
+                    vm.paused = Some(failure);
+                }
+            }
+            driver::Event::Resumed => {
+                if let Some(vm) = self.vm_mut() {
+                    vm.paused = None;
+                }
+            }
+            driver::Event::Ready => {
+                if let Some(Channel::Socket(path)) = self.vm().map(|vm| vm.driver.channel()) {
+                    self.route.send_replace(Route::Socket(path));
+                    self.engine_runs();
+                }
+            }
+        }
+    }
+
+    fn guest_event(&mut self, event: guest::Event) {
+        match event {
+            guest::Event::Hello(hello, api) => {
+                if let State::Starting { deadline, .. } = &mut self.state {
+                    *deadline = Instant::now() + ENGINE_LIMIT;
+                }
+                if let Some(vm) = self.vm_mut() {
+                    vm.lost = None;
+                    vm.info = Some(GuestInfo { version: hello.release, build: hello.build, api });
+                }
+            }
+            guest::Event::Incompatible(why) => {
+                let vm = self.take_vm();
+                self.fail(&HostError::Version(why), vm);
+            }
+            guest::Event::Engine(Engine::Running) => self.engine_runs(),
+            guest::Event::Engine(Engine::Failed { message, times }) => {
+                tracing::error!("the engine {message}");
+                self.route.send_replace(Route::Coming);
+                let give_up = match &self.state {
+                    State::Starting { .. } => times >= ENGINE_TIMES || message.contains("data disk"),
+                    State::Running { .. } => true,
+                    State::Stopped | State::Stopping { .. } | State::Failed { .. } => false,
+                };
+                if give_up {
+                    let vm = self.take_vm();
+                    self.fail(&HostError::Engine(message), vm);
+                }
+            }
+            guest::Event::Engine(Engine::Starting | Engine::Stopped) => {}
+            guest::Event::Lost => {
+                if let Some(vm) = self.vm_mut() {
+                    vm.lost.get_or_insert_with(Instant::now);
+                }
+            }
+        }
+    }
+
+    fn engine_runs(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Starting { vm, .. } | State::Running { vm } | State::Failed { vm: Some(vm), .. } => {
+                tracing::info!("the engine runs");
+                for reply in self.starting.drain(..) {
+                    let _ = reply.send(Ok(()));
+                }
+                State::Running { vm }
+            }
+            other => other,
+        };
+    }
+
+    /// The state's deadline has passed.
+    async fn late(&mut self) {
+        let console = self.console(CONSOLE_LINES);
+        match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Starting { vm, settings, .. } => {
+                let accel = vm.driver.accel().map(|(accel, _)| accel);
+                let (answered, fall_back) = (vm.info.is_some(), kvm_by_choice(&vm, &settings));
+                end(vm).await;
+                if fall_back && !answered {
+                    let why = format!("with KVM the guest did not answer within {:?}", BOOT_LIMIT.0);
+                    tracing::warn!("{why}; trying without");
+                    return self.launch(Some(why)).await;
+                }
+                let limit = if answered { ENGINE_LIMIT } else { boot_limit(&settings, accel) };
+                self.fail(&HostError::NoAnswer { limit, console }, None);
+            }
+            State::Running { vm } => self.fail(&HostError::NoAnswer { limit: LOST_LIMIT, console }, Some(vm)),
+            State::Stopping { vm, killed: false, .. } => {
+                tracing::warn!("the guest did not stop in time and is ended");
+                vm.driver.kill();
+                self.state = State::Stopping { vm, deadline: Instant::now() + KILL_LIMIT, killed: true };
+            }
+            State::Stopping { .. } => self.off(),
+            other => self.state = other,
+        }
+    }
+
+    /// From time to time: room for a guest that stands still, logs that others write.
+    fn look(&mut self) {
+        if let Err(error) = bound(&self.home.console_log()) {
+            tracing::warn!("the console's log: {error}");
+        }
+        let folder = self.home.data();
+        if let Some(vm) = self.vm()
+            && vm.paused.is_some()
+            && sys::free_mib(&folder).is_ok_and(|free| free >= ROOM_MIB)
+        {
+            tracing::info!("there is room again: the guest goes on");
+            vm.driver.resume();
+        }
+    }
+
+    // ---- steps ----
+
+    async fn launch(&mut self, without_kvm: Option<String>) {
+        let id = self.next_vm();
+        let tell = self.tell(id);
+        self.console_from = std::fs::metadata(self.home.console_log()).map_or(0, |meta| meta.len());
+        let launched = async {
+            let settings = Settings::load(&self.home)?;
+            let driver = match settings.driver {
+                DriverKind::Qemu => {
+                    Driver::Qemu(Qemu::launch(&self.home, &settings, without_kvm, tell).await?)
+                }
+                DriverKind::Local => Driver::Local(Local::launch(&self.home, tell)?),
+            };
+            Ok::<_, HostError>((driver, settings))
+        };
+        match launched.await {
+            Ok((driver, settings)) => {
+                let accel = driver.accel().map(|(accel, _)| accel);
+                let deadline = Instant::now() + boot_limit(&settings, accel);
+                let vm = self.connect(id, driver);
+                self.state = State::Starting { vm, deadline, settings };
+            }
+            Err(error) => self.fail(&error, None),
+        }
+    }
+
+    async fn adopt(&mut self) {
+        let id = self.next_vm();
+        let tell = self.tell(id);
+        let found = match Qemu::adopt(&self.home, tell.clone()).await {
+            Some(qemu) => Some(Driver::Qemu(qemu)),
+            None => Local::adopt(&self.home, tell).await.map(Driver::Local),
+        };
+        if let Some(driver) = found {
+            let settings = Settings::load(&self.home).unwrap_or_default();
+            let accel = driver.accel().map(|(accel, _)| accel);
+            let deadline = Instant::now() + boot_limit(&settings, accel);
+            // What is not answering yet may still be booting; its deadline says when that is too long.
+            self.state = State::Starting { vm: self.connect(id, driver), deadline, settings };
+        }
+    }
+
+    fn connect(&self, id: u64, driver: Driver) -> Vm {
+        self.route.send_replace(Route::Coming);
+        let guest = match driver.channel() {
+            Channel::Link(path) => {
+                let messages = self.messages.clone();
+                let tell = move |event| send(&messages, Message::Guest(id, event));
+                Some(Guest::connect(path, self.ports.clone(), self.route.clone(), tell))
+            }
+            Channel::Socket(_) => None,
+        };
+        Vm { id, driver, guest, info: None, paused: None, lost: None }
+    }
+
+    fn tell(&self, id: u64) -> Tell {
+        let messages = self.messages.clone();
+        Arc::new(move |event| send(&messages, Message::Driver(id, event)))
+    }
+
+    /// The last of what this vm wrote to its console.
+    fn console(&self, lines: usize) -> String {
+        tail_since(&self.home.console_log(), self.console_from, lines)
+    }
+
+    fn panic_words(&self) -> Option<String> {
+        let console = self.console(PANIC_LINES);
+        console.find("Kernel panic").and_then(|at| console[at..].lines().next()).map(str::to_owned)
+    }
+
+    fn next_vm(&mut self) -> u64 {
+        self.last_vm += 1;
+        self.last_vm
+    }
+
+    fn take_vm(&mut self) -> Option<Vm> {
+        match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Starting { vm, .. } | State::Running { vm } | State::Stopping { vm, .. } => Some(vm),
+            State::Failed { vm, .. } => vm,
+            State::Stopped => None,
+        }
+    }
+
+    fn fail(&mut self, error: &HostError, vm: Option<Vm>) {
+        self.fail_with(Failure::from(error), vm);
+    }
+
+    fn fail_with(&mut self, failure: Failure, vm: Option<Vm>) {
+        tracing::error!("{}", failure.message);
+        self.route.send_replace(Route::Down);
+        if vm.is_none() {
+            self.ports.clear();
+        }
+        for reply in self.starting.drain(..) {
+            let _ = reply.send(Err(failure.clone()));
+        }
+        self.state = State::Failed { failure, vm };
+    }
+
+    fn fail_starts(&mut self, error: &HostError) {
+        for reply in self.starting.drain(..) {
+            let _ = reply.send(Err(Failure::from(error)));
+        }
+    }
+
+    /// It is off.
+    fn off(&mut self) {
+        self.state = State::Stopped;
+        self.route.send_replace(Route::Down);
+        self.ports.clear();
+        let _ = std::fs::remove_file(self.home.machine("machine.json"));
+        for reply in self.stopping.drain(..) {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    fn publish(&self) {
+        let mut status = Status::stopped(&self.home);
+        status.daemon =
+            Some(DaemonInfo { version: RELEASE.into(), build: BUILD.into(), pid: std::process::id() });
+        status.state = match &self.state {
+            State::Stopped => StateName::Stopped,
+            State::Starting { .. } => StateName::Starting,
+            State::Running { .. } => StateName::Running,
+            State::Stopping { .. } => StateName::Stopping,
+            State::Failed { .. } => StateName::Failed,
+        };
+        if let Some(vm) = self.vm() {
+            status.driver = Some(vm.driver.name().into());
+            status.pid = Some(vm.driver.pid());
+            if let Some((accel, note)) = vm.driver.accel() {
+                status.accel = Some(accel.name().into());
+                status.accel_note = note.map(one_line);
+            }
+            status.guest = vm.info.clone();
+            status.error = vm.paused.clone();
+        }
+        if let State::Failed { failure, .. } = &self.state {
+            status.error = Some(failure.clone());
+        }
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
+    }
+}
+
+/// Events come from tasks that must not wait; the queue is long enough for all that can be under way.
+fn send(messages: &mpsc::WeakSender<Message>, message: Message) {
+    if let Some(messages) = messages.upgrade()
+        && messages.try_send(message).is_err()
+    {
+        tracing::error!("the machine's owner does not keep up: an event was lost");
+    }
+}
+
+/// KVM was found to work, not asked for: it may be done without.
+fn kvm_by_choice(vm: &Vm, settings: &Settings) -> bool {
+    settings.accel == AccelChoice::Auto && vm.driver.accel().is_some_and(|(accel, _)| accel == Accel::Kvm)
+}
+
+fn boot_limit(settings: &Settings, accel: Option<Accel>) -> Duration {
+    match (settings.boot_limit_s, accel) {
+        (0, Some(Accel::Kvm)) => BOOT_LIMIT.0,
+        (0, _) => BOOT_LIMIT.1,
+        (seconds, _) => Duration::from_secs(seconds),
+    }
+}
+
+/// Ends a vm that is in the way, in order where it hears.
+async fn end(vm: Vm) {
+    let pid = vm.driver.pid();
+    let asked = vm.info.is_some()
+        && vm
+            .guest
+            .as_ref()
+            .is_some_and(|g| g.say(ToGuest::Shutdown { grace_ms: QUICK_GRACE.as_millis() as u64 }));
+    if asked {
+        gone(pid, QUICK_GRACE + STOP_SLACK).await;
+    }
+    if sys::alive(pid) {
+        vm.driver.kill();
+        gone(pid, KILL_LIMIT).await;
+    }
+}
+
+async fn gone(pid: u32, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    while sys::alive(pid) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await; // it may be another daemon's child: no event for its end
+    }
+}

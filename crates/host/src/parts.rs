@@ -1,0 +1,150 @@
+//! The parts that a machine is made of, found beside this program: the guest's image, the engine, QEMU.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::{HostError, Settings, sys};
+
+/// The format of images that this build understands.
+const FORMAT: u32 = 1;
+
+/// The guest's image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Folder with kernel, initrd and root.
+    pub folder: PathBuf,
+    /// Its build id.
+    pub build: String,
+    /// The kernel's boot arguments.
+    pub cmdline: String,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    format: u32,
+    arch: String,
+    build: String,
+    cmdline: String,
+    outputs: BTreeMap<String, Output>,
+}
+
+#[derive(Deserialize)]
+struct Output {
+    bytes: u64,
+}
+
+impl Image {
+    /// The one that belongs to this program: `CORACLE_GUEST`, or `../share/coracle/guest/<arch>` beside it.
+    pub fn find() -> Result<Self, HostError> {
+        let folder = match std::env::var_os("CORACLE_GUEST").filter(|f| !f.is_empty()) {
+            Some(folder) => folder.into(),
+            None => beside("../share/coracle/guest")?.join(arch()),
+        };
+        Self::at(&folder)
+    }
+
+    fn at(folder: &Path) -> Result<Self, HostError> {
+        let path = folder.join("manifest.json");
+        let bytes = std::fs::read(&path).map_err(|e| HostError::Image(format!("{}: {e}", path.display())))?;
+        let manifest: Manifest = serde_json::from_slice(&bytes)
+            .map_err(|e| HostError::Image(format!("{}: {e}", path.display())))?;
+        if manifest.format != FORMAT {
+            let text = format!("it has format {}, this coracle understands {FORMAT}", manifest.format);
+            return Err(HostError::Image(text));
+        }
+        if manifest.arch != arch() {
+            return Err(HostError::Image(format!(
+                "it is made for {}, this computer is {}",
+                manifest.arch,
+                arch()
+            )));
+        }
+        for name in ["kernel", "initrd", "root.erofs"] {
+            let file = folder.join(name);
+            let wanted = manifest.outputs.get(name).map(|o| o.bytes);
+            match std::fs::metadata(&file) {
+                Ok(meta) if Some(meta.len()) == wanted => {}
+                Ok(meta) => {
+                    let text =
+                        format!("{} has {} bytes, the manifest says {wanted:?}", file.display(), meta.len());
+                    return Err(HostError::Image(text));
+                }
+                Err(error) => return Err(HostError::Image(format!("{}: {error}", file.display()))),
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), build: manifest.build, cmdline: manifest.cmdline })
+    }
+}
+
+/// The engine's program, for the local driver.
+pub fn engine() -> Result<PathBuf, HostError> {
+    let path = match std::env::var_os("CORACLE_ENGINE").filter(|f| !f.is_empty()) {
+        Some(path) => path.into(),
+        None => beside("coracle-engine")?,
+    };
+    if path.is_file() { Ok(path) } else { Err(HostError::EngineMissing(path)) }
+}
+
+/// QEMU's program: the setting, `CORACLE_QEMU`, or in `PATH`.
+pub fn qemu(settings: &Settings) -> Result<PathBuf, HostError> {
+    let named = settings.qemu.clone().or_else(|| std::env::var_os("CORACLE_QEMU").map(PathBuf::from));
+    if let Some(path) = named.filter(|p| !p.as_os_str().is_empty()) {
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(HostError::QemuMissing(path.display().to_string()))
+        };
+    }
+    let name = if arch() == "arm64" { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|path| sys::is_program(path))
+        .ok_or_else(|| HostError::QemuMissing(format!("no {name} in PATH")))
+}
+
+/// Debian's name of this computer's architecture.
+pub fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
+    }
+}
+
+fn beside(path: &str) -> Result<PathBuf, HostError> {
+    let program = std::env::current_exe().map_err(HostError::io("finding", "this program"))?;
+    let folder = program.parent().unwrap_or(Path::new("/"));
+    Ok(std::path::absolute(folder.join(path)).unwrap_or_else(|_| folder.join(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(dir: &Path, manifest: &str) -> Result<Image, HostError> {
+        for name in ["kernel", "initrd", "root.erofs"] {
+            std::fs::write(dir.join(name), "1234").unwrap();
+        }
+        std::fs::write(dir.join("manifest.json"), manifest).unwrap();
+        Image::at(dir)
+    }
+
+    #[test]
+    fn an_image_that_does_not_fit_is_refused_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Image::at(dir.path()).unwrap_err().to_string().contains("manifest.json"));
+        let outputs = r#""outputs":{"kernel":{"bytes":4},"initrd":{"bytes":4},"root.erofs":{"bytes":4}}"#;
+        let of = |format: u32, arch: &str| {
+            format!(r#"{{"format":{format},"arch":"{arch}","build":"b","cmdline":"c",{outputs}}}"#)
+        };
+        assert_eq!(image(dir.path(), &of(1, arch())).unwrap().build, "b");
+        assert!(image(dir.path(), &of(2, arch())).unwrap_err().to_string().contains("format 2"));
+        assert!(image(dir.path(), &of(1, "s390x")).unwrap_err().to_string().contains("s390x"));
+        let cut = of(1, arch()).replace("\"initrd\":{\"bytes\":4}", "\"initrd\":{\"bytes\":9}");
+        assert!(image(dir.path(), &cut).unwrap_err().to_string().contains("4 bytes"));
+    }
+}

@@ -1,0 +1,346 @@
+//! Published ports: listeners on this computer, kept as the engine wants them ([`wire::ports`]).
+//!
+//! A listener stays over changes of the set, of the guest's session and of its target; connections go to the guest
+//! through whatever session is there when they come.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use link::{LinkError, Session, opened};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UdpSocket},
+    sync::{Semaphore, mpsc, watch},
+    task::{AbortHandle, JoinHandle},
+    time::timeout,
+};
+use wire::{
+    open::Open,
+    ports::{Bind, Outcome, Port, PortError, PortResult, Proto, Wanted},
+};
+
+use crate::forward::{Route, join};
+
+/// Connections that wait to be accepted, per listener.
+const BACKLOG: i32 = 1024;
+/// Connections through published ports at once, all together.
+const MAX_CONNECTIONS: usize = 2048;
+/// Peers of one UDP port at once.
+const MAX_PEERS: usize = 512;
+/// A UDP peer that says nothing this long is forgotten.
+const PEER_IDLE: Duration = Duration::from_secs(60);
+/// Datagrams of one peer that wait for the guest; more are lost, as datagrams may be.
+const PEER_QUEUE: usize = 64;
+/// A datagram's most bytes.
+const DATAGRAM: usize = 65_535;
+
+/// The listeners.
+#[derive(Clone)]
+pub struct Ports(Arc<Shared>);
+
+struct Shared {
+    open: Mutex<HashMap<String, Published>>,
+    route: watch::Receiver<Route>,
+    places: Arc<Semaphore>,
+}
+
+struct Published {
+    proto: Proto,
+    host_ip: IpAddr,
+    bound: u16,
+    target: watch::Sender<SocketAddr>,
+    task: JoinHandle<()>,
+}
+
+impl Published {
+    fn serves(&self, port: &Port) -> bool {
+        self.proto == port.proto
+            && self.host_ip == port.host_ip
+            && (port.host_port == 0 || port.host_port == self.bound)
+            && !self.task.is_finished()
+    }
+}
+
+impl Ports {
+    /// No listeners yet; connections will go by `route`.
+    pub fn new(route: watch::Receiver<Route>) -> Self {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Self(Arc::new(Shared { open: Mutex::default(), route, places }))
+    }
+
+    /// Opens and closes listeners until they are the wanted ones; bound when this returns.
+    pub async fn apply(&self, wanted: &Wanted) -> Outcome {
+        if let Err(message) = wanted.check() {
+            return Outcome::all_failed(wanted, PortError::Invalid, &message);
+        }
+        let gone: Vec<Published> = {
+            let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let by_key: HashMap<&str, &Port> = wanted.ports.iter().map(|p| (p.key.as_str(), p)).collect();
+            open.extract_if(|key, published| !by_key.get(key.as_str()).is_some_and(|p| published.serves(p)))
+                .map(|(_, published)| published)
+                .collect()
+        };
+        // A port that moves from one key to another must be free before it is bound again.
+        for published in gone {
+            published.task.abort();
+            let _ = published.task.await;
+        }
+        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let results = wanted.ports.iter().map(|port| {
+            let target = SocketAddr::new(port.target_ip, port.target_port);
+            let result = match open.get(&port.key) {
+                Some(published) => {
+                    published.target.send_if_modified(|old| std::mem::replace(old, target) != target);
+                    Bind::Ok { host_port: published.bound }
+                }
+                None => match self.publish(port, target) {
+                    Ok(published) => {
+                        let host_port = published.bound;
+                        open.insert(port.key.clone(), published);
+                        Bind::Ok { host_port }
+                    }
+                    Err(error) => failed(port, &error),
+                },
+            };
+            PortResult { key: port.key.clone(), result }
+        });
+        Outcome { generation: wanted.generation, results: results.collect() }
+    }
+
+    /// Closes every listener: the guest is off.
+    pub fn clear(&self) {
+        for (_, published) in self.0.open.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            published.task.abort();
+        }
+    }
+
+    fn publish(&self, port: &Port, target: SocketAddr) -> io::Result<Published> {
+        let (kind, protocol) = match port.proto {
+            Proto::Tcp => (Type::STREAM, Protocol::TCP),
+            Proto::Udp => (Type::DGRAM, Protocol::UDP),
+        };
+        let address = SocketAddr::new(port.host_ip, port.host_port);
+        let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?; // Docker asks for both families by two ports
+        }
+        #[cfg(unix)]
+        if port.proto == Proto::Tcp {
+            socket.set_reuse_address(true)?; // TIME_WAIT of an earlier listener; on Windows it would share the port
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::from(address))?;
+        let (sender, receiver) = watch::channel(target);
+        let (shared, bound);
+        let task = match port.proto {
+            Proto::Tcp => {
+                socket.listen(BACKLOG)?;
+                let listener = TcpListener::from_std(socket.into())?;
+                bound = listener.local_addr()?.port();
+                shared = self.0.clone();
+                tokio::spawn(tcp(listener, receiver, shared))
+            }
+            Proto::Udp => {
+                let socket = UdpSocket::from_std(socket.into())?;
+                bound = socket.local_addr()?.port();
+                shared = self.0.clone();
+                tokio::spawn(udp(socket, receiver, shared))
+            }
+        };
+        Ok(Published { proto: port.proto, host_ip: port.host_ip, bound, target: sender, task })
+    }
+}
+
+fn failed(port: &Port, error: &io::Error) -> Bind {
+    let address = SocketAddr::new(port.host_ip, port.host_port);
+    let (code, message) = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            (PortError::InUse, format!("Bind for {address} failed: port is already allocated"))
+        }
+        io::ErrorKind::PermissionDenied => (
+            PortError::Denied,
+            format!(
+                "Bind for {address} failed: permission denied (ports below 1024 need a right that coracle lacks)"
+            ),
+        ),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => {
+            (PortError::Invalid, format!("Bind for {address} failed: this computer has no such address"))
+        }
+        _ => (PortError::Unavailable, format!("Bind for {address} failed: {error}")),
+    };
+    Bind::Error { code, message }
+}
+
+fn session(route: &watch::Receiver<Route>) -> Result<Arc<Session>, LinkError> {
+    match &*route.borrow() {
+        Route::Link(session) => Ok(session.clone()),
+        Route::Down | Route::Coming | Route::Socket(_) => Err(LinkError::Closed),
+    }
+}
+
+async fn tcp(listener: TcpListener, target: watch::Receiver<SocketAddr>, shared: Arc<Shared>) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = shared.places.clone().acquire_owned().await else { return };
+        let (client, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("a published port: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+                continue;
+            }
+        };
+        let (to, route) = (*target.borrow(), shared.route.clone());
+        connections.spawn(async move {
+            let serve = async {
+                let _ = client.set_nodelay(true);
+                let stream = session(&route)?.open(&Open::Tcp { to, from: Some(from) }).await?;
+                join(client, stream).await
+            };
+            if let Err(error) = serve.await {
+                tracing::debug!("{from} to {to}: {error}");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn udp(socket: UdpSocket, target: watch::Receiver<SocketAddr>, shared: Arc<Shared>) {
+    let socket = Arc::new(socket);
+    let mut peers: HashMap<SocketAddr, (mpsc::Sender<Vec<u8>>, AbortOnDrop)> = HashMap::new();
+    let mut datagram = vec![0; DATAGRAM];
+    loop {
+        let Ok((len, from)) = socket.recv_from(&mut datagram).await else { continue };
+        if peers.get(&from).is_none_or(|(queue, _)| queue.is_closed()) {
+            peers.retain(|_, (queue, _)| !queue.is_closed());
+            if peers.len() >= MAX_PEERS {
+                continue;
+            }
+            let (queue, waiting) = mpsc::channel(PEER_QUEUE);
+            let task =
+                tokio::spawn(peer(socket.clone(), from, *target.borrow(), waiting, shared.route.clone()));
+            peers.insert(from, (queue, AbortOnDrop(task.abort_handle())));
+        }
+        if let Some((queue, _)) = peers.get(&from) {
+            let _ = queue.try_send(datagram[..len].to_vec());
+        }
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn peer(
+    socket: Arc<UdpSocket>,
+    from: SocketAddr,
+    to: SocketAddr,
+    mut waiting: mpsc::Receiver<Vec<u8>>,
+    route: watch::Receiver<Route>,
+) {
+    let serve = async {
+        let stream = session(&route)?.open(&Open::Udp { to, from: Some(from) }).await?;
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        opened(&mut reader).await?;
+        let (heard, mut hearing) = watch::channel(());
+        let out = async {
+            loop {
+                tokio::select! {
+                    datagram = waiting.recv() => {
+                        let Some(datagram) = datagram else { return Ok(()) };
+                        let mut framed = (datagram.len() as u16).to_be_bytes().to_vec();
+                        framed.extend(datagram);
+                        writer.write_all(&framed).await?;
+                        writer.flush().await?;
+                    }
+                    // Either direction keeps the peer alive.
+                    quiet = timeout(PEER_IDLE, hearing.changed()) => if quiet.is_err() { return Ok(()) },
+                }
+            }
+        };
+        let back = async {
+            let mut datagram = vec![0; DATAGRAM];
+            loop {
+                let len = usize::from(reader.read_u16().await?);
+                reader.read_exact(&mut datagram[..len]).await?;
+                let _ = socket.send_to(&datagram[..len], from).await;
+                heard.send_replace(());
+            }
+        };
+        tokio::select! { end = out => end, end = back => end }
+    };
+    let end: Result<(), LinkError> = serve.await;
+    if let Err(error) = end {
+        tracing::debug!("datagrams of {from} to {to}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(key: &str, host_port: u16) -> Port {
+        Port {
+            key: key.into(),
+            proto: Proto::Tcp,
+            host_ip: "127.0.0.1".parse().unwrap(),
+            host_port,
+            target_ip: "172.17.0.2".parse().unwrap(),
+            target_port: 80,
+        }
+    }
+
+    fn set(generation: u64, ports: &[Port]) -> Wanted {
+        Wanted { generation, ports: ports.to_vec() }
+    }
+
+    fn bound(outcome: &Outcome, at: usize) -> u16 {
+        match &outcome.results[at].result {
+            Bind::Ok { host_port } => *host_port,
+            Bind::Error { message, .. } => panic!("{message}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn listeners_are_what_is_wanted_and_no_more() {
+        let (_route, receiver) = watch::channel(Route::Down);
+        let ports = Ports::new(receiver);
+        let first = bound(&ports.apply(&set(1, &[port("a", 0)])).await, 0);
+        // Asked for any port again, or for the one it has: it keeps it.
+        assert_eq!(bound(&ports.apply(&set(2, &[port("a", 0)])).await, 0), first);
+        assert_eq!(bound(&ports.apply(&set(3, &[port("a", first), port("b", 0)])).await, 0), first);
+        // Another key that takes the port over at once.
+        assert_eq!(bound(&ports.apply(&set(4, &[port("c", first)])).await, 0), first);
+        ports.apply(&set(5, &[])).await;
+        std::net::TcpListener::bind(("127.0.0.1", first)).expect("the port is free again");
+    }
+
+    #[tokio::test]
+    async fn one_port_in_use_does_not_fail_the_others() {
+        let (_route, receiver) = watch::channel(Route::Down);
+        let ports = Ports::new(receiver);
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let number = taken.local_addr().unwrap().port();
+        let outcome = ports.apply(&set(1, &[port("a", number), port("b", 0)])).await;
+        assert!(matches!(&outcome.results[0].result,
+            Bind::Error { code: PortError::InUse, message } if message.ends_with("port is already allocated")));
+        bound(&outcome, 1);
+        drop(taken);
+        assert_eq!(bound(&ports.apply(&set(2, &[port("a", number)])).await, 0), number);
+        let mut wrong = port("w", 0);
+        wrong.host_ip = "192.0.2.1".parse().unwrap();
+        let outcome = ports.apply(&set(3, &[wrong])).await;
+        assert!(matches!(outcome.results[0].result, Bind::Error { code: PortError::Invalid, .. }));
+    }
+}

@@ -1,0 +1,191 @@
+//! Settings: one JSON file; what isn't in it has its default.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Home, HostError, home::write_whole, sys};
+
+/// Least memory of a guest, in MiB.
+const MIN_MEMORY: u64 = 512;
+/// Bounds of the default memory, in MiB.
+const DEFAULT_MEMORY: (u64, u64) = (2048, 8192);
+/// Most processors by default.
+const DEFAULT_CPUS: usize = 4;
+/// Default size of the data disk, in GiB (sparse: it takes what is used).
+const DEFAULT_DISK: u64 = 64;
+/// Bounds of the data disk's size, in GiB.
+const DISK: (u64, u64) = (1, 16 * 1024);
+
+/// How the machine is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Processors of the guest.
+    pub cpus: usize,
+    /// Memory of the guest, in MiB.
+    pub memory_mib: u64,
+    /// Size of the data disk, in GiB; it can only grow.
+    pub disk_gib: u64,
+    /// What runs the engine.
+    pub driver: DriverKind,
+    /// How QEMU runs the guest's instructions.
+    pub accel: AccelChoice,
+    /// QEMU's program, where it isn't found by itself.
+    pub qemu: Option<PathBuf>,
+    /// More boot arguments of the guest's kernel.
+    pub kernel_arguments: String,
+    /// Seconds in which the guest must answer after its start; 0: as the accelerator needs.
+    pub boot_limit_s: u64,
+}
+
+/// What runs the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverKind {
+    /// A guest under QEMU.
+    Qemu,
+    /// This Linux itself: the engine is the daemon's child.
+    Local,
+}
+
+/// How QEMU runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccelChoice {
+    /// KVM where it works, else TCG.
+    Auto,
+    /// KVM or an error.
+    Kvm,
+    /// Translated: slow, works everywhere.
+    Tcg,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(DEFAULT_CPUS));
+        let memory_mib =
+            sys::memory_mib().map_or(DEFAULT_MEMORY.0, |m| (m / 4).clamp(DEFAULT_MEMORY.0, DEFAULT_MEMORY.1));
+        Self {
+            cpus,
+            memory_mib,
+            disk_gib: DEFAULT_DISK,
+            driver: DriverKind::Qemu,
+            accel: AccelChoice::Auto,
+            qemu: None,
+            kernel_arguments: String::new(),
+            boot_limit_s: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// The home's.
+    pub fn load(home: &Home) -> Result<Self, HostError> {
+        let path = home.settings();
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let settings: Self = serde_json::from_slice(&bytes)
+                    .map_err(|e| HostError::Setting(format!("{} is not understood: {e}", path.display())))?;
+                settings.check()?;
+                Ok(settings)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(HostError::io("reading", path)(error)),
+        }
+    }
+
+    /// Every key and value.
+    pub fn all(&self) -> Vec<(String, String)> {
+        let serde_json::Value::Object(fields) = self.json() else { unreachable!("a struct is an object") };
+        fields.into_iter().map(|(key, value)| (key, plain(&value))).collect()
+    }
+
+    /// One value.
+    pub fn get(&self, key: &str) -> Result<String, HostError> {
+        let found = self.all().into_iter().find(|(k, _)| k == key);
+        found.map(|(_, value)| value).ok_or_else(|| self.unknown(key))
+    }
+
+    /// Changes one value in the home's file; takes effect with the next start.
+    pub fn set(home: &Home, key: &str, value: &str) -> Result<Self, HostError> {
+        let settings = Self::load(home)?;
+        let mut json = settings.json();
+        let field = json.get_mut(key).ok_or_else(|| settings.unknown(key))?;
+        *field = match (key, value) {
+            ("qemu", "") => serde_json::Value::Null,
+            ("cpus" | "memory-mib" | "disk-gib" | "boot-limit-s", _) => value
+                .parse::<u64>()
+                .map_err(|_| HostError::Setting(format!("{key} is a whole number, not {value:?}")))?
+                .into(),
+            _ => value.into(),
+        };
+        let new: Self = serde_json::from_value(json)
+            .map_err(|e| HostError::Setting(format!("{key} can't be {value:?}: {e}")))?;
+        new.check()?;
+        if new.disk_gib < settings.disk_gib && home.disk().exists() {
+            return Err(HostError::Shrink { now: settings.disk_gib, wanted: new.disk_gib });
+        }
+        home.create()?;
+        write_whole(&home.settings(), &serde_json::to_vec_pretty(&new).expect("settings are JSON"))?;
+        Ok(new)
+    }
+
+    fn check(&self) -> Result<(), HostError> {
+        let wrong = |text: String| Err(HostError::Setting(text));
+        if self.cpus == 0 {
+            return wrong("cpus must be 1 or more".into());
+        }
+        if self.memory_mib < MIN_MEMORY {
+            return wrong(format!("memory-mib must be {MIN_MEMORY} or more"));
+        }
+        if !(DISK.0..=DISK.1).contains(&self.disk_gib) {
+            return wrong(format!("disk-gib must be between {} and {}", DISK.0, DISK.1));
+        }
+        Ok(())
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("settings are JSON")
+    }
+
+    fn unknown(&self, key: &str) -> HostError {
+        let keys: Vec<String> = self.all().into_iter().map(|(key, _)| key).collect();
+        HostError::Setting(format!("there is no setting {key:?}; there are: {}", keys.join(", ")))
+    }
+}
+
+fn plain(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_kept_and_a_wrong_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("h"), false).unwrap();
+        Settings::set(&home, "cpus", "3").unwrap();
+        assert_eq!(Settings::load(&home).unwrap().get("cpus").unwrap(), "3");
+        assert!(Settings::set(&home, "cpus", "many").unwrap_err().to_string().contains("whole number"));
+        assert!(Settings::set(&home, "colour", "red").unwrap_err().to_string().contains("memory-mib"));
+        assert_eq!(Settings::set(&home, "driver", "vmware").unwrap_err().code(), "setting");
+        assert_eq!(Settings::set(&home, "driver", "local").unwrap().driver, DriverKind::Local);
+    }
+
+    #[test]
+    fn the_disk_never_shrinks() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("h"), false).unwrap();
+        home.create().unwrap();
+        std::fs::write(home.disk(), "").unwrap();
+        assert_eq!(Settings::set(&home, "disk-gib", "10").unwrap_err().code(), "shrink");
+        Settings::set(&home, "disk-gib", "100").unwrap();
+    }
+}

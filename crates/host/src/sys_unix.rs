@@ -1,0 +1,157 @@
+//! Linux and macOS.
+
+use std::{
+    fs, io,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    signal::unix::{Signal as Stream, SignalKind, signal},
+};
+
+/// A listener on a local socket.
+pub type Listener = UnixListener;
+/// A connection to a local socket.
+pub type Socket = UnixStream;
+
+/// Connects to a local socket.
+pub async fn connect(path: &Path) -> io::Result<Socket> {
+    UnixStream::connect(path).await
+}
+
+/// Whether somebody listens on a local socket.
+pub fn connect_now(path: &Path) -> io::Result<()> {
+    std::os::unix::net::UnixStream::connect(path).map(drop)
+}
+
+/// Listens at `path`, for this user alone; what was there is replaced (the caller holds the home's lock).
+pub fn bind_private(path: &Path) -> io::Result<Listener> {
+    // Bound under another name and renamed: nobody sees it with other rights.
+    let part = path.with_extension("new");
+    let _ = fs::remove_file(&part);
+    let listener = UnixListener::bind(&part)?;
+    fs::set_permissions(&part, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&part, path)?;
+    Ok(listener)
+}
+
+/// Makes a folder this user's alone.
+pub fn private(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+/// True for a file that may be run.
+pub fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// This computer's memory, in MiB.
+pub fn memory_mib() -> Option<u64> {
+    // SAFETY: sysconf has no preconditions.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    Some((u64::try_from(pages).ok()? * u64::try_from(size).ok()?) >> 20)
+}
+
+/// Room left for this user on the file system of `folder`, in MiB.
+pub fn free_mib(folder: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok((stat.f_bavail * stat.f_frsize) >> 20)
+}
+
+/// True while a process lives.
+pub fn alive(pid: u32) -> bool {
+    pid_of(pid).is_some_and(|pid| test_kill_process(pid).is_ok())
+}
+
+/// Asks a process to end, or makes it.
+pub fn end(pid: u32, force: bool) {
+    if let Some(pid) = pid_of(pid) {
+        let _ = kill_process(pid, if force { Signal::KILL } else { Signal::TERM });
+    }
+}
+
+fn pid_of(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+/// Spawns a program in a session of its own: it outlives this process and its terminal.
+pub fn spawn_detached(command: &mut Command) -> io::Result<Child> {
+    // SAFETY: setsid is async-signal-safe and touches nothing of the parent.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            Ok(())
+        });
+    }
+    command.stdin(Stdio::null()).spawn()
+}
+
+/// Starts the daemon, detached from everything of the caller.
+pub fn spawn_daemon(program: &Path, args: &[&str]) -> io::Result<Child> {
+    spawn_detached(
+        Command::new(program).args(args).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null()),
+    )
+}
+
+/// Signals that end the daemon.
+pub struct Signals {
+    terminate: Stream,
+    interrupt: Stream,
+}
+
+impl Signals {
+    /// From now on they are asked for instead of obeyed.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Returns when one has come.
+    pub async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Whether KVM can make a machine with a processor, or why not: opening the device says little.
+#[cfg(target_os = "linux")]
+pub fn kvm_works() -> Result<(), String> {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    const KVM_GET_API_VERSION: libc::Ioctl = 0xAE00;
+    const KVM_CREATE_VM: libc::Ioctl = 0xAE01;
+    const KVM_CREATE_VCPU: libc::Ioctl = 0xAE41;
+    const API_VERSION: i32 = 12;
+    let kvm = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .map_err(|e| format!("/dev/kvm: {e}"))?;
+    let call = |fd: i32, what: libc::Ioctl, name: &str| {
+        // SAFETY: these three take an integer argument and touch no memory of ours.
+        match unsafe { libc::ioctl(fd, what, 0) } {
+            n if n >= 0 => Ok(n),
+            _ => Err(format!("{name}: {}", io::Error::last_os_error())),
+        }
+    };
+    let version = call(kvm.as_raw_fd(), KVM_GET_API_VERSION, "KVM_GET_API_VERSION")?;
+    if version != API_VERSION {
+        return Err(format!("KVM speaks version {version}, not {API_VERSION}"));
+    }
+    // SAFETY: the calls give new descriptors that nobody else owns.
+    let machine = unsafe { OwnedFd::from_raw_fd(call(kvm.as_raw_fd(), KVM_CREATE_VM, "KVM_CREATE_VM")?) };
+    // SAFETY: as above.
+    let _cpu =
+        unsafe { OwnedFd::from_raw_fd(call(machine.as_raw_fd(), KVM_CREATE_VCPU, "KVM_CREATE_VCPU")?) };
+    Ok(())
+}
+
+/// There is no KVM here.
+#[cfg(not(target_os = "linux"))]
+pub fn kvm_works() -> Result<(), String> {
+    Err("KVM is Linux's".into())
+}
