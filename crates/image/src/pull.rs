@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rusqlite::OptionalExtension as _;
 use tokio::sync::{Semaphore, mpsc};
@@ -278,15 +279,11 @@ impl Puller {
             layer.say(progress, "Pulling fs layer", 0);
         }
         layers.sort_by_key(|l| std::cmp::Reverse(l.blob.size));
-        let mut transfers: FuturesUnordered<_> = layers
-            .into_iter()
-            .map(|layer| async move {
-                // The flight lives until the commit: pulls that come meanwhile find it.
-                let flight = self.flights.join(layer.blob.digest);
-                let landed = self.land(&flight, repository, &layer, progress).await?;
-                Ok::<_, Error>((flight, landed))
-            })
-            .collect();
+        // Boxed: among many borrowed futures the compiler loses sight of their being Send (rust#100013).
+        let mut transfers = FuturesUnordered::new();
+        for layer in layers {
+            transfers.push(self.carry(repository, layer, progress).boxed());
+        }
         let mut flights = Vec::new();
         while let Some(landed) = transfers.next().await {
             let (flight, landed) = landed?;
@@ -296,6 +293,18 @@ impl Puller {
         }
         drop(transfers);
         Ok(())
+    }
+
+    /// One layer, together with its flight, which lives until the commit: pulls that come meanwhile find it.
+    async fn carry(
+        &self,
+        repository: &Repository,
+        layer: Layer,
+        progress: &ProgressSink,
+    ) -> Result<(Arc<Flight>, Landed), Error> {
+        let flight = self.flights.join(layer.blob.digest);
+        let landed = self.land(&flight, repository, &layer, progress).await?;
+        Ok((flight, landed))
     }
 
     async fn land(

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{StreamExt, TryStreamExt};
 
 use crate::error::blocking;
 use crate::pull::Puller;
-use crate::registry::{Sent, Source};
+use crate::registry::{Repository, Sent, Source};
 use crate::spec::{Document, Manifest};
 use crate::store::{Pin, Store};
 use crate::{Credentials, Digest, Error, Progress, ProgressSink, Reference, records};
@@ -59,24 +60,12 @@ impl Puller {
         for (digest, _) in &plan.layers {
             say(Some(digest.short()), "Preparing".into(), 0, 0);
         }
-        futures_util::stream::iter(&plan.layers)
-            .map(|(digest, size)| {
-                let (repository, plan, say) = (&repository, &plan, &say);
-                async move {
-                    let path = self.store.blob_path(digest);
-                    let id = || Some(digest.short());
-                    let sent = |bytes| say(id(), "Pushing".into(), bytes, *size);
-                    let from = plan.siblings.first().map(String::as_str);
-                    let how = repository.send_blob(digest, *size, &Source::File(&path), from, &sent).await?;
-                    let words = match how {
-                        Sent::Existed => "Layer already exists".into(),
-                        Sent::Mounted => format!("Mounted from {}", from.unwrap_or_default()),
-                        Sent::Uploaded => "Pushed".into(),
-                    };
-                    say(id(), words, 0, 0);
-                    Ok::<_, Error>(())
-                }
-            })
+        // Boxed: among many borrowed futures the compiler loses sight of their being Send (rust#100013).
+        let mut transfers = Vec::new();
+        for (digest, size) in &plan.layers {
+            transfers.push(self.send_layer(&repository, *digest, *size, &plan, progress).boxed());
+        }
+        futures_util::stream::iter(transfers)
             .buffer_unordered(BLOBS_AT_ONCE)
             .try_collect::<Vec<()>>()
             .await?;
@@ -94,6 +83,31 @@ impl Puller {
         let tag = reference.tag().unwrap_or_default();
         say(None, format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size), 0, 0);
         Ok(pushed)
+    }
+
+    /// Sends one layer, or has the registry take it from a sibling repository.
+    async fn send_layer(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        size: u64,
+        plan: &Plan,
+        progress: &ProgressSink,
+    ) -> Result<(), Error> {
+        let say = |status: String, current: u64, total: u64| {
+            progress(Progress { id: Some(digest.short()), status, current, total });
+        };
+        let path = self.store.blob_path(&digest);
+        let sent = |bytes| say("Pushing".into(), bytes, size);
+        let from = plan.siblings.first().map(String::as_str);
+        let how = repository.send_blob(&digest, size, &Source::File(&path), from, &sent).await?;
+        let words = match how {
+            Sent::Existed => "Layer already exists".into(),
+            Sent::Mounted => format!("Mounted from {}", from.unwrap_or_default()),
+            Sent::Uploaded => "Pushed".into(),
+        };
+        say(words, 0, 0);
+        Ok(())
     }
 }
 

@@ -109,6 +109,12 @@ fn watch(path: &Path) -> io::Result<AsyncFd<rustix::fd::OwnedFd>> {
     sys::async_fd(fd)
 }
 
+enum Sifted {
+    Wanted(Entry),
+    LeftOut,
+    PastTheEnd,
+}
+
 /// A log being read.
 pub struct Reader {
     /// Away while a thread reads with it.
@@ -130,19 +136,8 @@ impl Reader {
     /// The next entry; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Entry>, Error> {
         loop {
-            while let Some(entry) = self.ready.pop_front() {
-                if self.options.until.is_some_and(|until| entry.time > until) {
-                    self.finished = true;
-                    self.ready.clear();
-                    return Ok(None);
-                }
-                let left_out = match entry.stream {
-                    Stream::Stdout => self.options.no_stdout,
-                    Stream::Stderr => self.options.no_stderr,
-                };
-                if !left_out && self.options.since.is_none_or(|since| entry.time >= since) {
-                    return Ok(Some(entry));
-                }
+            if let Some(entry) = self.ready() {
+                return Ok(Some(entry));
             }
             if self.finished {
                 return Ok(None);
@@ -169,6 +164,35 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// The next entry, if it has been read already: never waits.
+    pub fn ready(&mut self) -> Option<Entry> {
+        loop {
+            let entry = self.ready.pop_front()?;
+            match self.sift(entry) {
+                Sifted::Wanted(entry) => return Some(entry),
+                Sifted::LeftOut => {}
+                Sifted::PastTheEnd => return None,
+            }
+        }
+    }
+
+    /// Whether an entry is wanted; one after `until` ends the reading.
+    fn sift(&mut self, entry: Entry) -> Sifted {
+        if self.options.until.is_some_and(|until| entry.time > until) {
+            self.finished = true;
+            self.ready.clear();
+            return Sifted::PastTheEnd;
+        }
+        let left_out = match entry.stream {
+            Stream::Stdout => self.options.no_stdout,
+            Stream::Stderr => self.options.no_stderr,
+        };
+        if left_out || self.options.since.is_some_and(|since| entry.time < since) {
+            return Sifted::LeftOut;
+        }
+        Sifted::Wanted(entry)
     }
 
     /// Reads on; `false` = there is nothing more now.

@@ -149,10 +149,7 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 /// Bytes of the container's own files.
 async fn size_of(engine: &Engine, record: &Record) -> u64 {
-    let Ok(image) = record.image_id.parse() else { return 0 };
-    let Ok(rootfs) = engine.images.mount(&image, &record.id).await else { return 0 };
-    let upper = rootfs.upper;
-    tokio::task::spawn_blocking(move || crate::rootfs::bytes_below(&upper).unwrap_or(0)).await.unwrap_or(0)
+    engine.images.container_size(&record.id).await.unwrap_or(0)
 }
 
 // ---- looking ----
@@ -597,7 +594,7 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let detach_keys = detach_keys(call.get("detachKeys"))?;
     let content_type = if record.config.tty { RAW } else { MULTIPLEXED };
     let past = if call.flag("logs") {
-        Some(read_logs(&engine, &handle, LogWant { stdout, stderr, ..LogWant::default() }))
+        Some(read_logs(&engine, &handle, LogWant { stdout, stderr, ..LogWant::default() }).await?)
     } else {
         None
     };
@@ -671,47 +668,68 @@ pub async fn logs(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         tail: call.get("tail").parse().ok(),
     };
     let content_type = if record.config.tty { RAW } else { MULTIPLEXED };
-    Ok(Reply::Stream(content_type, read_logs(&engine, &handle, want)))
+    Ok(Reply::Stream(content_type, read_logs(&engine, &handle, want).await?))
 }
 
 /// The log as the client reads it: frames, or plain for a terminal.
-fn read_logs(engine: &Engine, handle: &Handle, want: LogWant) -> super::reply::ByteStream {
-    let record = handle.view().record;
-    let mut view = handle.watch();
-    let ended = async move {
-        // Ends when the container does; its task gone is the same.
-        let _ = view.wait_for(|v| !v.status.is_running()).await;
+async fn read_logs(engine: &Engine, handle: &Handle, want: LogWant) -> Result<super::reply::ByteStream> {
+    let view = handle.view();
+    let record = view.record;
+    let follow = (want.follow && view.status.is_running()).then(|| {
+        let mut view = handle.watch();
+        let ended = async move {
+            // Ends when the container does; its task gone is the same.
+            let _ = view.wait_for(|v| !v.status.is_running()).await;
+        };
+        Box::pin(ended) as runtime::logs::Ended
+    });
+    let options = runtime::logs::Options {
+        since: want.since,
+        until: want.until,
+        tail: want.tail,
+        no_stdout: !want.stdout,
+        no_stderr: !want.stderr,
     };
-    let entries = runtime::logs::read(
-        spec::log_path(engine, &record),
-        runtime::logs::ReadOptions {
-            stdout: want.stdout,
-            stderr: want.stderr,
-            since: want.since,
-            until: want.until,
-            tail: want.tail,
-            follow: want.follow && handle.view().status.is_running(),
-        },
-        ended,
-    );
-    let tty = record.config.tty;
-    let timestamps = want.timestamps;
-    Box::pin(futures_util::stream::iter(entries).map(move |entry| {
-        let entry = entry.map_err(std::io::Error::other)?;
-        let mut line = Vec::with_capacity(entry.line.len() + 48);
-        if !tty {
-            line.extend([entry.stream as u8, 0, 0, 0, 0, 0, 0, 0]);
+    let path = spec::log_path(engine, &record);
+    if !path.exists() {
+        // Never started: nothing was said.
+        return Ok(Box::pin(futures_util::stream::empty()));
+    }
+    let reader = runtime::logs::read(path, options, follow).await.map_err(|e| Error::internal(e.to_string()))?;
+    let (tty, timestamps) = (record.config.tty, want.timestamps);
+    Ok(Box::pin(futures_util::stream::unfold(Some(reader), move |reader| async move {
+        let mut reader = reader?;
+        let mut piece = Vec::new();
+        // Many lines a piece: each costs the connection a chunk.
+        while piece.len() < LOG_PIECE {
+            if piece.is_empty() {
+                match reader.next().await {
+                    Ok(Some(entry)) => write_entry(&mut piece, &entry, tty, timestamps),
+                    Ok(None) => return None,
+                    Err(e) => return Some((Err(std::io::Error::other(e.to_string())), None)),
+                }
+            } else if let Some(entry) = reader.ready() {
+                write_entry(&mut piece, &entry, tty, timestamps);
+            } else {
+                break;
+            }
         }
-        if timestamps {
-            line.extend(format!("{} ", time::format(entry.time)).as_bytes());
-        }
-        line.extend(&entry.line);
-        if !tty {
-            let length = u32::try_from(line.len() - 8).map_err(std::io::Error::other)?;
-            line[4..8].copy_from_slice(&length.to_be_bytes());
-        }
-        Ok(Bytes::from(line))
-    }))
+        Some((Ok(Bytes::from(piece)), Some(reader)))
+    })))
+}
+
+/// Bytes of log gathered before they are sent, where more is ready.
+const LOG_PIECE: usize = 64 << 10;
+
+fn write_entry(out: &mut Vec<u8>, entry: &runtime::logs::Entry, tty: bool, timestamps: bool) {
+    let stamp = if timestamps { format!("{} ", entry.timestamp()) } else { String::new() };
+    if !tty {
+        let length = (stamp.len() + entry.line.len()) as u32;
+        out.extend([entry.stream.number(), 0, 0, 0]);
+        out.extend(length.to_be_bytes());
+    }
+    out.extend(stamp.as_bytes());
+    out.extend(&entry.line);
 }
 
 #[cfg(test)]
