@@ -231,11 +231,6 @@ impl Images {
     pub async fn unmount_and_discard(&self, key: &str) -> Result<(), Error> {
         mount::check_key(key)?;
         let (store, key) = (self.store.clone(), key.to_string());
-        blocking(move || {
-            store.discard(&key)?;
-            // Its image may have been removed before it.
-            store.collect().map(|_| ())
-        })
-        .await
+        blocking(move || store.discard(&key)).await
     }
 }
