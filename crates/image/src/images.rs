@@ -105,10 +105,10 @@ impl Images {
     /// Gives an image another name; a name in use moves.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`]; [`Error::Reference`] for a target with a digest.
+    /// [`Error::NoSuchImage`]; [`Error::Invalid`] for a target with a digest.
     pub async fn tag(&self, source: &str, target: &Reference) -> Result<(), Error> {
         if target.digest().is_some() || target.tag().is_none() {
-            return Err(Error::Reference(": refusing to create a tag with a digest reference"));
+            return Err(Error::Invalid("refusing to create a tag with a digest reference".into()));
         }
         let (store, source, name) = (self.store.clone(), source.to_string(), target.to_string());
         blocking(move || {
