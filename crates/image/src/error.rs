@@ -29,7 +29,7 @@ pub enum Code {
 pub enum Error {
     /// Not an image reference.
     #[error("invalid reference format{0}")]
-    Reference(&'static str),
+    Reference(std::borrow::Cow<'static, str>),
     /// No image of this name or ID.
     #[error("No such image: {0}")]
     NoSuchImage(String),

@@ -105,10 +105,10 @@ impl Images {
     /// Gives an image another name; a name in use moves.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`]; [`Error::Reference`] for a target with a digest.
+    /// [`Error::NoSuchImage`]; [`Error::Invalid`] for a target with a digest.
     pub async fn tag(&self, source: &str, target: &Reference) -> Result<(), Error> {
         if target.digest().is_some() || target.tag().is_none() {
-            return Err(Error::Reference(": refusing to create a tag with a digest reference"));
+            return Err(Error::Invalid("refusing to create a tag with a digest reference".into()));
         }
         let (store, source, name) = (self.store.clone(), source.to_string(), target.to_string());
         blocking(move || {
@@ -231,11 +231,6 @@ impl Images {
     pub async fn unmount_and_discard(&self, key: &str) -> Result<(), Error> {
         mount::check_key(key)?;
         let (store, key) = (self.store.clone(), key.to_string());
-        blocking(move || {
-            store.discard(&key)?;
-            // Its image may have been removed before it.
-            store.collect().map(|_| ())
-        })
-        .await
+        blocking(move || store.discard(&key)).await
     }
 }

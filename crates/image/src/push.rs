@@ -53,9 +53,9 @@ impl Puller {
         let say = |id: Option<String>, status: String, current: u64, total: u64| {
             progress(Progress { id, status, current, total });
         };
+        say(None, format!("The push refers to repository [{}]", reference.familiar_name()), 0, 0);
         let (store, name) = (self.store.clone(), reference.clone());
         let plan = blocking(move || plan(&store, &name)).await?;
-        say(None, format!("The push refers to repository [{}]", reference.familiar_name()), 0, 0);
         let repository = self.registries.repository(reference, options.auth).for_push().await?;
         for (digest, _) in &plan.layers {
             say(Some(digest.short()), "Preparing".into(), 0, 0);

@@ -315,3 +315,45 @@ async fn progress_is_in_dockers_words_and_order() {
     images.pull(&reference, PullOptions::default(), again.sink()).await.unwrap();
     assert_eq!(again.lines()[2], format!("Status: Image is up to date for {}/app:latest", server.host));
 }
+
+#[tokio::test]
+async fn when_the_fetching_pull_is_cancelled_the_waiting_one_takes_over() {
+    let (place, image) = (Place::new(), long());
+    let (layer, data) = (Digest::of(&image.layers[0]).to_string(), image.layers[0].clone());
+    let started = Arc::new(tokio::sync::Notify::new());
+    let (notify, first) = (started.clone(), AtomicBool::new(true));
+    let server = Server::image(image.clone(), move |a, _| {
+        (a.path.ends_with(&layer) && first.swap(false, Ordering::SeqCst)).then(|| {
+            notify.notify_one();
+            Answer { claimed: Some(data.len()), stall: true, ..Answer::new(200, &data[..data.len() / 2]) }
+        })
+    })
+    .await;
+    let images = place.open();
+    let reference = |tag: &str| Reference::parse(&format!("{}/app:{tag}", server.host)).unwrap();
+    let (one, two) = (reference("one"), reference("two"));
+    let mut cancelled = Box::pin(images.pull(&one, PullOptions::default(), silent()));
+    tokio::select! {
+        done = &mut cancelled => panic!("{done:?}"),
+        () = started.notified() => {}
+    }
+    let recorded = Recorded::default();
+    let mut waiting = Box::pin(images.pull(&two, PullOptions::default(), recorded.sink()));
+    // Polled until it waits for the other's transfer.
+    while recorded.count("Pulling fs layer") == 0 {
+        tokio::select! {
+            done = &mut waiting => panic!("{done:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    drop(cancelled);
+    assert_eq!(waiting.await.unwrap().id, image.id());
+    assert_eq!(images.list().await.unwrap().len(), 1);
+    for _ in 0..500 {
+        if place.names("ingest").is_empty() && place.names("layers").len() == 1 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("left behind: {:?} {:?}", place.names("ingest"), place.names("layers"));
+}

@@ -219,6 +219,8 @@ fn client(verify: bool) -> Result<Client, Error> {
         .redirect(redirects)
         .connect_timeout(CONNECT)
         .read_timeout(SILENCE)
+        // A fixed 64 KiB window would bound a layer's speed by the distance to the registry.
+        .http2_adaptive_window(true)
         .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|e| failed(&e))

@@ -416,12 +416,20 @@ impl Store {
         Ok(freed)
     }
 
-    /// Ends the record of a container's root file system and removes its folders.
+    /// Ends the record of a container's root file system and removes its folders, and the content that only it held.
     pub(crate) fn discard(&self, key: &str) -> Result<(), Error> {
         let path = self.container_path(key);
-        let (id, trash) = {
+        let (id, trash, last_user) = {
             let mut db = lock(&self.writer);
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // A collection looks at everything: only where the image went before its container.
+            let last_user = tx
+                .prepare_cached(
+                    "SELECT 1 FROM image_mount WHERE key = ?1
+                     AND manifest NOT IN (SELECT digest FROM image_target)
+                     AND NOT EXISTS (SELECT 1 FROM image_child JOIN image_target ON digest = parent WHERE child = manifest)",
+                )?
+                .exists([key])?;
             tx.prepare_cached("DELETE FROM image_mount WHERE key = ?1")?.execute([key])?;
             tx.prepare_cached("DELETE FROM image_mount_layer WHERE key = ?1")?.execute([key])?;
             tx.prepare_cached("INSERT INTO image_lease(path) VALUES(?1)")?
@@ -435,10 +443,14 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(Error::os("rename", &path, e)),
             }
-            (id, trash)
+            (id, trash, last_user)
         };
         remove_path(&trash)?;
-        self.end_lease(id)
+        self.end_lease(id)?;
+        if last_user {
+            self.collect()?;
+        }
+        Ok(())
     }
 
     fn end_lease(&self, id: i64) -> Result<(), Error> {
