@@ -20,12 +20,48 @@ struct Tool {
 
 /// Every tool of the end-to-end tests. The suites are those whose versions the tests speak of.
 const TOOLS: &[Tool] = &[
-    Tool { variable: "CORACLE_TEST_REGISTRY", suite: "trixie", packages: &["docker-registry"], program: "/usr/bin/docker-registry", closure: true },
-    Tool { variable: "CORACLE_TEST_BUSYBOX", suite: "trixie", packages: &["busybox-static"], program: "/usr/bin/busybox", closure: true },
-    Tool { variable: "CORACLE_TEST_DOCKER_20", suite: "bookworm", packages: &["docker.io"], program: "/usr/bin/docker", closure: false },
-    Tool { variable: "CORACLE_TEST_DOCKER_26", suite: "trixie", packages: &["docker-cli"], program: "/usr/bin/docker", closure: true },
-    Tool { variable: "CORACLE_TEST_DOCKER", suite: "forky", packages: &["docker-cli"], program: "/usr/bin/docker", closure: true },
-    Tool { variable: "CORACLE_TEST_NFT", suite: "bookworm", packages: &["nftables"], program: "/usr/sbin/nft", closure: true },
+    Tool {
+        variable: "CORACLE_TEST_REGISTRY",
+        suite: "trixie",
+        packages: &["docker-registry"],
+        program: "/usr/bin/docker-registry",
+        closure: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_BUSYBOX",
+        suite: "trixie",
+        packages: &["busybox-static"],
+        program: "/usr/bin/busybox",
+        closure: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_DOCKER_20",
+        suite: "bookworm",
+        packages: &["docker.io"],
+        program: "/usr/bin/docker",
+        closure: false,
+    },
+    Tool {
+        variable: "CORACLE_TEST_DOCKER_26",
+        suite: "trixie",
+        packages: &["docker-cli"],
+        program: "/usr/bin/docker",
+        closure: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_DOCKER",
+        suite: "forky",
+        packages: &["docker-cli"],
+        program: "/usr/bin/docker",
+        closure: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_NFT",
+        suite: "bookworm",
+        packages: &["nftables"],
+        program: "/usr/sbin/nft",
+        closure: true,
+    },
 ];
 
 /// Fetches what is missing; answers the environment that names the tools to tests.

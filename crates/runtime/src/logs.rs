@@ -40,6 +40,16 @@ pub enum Stream {
     Stderr,
 }
 
+impl Stream {
+    /// Its number in Docker's frames.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Stdout => 1,
+            Self::Stderr => 2,
+        }
+    }
+}
+
 /// One entry of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

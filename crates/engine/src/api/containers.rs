@@ -44,7 +44,8 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let body: Value = call.json().await?;
     let config: Config = super::go_json::from_value(body.clone())?;
     let CreateBody { host_config, networking_config } = super::go_json::from_value(body)?;
-    if config.image.is_empty() && config.cmd.is_none() && config.entrypoint.is_none() && config.env.is_empty() {
+    if config.image.is_empty() && config.cmd.is_none() && config.entrypoint.is_none() && config.env.is_empty()
+    {
         return Err(Error::invalid("config cannot be empty in order to create a container"));
     }
     let name = (!name.is_empty()).then_some(name.as_str());
@@ -64,7 +65,9 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 fn signal(call: &Call) -> Result<Option<i32>> {
     match call.get("signal") {
         "" => Ok(None),
-        text => make::parse_signal(text).map(Some).ok_or_else(|| Error::invalid(format!("Invalid signal: {text}"))),
+        text => make::parse_signal(text)
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("Invalid signal: {text}"))),
     }
 }
 
@@ -130,7 +133,9 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         let view = handle.view();
         let idle = matches!(view.status, Status::Created | Status::Exited);
         let old = filters.any("until", |u| {
-            time::parse_point(u).zip(time::parse(&view.record.created)).is_some_and(|(until, made)| made < until)
+            time::parse_point(u)
+                .zip(time::parse(&view.record.created))
+                .is_some_and(|(until, made)| made < until)
         });
         if !idle || !old || !filters.labels(&view.record.config.labels) {
             continue;
@@ -254,7 +259,11 @@ pub async fn summary(engine: &Engine, view: &View, size: bool) -> Value {
 }
 
 fn network_mode(record: &Record) -> &str {
-    if matches!(record.host.network_mode.as_str(), "" | "default") { "bridge" } else { &record.host.network_mode }
+    if matches!(record.host.network_mode.as_str(), "" | "default") {
+        "bridge"
+    } else {
+        &record.host.network_mode
+    }
 }
 
 /// The command as a shell would take it, as dockerd shows it.
@@ -267,16 +276,20 @@ fn command_line(record: &Record) -> String {
 }
 
 const LIST_FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network", "publish", "since",
-    "status", "volume",
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network",
+    "publish", "since", "status", "volume",
 ];
 
 pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(LIST_FILTERS)?;
     let limit: Option<i64> = call.number("limit")?;
     let limit = limit.filter(|l| *l > 0);
-    let all = call.flag("all") || limit.is_some() || !filters.values("status").is_empty() || !filters.values("exited").is_empty();
-    let created = |reference: &str| engine.containers.find(reference).map(|h| h.view().record.created.clone());
+    let all = call.flag("all")
+        || limit.is_some()
+        || !filters.values("status").is_empty()
+        || !filters.values("exited").is_empty();
+    let created =
+        |reference: &str| engine.containers.find(reference).map(|h| h.view().record.created.clone());
     let since = filters.values("since").first().map(|r| created(r)).transpose()?;
     let before = filters.values("before").first().map(|r| created(r)).transpose()?;
     let mut views: Vec<View> = engine.containers.list().iter().map(Handle::view).collect();
@@ -328,13 +341,21 @@ fn keeps(engine: &Engine, filters: &Filters, view: &View) -> bool {
         && filters.any("exited", |v| matches!(view.status, Status::Exited) && v == exited())
         && filters.any("health", |v| v == "none")
         && filters.any("network", |v| {
-            record.networks.contains_key(v) || engine.networks.find(v).is_ok_and(|n| record.networks.contains_key(&n.name))
+            record.networks.contains_key(v)
+                || engine.networks.find(v).is_ok_and(|n| record.networks.contains_key(&n.name))
         })
         && filters.any("volume", |v| {
-            record.mounts.iter().any(|m| m.volume.as_deref() == Some(v) || m.destination == std::path::Path::new(v))
+            record
+                .mounts
+                .iter()
+                .any(|m| m.volume.as_deref() == Some(v) || m.destination == std::path::Path::new(v))
         })
-        && filters.any("publish", |v| record.last.ports.iter().any(|p| p.port == v || p.port.split('/').next() == Some(v)))
-        && filters.any("expose", |v| record.config.exposed_ports.keys().any(|p| p == v || p.split('/').next() == Some(v)))
+        && filters.any("publish", |v| {
+            record.last.ports.iter().any(|p| p.port == v || p.port.split('/').next() == Some(v))
+        })
+        && filters.any("expose", |v| {
+            record.config.exposed_ports.keys().any(|p| p == v || p.split('/').next() == Some(v))
+        })
         && filters.any("is-task", |v| matches!(v, "0" | "false"))
         && filters.labels(&record.config.labels)
 }
@@ -415,9 +436,10 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 pub fn running(handle: &Handle) -> Result<(Arc<Record>, runtime::Container)> {
     let view = handle.view();
     match view.status {
-        Status::Running { paused: true, .. } => {
-            Err(Error::conflict(format!("Container {} is paused, unpause the container before exec", view.record.id)))
-        }
+        Status::Running { paused: true, .. } => Err(Error::conflict(format!(
+            "Container {} is paused, unpause the container before exec",
+            view.record.id
+        ))),
         Status::Running { container, .. } => Ok((view.record, container)),
         Status::Restarting => Err(Error::conflict(format!(
             "Container {} is restarting, wait until the container is running",
@@ -457,8 +479,11 @@ fn process_row(pid: u32) -> Option<Vec<String>> {
         n => format!("pts/{}", n & 0xff),
     };
     let raw = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<String> =
-        raw.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+    let words: Vec<String> = raw
+        .split(|b| *b == 0)
+        .filter(|w| !w.is_empty())
+        .map(|w| String::from_utf8_lossy(w).into_owned())
+        .collect();
     let command = if words.is_empty() {
         format!("[{}]", stat.split_once('(')?.1.rsplit_once(')')?.0)
     } else {
@@ -481,7 +506,11 @@ pub async fn resize(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let (rows, columns) = size(&call)?;
     let (_, container) = running(&handle)?;
     container.resize(rows, columns).await.map_err(|e| Error::internal(e.to_string()))?;
-    engine.container_event(&handle.view().record, "resize", &[("height", rows.to_string()), ("width", columns.to_string())]);
+    engine.container_event(
+        &handle.view().record,
+        "resize",
+        &[("height", rows.to_string()), ("width", columns.to_string())],
+    );
     Ok(Reply::Empty(StatusCode::OK))
 }
 
@@ -508,7 +537,9 @@ pub async fn wait(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         "application/json",
         async_stream(move |out| async move {
             let reached = |v: &View| match condition {
-                Until::NotRunning => !matches!(v.status, Status::Running { .. } | Status::Restarting | Status::Created),
+                Until::NotRunning => {
+                    !matches!(v.status, Status::Running { .. } | Status::Restarting | Status::Created)
+                }
                 Until::NextExit => v.exits > seen || matches!(v.status, Status::Removed),
                 Until::Removed => matches!(v.status, Status::Removed),
             };
@@ -587,7 +618,10 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let view = handle.view();
     let record = view.record;
     if matches!(view.status, Status::Running { paused: true, .. }) {
-        return Err(Error::conflict(format!("container {} is paused, unpause the container before attach", record.id)));
+        return Err(Error::conflict(format!(
+            "container {} is paused, unpause the container before attach",
+            record.id
+        )));
     }
     let stream = call.flag("stream");
     let (stdin, stdout, stderr) = (call.flag("stdin"), call.flag("stdout"), call.flag("stderr"));
@@ -656,7 +690,9 @@ pub async fn logs(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     let point = |name: &str| match call.get(name) {
         "" | "0" => Ok(None),
-        text => time::parse_point(text).map(Some).ok_or_else(|| Error::invalid(format!("invalid value for \"{name}\": {text}"))),
+        text => time::parse_point(text)
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("invalid value for \"{name}\": {text}"))),
     };
     let want = LogWant {
         stdout,
@@ -695,7 +731,8 @@ async fn read_logs(engine: &Engine, handle: &Handle, want: LogWant) -> Result<su
         // Never started: nothing was said.
         return Ok(Box::pin(futures_util::stream::empty()));
     }
-    let reader = runtime::logs::read(path, options, follow).await.map_err(|e| Error::internal(e.to_string()))?;
+    let reader =
+        runtime::logs::read(path, options, follow).await.map_err(|e| Error::internal(e.to_string()))?;
     let (tty, timestamps) = (record.config.tty, want.timestamps);
     Ok(Box::pin(futures_util::stream::unfold(Some(reader), move |reader| async move {
         let mut reader = reader?;

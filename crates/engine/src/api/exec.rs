@@ -42,7 +42,9 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let body: StartBody = call.json_or_default().await?;
     match exec.state() {
         ExecState::Created => {}
-        ExecState::Running(_) => return Err(Error::conflict(format!("exec command {} is already running", exec.id))),
+        ExecState::Running(_) => {
+            return Err(Error::conflict(format!("exec command {} is already running", exec.id)));
+        }
         ExecState::Exited { .. } => {
             return Err(Error::conflict(format!("exec command {} has already run", exec.id)));
         }
@@ -124,7 +126,12 @@ fn not_started(exec: &Exec, e: runtime::Error, tty: bool, detach: bool) -> Resul
 }
 
 /// Notes the exec's end when it comes.
-fn watch(engine: &Arc<Engine>, exec: &Arc<Exec>, record: Arc<crate::container::Record>, started: Arc<runtime::Exec>) {
+fn watch(
+    engine: &Arc<Engine>,
+    exec: &Arc<Exec>,
+    record: Arc<crate::container::Record>,
+    started: Arc<runtime::Exec>,
+) {
     let (owner, exec) = (engine.clone(), exec.clone());
     engine.tasks.spawn(async move {
         let code = match started.wait().await {
@@ -145,7 +152,9 @@ fn failed(e: runtime::Error) -> Error {
     let message = format!("OCI runtime exec failed: exec failed: unable to start container process: {e}");
     let code = match e.code() {
         runtime::Code::NotRunning => Code::Conflict,
-        runtime::Code::NotFound | runtime::Code::NotExecutable | runtime::Code::InvalidArgument => Code::InvalidArgument,
+        runtime::Code::NotFound | runtime::Code::NotExecutable | runtime::Code::InvalidArgument => {
+            Code::InvalidArgument
+        }
         _ => Code::Internal,
     };
     Error { code, message }

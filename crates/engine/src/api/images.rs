@@ -145,7 +145,11 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         digest if digest.contains(':') => format!("{name}@{digest}"),
         tag => format!("{name}:{tag}"),
     };
-    if tag.is_empty() && call.get("tag").is_empty() && !text.contains('@') && !text.rsplit('/').next().is_some_and(|l| l.contains(':')) {
+    if tag.is_empty()
+        && call.get("tag").is_empty()
+        && !text.contains('@')
+        && !text.rsplit('/').next().is_some_and(|l| l.contains(':'))
+    {
         // `docker pull -a`: the client leaves the tag out. Old clients mean all tags too.
         return Err(Error::not_implemented("pulling all tags of a repository is not there yet: name one"));
     }
@@ -231,7 +235,9 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             && since.iter().all(|n| at > created[n])
             && before.iter().all(|n| at < created[n])
             && filters.any("until", |u| {
-                time::parse_point(u).and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).is_some_and(|d| at < d.as_secs() as i64)
+                time::parse_point(u)
+                    .and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok())
+                    .is_some_and(|d| at < d.as_secs() as i64)
             })
     });
     Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size")).await))
@@ -357,14 +363,18 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let space = pruned.space_reclaimed;
     let removed = told(&engine, pruned.removed, "");
     let nothing = removed.as_array().is_none_or(Vec::is_empty);
-    Ok(Reply::json(json!({ "ImagesDeleted": if nothing { Value::Null } else { removed }, "SpaceReclaimed": space })))
+    Ok(Reply::json(
+        json!({ "ImagesDeleted": if nothing { Value::Null } else { removed }, "SpaceReclaimed": space }),
+    ))
 }
 
 pub async fn push(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let name = call.param(0);
     let text = match call.get("tag") {
         "" if !name.rsplit('/').next().is_some_and(|l| l.contains(':')) => {
-            return Err(Error::not_implemented("pushing all tags of a repository is not there yet: name one"));
+            return Err(Error::not_implemented(
+                "pushing all tags of a repository is not there yet: name one",
+            ));
         }
         "" => name.to_owned(),
         tag => format!("{name}:{tag}"),

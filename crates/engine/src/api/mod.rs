@@ -45,7 +45,10 @@ const DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
 pub async fn listen(path: &Path) -> Result<UnixListener> {
     // A longer path cannot be bound: sun_path has 108 bytes on Linux, 104 elsewhere.
     if path.as_os_str().len() > 104 {
-        return Err(Error::invalid(format!("{}: a socket's path may have 104 bytes at most", path.display())));
+        return Err(Error::invalid(format!(
+            "{}: a socket's path may have 104 bytes at most",
+            path.display()
+        )));
     }
     if tokio::net::UnixStream::connect(path).await.is_ok() {
         return Err(Error::conflict(format!("{} is served by another engine already", path.display())));
@@ -57,7 +60,8 @@ pub async fn listen(path: &Path) -> Result<UnixListener> {
     if let Some(folder) = path.parent() {
         tokio::fs::create_dir_all(folder).await?;
     }
-    let listener = UnixListener::bind(path).map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
+    let listener =
+        UnixListener::bind(path).map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
 }

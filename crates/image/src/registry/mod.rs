@@ -391,7 +391,7 @@ impl Repository {
     ) -> Result<Response, Error> {
         let url = self.url(endpoint, path);
         let response = self
-            .exchange(endpoint, &url, async |client| {
+            .exchange(endpoint, &url, |client| {
                 let mut request = client.request(method.clone(), &url);
                 if let Some(accept) = accept {
                     request = request.header(ACCEPT, accept);
@@ -409,19 +409,19 @@ impl Repository {
         format!("{}/v2/{}/{path}", endpoint.base, self.reference.path())
     }
 
-    /// Sends what `build` makes, answering one challenge and trying again where the server is at fault. Returns any
+    /// Sends what `build` makes (a plain function: an async one would not be known to be Send), answering one challenge and trying again where the server is at fault. Returns any
     /// other answer, also a refusal.
     async fn exchange(
         &self,
         endpoint: &Endpoint,
         url: &str,
-        build: impl AsyncFn(&Client) -> Result<reqwest::RequestBuilder, Error>,
+        build: impl Fn(&Client) -> Result<reqwest::RequestBuilder, Error> + Send + Sync,
     ) -> Result<Response, Error> {
         let client = self.registries.client(endpoint)?;
         let mut attempt = 0;
         let mut authorised = false;
         loop {
-            let mut request = build(client).await?;
+            let mut request = build(client)?;
             let token = self.tokens.lock().unwrap_or_else(|e| e.into_inner()).get(&endpoint.base).cloned();
             // An upload may be sent elsewhere: the token is not for there.
             if let Some(token) = token.filter(|_| host_of(url) == host_of(&endpoint.base)) {

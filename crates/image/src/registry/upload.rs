@@ -33,7 +33,7 @@ impl Repository {
         let mut last = None;
         for endpoint in &self.endpoints {
             let url = format!("{}/v2/", endpoint.base);
-            match self.exchange(endpoint, &url, async |client| Ok(client.get(&url))).await {
+            match self.exchange(endpoint, &url, |client| Ok(client.get(&url))).await {
                 Ok(_) => {
                     let endpoint = endpoint.clone();
                     self.endpoints = vec![endpoint];
@@ -63,7 +63,7 @@ impl Repository {
         let endpoint = self.endpoint()?;
         let path = format!("blobs/{digest}");
         let url = self.url(endpoint, &path);
-        let head = self.exchange(endpoint, &url, async |client| Ok(client.head(&url))).await?;
+        let head = self.exchange(endpoint, &url, |client| Ok(client.head(&url))).await?;
         match head.status() {
             status if status.is_success() => return Ok(Sent::Existed),
             StatusCode::NOT_FOUND => {}
@@ -74,7 +74,7 @@ impl Repository {
             start = format!("{start}?mount={digest}&from={from}");
         }
         let begun = self
-            .exchange(endpoint, &start, async |client| Ok(client.post(&start).header(CONTENT_LENGTH, 0)))
+            .exchange(endpoint, &start, |client| Ok(client.post(&start).header(CONTENT_LENGTH, 0)))
             .await?;
         match begun.status() {
             StatusCode::CREATED => return Ok(Sent::Mounted),
@@ -85,39 +85,13 @@ impl Repository {
         target.query_pairs_mut().append_pair("digest", &digest.to_string());
         let url = target.to_string();
         let done = self
-            .exchange(endpoint, &url, async |client| {
-                self.body(client, Method::PUT, &url, size, source, sent).await
-            })
+            .exchange(endpoint, &url, |client| body(client, Method::PUT, &url, size, source, sent))
             .await?;
         if done.status() == StatusCode::CREATED {
             Ok(Sent::Uploaded)
         } else {
             Err(self.push_refusal(done, "blobs/uploads/").await)
         }
-    }
-
-    async fn body(
-        &self,
-        client: &Client,
-        method: Method,
-        url: &str,
-        size: u64,
-        source: &Source<'_>,
-        sent: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<reqwest::RequestBuilder, Error> {
-        sent(0);
-        let body = match source {
-            Source::Bytes(data) => Body::from(data.to_vec()),
-            Source::File(path) => {
-                let file = tokio::fs::File::open(path).await.map_err(|e| Error::os("open", path, e))?;
-                Body::wrap_stream(ReaderStream::with_capacity(file, CHUNK))
-            }
-        };
-        Ok(client
-            .request(method, url)
-            .header(CONTENT_TYPE, "application/octet-stream")
-            .header(CONTENT_LENGTH, size)
-            .body(body))
     }
 
     /// Sends an index or manifest under the reference's tag, or by its digest.
@@ -131,7 +105,7 @@ impl Repository {
         let path = format!("manifests/{target}");
         let url = self.url(endpoint, &path);
         let done = self
-            .exchange(endpoint, &url, async |client| {
+            .exchange(endpoint, &url, |client| {
                 Ok(client.put(&url).header(CONTENT_TYPE, media_type).body(data.to_vec()))
             })
             .await?;
@@ -158,4 +132,28 @@ impl Repository {
             other => other,
         }
     }
+}
+
+/// A request with a blob as its body.
+fn body(
+    client: &Client,
+    method: Method,
+    url: &str,
+    size: u64,
+    source: &Source<'_>,
+    sent: &(dyn Fn(u64) + Send + Sync),
+) -> Result<reqwest::RequestBuilder, Error> {
+    sent(0);
+    let body = match source {
+        Source::Bytes(data) => Body::from(data.to_vec()),
+        Source::File(path) => {
+            let file = std::fs::File::open(path).map_err(|e| Error::os("open", path, e))?;
+            Body::wrap_stream(ReaderStream::with_capacity(tokio::fs::File::from_std(file), CHUNK))
+        }
+    };
+    Ok(client
+        .request(method, url)
+        .header(CONTENT_TYPE, "application/octet-stream")
+        .header(CONTENT_LENGTH, size)
+        .body(body))
 }
