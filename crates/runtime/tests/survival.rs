@@ -102,3 +102,14 @@ async fn folders_with_long_names_do() {
     let Some(machine) = machine_in(&"long/".repeat(40)) else { return };
     assert_eq!(machine.run(machine.bundle(&["true"])).await.0.code, 0);
 }
+
+#[tokio::test]
+async fn an_id_in_use_is_refused_and_its_container_lives_on() {
+    let Some(machine) = machine() else { return };
+    let container = started(&machine, machine.bundle(&["sleep", "1000"])).await;
+    let mut second = machine.bundle(&["true"]);
+    second.id = container.id().to_owned();
+    assert_eq!(machine.runtime.create(second).await.unwrap_err().code(), runtime::Code::InvalidArgument);
+    assert!(container.pids().await.contains(&container.pid()));
+    container.delete().await.unwrap();
+}

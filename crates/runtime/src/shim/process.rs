@@ -224,9 +224,6 @@ fn prepare(process: &ProcessPlan) -> Step<Option<Vec<u8>>> {
         // Not dumpable, /proc/self belongs to root: that we still are.
         write_proc(CWD, "/proc/self/oom_score_adj", &score.to_string())?;
     }
-    for (resource, soft, hard) in &process.rlimits {
-        sys::setrlimit(*resource, *soft, *hard).doing(|| format!("error setting rlimit type {resource}"))?;
-    }
     match &process.seccomp {
         Some(file) => std::fs::read(file).map(Some).doing(|| "cannot read the seccomp filter".into()),
         None => Ok(None),
@@ -288,6 +285,10 @@ fn become_program(
     let master = connect_stdio(process, terminal, stdio, root.as_fd())?;
     sys::close_on_exec_from(3).doing(|| "cannot mark descriptors close-on-exec".into())?;
     drop(root);
+    // As late as privileges allow: a small limit on open files must not break the set-up.
+    for (resource, soft, hard) in &process.rlimits {
+        sys::setrlimit(*resource, *soft, *hard).doing(|| format!("error setting rlimit type {resource}"))?;
+    }
 
     // Without no_new_privs only CAP_SYS_ADMIN may load a filter: it must come before that capability goes.
     if let Some(filter) = filter.filter(|_| !process.no_new_privileges) {
