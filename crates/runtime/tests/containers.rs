@@ -73,7 +73,7 @@ async fn commands_that_cannot_run_are_told_in_runcs_words() {
         ("nope", Code::NotFound, "exec: \"nope\": executable file not found in $PATH"),
         ("/x", Code::NotFound, "exec: \"/x\": stat /x: no such file or directory"),
         ("/etc/passwd", Code::NotExecutable, "exec: \"/etc/passwd\": permission denied"),
-        ("/etc", Code::NotExecutable, "exec: \"/etc\": is a directory"),
+        ("/etc", Code::NotExecutable, "exec: \"/etc\": is a directory: permission denied"),
     ] {
         let error = machine.runtime.create(machine.bundle(&[command])).await.unwrap_err();
         assert_eq!((error.code(), error.to_string().as_str()), (code, words));
@@ -119,4 +119,20 @@ async fn a_terminal_is_one() {
     let text = read_all(attachment, true).await;
     assert!(text.contains("40 132\r\n") && text.contains("got word"), "{text:?}");
     container.delete().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_kernel_cannot_execute_starts_and_exits_with_255_as_in_docker() {
+    let Some(machine) = machine() else { return };
+    let image = machine.dir.path().join("image");
+    for (name, text, words) in [
+        ("bad", "\x7fELFxx", "exec /bin/bad: exec format error\n"),
+        ("lost", "#!/no/such\n", "exec /bin/lost: no such file or directory\n"),
+    ] {
+        std::fs::write(image.join("bin").join(name), text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(image.join("bin").join(name), mode).unwrap();
+        let (exit, said) = machine.run(machine.bundle(&[name])).await;
+        assert_eq!((exit.code, said.as_str()), (255, words));
+    }
 }
