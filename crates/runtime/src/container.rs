@@ -511,7 +511,10 @@ impl Container {
         process.stderr = exec.stderr;
         let stdin = if exec.stdin { StdinPlan::Once } else { StdinPlan::Null };
         match self.0.connection.call(Call::Exec { process: Box::new(process), stdin }).await? {
-            Done::Process { process: number, pid } => Ok(Exec { container: self.clone(), number, pid }),
+            Done::Process { process: number, pid } => {
+                self.0.connection.expect(number);
+                Ok(Exec { container: self.clone(), number, pid })
+            }
             Done::Nothing => Err(Error::Shim("the shim answered something unexpected".into())),
         }
     }
