@@ -26,7 +26,7 @@ async fn main() -> Outcome<()> {
         std::fs::create_dir_all(image.join(folder))?;
     }
     std::fs::copy(&busybox, image.join("bin/busybox"))?;
-    for applet in ["true", "sleep"] {
+    for applet in ["true", "sleep", "seq"] {
         std::os::unix::fs::symlink("busybox", image.join("bin").join(applet))?;
     }
     let runtime = Runtime::new(Config {
@@ -66,6 +66,23 @@ async fn main() -> Outcome<()> {
         "/bin/true, {runs} runs: {:?} (create {create:?}, start {start:?}, wait {wait:?}, delete {delete:?})",
         median(whole)
     );
+
+    let mut lines = bundle(dir.path(), "lines", &["seq", "1", "1000000"], &filter)?;
+    let log = dir.path().join("lines.log");
+    lines.log = LogConfig::JsonFile { path: log.clone(), max_size: None, max_file: 1 };
+    let clock = Instant::now();
+    let container = runtime.create(lines).await?;
+    container.start().await?;
+    container.wait().await?;
+    println!("1e6 lines logged: {:?}", clock.elapsed());
+    container.delete().await?;
+    let clock = Instant::now();
+    let mut reader = runtime::logs::read(log, runtime::logs::Options::default(), None).await?;
+    let mut count = 0;
+    while reader.next().await?.is_some() {
+        count += 1;
+    }
+    println!("{count} entries read: {:?}", clock.elapsed());
 
     let clock = Instant::now();
     let mut running = tokio::task::JoinSet::new();

@@ -191,6 +191,20 @@ struct State {
     exit_file: PathBuf,
 }
 
+impl State {
+    fn read(dir: &Path) -> Option<State> {
+        serde_json::from_slice(&std::fs::read(dir.join("state.json")).ok()?).ok()
+    }
+
+    /// Whether the pid still is a shim's.
+    fn shim_lives(&self) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/comm", self.shim))
+            .is_ok_and(|name| name.trim() == "coracle-shim")
+            && std::fs::read_to_string(format!("/proc/{}/stat", self.shim))
+                .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").starts_with(" Z"))
+    }
+}
+
 /// The exit file.
 #[derive(Debug, Deserialize)]
 struct ExitFile {
@@ -241,6 +255,9 @@ impl Runtime {
     pub async fn create(&self, bundle: Bundle) -> Result<Container, Error> {
         check_id(&bundle.id)?;
         let dir = self.0.exec_root.join(&bundle.id);
+        if State::read(&dir).is_some_and(|state| state.shim_lives()) {
+            return Err(Error::Invalid(format!("container {} exists already", bundle.id)));
+        }
         let group = self.0.groups.path(&bundle.id);
         let mountpoint = dir.join("rootfs");
         let filter = dir.join(FILTER);
@@ -350,15 +367,20 @@ impl Runtime {
         };
         let state: State = serde_json::from_slice(&state)
             .map_err(|e| Error::Shim(format!("{} cannot be read: {e}", dir.join("state.json").display())))?;
-        if let Ok((stream, FromShim::Hello { pid, exit, .. })) = connect(&dir).await {
-            let container = self.container(id, pid, &dir, group, stream);
-            return match exit {
-                None => Ok(Reconnected::Running(container)),
-                Some(exit) => {
-                    container.delete().await?;
-                    Ok(Reconnected::Exited(exit.into()))
-                }
-            };
+        match connect(&dir).await {
+            Ok((stream, FromShim::Hello { pid, exit, .. })) => {
+                let container = self.container(id, pid, &dir, group, stream);
+                return match exit {
+                    None => Ok(Reconnected::Running(container)),
+                    Some(exit) => {
+                        container.delete().await?;
+                        Ok(Reconnected::Exited(exit.into()))
+                    }
+                };
+            }
+            // A shim that lives but cannot be spoken to keeps its container.
+            Err(error) if state.shim_lives() => return Err(error),
+            _ => {}
         }
         let had_processes = !cgroup::pids(&group).is_empty();
         cgroup::destroy(&group).await?;
@@ -489,7 +511,10 @@ impl Container {
         process.stderr = exec.stderr;
         let stdin = if exec.stdin { StdinPlan::Once } else { StdinPlan::Null };
         match self.0.connection.call(Call::Exec { process: Box::new(process), stdin }).await? {
-            Done::Process { process: number, pid } => Ok(Exec { container: self.clone(), number, pid }),
+            Done::Process { process: number, pid } => {
+                self.0.connection.expect(number);
+                Ok(Exec { container: self.clone(), number, pid })
+            }
             Done::Nothing => Err(Error::Shim("the shim answered something unexpected".into())),
         }
     }
@@ -542,16 +567,14 @@ impl Container {
 
     /// A shim that does not end is ended: by its pid, if that still is a shim.
     fn kill_shim(&self) {
-        let state = std::fs::read(self.0.dir.join("state.json")).ok();
-        let Some(state) = state.and_then(|s| serde_json::from_slice::<State>(&s).ok()) else { return };
+        let Some(state) = State::read(&self.0.dir) else { return };
         let Some(pid) = i32::try_from(state.shim).ok().and_then(rustix::process::Pid::from_raw) else {
             return;
         };
         let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
             return;
         };
-        let name = std::fs::read_to_string(format!("/proc/{}/comm", state.shim)).unwrap_or_default();
-        if name.trim() == "coracle-shim" {
+        if state.shim_lives() {
             let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
         }
     }

@@ -98,6 +98,11 @@ pub(crate) fn plan(
     let linux = spec.linux().as_ref().ok_or_else(|| invalid("the spec has no linux part"))?;
     let process = spec.process().as_ref().ok_or_else(|| invalid("the spec has no process"))?;
     refuse_unsupported(spec, linux)?;
+    if linux.seccomp().is_some() && bundle.seccomp.is_none() {
+        return Err(invalid(
+            "the spec has a seccomp profile but the bundle no compiled program: compile it first",
+        ));
+    }
     let namespaces = linux.namespaces().clone().unwrap_or_default();
     let (mut new_namespaces, mut join_namespaces) = (0, Vec::new());
     for namespace in &namespaces {
@@ -183,6 +188,15 @@ fn refuse_unsupported(spec: &oci_spec::runtime::Spec, linux: &Linux) -> Result<(
     let refused = [
         (hooks, "OCI hooks"),
         (linux.intel_rdt().is_some(), "Intel RDT"),
+        (linux.memory_policy().is_some(), "memory policies"),
+        (linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "network devices moved by the runtime"),
+        (linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty()), "time offsets"),
+        (process.is_some_and(|p| p.scheduler().is_some()), "schedulers"),
+        (process.is_some_and(|p| p.io_priority().is_some()), "I/O priorities"),
+        (
+            spec.mounts().iter().flatten().any(|m| m.uid_mappings().is_some() || m.gid_mappings().is_some()),
+            "idmapped mounts",
+        ),
         (linux.personality().is_some(), "personalities"),
         (
             process.is_some_and(|p| {

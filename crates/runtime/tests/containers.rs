@@ -22,13 +22,38 @@ async fn a_script_and_its_output() {
 }
 
 #[tokio::test]
-async fn what_a_process_sees() {
+async fn what_a_process_sees_is_what_docker_shows() {
     let Some(machine) = machine() else { return };
-    let script = "set -x; echo $$; hostname; cat /proc/self/status | grep -E 'Cap|NoNew|Seccomp'; mount; ls -la /dev /proc/self/fd; \
-        cat /proc/1/comm; echo HOME=$HOME; cat /proc/self/cgroup; cat /proc/kcore | wc -c; ls /proc/acpi /sys/firmware; id; pwd";
-    let (code, text) = machine.sh(script).await;
-    println!("{text}");
+    let (code, status) = machine
+        .sh("echo $$; hostname; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status; echo $HOME; pwd")
+        .await;
+    assert_eq!(
+        status,
+        "1\nbox\nCapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\n\
+         CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2\n/root\n/\n"
+    );
     assert_eq!(code, 0);
+    let (_, devices) = machine.sh("ls /dev; ls /proc/self/fd | wc -l; readlink /proc/self/fd/0").await;
+    assert_eq!(
+        devices,
+        "core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n4\n/dev/null\n"
+            .replace("core\n", if std::path::Path::new("/proc/kcore").exists() { "core\n" } else { "" })
+    );
+    let (_, mounts) = machine.sh("cat /proc/mounts").await;
+    for wanted in [
+        "overlay / overlay rw,relatime",
+        "proc /proc proc rw,nosuid,nodev,noexec,relatime 0 0",
+        "tmpfs /dev tmpfs rw,nosuid,size=65536k,mode=755 0 0",
+        "devpts /dev/pts devpts rw,nosuid,noexec,relatime,gid=5,mode=620,ptmxmode=666 0 0",
+        "sysfs /sys sysfs ro,nosuid,nodev,noexec,relatime 0 0",
+        "cgroup /sys/fs/cgroup cgroup2 ro,nosuid,nodev,noexec,relatime",
+        "mqueue /dev/mqueue mqueue rw,nosuid,nodev,noexec,relatime 0 0",
+        "shm /dev/shm tmpfs rw,nosuid,nodev,noexec,relatime,size=65536k 0 0",
+        "proc /proc/sys proc ro,nosuid,nodev,noexec,relatime 0 0",
+    ] {
+        assert!(mounts.lines().any(|l| l.starts_with(wanted)), "{wanted:?} is not in\n{mounts}");
+    }
+    assert!(!mounts.contains("/dev/vda") && !mounts.contains("ext4"), "the host shows through:\n{mounts}");
 }
 
 #[tokio::test]
@@ -48,7 +73,7 @@ async fn commands_that_cannot_run_are_told_in_runcs_words() {
         ("nope", Code::NotFound, "exec: \"nope\": executable file not found in $PATH"),
         ("/x", Code::NotFound, "exec: \"/x\": stat /x: no such file or directory"),
         ("/etc/passwd", Code::NotExecutable, "exec: \"/etc/passwd\": permission denied"),
-        ("/etc", Code::NotExecutable, "exec: \"/etc\": is a directory"),
+        ("/etc", Code::NotExecutable, "exec: \"/etc\": is a directory: permission denied"),
     ] {
         let error = machine.runtime.create(machine.bundle(&[command])).await.unwrap_err();
         assert_eq!((error.code(), error.to_string().as_str()), (code, words));
@@ -94,4 +119,20 @@ async fn a_terminal_is_one() {
     let text = read_all(attachment, true).await;
     assert!(text.contains("40 132\r\n") && text.contains("got word"), "{text:?}");
     container.delete().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_kernel_cannot_execute_starts_and_exits_with_255_as_in_docker() {
+    let Some(machine) = machine() else { return };
+    let image = machine.dir.path().join("image");
+    for (name, text, words) in [
+        ("bad", "\x7fELFxx", "exec /bin/bad: exec format error\n"),
+        ("lost", "#!/no/such\n", "exec /bin/lost: no such file or directory\n"),
+    ] {
+        std::fs::write(image.join("bin").join(name), text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(image.join("bin").join(name), mode).unwrap();
+        let (exit, said) = machine.run(machine.bundle(&[name])).await;
+        assert_eq!((exit.code, said.as_str()), (255, words));
+    }
 }

@@ -238,3 +238,67 @@ async fn limits_names_and_mounts_of_the_spec_apply() {
     assert!(text.contains("tmp\n") && text.contains("end\n"), "{text}");
     assert!(folder.join("new").exists());
 }
+
+#[tokio::test]
+async fn a_small_limit_on_open_files_does_not_break_the_set_up() {
+    let Some(machine) = machine() else { return };
+    let mut spec = docker_spec(&["sh", "-c", "ulimit -n"]);
+    let kind = oci_spec::runtime::PosixRlimitType::RlimitNofile;
+    let limit =
+        oci_spec::runtime::PosixRlimitBuilder::default().typ(kind).soft(4u64).hard(4u64).build().unwrap();
+    spec.process_mut().as_mut().unwrap().set_rlimits(Some(vec![limit]));
+    assert_eq!(machine.run(machine.bundle_of(spec)).await.1, "4\n");
+}
+
+#[tokio::test]
+async fn shared_propagation_brings_nothing_of_the_container_to_the_host() {
+    let Some(machine) = machine() else { return };
+    let folder = machine.dir.path().join("shared");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["shared", "rslave", "rprivate"] {
+        let mut spec = docker_spec(&["sh", "-c", "echo up; cat"]);
+        spec.linux_mut().as_mut().unwrap().set_rootfs_propagation(Some(name.to_owned()));
+        let mut mounts = spec.mounts().clone().unwrap();
+        let options =
+            vec!["rbind".to_owned(), if name == "shared" { "rshared".to_owned() } else { name.to_owned() }];
+        mounts.push(
+            MountBuilder::default()
+                .destination("/shared")
+                .typ("bind")
+                .source(&folder)
+                .options(options)
+                .build()
+                .unwrap(),
+        );
+        spec.set_mounts(Some(mounts));
+        let mut bundle = machine.bundle_of(spec);
+        bundle.stdio.open_stdin = true;
+        let container = machine.runtime.create(bundle).await.unwrap();
+        let mut attachment = container.attach(output()).await.unwrap();
+        container.start().await.unwrap();
+        read_until(&mut attachment, "up").await;
+        let host = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!host.contains(machine.dir.path().to_str().unwrap()), "{name}: {host}");
+        container.delete().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn more_layers_than_a_page_of_options_holds() {
+    let Some(machine) = machine() else { return };
+    let mut bundle = machine.bundle(&["cat", "/layer-0", "/layer-149", "/every"]);
+    let runtime::RootFs::Overlay { lower, .. } = &mut bundle.rootfs else { panic!() };
+    let mut layers: Vec<_> = (0..150)
+        .map(|n| {
+            let layer =
+                machine.dir.path().join(format!("a-layer-with-a-rather-long-name-as-digests-are:{n}"));
+            std::fs::create_dir(&layer).unwrap();
+            std::fs::write(layer.join(format!("layer-{n}")), format!("{n}\n")).unwrap();
+            std::fs::write(layer.join("every"), format!("top is {n}\n")).unwrap();
+            layer
+        })
+        .collect();
+    layers.append(lower);
+    *lower = layers;
+    assert_eq!(machine.run(bundle).await.1, "0\n149\ntop is 0\n");
+}

@@ -102,3 +102,83 @@ async fn folders_with_long_names_do() {
     let Some(machine) = machine_in(&"long/".repeat(40)) else { return };
     assert_eq!(machine.run(machine.bundle(&["true"])).await.0.code, 0);
 }
+
+#[tokio::test]
+async fn an_id_in_use_is_refused_and_its_container_lives_on() {
+    let Some(machine) = machine() else { return };
+    let container = started(&machine, machine.bundle(&["sleep", "1000"])).await;
+    let mut second = machine.bundle(&["true"]);
+    second.id = container.id().to_owned();
+    assert_eq!(machine.runtime.create(second).await.unwrap_err().code(), runtime::Code::InvalidArgument);
+    assert!(container.pids().await.contains(&container.pid()));
+    container.delete().await.unwrap();
+}
+
+/// No test: the engine that the next test kills, in a process of its own.
+#[tokio::test]
+async fn engine_to_be_killed() {
+    let Some(dir) = std::env::var_os("CORACLE_TEST_ENGINE") else { return };
+    let dir = std::path::PathBuf::from(dir);
+    let machine = machine().unwrap();
+    let runtime = runtime::Runtime::new(runtime::Config {
+        shim: env!("CARGO_BIN_EXE_coracle-shim").into(),
+        exec_root: dir.join("run"),
+        cgroup_parent: std::env::var("CORACLE_TEST_PARENT").unwrap(),
+    })
+    .unwrap();
+    let mut bundle = machine.bundle(&["sh", "-c", "while :; do echo beat; sleep 0.02; done"]);
+    bundle.id = "kept".into();
+    bundle.log = runtime::LogConfig::JsonFile { path: dir.join("kept.log"), max_size: None, max_file: 1 };
+    // The folders of this process's machine must outlive it.
+    bundle.rootfs = runtime::RootFs::Dir(dir.join("image"));
+    bundle.exit_file = dir.join("exit.json");
+    let container = runtime.create(bundle).await.unwrap();
+    container.start().await.unwrap();
+    std::fs::write(dir.join("up"), container.pid().to_string()).unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn an_engine_killed_hard_leaves_its_container_running_and_logging() {
+    let Some(machine) = machine() else { return };
+    let dir = machine.dir.path();
+    let mut engine = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "engine_to_be_killed"])
+        .env("CORACLE_TEST_ENGINE", dir)
+        // What it cannot clean up goes with this test's folder.
+        .env("TMPDIR", dir)
+        .env("CORACLE_TEST_PARENT", machine.parent())
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let pid: u32 = within(async {
+        loop {
+            match std::fs::read_to_string(dir.join("up")).ok().and_then(|s| s.parse().ok()) {
+                Some(pid) => break pid,
+                None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        }
+    })
+    .await;
+    let group = format!("coracle-test-{}-0", engine.id().unwrap());
+    engine.kill().await.unwrap();
+    for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+        let _ = std::fs::remove_dir(std::path::Path::new(root).join(&group));
+    }
+    let Reconnected::Running(container) = machine.runtime.reconnect("kept").await.unwrap() else {
+        panic!("it is gone")
+    };
+    assert_eq!(container.pid(), pid);
+    let size = || std::fs::metadata(dir.join("kept.log")).unwrap().len();
+    let before = size();
+    within(async {
+        while size() == before {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let mut attachment = container.attach(output()).await.unwrap();
+    read_until(&mut attachment, "beat").await;
+    container.delete().await.unwrap();
+}

@@ -37,9 +37,11 @@ impl Exits {
         all.entry(process).or_insert_with(|| watch::channel(None).0).subscribe()
     }
 
+    /// Of a process that nobody holds a handle of any more nothing is kept.
     fn set(&self, process: u32, exit: ExitRecord) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(process).or_insert_with(|| watch::channel(None).0).send_replace(Some(exit));
+        if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&process) {
+            sender.send_replace(Some(exit));
+        }
     }
 
     /// Everything without an exit has ended unseen.
@@ -107,6 +109,11 @@ impl Connection {
     pub async fn closed(&self) {
         let mut closed = self.closed.clone();
         let _ = closed.wait_for(|closed| *closed).await;
+    }
+
+    /// From now until [`Connection::forget`] the end of this process is kept. Called before it is started.
+    pub fn expect(&self, process: u32) {
+        drop(self.exits.of(process));
     }
 
     pub fn forget(&self, process: u32) {

@@ -296,6 +296,42 @@ mod tests {
         assert_eq!(all.len(), 200 - first);
     }
 
+    #[test]
+    fn a_full_disk_loses_whole_entries_and_says_so_later() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: this test needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().to_owned();
+        // A thread with a mount namespace of its own: the little disk vanishes with it.
+        let thread = std::thread::spawn(move || {
+            crate::sys::unshare(libc::CLONE_FS | libc::CLONE_NEWNS).unwrap();
+            let flags =
+                rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", flags).unwrap();
+            rustix::mount::mount("tmpfs", &folder, "tmpfs", rustix::mount::MountFlags::empty(), c"size=64k")
+                .unwrap();
+            let ballast = folder.join("ballast");
+            std::fs::write(&ballast, vec![0; 48 * 1024]).unwrap();
+            let path = folder.join("log").to_str().unwrap().to_owned();
+            let mut log =
+                JsonLog::open(&LogPlan { path: path.clone(), max_size: None, max_file: 1 }).unwrap();
+            for n in 0..1000 {
+                log.write(Stream::Stdout, format!("line {n}\n").as_bytes());
+            }
+            let kept = entries(&path);
+            assert!(!kept.is_empty() && kept.len() < 1000);
+            std::fs::remove_file(ballast).unwrap();
+            log.write(Stream::Stdout, b"room again\n");
+            let after = entries(&path);
+            assert_eq!(after.len(), kept.len() + 2);
+            assert!(after[kept.len()].0.contains("were lost"), "{:?}", after[kept.len()]);
+            assert_eq!(after[kept.len() + 1].0, "room again\n");
+        });
+        thread.join().unwrap();
+    }
+
     proptest::proptest! {
         #[test]
         fn any_bytes_give_json_that_reads_back(bytes: Vec<u8>) {

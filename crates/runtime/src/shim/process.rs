@@ -224,9 +224,6 @@ fn prepare(process: &ProcessPlan) -> Step<Option<Vec<u8>>> {
         // Not dumpable, /proc/self belongs to root: that we still are.
         write_proc(CWD, "/proc/self/oom_score_adj", &score.to_string())?;
     }
-    for (resource, soft, hard) in &process.rlimits {
-        sys::setrlimit(*resource, *soft, *hard).doing(|| format!("error setting rlimit type {resource}"))?;
-    }
     match &process.seccomp {
         Some(file) => std::fs::read(file).map(Some).doing(|| "cannot read the seccomp filter".into()),
         None => Ok(None),
@@ -288,6 +285,10 @@ fn become_program(
     let master = connect_stdio(process, terminal, stdio, root.as_fd())?;
     sys::close_on_exec_from(3).doing(|| "cannot mark descriptors close-on-exec".into())?;
     drop(root);
+    // As late as privileges allow: a small limit on open files must not break the set-up.
+    for (resource, soft, hard) in &process.rlimits {
+        sys::setrlimit(*resource, *soft, *hard).doing(|| format!("error setting rlimit type {resource}"))?;
+    }
 
     // Without no_new_privs only CAP_SYS_ADMIN may load a filter: it must come before that capability goes.
     if let Some(filter) = filter.filter(|_| !process.no_new_privileges) {
@@ -314,14 +315,15 @@ fn become_program(
         sys::seccomp_load(filter).doing(|| "cannot load the seccomp filter".into())?;
     }
     let error = sys::execve(&path, &args, &env);
-    Err(Failure::new(
-        match error.raw_os_error() {
-            Some(libc::ENOENT) => FailureKind::CommandNotFound,
-            _ => FailureKind::CommandNotExecutable,
-        },
-        format!("exec {}: {}", path.to_string_lossy(), words(&error)),
-    ))
+    // The program was found and may be executed, but the kernel cannot (a foreign format, a missing interpreter). As
+    // with runc that is the container's own failure: it has started, says so on its stderr, and exits with 255.
+    let said = format!("exec {}: {}\n", path.to_string_lossy(), words(&error));
+    let _ = rustix::io::write(rustix::stdio::stderr(), said.as_bytes());
+    sys::exit_now(EXEC_FAILED)
 }
+
+/// The exit status of a program that could not be executed after its container had started; runc's.
+const EXEC_FAILED: i32 = 255;
 
 /// Puts the stdio in place; returns the terminal's master, which the shim is sent.
 fn connect_stdio(
@@ -466,6 +468,10 @@ fn find(name: &str, env: &[String]) -> Step<String> {
             Err(e) if e == Errno::NOENT || e == Errno::NOTDIR => Err(Failure::new(
                 FailureKind::CommandNotFound,
                 format!("exec: {name:?}: stat {name}: {}", words(&e.into())),
+            )),
+            Err(Errno::ISDIR) => Err(Failure::new(
+                FailureKind::CommandNotExecutable,
+                format!("exec: {name:?}: is a directory: permission denied"),
             )),
             Err(e) => Err(Failure::new(
                 FailureKind::CommandNotExecutable,

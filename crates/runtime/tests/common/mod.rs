@@ -151,6 +151,11 @@ pub fn default_filter() -> Arc<[u8]> {
 }
 
 impl Machine {
+    /// Its groups' parent.
+    pub fn parent(&self) -> &str {
+        &self.parent
+    }
+
     /// A bundle for `args` with everything at Docker's defaults.
     pub fn bundle(&self, args: &[&str]) -> Bundle {
         self.bundle_of(docker_spec(args))
