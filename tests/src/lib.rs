@@ -1,1 +1,42 @@
 //! Coracle end to end: starts the built binaries and drives them with the stock clients.
+//!
+//! `cargo xtask test` provides what the tests need and names it in the environment:
+//! `CORACLE_TEST_BIN` (the staged programs), `CORACLE_TEST_DOCKER`, `CORACLE_TEST_DOCKER_20`,
+//! `CORACLE_TEST_DOCKER_26` (stock CLIs), `CORACLE_TEST_REGISTRY` (Debian's docker-registry),
+//! `CORACLE_TEST_BUSYBOX` (a static busybox), `CORACLE_TEST_NFT`.
+//!
+//! An engine runs in a [`Sandbox`]: network and mount namespaces of its own, so that its bridge, rules and ports
+//! are nobody else's, and all of it goes when the sandbox does, also when a test fails.
+
+pub mod engine;
+pub mod images;
+pub mod sandbox;
+
+pub use engine::{Cli, Engine, Outcome};
+pub use sandbox::{Registry, Sandbox};
+
+use std::path::PathBuf;
+
+/// A path that xtask named in the environment.
+pub fn tool(variable: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(path) => PathBuf::from(path),
+        None => panic!("{variable} is not set: run these tests by `cargo xtask test`"),
+    }
+}
+
+/// Waits until `ready` holds, asking often; for what can only be polled from outside (a socket's appearance).
+/// Panics with `what` after ten seconds.
+pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !ready() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within ten seconds");
+        pause();
+    }
+}
+
+// What is watched here belongs to other programs: there is no event to wait for.
+#[allow(clippy::disallowed_methods)]
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(5));
+}

@@ -4,6 +4,9 @@ mod cpio;
 mod debian;
 mod image;
 mod modules;
+mod stage;
+mod test;
+mod tools;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +21,19 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Set up what is missing and pass all tests
+    Test {
+        /// Unit and fast integration tests only
+        #[arg(long)]
+        quick: bool,
+        /// Every count that the specification names
+        #[arg(long, conflicts_with = "quick")]
+        full: bool,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Build the programs as they are shipped, in target/stage/bin
+    Stage,
     /// Make the guest's kernel, initrd and root out of Debian's packages and the staged programs
     Image {
         /// amd64 or arm64
@@ -46,6 +62,8 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
+        Task::Test { quick, full, filter } => test::run(test::Tier::of(quick, full), filter.as_deref())?,
+        Task::Stage => println!("{}", stage::build()?.display()),
         Task::Image { arch, programs, out } => {
             let stage = target_dir().join("stage");
             let out = image::build(&image::Options {

@@ -1,1 +1,19 @@
-//! Coracle's `engine`.
+//! Coracle's engine: the Docker API and what joins images, runtime and networks behind it.
+
+#![recursion_limit = "512"]
+
+pub mod api;
+mod build;
+pub mod config;
+pub mod container;
+pub mod engine;
+pub mod error;
+pub mod events;
+pub mod exec;
+mod guest_ports;
+mod names;
+pub mod networks;
+mod rootfs;
+pub mod store;
+mod time;
+pub mod volumes;

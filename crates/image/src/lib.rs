@@ -1,1 +1,36 @@
-//! Coracle's `image`.
+//! Images: references, registries, the content store, and the root file systems of containers.
+//!
+//! [`Images`] is all the engine sees. An image's identity is that of containerd's store (Docker 29's default): its
+//! ID is the digest of the index or manifest a name stands for; index, manifests, configuration and compressed
+//! blobs are all kept as they came, so that a pushed or saved image is byte for byte the one that was pulled.
+//!
+//! ```text
+//! Images --> pull ---> registry (HTTP)          load, save: archives
+//!        |     '----> layer (decompress, sha256, archive::extract)
+//!        '-> records, mount ---> store (folders, leases, transactions, collection)
+//! ```
+//! The tree on disk and the rules by which it changes stand in the documentation of `store`.
+
+mod digest;
+mod error;
+mod images;
+mod layer;
+mod mount;
+mod platform;
+mod pull;
+mod records;
+mod reference;
+mod registry;
+mod spec;
+mod store;
+
+pub use digest::Digest;
+pub use error::{Code, Error};
+pub use images::{Config, Images};
+pub use mount::RootFs;
+pub use platform::Platform;
+pub use pull::{Progress, ProgressSink, PullOptions, Pulled};
+pub use records::Image;
+pub use reference::Reference;
+pub use registry::Credentials;
+pub use spec::{Descriptor, History, ImageConfig};

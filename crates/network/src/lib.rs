@@ -1,1 +1,30 @@
-//! Coracle's `network`.
+//! Networks of containers on Linux: bridges, addresses, firewall rules, names, published ports.
+//!
+//! ```text
+//!   container's net namespace            host's (or guest's) net namespace
+//!   eth0 ---- veth pair ---- bridge (docker0, br-<id>) ---- routing + nft table `coracle` ---- world
+//!   127.0.0.11:53  <- dns (bound inside the container's namespace, served from here)
+//! ```
+//!
+//! This crate holds no durable state: networks are the engine's records; links die with their namespaces.
+//! Published ports are asked for through [`Ports`]: on a bare host [`LocalPorts`] binds them; in the guest the
+//! engine's own implementation asks the host.
+
+mod addresses;
+mod bridge;
+pub mod dns;
+mod error;
+mod netlink;
+mod ports;
+mod sys;
+
+pub use addresses::{AddressPool, choose_subnet, routed_subnets};
+pub use bridge::{Bridge, Endpoint, attach, detach, ensure, ensure_once, remove};
+pub use error::{Code, Error, Result};
+pub use ipnet::Ipv4Net;
+pub use ports::{Binding, LocalPorts, PortRequest, Ports, Protocol};
+
+/// Brings up the loopback link of the network namespace at `netns` (`/proc/PID/ns/net`).
+pub async fn loopback_up(netns: &std::path::Path) -> Result<()> {
+    sys::in_netns(netns, || netlink::Netlink::open()?.loopback_up()).await
+}

@@ -1,0 +1,163 @@
+//! Operations of the tag Exec.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::containers::{MULTIPLEXED, RAW, detach_keys, pump, running, size};
+use super::reply::Reply;
+use super::request::Call;
+use crate::container::spec;
+use crate::engine::Engine;
+use crate::error::{Code, Error, Result};
+use crate::exec::{Exec, ExecConfig, ExecState};
+
+pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let config: ExecConfig = call.json().await?;
+    if config.cmd.is_empty() {
+        return Err(Error::invalid("No exec command specified"));
+    }
+    detach_keys(&config.detach_keys)?;
+    let (record, _) = running(&handle)?;
+    let action = format!("exec_create: {}", config.cmd.join(" "));
+    let exec = engine.execs.create(&record.id, config);
+    engine.container_event(&record, &action, &[("execID", exec.id.clone())]);
+    Ok(Reply::created(json!({ "Id": exec.id })))
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct StartBody {
+    detach: bool,
+    tty: bool,
+    console_size: Option<(u16, u16)>,
+}
+
+pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let exec = engine.execs.find(call.param(0))?;
+    let body: StartBody = call.json_or_default().await?;
+    match exec.state() {
+        ExecState::Created => {}
+        ExecState::Running(_) => return Err(Error::conflict(format!("exec command {} is already running", exec.id))),
+        ExecState::Exited { .. } => {
+            return Err(Error::conflict(format!("exec command {} has already run", exec.id)));
+        }
+    }
+    let (record, container) = running(&engine.containers.find(&exec.container)?)?;
+    let config = &exec.config;
+    let tty = config.tty || body.tty;
+    let process = spec::exec_process(&record, &container, config).await?;
+    let wants_output = !body.detach;
+    let started = container
+        .exec(runtime::ExecSpec {
+            process,
+            tty,
+            stdin: config.attach_stdin && wants_output,
+            stdout: config.attach_stdout && wants_output,
+            stderr: config.attach_stderr && wants_output,
+            console_size: body.console_size.or(config.console_size).filter(|(h, w)| *h > 0 && *w > 0),
+        })
+        .await
+        .map(Arc::new)
+        .map_err(failed)?;
+    let attachment = if body.detach {
+        None
+    } else {
+        let want = runtime::AttachWant {
+            stdin: config.attach_stdin,
+            stdout: config.attach_stdout,
+            stderr: config.attach_stderr,
+            detach_keys: if tty { detach_keys(&config.detach_keys)? } else { None },
+        };
+        Some(started.attach(want).await.map_err(failed)?)
+    };
+    exec.set(ExecState::Running(started.clone()));
+    let action = format!("exec_start: {}", config.cmd.join(" "));
+    engine.container_event(&record, &action, &[("execID", exec.id.clone())]);
+    if let Err(e) = started.start().await {
+        let code = match e.code() {
+            runtime::Code::NotFound => 127,
+            _ => 126,
+        };
+        exec.set(ExecState::Exited { code, pid: 0, at: Instant::now() });
+        return Err(failed(e));
+    }
+    watch(&engine, &exec, record, started);
+    match attachment {
+        None => Ok(Reply::Empty(StatusCode::OK)),
+        Some(attachment) => Ok(Reply::Hijack(
+            if tty { RAW } else { MULTIPLEXED },
+            Box::new(move |io| {
+                Box::pin(async move {
+                    pump(io, attachment).await;
+                })
+            }),
+        )),
+    }
+}
+
+/// Notes the exec's end when it comes.
+fn watch(engine: &Arc<Engine>, exec: &Arc<Exec>, record: Arc<crate::container::Record>, started: Arc<runtime::Exec>) {
+    let (owner, exec) = (engine.clone(), exec.clone());
+    engine.tasks.spawn(async move {
+        let code = match started.wait().await {
+            Ok(exit) => i32::from(exit.code),
+            Err(e) => {
+                tracing::warn!("exec {}: {e}", exec.id);
+                255
+            }
+        };
+        exec.set(ExecState::Exited { code, pid: started.pid(), at: Instant::now() });
+        let more = [("execID", exec.id.clone()), ("exitCode", code.to_string())];
+        owner.container_event(&record, "exec_die", &more);
+    });
+}
+
+/// The words the CLI looks for when it chooses between 126 and 127.
+fn failed(e: runtime::Error) -> Error {
+    let message = format!("OCI runtime exec failed: exec failed: unable to start container process: {e}");
+    let code = match e.code() {
+        runtime::Code::NotRunning => Code::Conflict,
+        runtime::Code::NotFound | runtime::Code::NotExecutable | runtime::Code::InvalidArgument => Code::InvalidArgument,
+        _ => Code::Internal,
+    };
+    Error { code, message }
+}
+
+pub async fn resize(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let exec = engine.execs.find(call.param(0))?;
+    let (rows, columns) = size(&call)?;
+    match exec.state() {
+        ExecState::Running(running) => {
+            running.resize(rows, columns).await.map_err(|e| Error::internal(e.to_string()))?;
+            Ok(Reply::Empty(StatusCode::OK))
+        }
+        _ => Err(Error::conflict(format!("exec {} is not running", exec.id))),
+    }
+}
+
+pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let exec = engine.execs.find(call.param(0))?;
+    let (running, code, pid) = match exec.state() {
+        ExecState::Created => (false, Value::Null, 0),
+        ExecState::Running(process) => (true, Value::Null, process.pid()),
+        ExecState::Exited { code, pid, .. } => (false, json!(code), pid),
+    };
+    let config = &exec.config;
+    let (entrypoint, arguments) = match config.cmd.split_first() {
+        Some((first, rest)) => (first.clone(), rest.to_vec()),
+        None => (String::new(), Vec::new()),
+    };
+    let mut process = json!({ "arguments": arguments, "entrypoint": entrypoint, "privileged": config.privileged, "tty": config.tty });
+    if !config.user.is_empty() {
+        process["user"] = json!(config.user);
+    }
+    Ok(Reply::json(json!({
+        "ID": exec.id, "Running": running, "ExitCode": code, "ProcessConfig": process,
+        "OpenStdin": config.attach_stdin, "OpenStderr": config.attach_stderr, "OpenStdout": config.attach_stdout,
+        "CanRemove": false, "ContainerID": exec.container, "DetachKeys": config.detach_keys, "Pid": pid,
+    })))
+}

@@ -1,0 +1,138 @@
+//! One connection: HTTP/1 until a handler takes it over.
+//!
+//! Docker "hijacks" connections for attach and exec: after the response's head both ends speak raw bytes, with
+//! `101 Switching Protocols` when the client asked for an upgrade and with `200 OK` when it did not. hyper can
+//! only upgrade on 101, so both go one way: a handler answers with a hijack; the service hands the head and the
+//! handler to the connection's driver and never resolves; the driver gives up HTTP, writes the head raw and runs
+//! the handler on the io with what was already read.
+//!
+//! ```text
+//!   serving --(hijack sent by the service)--> head written --> handler owns the io --> closed
+//!      `----(peer closes, or asks for no keep-alive)--------------------------------> closed
+//! ```
+
+use std::io::Cursor;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use super::reply::{Body, OnHijack};
+
+/// The raw connection: first what HTTP had already read, then the socket.
+pub struct Hijacked {
+    early: Cursor<Bytes>,
+    io: UnixStream,
+}
+
+impl AsyncRead for Hijacked {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let this = &mut *self;
+        let pos = usize::try_from(this.early.position()).unwrap_or(usize::MAX);
+        if let Some(rest) = this.early.get_ref().get(pos..).filter(|r| !r.is_empty()) {
+            let n = rest.len().min(buf.remaining());
+            buf.put_slice(&rest[..n]);
+            this.early.set_position((pos + n) as u64);
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Hijacked {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// What the service answers: a response, or the connection's end as HTTP.
+pub enum Answer {
+    /// An ordinary response.
+    Response(Response<Body>),
+    /// The connection goes to this handler; the content type of its stream; whether the client asked to upgrade.
+    Hijack {
+        /// The stream's media type.
+        content_type: &'static str,
+        /// Whether the client sent `Connection: Upgrade`.
+        upgrade: bool,
+        /// What runs on the raw connection.
+        run: OnHijack,
+    },
+}
+
+/// Serves one connection until it ends.
+pub async fn serve<F, Fut>(io: UnixStream, service: F)
+where
+    F: Fn(Request<Incoming>) -> Fut + Clone,
+    Fut: Future<Output = Answer>,
+{
+    let (tx, mut rx) = mpsc::channel::<(Vec<u8>, OnHijack)>(1);
+    let service = service_fn(move |req| {
+        let answer = service(req);
+        let tx = tx.clone();
+        // Boxed: the connection has to be Unpin to be taken apart.
+        Box::pin(async move {
+            match answer.await {
+                Answer::Response(r) => Ok::<_, std::convert::Infallible>(r),
+                Answer::Hijack { content_type, upgrade, run } => {
+                    // The driver drops this future with the HTTP connection: it never has to resolve.
+                    if tx.send((head(content_type, upgrade), run)).await.is_err() {
+                        tracing::debug!("connection went away before its hijack");
+                    }
+                    std::future::pending().await
+                }
+            }
+        })
+    });
+    let mut conn = hyper::server::conn::http1::Builder::new()
+        .half_close(true)
+        .serve_connection(TokioIo::new(io), service);
+    let (head, run) = tokio::select! {
+        biased;
+        Some(hijack) = rx.recv() => hijack,
+        end = std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)) => {
+            if let Err(e) = end {
+                tracing::debug!("connection ended: {e}");
+            }
+            let mut io = conn.into_parts().io.into_inner();
+            if let Err(e) = io.shutdown().await {
+                tracing::debug!("connection already closed: {e}");
+            }
+            return;
+        }
+    };
+    let parts = conn.into_parts();
+    let mut io = parts.io.into_inner();
+    if io.write_all(&head).await.is_ok() {
+        run(Hijacked { early: Cursor::new(parts.read_buf), io }).await;
+    }
+}
+
+fn head(content_type: &str, upgrade: bool) -> Vec<u8> {
+    // No content-length: curl would stop and docker-py would lose its first frame.
+    if upgrade {
+        format!("HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+    } else {
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n")
+    }
+    .into_bytes()
+}

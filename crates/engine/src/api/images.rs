@@ -1,0 +1,465 @@
+//! Operations of the tag Image.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use super::reply::Reply;
+use super::request::Call;
+use super::system::{Out, async_stream};
+use crate::engine::Engine;
+use crate::error::{Code, Error, Result};
+use crate::time;
+
+/// `X-Registry-Auth`: base64url JSON; empty or `{}` means: no credentials.
+fn credentials(call: &Call) -> Result<Option<image::Credentials>> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct AuthConfig {
+        username: String,
+        password: String,
+        auth: String,
+        identitytoken: String,
+        registrytoken: String,
+    }
+    let Some(header) = call.headers.get("x-registry-auth") else { return Ok(None) };
+    let bad = || Error::invalid("invalid X-Registry-Auth header: not base64url-encoded JSON");
+    let text = header.to_str().map_err(|_| bad())?.trim_end_matches('=');
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(text)
+        .or_else(|_| base64::engine::general_purpose::STANDARD_NO_PAD.decode(text))
+        .map_err(|_| bad())?;
+    if raw.is_empty() {
+        return Ok(None);
+    }
+    let mut config: AuthConfig = serde_json::from_slice(&raw).map_err(|_| bad())?;
+    if config.username.is_empty() && !config.auth.is_empty() {
+        let pair = base64::engine::general_purpose::STANDARD.decode(&config.auth).map_err(|_| bad())?;
+        if let Some((user, password)) = String::from_utf8_lossy(&pair).split_once(':') {
+            config.username = user.to_owned();
+            config.password = password.to_owned();
+        }
+    }
+    Ok(if !config.registrytoken.is_empty() {
+        Some(image::Credentials::RegistryToken(config.registrytoken))
+    } else if !config.identitytoken.is_empty() {
+        Some(image::Credentials::IdentityToken(config.identitytoken))
+    } else if !config.username.is_empty() {
+        Some(image::Credentials::Basic { user: config.username, password: config.password })
+    } else {
+        None
+    })
+}
+
+/// One line of a progress stream, as Docker's clients read them.
+fn progress_line(p: &image::Progress) -> Bytes {
+    let mut line = json!({ "status": p.status });
+    if p.current > 0 || p.total > 0 {
+        line["progressDetail"] = json!({ "current": p.current, "total": p.total });
+    } else if p.id.as_ref().is_some_and(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())) {
+        line["progressDetail"] = json!({});
+    }
+    if let Some(id) = &p.id {
+        line["id"] = json!(id);
+    }
+    Bytes::from(format!("{line}\r\n"))
+}
+
+fn error_line(e: &Error) -> Bytes {
+    Bytes::from(format!("{}\r\n", json!({ "errorDetail": { "message": e.message }, "error": e.message })))
+}
+
+/// Progress lines that may wait for a slow client; more are dropped, the last of a layer always comes.
+const PROGRESS_QUEUE: usize = 1024;
+
+/// Runs `work`, streaming its progress. A failure before the first line is an ordinary error response.
+async fn with_progress<F, Fut>(work: F) -> Result<Reply>
+where
+    F: FnOnce(image::ProgressSink) -> Fut,
+    Fut: Future<Output = Result<Vec<Bytes>>> + Send + 'static,
+{
+    let (tx, mut rx) = tokio::sync::mpsc::channel::<Bytes>(PROGRESS_QUEUE);
+    let sink: image::ProgressSink = Arc::new(move |p: image::Progress| {
+        // A full queue drops a line: progress, not content.
+        let _ = tx.try_send(progress_line(&p));
+    });
+    let mut work = Box::pin(work(sink));
+    // The first line, or the end without one, decides whether this is a stream or an error.
+    let first = tokio::select! {
+        biased;
+        line = rx.recv() => line,
+        end = &mut work => {
+            let lines = end?;
+            let stream = futures_util::stream::iter(lines.into_iter().map(Ok));
+            let mut early = Vec::new();
+            while let Ok(line) = rx.try_recv() { early.push(Ok(line)); }
+            return Ok(Reply::Stream("application/json", Box::pin(futures_util::stream::iter(early).chain(stream))));
+        }
+    };
+    Ok(Reply::Stream(
+        "application/json",
+        async_stream(move |out: Arc<Out>| async move {
+            if let Some(line) = first {
+                out.send(line).await?;
+            }
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(line) = rx.recv() => out.send(line).await?,
+                    end = &mut work => {
+                        while let Ok(line) = rx.try_recv() {
+                            out.send(line).await?;
+                        }
+                        match end {
+                            Ok(lines) => for line in lines { out.send(line).await?; },
+                            Err(e) => out.send(error_line(&e)).await?,
+                        }
+                        return Ok(());
+                    }
+                }
+            }
+        }),
+    ))
+}
+
+pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    if !call.get("fromSrc").is_empty() {
+        return Err(Error::not_implemented("ImageCreate from an archive (docker import) is not there yet"));
+    }
+    let name = call.get("fromImage");
+    if name.is_empty() {
+        return Err(Error::invalid("invalid reference format"));
+    }
+    let tag = call.get("tag");
+    let text = match tag {
+        "" => name.to_owned(),
+        digest if digest.contains(':') => format!("{name}@{digest}"),
+        tag => format!("{name}:{tag}"),
+    };
+    if tag.is_empty() && call.get("tag").is_empty() && !text.contains('@') && !text.rsplit('/').next().is_some_and(|l| l.contains(':')) {
+        // `docker pull -a`: the client leaves the tag out. Old clients mean all tags too.
+        return Err(Error::not_implemented("pulling all tags of a repository is not there yet: name one"));
+    }
+    let reference: image::Reference = text.parse().map_err(Error::from)?;
+    let platform = match call.get("platform") {
+        "" => None,
+        text => Some(text.parse().map_err(Error::from)?),
+    };
+    let options = image::PullOptions { platform, auth: credentials(&call)? };
+    let owner = engine.clone();
+    with_progress(move |sink| async move {
+        owner.images.pull(&reference, options, sink).await?;
+        let familiar = reference.to_string();
+        let attributes = BTreeMap::from([("name".to_owned(), familiar.clone())]);
+        owner.events.emit("image", "pull", familiar, attributes);
+        Ok(Vec::new())
+    })
+    .await
+}
+
+fn unix(created: Option<&str>) -> i64 {
+    let at = created.and_then(time::parse);
+    at.and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs() as i64)
+}
+
+fn or_null(map: &BTreeMap<String, String>) -> Value {
+    if map.is_empty() { Value::Null } else { json!(map) }
+}
+
+/// The entries of `GET /images/json`.
+pub async fn list_json(engine: &Engine, images: &[image::Image], shared: bool) -> Value {
+    let containers = engine.containers.list();
+    let entry = |i: &image::Image| {
+        let id = i.id.to_string();
+        let users = containers.iter().filter(|c| c.view().record.image_id == id).count();
+        json!({
+            "Containers": users, "Created": unix(i.created.as_deref()), "Id": id, "Labels": or_null(&i.config.labels),
+            "ParentId": "", "RepoDigests": i.repo_digests, "RepoTags": i.repo_tags,
+            "SharedSize": if shared { 0 } else { -1 }, "Size": i.size,
+            "Descriptor": { "mediaType": i.descriptor.media_type, "digest": i.descriptor.digest.to_string(), "size": i.descriptor.size },
+        })
+    };
+    let mut out: Vec<Value> = images.iter().map(entry).collect();
+    out.sort_by_key(|v| std::cmp::Reverse(v["Created"].as_i64()));
+    json!(out)
+}
+
+const LIST_FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
+
+/// Whether a shell-like pattern (`*` and `?`) fits the whole text.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.first(), text.first()) {
+        (None, None) => true,
+        (Some(b'*'), _) => {
+            glob(&pattern[1..], text) || (!text.is_empty() && text[0] != b'/' && glob(pattern, &text[1..]))
+        }
+        (Some(b'?'), Some(_)) => glob(&pattern[1..], &text[1..]),
+        (Some(p), Some(t)) if p == t => glob(&pattern[1..], &text[1..]),
+        _ => false,
+    }
+}
+
+fn reference_fits(pattern: &str, tag: &str) -> bool {
+    let repository = tag.rsplit_once(':').map_or(tag, |(r, _)| r);
+    [tag, repository].into_iter().any(|t| glob(pattern.as_bytes(), t.as_bytes()))
+}
+
+pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let filters = call.filters()?.only(LIST_FILTERS)?;
+    let dangling = filters.truth("dangling")?;
+    let mut images = engine.images.list().await?;
+    let mut bound = |key: &str| -> Vec<String> { filters.values(key).to_vec() };
+    let (since, before) = (bound("since"), bound("before"));
+    let mut created = BTreeMap::new();
+    for name in since.iter().chain(&before) {
+        created.insert(name.clone(), unix(engine.images.get(name).await?.created.as_deref()));
+    }
+    images.retain(|i| {
+        let at = unix(i.created.as_deref());
+        dangling.is_none_or(|d| d == i.repo_tags.is_empty())
+            && filters.labels(&i.config.labels)
+            && filters.any("reference", |p| i.repo_tags.iter().any(|t| reference_fits(p, t)))
+            && since.iter().all(|n| at > created[n])
+            && before.iter().all(|n| at < created[n])
+            && filters.any("until", |u| {
+                time::parse_point(u).and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).is_some_and(|d| at < d.as_secs() as i64)
+            })
+    });
+    Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size")).await))
+}
+
+pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let i = engine.images.get(call.param(0)).await?;
+    let c = &i.config;
+    let set = |list: &[String]| {
+        let map: BTreeMap<&String, Value> = list.iter().map(|k| (k, json!({}))).collect();
+        if map.is_empty() { Value::Null } else { json!(map) }
+    };
+    let mut config = json!({
+        "Cmd": c.cmd, "Entrypoint": c.entrypoint, "Env": if c.env.is_empty() { Value::Null } else { json!(c.env) },
+        "Labels": or_null(&c.labels), "OnBuild": c.on_build, "User": c.user, "Volumes": set(&c.volumes),
+        "WorkingDir": c.working_dir,
+    });
+    if !c.exposed_ports.is_empty() {
+        config["ExposedPorts"] = set(&c.exposed_ports);
+    }
+    if let Some(signal) = &c.stop_signal {
+        config["StopSignal"] = json!(signal);
+    }
+    if let Some(test) = &c.healthcheck {
+        config["Healthcheck"] = test.clone();
+    }
+    let descriptor = json!({
+        "mediaType": i.descriptor.media_type, "digest": i.descriptor.digest.to_string(), "size": i.descriptor.size,
+    });
+    let mut out = json!({
+        "Id": i.id.to_string(), "RepoTags": i.repo_tags, "RepoDigests": i.repo_digests, "Parent": "", "Comment": "",
+        "Created": i.created.as_deref().unwrap_or(time::ZERO), "DockerVersion": "", "Author": i.author,
+        "Architecture": i.architecture, "Os": i.os, "Size": i.size,
+        "GraphDriver": { "Data": null, "Name": "overlayfs" },
+        "RootFS": { "Type": "layers", "Layers": i.diff_ids },
+        "Metadata": { "LastTagTime": time::ZERO }, "Descriptor": descriptor, "Config": config,
+    });
+    if !i.variant.is_empty() {
+        out["Variant"] = json!(i.variant);
+    }
+    Ok(Reply::json(out))
+}
+
+pub async fn history(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let i = engine.images.get(call.param(0)).await?;
+    let mut out: Vec<Value> = i
+        .history
+        .iter()
+        .rev()
+        .map(|h| {
+            json!({
+                "Id": "<missing>", "Created": unix(h.created.as_deref()), "CreatedBy": h.created_by,
+                "Tags": null, "Size": 0, "Comment": h.comment,
+            })
+        })
+        .collect();
+    if let Some(top) = out.first_mut() {
+        top["Id"] = json!(i.id.to_string());
+        top["Tags"] = json!(i.repo_tags);
+    }
+    Ok(Reply::json(json!(out)))
+}
+
+pub async fn tag(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let repo = call.get("repo");
+    let tag = if call.get("tag").is_empty() { "latest" } else { call.get("tag") };
+    let target: image::Reference = format!("{repo}:{tag}").parse().map_err(Error::from)?;
+    engine.images.tag(call.param(0), &target).await?;
+    let id = engine.images.get(call.param(0)).await?.id.to_string();
+    engine.events.emit("image", "tag", id, BTreeMap::from([("name".to_owned(), target.to_string())]));
+    Ok(Reply::Empty(hyper::StatusCode::CREATED))
+}
+
+/// Containers that use an image: (short id, whether it runs).
+fn users(engine: &Engine, image_id: &str) -> Vec<(String, bool)> {
+    let views = engine.containers.list();
+    let used = views.iter().map(|h| h.view()).filter(|v| v.record.image_id == image_id);
+    used.map(|v| (v.record.id[..12].to_owned(), v.status.is_running())).collect()
+}
+
+pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let (name, force) = (call.param(0).to_owned(), call.flag("force"));
+    let image = engine.images.get(&name).await?;
+    let id = image.id.to_string();
+    let by_id = id.starts_with(&name) || id.trim_start_matches("sha256:").starts_with(&name);
+    let last_name = image.repo_tags.len() <= 1 || by_id;
+    for (user, running) in users(&engine, &id) {
+        if running && last_name && (by_id || !force) {
+            return Err(Error::conflict(if by_id {
+                format!("conflict: unable to delete {} (cannot be forced) - image is being used by running container {user}", short(&id))
+            } else {
+                format!("conflict: unable to remove repository reference \"{name}\" (must force) - container {user} is using its referenced image {}", short(&id))
+            }));
+        }
+        if !force && last_name {
+            return Err(Error::conflict(if by_id {
+                format!("conflict: unable to delete {} (must be forced) - image is being used by stopped container {user}", short(&id))
+            } else {
+                format!("conflict: unable to remove repository reference \"{name}\" (must force) - container {user} is using its referenced image {}", short(&id))
+            }));
+        }
+    }
+    let options = image::RemoveOptions { force, prune_children: !call.flag("noprune") };
+    let removed = engine.images.remove(&name, options).await?;
+    let mut out = Vec::new();
+    for r in removed {
+        let (key, action, what) = match r {
+            image::Removed::Untagged(what) => ("Untagged", "untag", what),
+            image::Removed::Deleted(what) => ("Deleted", "delete", what),
+        };
+        engine.events.emit("image", action, id.clone(), BTreeMap::from([("name".to_owned(), what.clone())]));
+        out.push(json!({ key: what }));
+    }
+    Ok(Reply::json(json!(out)))
+}
+
+fn short(id: &str) -> &str {
+    let hex = id.trim_start_matches("sha256:");
+    hex.get(..12).unwrap_or(hex)
+}
+
+pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let filters = call.filters()?.only(&["dangling", "label", "label!", "until"])?;
+    let dangling_only = filters.truth("dangling")?.unwrap_or(true);
+    let before = engine.images.disk_usage().await?.total;
+    let mut out = Vec::new();
+    for i in engine.images.list().await? {
+        let id = i.id.to_string();
+        let old = filters.any("until", |u| time::parse_point(u).zip(i.created.as_deref().and_then(time::parse)).is_some_and(|(u, c)| c < u));
+        if !users(&engine, &id).is_empty() || (dangling_only && !i.repo_tags.is_empty()) || !old || !filters.labels(&i.config.labels) {
+            continue;
+        }
+        let options = image::RemoveOptions { force: true, prune_children: true };
+        for r in engine.images.remove(&id, options).await? {
+            out.push(match r {
+                image::Removed::Untagged(what) => json!({ "Untagged": what }),
+                image::Removed::Deleted(what) => json!({ "Deleted": what }),
+            });
+        }
+    }
+    let after = engine.images.disk_usage().await?.total;
+    Ok(Reply::json(json!({
+        "ImagesDeleted": if out.is_empty() { Value::Null } else { json!(out) }, "SpaceReclaimed": before.saturating_sub(after),
+    })))
+}
+
+pub async fn load(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let quiet = call.flag("quiet");
+    let body = call.body.into_data_stream().map_err(std::io::Error::other);
+    let input = tokio_util::io::StreamReader::new(body);
+    with_progress(move |sink| async move {
+        let sink: image::ProgressSink = if quiet { Arc::new(|_| {}) } else { sink };
+        let loaded = engine.images.load(input, image::LoadOptions::default(), sink).await?;
+        let mut lines = Vec::new();
+        for l in loaded {
+            let words = match &l.name {
+                Some(name) => format!("Loaded image: {name}\n"),
+                None => format!("Loaded image ID: {}\n", l.id),
+            };
+            engine.events.emit(
+                "image",
+                "load",
+                l.id.to_string(),
+                BTreeMap::from([("name".to_owned(), l.name.clone().unwrap_or_else(|| l.id.to_string()))]),
+            );
+            lines.push(Bytes::from(format!("{}\r\n", json!({ "stream": words }))));
+        }
+        Ok(lines)
+    })
+    .await
+}
+
+pub async fn save_one(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    save(engine, vec![call.param(0).to_owned()]).await
+}
+
+pub async fn save_all(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let names: Vec<String> =
+        call.all("names").iter().flat_map(|n| n.split(',').map(str::to_owned).collect::<Vec<_>>()).collect();
+    if names.is_empty() {
+        return Err(Error { code: Code::InvalidArgument, message: "no images were named".into() });
+    }
+    save(engine, names).await
+}
+
+/// Bytes of an archive between the store and the connection.
+const SAVE_BUFFER: usize = 256 << 10;
+
+async fn save(engine: Arc<Engine>, names: Vec<String>) -> Result<Reply> {
+    for name in &names {
+        let image = engine.images.get(name).await?;
+        let attributes = BTreeMap::from([("name".to_owned(), name.clone())]);
+        engine.events.emit("image", "save", image.id.to_string(), attributes);
+    }
+    let (near, far) = tokio::io::duplex(SAVE_BUFFER);
+    Ok(Reply::Stream(
+        "application/x-tar",
+        async_stream(move |out| async move {
+            let writing = async { engine.images.save(&names, far).await };
+            let reading = async {
+                let mut pieces = tokio_util::io::ReaderStream::with_capacity(near, 64 << 10);
+                while let Some(Ok(piece)) = pieces.next().await {
+                    out.send(piece).await?;
+                }
+                Ok::<_, super::system::Gone>(())
+            };
+            let (written, read) = tokio::join!(writing, reading);
+            read?;
+            if let Err(e) = written {
+                tracing::warn!("save of {}: {e}", names.join(", "));
+                out.cut(e.to_string()).await;
+            }
+            Ok(())
+        }),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_matched_with_and_without_the_tag() {
+        for fits in ["busybox", "busy*", "busybox:latest", "busybox:l?test"] {
+            assert!(reference_fits(fits, "busybox:latest"), "{fits}");
+        }
+        assert!(!reference_fits("busy", "busybox:latest"));
+        assert!(!reference_fits("*", "a/b:c"));
+        assert!(reference_fits("*/b", "a/b:c"));
+    }
+}

@@ -1,0 +1,188 @@
+//! Docker's API over HTTP: the only place that knows HTTP and Docker's JSON.
+//!
+//! Answers are built as JSON by hand, in Go's shapes (`null`, `[]`, absent): clients of every version tell them
+//! apart, and generated types do not.
+
+mod containers;
+mod exec;
+pub mod go_json;
+mod hijack;
+mod images;
+mod networks;
+pub mod reply;
+mod request;
+pub mod router;
+mod system;
+mod volumes;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use hijack::Answer;
+use reply::{Body, Reply};
+use request::{Call, Version};
+use router::{Handler, Route};
+
+/// The newest API version answered.
+pub const NEWEST: Version = Version(1, 51);
+/// The oldest API version answered.
+pub const OLDEST: Version = Version(1, 24);
+/// How long requests in flight have to end when the engine stops.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Listens on a unix socket that only its owner and group may use. A socket left by an engine that died is
+/// replaced; one that answers is another engine's and is left alone.
+pub async fn listen(path: &Path) -> Result<UnixListener> {
+    // A longer path cannot be bound: sun_path has 108 bytes on Linux, 104 elsewhere.
+    if path.as_os_str().len() > 104 {
+        return Err(Error::invalid(format!("{}: a socket's path may have 104 bytes at most", path.display())));
+    }
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(Error::conflict(format!("{} is served by another engine already", path.display())));
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    if let Some(folder) = path.parent() {
+        tokio::fs::create_dir_all(folder).await?;
+    }
+    let listener = UnixListener::bind(path).map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Serves until `stop`, then lets requests in flight end within a limit.
+pub async fn serve(engine: Arc<Engine>, listener: UnixListener, stop: CancellationToken) {
+    let connections = TaskTracker::new();
+    loop {
+        let io = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((io, _)) => io,
+                Err(e) => {
+                    tracing::warn!("accept: {e}");
+                    // Out of file descriptors: let requests in flight give some back.
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    continue;
+                }
+            },
+        };
+        let (engine, stop) = (engine.clone(), stop.clone());
+        connections.spawn(async move {
+            let service = move |request| answer(engine.clone(), request);
+            tokio::select! {
+                () = hijack::serve(io, service) => {}
+                () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {}
+            }
+        });
+    }
+    connections.close();
+    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+        tracing::info!("{} connections were open when the engine stopped", connections.len());
+    }
+}
+
+async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
+    let upgrade = request
+        .headers()
+        .get(CONNECTION)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.to_ascii_lowercase().contains("upgrade"));
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let started = std::time::Instant::now();
+    let result = dispatch(engine, request).await;
+    tracing::debug!("{method} {path}: {:?} in {:?}", result.as_ref().err(), started.elapsed());
+    let response = match result {
+        Ok(Reply::Hijack(content_type, run)) => return Answer::Hijack { content_type, upgrade, run },
+        Ok(Reply::Empty(status)) => reply::plain(status, reply::full("")),
+        Ok(Reply::Json(status, value)) => reply::json(status, &value),
+        Ok(Reply::Text(text)) => {
+            reply::with_type(StatusCode::OK, "text/plain; charset=utf-8", reply::full(text))
+        }
+        Ok(Reply::Stream(content_type, stream)) => reply::stream(content_type, stream),
+        Ok(Reply::Headers(status, list, body)) => reply::headers(status, list, body),
+        Err(e) => reply::error(&e),
+    };
+    Answer::Response(signed(response))
+}
+
+/// The headers every answer carries.
+fn signed(mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    let server = concat!("Docker/", env!("CARGO_PKG_VERSION"), " (linux)");
+    for (name, value) in
+        [("api-version", "1.51"), ("docker-experimental", "false"), ("ostype", "linux"), ("server", server)]
+    {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn dispatch(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Reply> {
+    let path = request.uri().path();
+    let (version, path) = split_version(path)?;
+    let (operation, params) = match router::route(request.method(), path) {
+        Route::To(operation, params) => (operation, params),
+        Route::WrongMethod => {
+            return Ok(Reply::Json(
+                StatusCode::METHOD_NOT_ALLOWED,
+                serde_json::json!({ "message": "method not allowed" }),
+            ));
+        }
+        Route::Nowhere => return Err(Error::not_found("page not found")),
+    };
+    match operation.handler {
+        Handler::Serves(handler) => handler(engine, Call::new(request, params, version)).await,
+        Handler::Missing => Err(Error::not_implemented(format!(
+            "{} is not there yet: this is Coracle {}, see its README for what is",
+            operation.id,
+            env!("CARGO_PKG_VERSION")
+        ))),
+        Handler::Refused(reason) => Err(Error::not_implemented(format!("{}: {reason}", operation.id))),
+        Handler::NeedsSwarm => Err(Error::unavailable(
+            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+        )),
+    }
+}
+
+/// `/v1.51/x` -> (1.51, `/x`); no version means the newest.
+fn split_version(path: &str) -> Result<(Version, &str)> {
+    let versioned = path.strip_prefix("/v").and_then(|rest| rest.split_once('/'));
+    let Some((text, _)) = versioned else { return Ok((NEWEST, path)) };
+    let Some(version) = Version::parse(text) else { return Ok((NEWEST, path)) };
+    if version > NEWEST {
+        return Err(Error::invalid(format!(
+            "client version {text} is too new. Maximum supported API version is {NEWEST}"
+        )));
+    }
+    if version < OLDEST {
+        return Err(Error::invalid(format!(
+            "client version {text} is too old. Minimum supported API version is {OLDEST}, please upgrade your client to a newer version"
+        )));
+    }
+    Ok((version, &path[text.len() + 2..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_taken_from_the_path() {
+        assert_eq!(split_version("/v1.40/containers/json").unwrap(), (Version(1, 40), "/containers/json"));
+        assert_eq!(split_version("/volumes").unwrap(), (NEWEST, "/volumes"));
+        assert!(split_version("/v1.99/info").unwrap_err().message.contains("too new"));
+        assert!(split_version("/v1.2/info").unwrap_err().message.contains("too old"));
+    }
+}

@@ -1,0 +1,251 @@
+//! Which operation answers which path: one table for what is there, what is not there yet and why.
+//!
+//! The README's list of missing operations is generated from [`OPERATIONS`] (`coracle-engine operations`).
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hyper::Method;
+
+use super::reply::Reply;
+use super::request::{Call, decode};
+use super::{containers, exec, images, networks, system, volumes};
+use crate::engine::Engine;
+use crate::error::Result;
+
+type Answer = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
+
+/// What an operation does.
+pub enum Handler {
+    /// Answers.
+    Serves(fn(Arc<Engine>, Call) -> Answer),
+    /// Not there yet: 501 with the operation's name.
+    Missing,
+    /// Never there, with the reason: 501.
+    Refused(&'static str),
+    /// Needs a swarm: answered as an engine that is in none does (503).
+    NeedsSwarm,
+}
+
+/// One operation of the API.
+pub struct Operation {
+    /// HTTP method.
+    pub method: Method,
+    /// Path without the version; `{x}` is one segment, `{x...}` one or more.
+    pub path: &'static str,
+    /// Its name in the specification.
+    pub id: &'static str,
+    /// What it does.
+    pub handler: Handler,
+}
+
+macro_rules! operations {
+    ($($method:ident $path:literal $id:ident => $handler:tt $(:: $function:ident)? $(($reason:literal))?;)*) => {
+        &[$(Operation {
+            method: Method::$method,
+            path: $path,
+            id: stringify!($id),
+            handler: operations!(@ $handler $(:: $function)? $(($reason))?),
+        }),*]
+    };
+    (@ missing) => { Handler::Missing };
+    (@ swarm) => { Handler::NeedsSwarm };
+    (@ refused ($reason:literal)) => { Handler::Refused($reason) };
+    (@ $module:ident :: $function:ident) => { Handler::Serves(|engine, call| Box::pin($module::$function(engine, call))) };
+}
+
+/// All operations. The order matters only where a fixed path could also be a parameter.
+pub const OPERATIONS: &[Operation] = operations! {
+    GET "/_ping" SystemPing => system::ping;
+    HEAD "/_ping" SystemPingHead => system::ping;
+    GET "/version" SystemVersion => system::version;
+    GET "/info" SystemInfo => system::info;
+    GET "/events" SystemEvents => system::events;
+    GET "/system/df" SystemDataUsage => system::disk_usage;
+    POST "/auth" SystemAuth => missing;
+    GET "/coracle/v1/features" CoracleFeatures => system::features;
+
+    GET "/containers/json" ContainerList => containers::list;
+    POST "/containers/create" ContainerCreate => containers::create;
+    POST "/containers/prune" ContainerPrune => containers::prune;
+    GET "/containers/{id}/json" ContainerInspect => containers::inspect;
+    GET "/containers/{id}/top" ContainerTop => containers::top;
+    GET "/containers/{id}/logs" ContainerLogs => containers::logs;
+    GET "/containers/{id}/changes" ContainerChanges => missing;
+    GET "/containers/{id}/export" ContainerExport => missing;
+    GET "/containers/{id}/stats" ContainerStats => missing;
+    POST "/containers/{id}/resize" ContainerResize => containers::resize;
+    POST "/containers/{id}/start" ContainerStart => containers::start;
+    POST "/containers/{id}/stop" ContainerStop => containers::stop;
+    POST "/containers/{id}/restart" ContainerRestart => containers::restart;
+    POST "/containers/{id}/kill" ContainerKill => containers::kill;
+    POST "/containers/{id}/update" ContainerUpdate => missing;
+    POST "/containers/{id}/rename" ContainerRename => containers::rename;
+    POST "/containers/{id}/pause" ContainerPause => containers::pause;
+    POST "/containers/{id}/unpause" ContainerUnpause => containers::unpause;
+    POST "/containers/{id}/attach" ContainerAttach => containers::attach;
+    GET "/containers/{id}/attach/ws" ContainerAttachWebsocket => missing;
+    POST "/containers/{id}/wait" ContainerWait => containers::wait;
+    DELETE "/containers/{id}" ContainerDelete => containers::delete;
+    HEAD "/containers/{id}/archive" ContainerArchiveInfo => missing;
+    GET "/containers/{id}/archive" ContainerArchive => missing;
+    PUT "/containers/{id}/archive" PutContainerArchive => missing;
+    POST "/containers/{id}/exec" ContainerExec => exec::create;
+    POST "/exec/{id}/start" ExecStart => exec::start;
+    POST "/exec/{id}/resize" ExecResize => exec::resize;
+    GET "/exec/{id}/json" ExecInspect => exec::inspect;
+    POST "/commit" ImageCommit => missing;
+
+    GET "/images/json" ImageList => images::list;
+    POST "/images/create" ImageCreate => images::create;
+    POST "/images/load" ImageLoad => images::load;
+    GET "/images/get" ImageGetAll => images::save_all;
+    GET "/images/search" ImageSearch => missing;
+    POST "/images/prune" ImagePrune => images::prune;
+    GET "/images/{name...}/json" ImageInspect => images::inspect;
+    GET "/images/{name...}/history" ImageHistory => images::history;
+    GET "/images/{name...}/get" ImageGet => images::save_one;
+    POST "/images/{name...}/push" ImagePush => missing;
+    POST "/images/{name...}/tag" ImageTag => images::tag;
+    DELETE "/images/{name...}" ImageDelete => images::delete;
+    GET "/distribution/{name...}/json" DistributionInspect => missing;
+    POST "/build" ImageBuild => missing;
+    POST "/build/prune" BuildPrune => missing;
+    POST "/session" Session => missing;
+    POST "/grpc" BuildKit => missing;
+
+    GET "/volumes" VolumeList => volumes::list;
+    POST "/volumes/create" VolumeCreate => volumes::create;
+    POST "/volumes/prune" VolumePrune => volumes::prune;
+    GET "/volumes/{name}" VolumeInspect => volumes::inspect;
+    PUT "/volumes/{name}" VolumeUpdate => swarm;
+    DELETE "/volumes/{name}" VolumeDelete => volumes::delete;
+
+    GET "/networks" NetworkList => networks::list;
+    POST "/networks/create" NetworkCreate => networks::create;
+    POST "/networks/prune" NetworkPrune => networks::prune;
+    GET "/networks/{id}" NetworkInspect => networks::inspect;
+    DELETE "/networks/{id}" NetworkDelete => networks::delete;
+    POST "/networks/{id}/connect" NetworkConnect => missing;
+    POST "/networks/{id}/disconnect" NetworkDisconnect => missing;
+
+    GET "/plugins" PluginList => system::no_plugins;
+    GET "/plugins/privileges" GetPluginPrivileges => refused("managed plugins are not supported: they are images that run with the engine's own rights");
+    POST "/plugins/pull" PluginPull => refused("managed plugins are not supported: they are images that run with the engine's own rights");
+    GET "/plugins/{name...}/json" PluginInspect => refused("managed plugins are not supported");
+    DELETE "/plugins/{name...}" PluginDelete => refused("managed plugins are not supported");
+    POST "/plugins/create" PluginCreate => refused("managed plugins are not supported");
+    POST "/plugins/{name...}" PluginChange => refused("managed plugins are not supported");
+
+    POST "/swarm/init" SwarmInit => refused("this engine does not join swarms");
+    POST "/swarm/join" SwarmJoin => refused("this engine does not join swarms");
+    GET "/swarm" SwarmInspect => swarm;
+    POST "/swarm/{x}" Swarm => swarm;
+    GET "/swarm/{x}" SwarmUnlockkey => swarm;
+    GET "/nodes" NodeList => swarm;
+    GET "/nodes/{x...}" NodeInspect => swarm;
+    POST "/nodes/{x...}" NodeUpdate => swarm;
+    DELETE "/nodes/{x...}" NodeDelete => swarm;
+    GET "/services" ServiceList => swarm;
+    GET "/services/{x...}" ServiceInspect => swarm;
+    POST "/services/{x...}" ServiceUpdate => swarm;
+    DELETE "/services/{x...}" ServiceDelete => swarm;
+    GET "/tasks" TaskList => swarm;
+    GET "/tasks/{x...}" TaskInspect => swarm;
+    GET "/secrets" SecretList => swarm;
+    GET "/secrets/{x...}" SecretInspect => swarm;
+    POST "/secrets/{x...}" SecretUpdate => swarm;
+    DELETE "/secrets/{x...}" SecretDelete => swarm;
+    GET "/configs" ConfigList => swarm;
+    GET "/configs/{x...}" ConfigInspect => swarm;
+    POST "/configs/{x...}" ConfigUpdate => swarm;
+    DELETE "/configs/{x...}" ConfigDelete => swarm;
+};
+
+/// What a path leads to.
+pub enum Route {
+    /// This operation, with its path parameters.
+    To(&'static Operation, Vec<String>),
+    /// The path is known, the method is not.
+    WrongMethod,
+    /// Nothing.
+    Nowhere,
+}
+
+/// Finds the operation for a path without its version.
+pub fn route(method: &Method, path: &str) -> Route {
+    let mut known = false;
+    for operation in OPERATIONS {
+        if let Some(params) = matches(operation.path, path) {
+            if operation.method == *method {
+                return Route::To(operation, params);
+            }
+            known = true;
+        }
+    }
+    if known { Route::WrongMethod } else { Route::Nowhere }
+}
+
+/// The parameters, when the path fits the pattern.
+fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
+    let mut params = Vec::new();
+    let mut wanted = pattern.split('/').skip(1).peekable();
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let mut at = 0;
+    while let Some(segment) = wanted.next() {
+        if segment.ends_with("...}") {
+            let rest = wanted.clone().count();
+            let end = parts.len().checked_sub(rest).filter(|end| *end > at)?;
+            params.push(decode(&parts[at..end].join("/"), false));
+            at = end;
+        } else {
+            let part = *parts.get(at)?;
+            if segment.starts_with('{') {
+                if part.is_empty() {
+                    return None;
+                }
+                params.push(decode(part, false));
+            } else if segment != part {
+                return None;
+            }
+            at += 1;
+        }
+    }
+    (at == parts.len() && params.iter().all(|p| !p.is_empty())).then_some(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(method: Method, path: &str) -> Option<(&'static str, Vec<String>)> {
+        match route(&method, path) {
+            Route::To(operation, params) => Some((operation.id, params)),
+            Route::WrongMethod | Route::Nowhere => None,
+        }
+    }
+
+    #[test]
+    fn image_names_have_slashes() {
+        assert_eq!(id(Method::GET, "/images/a/b:c/json").unwrap(), ("ImageInspect", vec!["a/b:c".into()]));
+        assert_eq!(id(Method::GET, "/images/json").unwrap().0, "ImageList");
+        assert_eq!(id(Method::DELETE, "/images/localhost:5000/x").unwrap().1, ["localhost:5000/x"]);
+    }
+
+    #[test]
+    fn unknown_paths_and_methods_differ() {
+        assert!(matches!(route(&Method::GET, "/nope"), Route::Nowhere));
+        assert!(matches!(route(&Method::PUT, "/containers/json"), Route::WrongMethod));
+        assert!(matches!(route(&Method::GET, "/containers//json"), Route::Nowhere));
+    }
+
+    #[test]
+    fn every_operation_is_reached_by_its_own_path() {
+        for operation in OPERATIONS {
+            let path = operation.path.replace("...", "").replace(['{', '}'], "");
+            let found = id(operation.method.clone(), &path);
+            // A more general pattern before it would hide it.
+            assert_eq!(found.map(|f| f.0), Some(operation.id), "{path}");
+        }
+    }
+}

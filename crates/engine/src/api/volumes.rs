@@ -1,0 +1,106 @@
+//! Operations of the tag Volume.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::reply::Reply;
+use super::request::Call;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::store::Durability;
+use crate::volumes::{ANONYMOUS, Volume};
+
+/// A volume as the API shows it.
+pub fn json(engine: &Engine, volume: &Volume) -> Value {
+    json!({
+        "CreatedAt": volume.created, "Driver": "local", "Labels": volume.labels,
+        "Mountpoint": engine.volumes.data(&volume.name), "Name": volume.name, "Options": volume.options,
+        "Scope": "local",
+    })
+}
+
+pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let filters = call.filters()?.only(&["dangling", "driver", "label", "name"])?;
+    let dangling = filters.truth("dangling")?;
+    let list: Vec<Value> = engine
+        .volumes
+        .list()
+        .iter()
+        .filter(|v| {
+            filters.allows("driver", "local")
+                && filters.any("name", |n| v.name.contains(n))
+                && filters.labels(v.labels.as_ref().unwrap_or(&BTreeMap::new()))
+                && dangling.is_none_or(|d| d == engine.containers.using_volume(&v.name).is_empty())
+        })
+        .map(|v| json(&engine, v))
+        .collect();
+    Ok(Reply::json(json!({ "Volumes": list, "Warnings": null })))
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct CreateBody {
+    name: String,
+    driver: String,
+    driver_opts: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let body: CreateBody = call.json().await?;
+    let mut labels = body.labels;
+    let name = if body.name.is_empty() {
+        labels.get_or_insert_default().insert(ANONYMOUS.into(), String::new());
+        crate::names::random_id()
+    } else {
+        body.name
+    };
+    let (volume, new) =
+        engine.volumes.create(&name, &body.driver, labels, body.driver_opts, Durability::Durable).await?;
+    if new {
+        engine.volume_event(&name, "create", BTreeMap::new());
+    }
+    Ok(Reply::created(json(&engine, &volume)))
+}
+
+pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    Ok(Reply::json(json(&engine, &*engine.volumes.get(call.param(0))?)))
+}
+
+pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let name = call.param(0);
+    if let Err(e) = engine.volumes.get(name) {
+        // `rm -f` of what is not there is fine, as with dockerd.
+        return if call.flag("force") { Ok(Reply::no_content()) } else { Err(e) };
+    }
+    let users = engine.containers.using_volume(name);
+    if !users.is_empty() {
+        return Err(Error::conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
+    }
+    engine.volumes.remove(name, Durability::Durable).await?;
+    engine.volume_event(name, "destroy", BTreeMap::new());
+    Ok(Reply::no_content())
+}
+
+pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let filters = call.filters()?.only(&["all", "label", "label!"])?;
+    let all = filters.truth("all")?.unwrap_or(false);
+    let (mut removed, mut bytes) = (Vec::new(), 0);
+    for volume in engine.volumes.list() {
+        let named = !volume.is_anonymous();
+        let used = !engine.containers.using_volume(&volume.name).is_empty();
+        if used || (named && !all) || !filters.labels(volume.labels.as_ref().unwrap_or(&BTreeMap::new())) {
+            continue;
+        }
+        let size = engine.volumes.size(&volume.name).await.unwrap_or(0);
+        engine.volumes.remove(&volume.name, Durability::Durable).await?;
+        engine.volume_event(&volume.name, "destroy", BTreeMap::new());
+        bytes += size;
+        removed.push(volume.name.clone());
+    }
+    Ok(Reply::json(json!({
+        "VolumesDeleted": if removed.is_empty() { Value::Null } else { json!(removed) }, "SpaceReclaimed": bytes,
+    })))
+}

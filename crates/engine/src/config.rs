@@ -1,0 +1,135 @@
+//! The engine's settings: dockerd's `daemon.json`, the keys this engine knows.
+//!
+//! An unknown key is an error that names it, as with dockerd: a setting that does nothing misleads.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// `daemon.json`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// Where Docker Hub's images are asked for first.
+    pub registry_mirrors: Vec<String>,
+    /// Registries (host:port, host or CIDR) that may be spoken to in plain text.
+    pub insecure_registries: Vec<String>,
+    /// `json-file` or `none`.
+    pub log_driver: Option<String>,
+    /// Defaults of containers' log options.
+    pub log_opts: BTreeMap<String, String>,
+    /// Subnets for networks that ask for none.
+    pub default_address_pools: Vec<AddressPool>,
+    /// Resolvers for containers instead of the host's.
+    pub dns: Vec<String>,
+    /// `options` lines for containers' resolv.conf.
+    pub dns_opts: Vec<String>,
+    /// `search` domains for containers' resolv.conf.
+    pub dns_search: Vec<String>,
+    /// Largest packet of the default network, in bytes.
+    pub mtu: Option<u32>,
+    /// Labels of the engine.
+    pub labels: Vec<String>,
+    /// More words in the log.
+    pub debug: bool,
+    /// Containers outlive the engine: always so here; `false` is refused.
+    pub live_restore: Option<bool>,
+    /// Seconds a stopped container has before it is killed at shutdown.
+    pub shutdown_timeout: Option<u64>,
+    /// Feature switches; kept for compatibility.
+    pub features: BTreeMap<String, bool>,
+}
+
+/// One entry of `default-address-pools`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressPool {
+    /// Range.
+    pub base: String,
+    /// Prefix length of the pieces.
+    pub size: u8,
+}
+
+impl EngineConfig {
+    /// Reads and checks the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::invalid(format!("read {}: {e}", path.display())))?;
+        Self::parse(&text).map_err(|e| e.context(&path.display().to_string()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let config: Self = serde_json::from_str(text).map_err(|e| Error::invalid(e.to_string()))?;
+        if config.live_restore == Some(false) {
+            return Err(Error::invalid("live-restore: false is not supported: containers always outlive the engine"));
+        }
+        if let Some(driver) = &config.log_driver
+            && !matches!(driver.as_str(), "json-file" | "none")
+        {
+            return Err(Error::invalid(format!("log-driver: {driver} is not supported: use json-file or none")));
+        }
+        config.address_pools()?;
+        Ok(config)
+    }
+
+    /// `default-address-pools`, checked; `None`: Docker's defaults.
+    pub fn address_pools(&self) -> Result<Option<Vec<(network::Ipv4Net, u8)>>> {
+        if self.default_address_pools.is_empty() {
+            return Ok(None);
+        }
+        self.default_address_pools
+            .iter()
+            .map(|p| match p.base.parse::<network::Ipv4Net>() {
+                Ok(base) if (base.prefix_len()..=30).contains(&p.size) => Ok((base, p.size)),
+                _ => Err(Error::invalid(format!("default-address-pools: {} in pieces of /{} cannot be", p.base, p.size))),
+            })
+            .collect::<Result<Vec<_>>>()
+            .map(Some)
+    }
+}
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Durable state.
+    pub root: PathBuf,
+    /// State of this boot: sockets, pids.
+    pub exec_root: PathBuf,
+    /// The API's socket.
+    pub socket: PathBuf,
+    /// The shim's program.
+    pub shim: PathBuf,
+}
+
+impl Paths {
+    /// A container's durable folder.
+    pub fn container(&self, id: &str) -> PathBuf {
+        self.root.join("containers").join(id)
+    }
+    /// A volume's folder.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        self.root.join("volumes").join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let words = EngineConfig::parse(r#"{"registry-mirors": []}"#).unwrap_err().message;
+        assert!(words.contains("registry-mirors"), "{words}");
+    }
+
+    #[test]
+    fn known_keys_are_read() {
+        let c = EngineConfig::parse(r#"{"registry-mirrors":["http://127.0.0.1:5000"],"default-address-pools":[{"base":"10.9.0.0/16","size":24}]}"#).unwrap();
+        assert_eq!(c.registry_mirrors.len(), 1);
+        assert_eq!(c.address_pools().unwrap().unwrap()[0].1, 24);
+        assert!(EngineConfig::parse(r#"{"default-address-pools":[{"base":"10.9.0.0/16","size":8}]}"#).is_err());
+    }
+}

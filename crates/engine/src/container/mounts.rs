@@ -1,0 +1,294 @@
+//! What is mounted in a container beside its root: `-v`, `--mount`, `--tmpfs` and the image's volumes.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{HostConfig, Set};
+use crate::error::{Error, Result};
+
+/// Kind of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    /// A path of the host.
+    Bind,
+    /// A volume.
+    Volume,
+    /// Memory.
+    Tmpfs,
+}
+
+impl MountKind {
+    /// Docker's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Volume => "volume",
+            Self::Tmpfs => "tmpfs",
+        }
+    }
+}
+
+/// A mount of a container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MountPoint {
+    /// What it is.
+    pub kind: MountKind,
+    /// The volume's name; `None` for an anonymous one until the container is made.
+    pub volume: Option<String>,
+    /// The host's path of a bind; empty otherwise.
+    pub source: PathBuf,
+    /// Where in the container: absolute, without `.` and `..`.
+    pub destination: PathBuf,
+    /// The mode words as given (`ro`, `z`).
+    pub mode: String,
+    /// Whether it can be written.
+    pub rw: bool,
+    /// `rprivate` unless asked otherwise; empty for volumes.
+    pub propagation: String,
+    /// A new volume gets what the image has there.
+    pub copy_up: bool,
+    /// Make the bind's source when it is missing, as `-v` does.
+    pub create_source: bool,
+    /// Part of the volume.
+    pub subpath: String,
+    /// Labels for a new volume.
+    pub labels: BTreeMap<String, String>,
+    /// Options of a tmpfs, as mount(8) takes them.
+    pub tmpfs_options: Vec<String>,
+    /// Mounts below the source come along.
+    pub recursive: bool,
+}
+
+impl MountPoint {
+    fn new(kind: MountKind, destination: PathBuf) -> Self {
+        Self {
+            kind,
+            volume: None,
+            source: PathBuf::new(),
+            destination,
+            mode: String::new(),
+            rw: true,
+            propagation: String::new(),
+            copy_up: kind == MountKind::Volume,
+            create_source: false,
+            subpath: String::new(),
+            labels: BTreeMap::new(),
+            tmpfs_options: Vec::new(),
+            recursive: true,
+        }
+    }
+}
+
+fn destination(text: &str, spec: &str) -> Result<PathBuf> {
+    let path = clean(Path::new(text));
+    if !text.starts_with('/') {
+        return Err(Error::invalid(format!(
+            "invalid volume specification: '{spec}': invalid mount config for type \"volume\": invalid mount path: '{text}' mount path must be absolute"
+        )));
+    }
+    if path == Path::new("/") {
+        return Err(Error::invalid(format!(
+            "invalid volume specification: '{spec}': invalid mount config: invalid specification: destination can't be '/'"
+        )));
+    }
+    Ok(path)
+}
+
+/// The path without `.`, `..` and doubled slashes, as Go's `filepath.Clean` makes it for an absolute path.
+fn clean(path: &Path) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    out
+}
+
+/// One `-v` of the form `[source:]destination[:mode]`.
+fn parse_bind(spec: &str) -> Result<MountPoint> {
+    let bad = || Error::invalid(format!("invalid volume specification: '{spec}'"));
+    let parts: Vec<&str> = spec.split(':').collect();
+    let (source, target, mode) = match parts[..] {
+        [target] => ("", target, ""),
+        [source, target] if target.starts_with('/') => (source, target, ""),
+        [target, mode] => ("", target, mode),
+        [source, target, mode] => (source, target, mode),
+        _ => return Err(bad()),
+    };
+    if target.is_empty() {
+        return Err(bad());
+    }
+    let destination = destination(target, spec)?;
+    let mut mount = if source.starts_with('/') {
+        let mut bind = MountPoint::new(MountKind::Bind, destination);
+        bind.source = clean(Path::new(source));
+        bind.create_source = true;
+        bind.propagation = "rprivate".into();
+        bind
+    } else {
+        let mut volume = MountPoint::new(MountKind::Volume, destination);
+        if !source.is_empty() {
+            if !crate::names::is_valid(source) {
+                return Err(Error::invalid(format!(
+                    "create {source}: \"{source}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
+                )));
+            }
+            volume.volume = Some(source.to_owned());
+        }
+        volume
+    };
+    mount.mode = mode.to_owned();
+    for word in mode.split(',').filter(|w| !w.is_empty()) {
+        match word {
+            "rw" => mount.rw = true,
+            "ro" => mount.rw = false,
+            "nocopy" if mount.kind == MountKind::Volume => mount.copy_up = false,
+            // SELinux labels: nothing to do where SELinux is not.
+            "z" | "Z" => {}
+            "consistent" | "cached" | "delegated" => {}
+            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" if mount.kind == MountKind::Bind => {
+                mount.propagation = word.to_owned();
+            }
+            _ => return Err(Error::invalid(format!("invalid mode: {mode}"))),
+        }
+    }
+    Ok(mount)
+}
+
+fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
+    let invalid = |words: &str| Error::invalid(format!("invalid mount config for type \"{}\": {words}", m.r#type));
+    if m.target.is_empty() {
+        return Err(invalid("field Target must not be empty"));
+    }
+    let destination = destination(&m.target, &m.target)?;
+    let mut mount = match m.r#type.as_str() {
+        "bind" => {
+            if m.source.is_empty() {
+                return Err(invalid("field Source must not be empty"));
+            }
+            if !m.source.starts_with('/') {
+                return Err(invalid(&format!("invalid mount path: '{}' mount path must be absolute", m.source)));
+            }
+            let mut bind = MountPoint::new(MountKind::Bind, destination);
+            bind.source = clean(Path::new(&m.source));
+            bind.propagation = "rprivate".into();
+            if let Some(o) = &m.bind_options {
+                if !o.propagation.is_empty() {
+                    bind.propagation.clone_from(&o.propagation);
+                }
+                bind.create_source = o.create_mountpoint;
+                bind.recursive = !o.non_recursive;
+            }
+            if !bind.create_source && !bind.source.exists() {
+                return Err(invalid(&format!("bind source path does not exist: {}", m.source)));
+            }
+            bind
+        }
+        "volume" => {
+            let mut volume = MountPoint::new(MountKind::Volume, destination);
+            volume.volume = (!m.source.is_empty()).then(|| m.source.clone());
+            if let Some(o) = &m.volume_options {
+                volume.copy_up = !o.no_copy;
+                volume.labels.clone_from(&o.labels);
+                volume.subpath.clone_from(&o.subpath);
+                if let Some(d) = &o.driver_config
+                    && (!matches!(d.name.as_str(), "" | "local") || !d.options.is_empty())
+                {
+                    return Err(Error::not_implemented("volume drivers and their options are not there yet"));
+                }
+            }
+            if !volume.subpath.is_empty() {
+                return Err(Error::not_implemented("volume-subpath is not there yet"));
+            }
+            volume
+        }
+        "tmpfs" => {
+            let mut tmpfs = MountPoint::new(MountKind::Tmpfs, destination);
+            if let Some(o) = &m.tmpfs_options {
+                if o.size_bytes > 0 {
+                    tmpfs.tmpfs_options.push(format!("size={}", o.size_bytes));
+                }
+                if o.mode != 0 {
+                    tmpfs.tmpfs_options.push(format!("mode={:o}", o.mode));
+                }
+            }
+            tmpfs
+        }
+        "image" | "npipe" | "cluster" => {
+            return Err(Error::not_implemented(format!("mounts of type {} are not there yet", m.r#type)));
+        }
+        other => return Err(Error::invalid(format!("mount type unknown: {other:?}"))),
+    };
+    mount.rw = !m.read_only;
+    Ok(mount)
+}
+
+/// All mounts a container asks for, one per destination, parents before children. Explicit ones win over the
+/// image's volumes.
+pub fn collect(host: &HostConfig, volumes: &Set) -> Result<Vec<MountPoint>> {
+    let mut all: BTreeMap<PathBuf, MountPoint> = BTreeMap::new();
+    let mut add = |m: MountPoint| match all.insert(m.destination.clone(), m) {
+        None => Ok(()),
+        Some(old) => Err(Error::invalid(format!("Duplicate mount point: {}", old.destination.display()))),
+    };
+    for spec in host.binds.iter().flatten() {
+        add(parse_bind(spec)?)?;
+    }
+    for mount in &host.mounts {
+        add(from_mount(mount)?)?;
+    }
+    for (path, options) in &host.tmpfs {
+        let mut tmpfs = MountPoint::new(MountKind::Tmpfs, destination(path, path)?);
+        tmpfs.tmpfs_options = options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
+        add(tmpfs)?;
+    }
+    for path in volumes.keys() {
+        let volume = MountPoint::new(MountKind::Volume, destination(path, path)?);
+        all.entry(volume.destination.clone()).or_insert(volume);
+    }
+    Ok(all.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(spec: &str) -> MountPoint {
+        parse_bind(spec).unwrap()
+    }
+
+    #[test]
+    fn a_path_is_a_bind_and_a_word_is_a_volume() {
+        let b = bind("/srv/../src:/app:ro");
+        assert_eq!((b.kind, b.source.to_str(), b.rw), (MountKind::Bind, Some("/src"), false));
+        let v = bind("data:/var/lib/data:nocopy");
+        assert_eq!((v.kind, v.volume.as_deref(), v.copy_up), (MountKind::Volume, Some("data"), false));
+        assert_eq!(bind("/anon").volume, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for bad in ["a:b:c:d", "data:rel", "x:/", "data:/x:bogus", "..:/x", ""] {
+            assert!(parse_bind(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_place_has_one_mount_and_explicit_ones_win_over_the_images() {
+        let host = HostConfig { binds: Some(vec!["a:/data".into()]), ..HostConfig::default() };
+        let volumes = Set::from([("/data".into(), Default::default()), ("/other".into(), Default::default())]);
+        let all = collect(&host, &volumes).unwrap();
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0].volume.as_deref(), Some("a"));
+        let twice = HostConfig { binds: Some(vec!["a:/d".into(), "b:/d".into()]), ..HostConfig::default() };
+        assert_eq!(collect(&twice, &Set::new()).unwrap_err().message, "Duplicate mount point: /d");
+    }
+}

@@ -1,0 +1,584 @@
+//! From a container's record to what the runtime is told: an OCI runtime specification with Docker's defaults.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oci_spec::runtime::{
+    Capability, Linux, LinuxCapabilities, LinuxDevice, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType,
+    LinuxResources, Mount, PosixRlimit, Process, Root, Spec,
+};
+use serde_json::json;
+
+use super::mounts::{MountKind, MountPoint};
+use super::user::{self, Identity};
+use super::{Record, create};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::exec::ExecConfig;
+
+/// Places where the engine's own socket is expected by tools that look into it.
+const DOCKER_SOCKETS: &[&str] = &["/var/run/docker.sock", "/run/docker.sock"];
+
+/// A container's log is rotated at this many bytes, keeping this many files, unless it says otherwise.
+const LOG_MAX_SIZE: u64 = 20 << 20;
+const LOG_MAX_FILES: u32 = 5;
+
+/// Everything the runtime needs for a run.
+pub async fn bundle(engine: &Arc<Engine>, record: &Record, rootfs: image::RootFs) -> Result<runtime::Bundle> {
+    create::write_names(engine, record).await?;
+    let groups = record.host.group_add.clone().unwrap_or_default();
+    let who = identity(engine, &rootfs, &record.config.user, &groups).await?;
+    for mount in &record.mounts {
+        make_source(engine, mount).await?;
+    }
+    let spec = spec(engine, record, &who)?;
+    let folder = engine.paths.container(&record.id);
+    Ok(runtime::Bundle {
+        id: record.id.clone(),
+        seccomp: seccomp(engine, record)?,
+        spec,
+        rootfs: runtime::RootFs::Overlay { lower: rootfs.lower, upper: rootfs.upper, work: rootfs.work },
+        stdio: runtime::Stdio {
+            tty: record.config.tty,
+            open_stdin: record.config.open_stdin,
+            stdin_once: record.config.stdin_once,
+            console_size: match record.host.console_size {
+                (0, _) | (_, 0) => None,
+                (rows, columns) => Some((rows as u16, columns as u16)),
+            },
+        },
+        log: log(record, &log_path(engine, record))?,
+        exit_file: folder.join("exit.json"),
+    })
+}
+
+/// Where a container's log is.
+pub fn log_path(engine: &Engine, record: &Record) -> PathBuf {
+    engine.paths.container(&record.id).join(format!("{}-json.log", record.id))
+}
+
+fn log(record: &Record, path: &std::path::Path) -> Result<runtime::LogConfig> {
+    if record.host.log_config.r#type == "none" {
+        return Ok(runtime::LogConfig::None);
+    }
+    let options = &record.host.log_config.config;
+    let max_size = match options.get("max-size") {
+        Some(text) if text == "-1" => None,
+        Some(text) => Some(parse_size(text).ok_or_else(|| Error::invalid(format!("invalid size: '{text}'")))?),
+        None => Some(LOG_MAX_SIZE),
+    };
+    let max_file = match options.get("max-file") {
+        Some(text) => text.parse().map_err(|_| Error::invalid(format!("invalid max-file: '{text}'")))?,
+        None => LOG_MAX_FILES,
+    };
+    Ok(runtime::LogConfig::JsonFile { path: path.to_owned(), max_size, max_file })
+}
+
+/// `10m`, `64k`, `1g`: Docker's units are powers of two here.
+fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Who a process runs as; the image is looked into only when a name or a home must be found.
+async fn identity(engine: &Engine, rootfs: &image::RootFs, user: &str, groups: &[String]) -> Result<Identity> {
+    if matches!(user, "" | "0" | "root" | "0:0" | "root:root") && groups.is_empty() {
+        return Ok(Identity { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() });
+    }
+    let (user, groups) = (user.to_owned(), groups.to_vec());
+    let scratch = engine.paths.exec_root.join("rootfs");
+    crate::rootfs::merged(rootfs.clone(), scratch, move |root| user::resolve(root, &user, &groups)).await
+}
+
+/// `-v /missing:/x` makes the folder, as dockerd does; anything else that is missing is an error.
+async fn make_source(engine: &Engine, mount: &MountPoint) -> Result<()> {
+    if mount.kind != MountKind::Bind || is_own_socket(engine, mount) {
+        return Ok(());
+    }
+    match tokio::fs::symlink_metadata(&mount.source).await {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && mount.create_source => {
+            tokio::fs::create_dir_all(&mount.source).await.map_err(|e| {
+                Error::internal(format!("error while creating mount source path '{}': {e}", mount.source.display()))
+            })
+        }
+        Err(e) => Err(Error::invalid(format!(
+            "invalid mount config for type \"bind\": bind source path does not exist: {}: {e}",
+            mount.source.display()
+        ))),
+    }
+}
+
+fn is_own_socket(engine: &Engine, mount: &MountPoint) -> bool {
+    mount.source == engine.paths.socket
+        || mount.source.to_str().is_some_and(|s| DOCKER_SOCKETS.contains(&s) && !mount.source.exists())
+        || mount.source.to_str().is_some_and(|s| DOCKER_SOCKETS.contains(&s))
+}
+
+fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
+    let (config, host) = (&record.config, &record.host);
+    let mut spec = Spec::default();
+    spec.set_version("1.2.0".into());
+    let mut root = Root::default();
+    root.set_path("rootfs".into()).set_readonly(Some(host.readonly_rootfs));
+    spec.set_root(Some(root));
+    spec.set_hostname(Some(config.hostname.clone()));
+    if !config.domainname.is_empty() {
+        spec.set_domainname(Some(config.domainname.clone()));
+    }
+    spec.set_process(Some(process(record, who)?));
+    spec.set_mounts(Some(mounts(engine, record)));
+    spec.set_annotations((!host.annotations.is_empty()).then(|| host.annotations.clone().into_iter().collect()));
+
+    let mut linux = Linux::default();
+    linux.set_cgroups_path(None);
+    linux.set_namespaces(Some(namespaces(record)?));
+    linux.set_resources(Some(resources(record)?));
+    linux.set_devices(Some(devices(record)?));
+    linux.set_sysctl((!host.sysctls.is_empty()).then(|| host.sysctls.clone().into_iter().collect()));
+    let strings = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect());
+    if host.privileged {
+        linux.set_masked_paths(None).set_readonly_paths(None);
+    } else {
+        linux.set_masked_paths(host.masked_paths.clone().or_else(|| strings(&runtime::spec::MASKED_PATHS)));
+        linux.set_readonly_paths(host.readonly_paths.clone().or_else(|| strings(&runtime::spec::READONLY_PATHS)));
+    }
+    // The program is compiled apart and cached: `seccomp`.
+    linux.set_seccomp(None);
+    spec.set_linux(Some(linux));
+    Ok(spec)
+}
+
+fn process(record: &Record, who: &Identity) -> Result<Process> {
+    let (config, host) = (&record.config, &record.host);
+    let mut process = Process::default();
+    let mut args = vec![record.path.clone()];
+    args.extend(record.args.iter().cloned());
+    process.set_args(Some(args));
+    process.set_env(Some(environment(&config.env, &config.hostname, who, config.tty)));
+    process.set_cwd(if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone().into() });
+    process.set_terminal(Some(config.tty));
+    set_user(&mut process, who)?;
+    process.set_capabilities(Some(capabilities(host.privileged, &host.cap_add, &host.cap_drop, who.uid)?));
+    process.set_no_new_privileges(Some(no_new_privileges(record)));
+    process.set_oom_score_adj(Some(host.oom_score_adj));
+    let limits: Vec<PosixRlimit> = host.ulimits.iter().map(rlimit).collect::<Result<_>>()?;
+    process.set_rlimits(Some(limits));
+    Ok(process)
+}
+
+fn set_user(process: &mut Process, who: &Identity) -> Result<()> {
+    // The primary group is among the additional ones too: without it a setgid program could drop it
+    // (CVE-2022-36109).
+    let mut groups = vec![who.gid];
+    groups.extend(who.groups.iter().filter(|g| **g != who.gid));
+    let user = json!({ "uid": who.uid, "gid": who.gid, "additionalGids": groups });
+    process.set_user(serde_json::from_value(user).map_err(|e| Error::internal(e.to_string()))?);
+    Ok(())
+}
+
+fn rlimit(u: &super::config::Ulimit) -> Result<PosixRlimit> {
+    let name = format!("RLIMIT_{}", u.name.to_ascii_uppercase());
+    serde_json::from_value(json!({ "type": name, "hard": u.hard as u64, "soft": u.soft as u64 }))
+        .map_err(|_| Error::invalid(format!("invalid ulimit type: {}", u.name)))
+}
+
+/// The process's environment: what was asked, and what a shell expects.
+fn environment(asked: &[String], hostname: &str, who: &Identity, tty: bool) -> Vec<String> {
+    let mut env = Vec::with_capacity(asked.len() + 3);
+    let has = |name: &str| asked.iter().any(|e| e.split('=').next() == Some(name));
+    if let Some(path) = asked.iter().find(|e| e.starts_with("PATH=")) {
+        env.push(path.clone());
+    }
+    if !has("HOSTNAME") {
+        env.push(format!("HOSTNAME={hostname}"));
+    }
+    if tty && !has("TERM") {
+        env.push("TERM=xterm".into());
+    }
+    // A name alone removes the variable.
+    env.extend(asked.iter().filter(|e| e.contains('=') && !e.starts_with("PATH=")).cloned());
+    if !has("HOME") {
+        env.push(format!("HOME={}", who.home));
+    }
+    env
+}
+
+fn capabilities(
+    privileged: bool,
+    add: &Option<Vec<String>>,
+    drop: &Option<Vec<String>>,
+    uid: u32,
+) -> Result<LinuxCapabilities> {
+    let all = runtime::spec::all_capabilities();
+    let parse = |name: &String| -> Result<Capability> {
+        let upper = name.to_ascii_uppercase();
+        let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        serde_json::from_value(json!(format!("CAP_{bare}")))
+            .map_err(|_| Error::invalid(format!("invalid CapAdd: unknown capability: \"CAP_{bare}\"")))
+    };
+    let is_all = |name: &String| name.eq_ignore_ascii_case("all");
+    let mut set: HashSet<Capability> = if privileged {
+        all.clone()
+    } else if add.iter().flatten().any(is_all) {
+        all.clone()
+    } else if drop.iter().flatten().any(is_all) {
+        HashSet::new()
+    } else {
+        runtime::spec::DEFAULT_CAPABILITIES.into_iter().collect()
+    };
+    if !privileged {
+        for name in add.iter().flatten().filter(|n| !is_all(n)) {
+            set.insert(parse(name)?);
+        }
+        for name in drop.iter().flatten().filter(|n| !is_all(n)) {
+            set.remove(&parse(name)?);
+        }
+    }
+    let mut capabilities = LinuxCapabilities::default();
+    // A user other than root starts without effective capabilities, as with dockerd.
+    let own = if uid == 0 { set.clone() } else { HashSet::new() };
+    capabilities
+        .set_bounding(Some(set))
+        .set_permitted(Some(own.clone()))
+        .set_effective(Some(own))
+        .set_inheritable(Some(HashSet::new()))
+        .set_ambient(Some(HashSet::new()));
+    Ok(capabilities)
+}
+
+fn no_new_privileges(record: &Record) -> bool {
+    record
+        .host
+        .security_opt
+        .iter()
+        .flatten()
+        .any(|o| matches!(o.as_str(), "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true"))
+}
+
+fn is_unconfined(record: &Record) -> bool {
+    let said = |o: &String| matches!(o.as_str(), "seccomp=unconfined" | "seccomp:unconfined");
+    record.host.privileged || record.host.security_opt.iter().flatten().any(said)
+}
+
+/// Docker's default profile for the container's capabilities, compiled once for each set.
+fn seccomp(engine: &Engine, record: &Record) -> Result<Option<Arc<[u8]>>> {
+    if is_unconfined(record) {
+        return Ok(None);
+    }
+    // Root's set decides which calls the profile allows, whatever user the process starts as.
+    let set = capabilities(false, &record.host.cap_add, &record.host.cap_drop, 0)?;
+    let mut caps: Vec<Capability> = set.bounding().iter().flatten().copied().collect();
+    caps.sort_by_key(|c| format!("{c:?}"));
+    let key = format!("{caps:?}");
+    let mut cache = engine.seccomp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(program) = cache.get(&key) {
+        return Ok(Some(program.clone()));
+    }
+    let program = runtime::seccomp::docker_default(&caps, runtime::seccomp::Kernel::running())
+        .and_then(|profile| runtime::seccomp::compile(&profile))
+        .map_err(|e| Error::internal(format!("seccomp profile: {e}")))?;
+    let program: Arc<[u8]> = Arc::from(program);
+    cache.insert(key, program.clone());
+    Ok(Some(program))
+}
+
+fn namespaces(record: &Record) -> Result<Vec<LinuxNamespace>> {
+    let host = &record.host;
+    let mut list = vec![LinuxNamespaceType::Mount];
+    let wanted = [
+        (LinuxNamespaceType::Pid, host.pid_mode != "host"),
+        (LinuxNamespaceType::Ipc, host.ipc_mode != "host"),
+        (LinuxNamespaceType::Uts, host.uts_mode != "host"),
+        (LinuxNamespaceType::Network, !record.networks.contains_key("host")),
+        (LinuxNamespaceType::Cgroup, host.cgroupns_mode != "host" && !host.privileged || host.cgroupns_mode == "private"),
+    ];
+    list.extend(wanted.into_iter().filter(|(_, own)| *own).map(|(kind, _)| kind));
+    list.into_iter()
+        .map(|kind| {
+            let mut namespace = LinuxNamespace::default();
+            namespace.set_typ(kind);
+            Ok(namespace)
+        })
+        .collect()
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(destination.into())
+        .set_typ(Some(kind.into()))
+        .set_source(Some(source.into()))
+        .set_options(Some(options.iter().map(|o| (*o).to_owned()).collect()));
+    mount
+}
+
+fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
+    let host = &record.host;
+    let own: BTreeMap<&std::path::Path, &MountPoint> =
+        record.mounts.iter().map(|m| (m.destination.as_path(), m)).collect();
+    let mut list = runtime::spec::default_mounts(u64::try_from(host.shm_size).unwrap_or_default());
+    list.retain(|m| {
+        let place = m.destination().as_path();
+        !own.contains_key(place) && !(host.ipc_mode == "none" && place == std::path::Path::new("/dev/shm"))
+    });
+    if host.privileged {
+        // sysfs and cgroup2 are writable for a privileged container.
+        for m in &mut list {
+            let options = m.options().clone().unwrap_or_default();
+            m.set_options(Some(options.into_iter().filter(|o| o != "ro").collect()));
+        }
+    }
+    if host.ipc_mode == "host" {
+        for m in &mut list {
+            if m.destination() == std::path::Path::new("/dev/shm") {
+                *m = mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]);
+            }
+        }
+    }
+    let folder = engine.paths.container(&record.id);
+    for name in ["resolv.conf", "hostname", "hosts"] {
+        let place = format!("/etc/{name}");
+        if !own.contains_key(std::path::Path::new(&place)) {
+            list.push(mount(&place, "bind", &folder.join(name).to_string_lossy(), &["rbind", "rprivate"]));
+        }
+    }
+    for m in &record.mounts {
+        let place = m.destination.to_string_lossy();
+        match m.kind {
+            MountKind::Tmpfs => {
+                let mut options: Vec<&str> = vec!["noexec", "nosuid", "nodev", "rprivate"];
+                for option in &m.tmpfs_options {
+                    // `exec` takes `noexec` back, and so on.
+                    options.retain(|o| o.strip_prefix("no") != Some(option.as_str()));
+                    options.push(option);
+                }
+                if !m.rw {
+                    options.push("ro");
+                }
+                list.push(mount(&place, "tmpfs", "tmpfs", &options));
+            }
+            MountKind::Bind | MountKind::Volume => {
+                let source = match &m.volume {
+                    Some(name) => engine.volumes.data(name),
+                    None if is_own_socket(engine, m) => engine.paths.socket.clone(),
+                    None => m.source.clone(),
+                };
+                let propagation = if m.propagation.is_empty() { "rprivate" } else { &m.propagation };
+                let mut options = vec![if m.recursive { "rbind" } else { "bind" }, propagation];
+                if !m.rw {
+                    options.push(if m.recursive { "rro" } else { "ro" });
+                }
+                list.push(mount(&place, "bind", &source.to_string_lossy(), &options));
+            }
+        }
+    }
+    list
+}
+
+fn devices(record: &Record) -> Result<Vec<LinuxDevice>> {
+    if record.host.privileged {
+        return host_devices();
+    }
+    record.host.devices.iter().map(|d| device(&d.path_on_host, &d.path_in_container)).collect()
+}
+
+fn device(on_host: &str, inside: &str) -> Result<LinuxDevice> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let gather = |e: &dyn std::fmt::Display| {
+        Error::internal(format!("error gathering device information while adding custom device \"{on_host}\": {e}"))
+    };
+    let meta = std::fs::metadata(on_host).map_err(|e| gather(&e))?;
+    let kind = match meta.file_type() {
+        t if t.is_char_device() => "c",
+        t if t.is_block_device() => "b",
+        _ => return Err(gather(&"not a device node")),
+    };
+    let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+    let path = if inside.is_empty() { on_host } else { inside };
+    serde_json::from_value(json!({
+        "path": path, "type": kind, "major": major, "minor": minor,
+        "fileMode": meta.mode() & 0o7777, "uid": meta.uid(), "gid": meta.gid(),
+    }))
+    .map_err(|e| Error::internal(e.to_string()))
+}
+
+/// All of the host's devices, for a privileged container.
+fn host_devices() -> Result<Vec<LinuxDevice>> {
+    use std::os::unix::fs::FileTypeExt;
+    let mut found = Vec::new();
+    let mut pending = vec![PathBuf::from("/dev")];
+    while let Some(folder) = pending.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let (Ok(kind), path) = (entry.file_type(), entry.path()) else { continue };
+            let own = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/.lxc", "/dev/fd"];
+            if own.iter().any(|o| path == std::path::Path::new(o)) {
+                continue;
+            }
+            if kind.is_dir() {
+                pending.push(path);
+            } else if (kind.is_char_device() || kind.is_block_device())
+                && let Some(text) = path.to_str()
+                && let Ok(device) = device(text, text)
+            {
+                found.push(device);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn device_rules(record: &Record) -> Result<Vec<LinuxDeviceCgroup>> {
+    let rule = |value| serde_json::from_value(value).map_err(|e| Error::internal(e.to_string()));
+    if record.host.privileged {
+        return Ok(vec![rule(json!({ "allow": true, "access": "rwm" }))?]);
+    }
+    let mut rules = runtime::spec::default_device_rules();
+    for d in &record.host.devices {
+        let node = device(&d.path_on_host, &d.path_in_container)?;
+        let access = if d.cgroup_permissions.is_empty() { "rwm" } else { &d.cgroup_permissions };
+        rules.push(rule(json!({
+            "allow": true, "type": node.typ(), "major": node.major(), "minor": node.minor(), "access": access,
+        }))?);
+    }
+    for text in record.host.device_cgroup_rules.iter().flatten() {
+        let bad = || Error::invalid(format!("invalid device cgroup rule format: '{text}'"));
+        let parts: Vec<&str> = text.split_whitespace().collect();
+        let &[kind @ ("a" | "b" | "c"), numbers, access] = parts.as_slice() else { return Err(bad()) };
+        let (major, minor) = numbers.split_once(':').ok_or_else(bad)?;
+        let number = |n: &str| if n == "*" { Ok(None) } else { n.parse::<i64>().map(Some).map_err(|_| bad()) };
+        rules.push(rule(json!({
+            "allow": true, "type": kind, "major": number(major)?, "minor": number(minor)?, "access": access,
+        }))?);
+    }
+    Ok(rules)
+}
+
+/// Limits, for cgroup v2: cpu shares become a weight, as runc converts them.
+pub fn resources(record: &Record) -> Result<LinuxResources> {
+    let host = &record.host;
+    let (period, quota) = match host.nano_cpus {
+        0 => (host.cpu_period, host.cpu_quota),
+        nano => (100_000, nano / 10_000),
+    };
+    let positive = |n: i64| (n > 0).then_some(n);
+    let swap = match (host.memory, host.memory_swap) {
+        (0, _) => None,
+        // Not said: as much swap again as memory, as dockerd does.
+        (memory, 0) => Some(memory * 2),
+        (_, swap) => Some(swap),
+    };
+    let rate = |list: &[super::config::ThrottleDevice]| -> Result<Vec<serde_json::Value>> {
+        list.iter()
+            .map(|t| {
+                let node = device(&t.path, "")?;
+                Ok(json!({ "major": node.major(), "minor": node.minor(), "rate": t.rate }))
+            })
+            .collect()
+    };
+    let mut value = json!({
+        "memory": {
+            "limit": positive(host.memory), "reservation": positive(host.memory_reservation), "swap": swap,
+        },
+        "cpu": {
+            "shares": positive(host.cpu_shares), "period": positive(period), "quota": (quota != 0).then_some(quota),
+        },
+        "pids": host.pids_limit.filter(|l| *l != 0).map(|l| json!({ "limit": l })),
+        "blockIO": {
+            "weight": (host.blkio_weight > 0).then_some(host.blkio_weight),
+            "throttleReadBpsDevice": rate(&host.blkio_device_read_bps)?,
+            "throttleWriteBpsDevice": rate(&host.blkio_device_write_bps)?,
+            "throttleReadIOPSDevice": rate(&host.blkio_device_read_iops)?,
+            "throttleWriteIOPSDevice": rate(&host.blkio_device_write_iops)?,
+        },
+    });
+    if !host.cpuset_cpus.is_empty() {
+        value["cpu"]["cpus"] = json!(host.cpuset_cpus);
+    }
+    if !host.cpuset_mems.is_empty() {
+        value["cpu"]["mems"] = json!(host.cpuset_mems);
+    }
+    let mut resources: LinuxResources =
+        serde_json::from_value(value).map_err(|e| Error::internal(format!("limits: {e}")))?;
+    resources.set_devices(Some(device_rules(record)?));
+    Ok(resources)
+}
+
+/// What `docker exec` runs: like the container's own process, but for what it says itself.
+pub async fn exec_process(
+    record: &Record,
+    container: &runtime::Container,
+    exec: &ExecConfig,
+) -> Result<Process> {
+    let user = if exec.user.is_empty() { record.config.user.clone() } else { exec.user.clone() };
+    let groups = if exec.user.is_empty() { record.host.group_add.clone().unwrap_or_default() } else { Vec::new() };
+    let root = PathBuf::from(format!("/proc/{}/root", container.pid()));
+    let who = if matches!(user.as_str(), "" | "0" | "root") && groups.is_empty() {
+        Identity { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() }
+    } else {
+        tokio::task::spawn_blocking(move || user::resolve(&root, &user, &groups))
+            .await
+            .map_err(|e| Error::internal(e.to_string()))??
+    };
+    let mut env = record.config.env.clone();
+    for variable in &exec.env {
+        let name = variable.split('=').next().unwrap_or_default();
+        env.retain(|e| e.split('=').next() != Some(name));
+        env.push(variable.clone());
+    }
+    let mut process = Process::default();
+    process.set_args(Some(exec.cmd.clone()));
+    process.set_env(Some(environment(&env, &record.config.hostname, &who, exec.tty)));
+    let cwd = if exec.working_dir.is_empty() { &record.config.working_dir } else { &exec.working_dir };
+    process.set_cwd(if cwd.is_empty() { "/".into() } else { cwd.clone().into() });
+    process.set_terminal(Some(exec.tty));
+    set_user(&mut process, &who)?;
+    let privileged = exec.privileged || record.host.privileged;
+    let caps = capabilities(privileged, &record.host.cap_add, &record.host.cap_drop, who.uid)?;
+    process.set_capabilities(Some(caps));
+    process.set_no_new_privileges(Some(no_new_privileges(record)));
+    process.set_oom_score_adj(Some(record.host.oom_score_adj));
+    Ok(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_logs_have_units() {
+        assert_eq!(parse_size("10m"), Some(10 << 20));
+        assert_eq!(parse_size("7"), Some(7));
+        assert_eq!(parse_size("1x"), None);
+        assert_eq!(parse_size("99999999999999999999g"), None);
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped_by_any_spelling() {
+        let some = |l: &[&str]| Some(l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
+        let bounding = |add, drop| capabilities(false, &add, &drop, 0).unwrap().bounding().clone().unwrap();
+        assert_eq!(bounding(None, None).len(), 14);
+        assert!(bounding(some(&["net_admin"]), None).contains(&Capability::NetAdmin));
+        assert_eq!(bounding(None, some(&["ALL"])).len(), 0);
+        assert_eq!(bounding(some(&["CAP_CHOWN"]), some(&["all"])), HashSet::from([Capability::Chown]));
+        assert!(capabilities(false, &some(&["NOPE"]), &None, 0).is_err());
+        assert!(capabilities(false, &None, &None, 1000).unwrap().effective().clone().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_environment_has_what_a_shell_expects() {
+        let who = Identity { uid: 0, gid: 0, groups: vec![], home: "/root".into() };
+        let env = environment(&["PATH=/bin".into(), "A=b".into(), "GONE".into()], "box", &who, true);
+        assert_eq!(env, ["PATH=/bin", "HOSTNAME=box", "TERM=xterm", "A=b", "HOME=/root"]);
+    }
+}

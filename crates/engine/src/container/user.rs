@@ -1,0 +1,120 @@
+//! Users by name: numbers, home and groups from the image's own `/etc/passwd` and `/etc/group`.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::rootfs::open_inside;
+
+/// Largest `/etc/passwd` or `/etc/group` that is read, in bytes.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// Who a process runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// User number.
+    pub uid: u32,
+    /// Group number.
+    pub gid: u32,
+    /// Additional groups.
+    pub groups: Vec<u32>,
+    /// Home folder, `/` when the image names none.
+    pub home: String,
+}
+
+/// Resolves `user[:group]` (names or numbers; empty: root) and `--group-add` inside the root file system.
+pub fn resolve(root: &Path, user: &str, group_add: &[String]) -> Result<Identity> {
+    let passwd = read(root, "/etc/passwd")?;
+    let group = read(root, "/etc/group")?;
+    identity(&passwd, &group, user, group_add)
+}
+
+fn read(root: &Path, path: &str) -> Result<String> {
+    let Some(file) = open_inside(root, Path::new(path))? else { return Ok(String::new()) };
+    if !file.metadata()?.is_file() {
+        return Ok(String::new());
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_LIMIT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn identity(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Result<Identity> {
+    let (user, wanted_group) = match user.split_once(':') {
+        Some((u, g)) => (u, Some(g)),
+        None => (user, None),
+    };
+    let user = if user.is_empty() { "0" } else { user };
+    let number: Option<u32> = user.parse().ok();
+    let entry = passwd.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| {
+        f.len() >= 6 && (f[0] == user || (number.is_some() && f[2].parse() == Ok(number.unwrap_or_default())))
+    });
+    let (uid, primary, home, name) = match (&entry, number) {
+        (Some(f), _) => (f[2].parse().unwrap_or(0), f[3].parse().unwrap_or(0), f[5].to_owned(), Some(f[0])),
+        (None, Some(uid)) => (uid, 0, String::new(), None),
+        (None, None) => {
+            return Err(Error::invalid(format!("unable to find user {user}: no matching entries in passwd file")));
+        }
+    };
+    let group_number = |text: &str| -> Result<u32> {
+        if let Ok(gid) = text.parse() {
+            return Ok(gid);
+        }
+        group
+            .lines()
+            .map(|l| l.split(':').collect::<Vec<_>>())
+            .find(|f| f.len() >= 3 && f[0] == text)
+            .and_then(|f| f[2].parse().ok())
+            .ok_or_else(|| Error::invalid(format!("unable to find group {text}: no matching entries in group file")))
+    };
+    let mut groups: Vec<u32> = Vec::new();
+    let gid = match wanted_group.filter(|g| !g.is_empty()) {
+        Some(g) => group_number(g)?,
+        None => {
+            // With a group named, the user's other groups do not count: as runc does it.
+            let member = |f: &Vec<&str>| f.len() >= 4 && name.is_some_and(|n| f[3].split(',').any(|m| m == n));
+            let lines = group.lines().map(|l| l.split(':').collect::<Vec<_>>());
+            groups.extend(lines.filter(member).filter_map(|f| f[2].parse::<u32>().ok()));
+            primary
+        }
+    };
+    for extra in group_add {
+        groups.push(group_number(extra)?);
+    }
+    groups.sort_unstable();
+    groups.dedup();
+    Ok(Identity { uid, gid, groups, home: if home.is_empty() { "/".into() } else { home } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\npg:x:70:71::/var/lib/pg:/bin/sh\n";
+    const GROUP: &str = "root:x:0:\npg:x:71:\nssl:x:80:pg,other\nstaff:x:50:\n";
+
+    fn who(user: &str, add: &[&str]) -> Result<Identity> {
+        identity(PASSWD, GROUP, user, &add.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn names_and_numbers_find_the_same_user() {
+        let by_name = who("pg", &[]).unwrap();
+        assert_eq!(by_name, Identity { uid: 70, gid: 71, groups: vec![80], home: "/var/lib/pg".into() });
+        assert_eq!(who("70", &[]).unwrap(), by_name);
+        assert_eq!(who("", &[]).unwrap().home, "/root");
+    }
+
+    #[test]
+    fn a_number_needs_no_entry_but_a_name_does() {
+        assert_eq!(who("1234", &[]).unwrap(), Identity { uid: 1234, gid: 0, groups: vec![], home: "/".into() });
+        assert_eq!(who("nobody", &[]).unwrap_err().message, "unable to find user nobody: no matching entries in passwd file");
+    }
+
+    #[test]
+    fn groups_are_named_added_and_sorted() {
+        assert_eq!(who("pg:staff", &[]).unwrap().gid, 50);
+        assert_eq!(who("pg", &["staff", "7"]).unwrap().groups, [7, 50, 80]);
+        assert!(who("pg:nope", &[]).is_err());
+    }
+}

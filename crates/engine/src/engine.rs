@@ -1,0 +1,274 @@
+//! The engine: what joins images, runtime and networks, and how it comes up.
+//!
+//! ```text
+//! EXEC_ROOT/engine.pid       the engine's process id
+//! EXEC_ROOT/containers/<id>/ the shim's socket and pids (runtime's)
+//! EXEC_ROOT/rootfs/          place for the short, private mounts of `rootfs`
+//! ```
+//!
+//! At start containers are found again through their shims: those that run are adopted, those that ended while
+//! nobody looked get their exit from the shim's record, those with `--rm` that are left over are removed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use network::Ports;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{EngineConfig, Paths};
+use crate::container::{Containers, LastRun, Record, task};
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::exec::Execs;
+use crate::networks::{Network, Networks};
+use crate::store::{Durability, Kind, Store};
+use crate::volumes::Volumes;
+
+/// The cgroup below which containers' groups are made.
+const CGROUP_PARENT: &str = "coracle";
+
+/// Everything a request needs.
+pub struct Engine {
+    /// This engine's own id, made once.
+    pub id: String,
+    /// Settings.
+    pub config: EngineConfig,
+    /// Where things are.
+    pub paths: Paths,
+    /// Records on disk.
+    pub store: Store,
+    /// Images.
+    pub images: image::Images,
+    /// Containers' processes.
+    pub runtime: runtime::Runtime,
+    /// Networks.
+    pub networks: Arc<Networks>,
+    /// Volumes.
+    pub volumes: Volumes,
+    /// Who opens published ports.
+    pub ports: Box<dyn Ports>,
+    /// Containers.
+    pub containers: Containers,
+    /// Commands run in containers.
+    pub execs: Execs,
+    /// What happens.
+    pub events: Events,
+    /// Owner of the engine's background tasks.
+    pub tasks: TaskTracker,
+    /// Processors.
+    pub cpus: usize,
+    /// Compiled seccomp programs by the capabilities they were made for.
+    pub(crate) seccomp: Mutex<HashMap<String, Arc<[u8]>>>,
+}
+
+/// How to bring an engine up.
+pub struct Options {
+    /// Settings.
+    pub config: EngineConfig,
+    /// Where things are.
+    pub paths: Paths,
+    /// The guest agent's socket for published ports; `None`: this host binds them.
+    pub ports_socket: Option<PathBuf>,
+}
+
+impl Engine {
+    /// Opens state and finds containers again. Fails in words when another engine has the same root.
+    pub async fn open(options: Options) -> Result<Arc<Self>> {
+        let Options { config, paths, ports_socket } = options;
+        for folder in [&paths.root, &paths.exec_root, &paths.root.join("containers")] {
+            tokio::fs::create_dir_all(folder)
+                .await
+                .map_err(|e| Error::internal(format!("make {}: {e}", folder.display())))?;
+        }
+        let db = paths.root.join("coracle.db");
+        let store = Store::open(&db)?;
+        let id = match store.get::<String>(Kind::Meta, "id").await? {
+            Some(id) => id,
+            None => {
+                let id = crate::names::random_id();
+                store.put(Kind::Meta, "id", &id, Durability::Durable).await?;
+                id
+            }
+        };
+        let images = image::Images::open(image::Config {
+            root: paths.root.join("image"),
+            db,
+            registry_mirrors: config.registry_mirrors.clone(),
+            insecure_registries: config.insecure_registries.clone(),
+        })?;
+        let runtime = runtime::Runtime::new(runtime::Config {
+            shim: paths.shim.clone(),
+            exec_root: paths.exec_root.join("containers"),
+            cgroup_parent: CGROUP_PARENT.into(),
+        })
+        .map_err(|e| Error::internal(e.to_string()))?;
+        let networks = Networks::open(store.clone(), &config).await?;
+        let volumes = Volumes::open(store.clone(), &paths.root).await?;
+        let tasks = TaskTracker::new();
+        let ports: Box<dyn Ports> = match ports_socket {
+            Some(socket) => Box::new(crate::guest_ports::GuestPorts::start(socket, &tasks)),
+            None => Box::new(network::LocalPorts::default()),
+        };
+        let engine = Arc::new(Self {
+            id,
+            config,
+            paths,
+            store,
+            images,
+            runtime,
+            networks,
+            volumes,
+            ports,
+            containers: Containers::default(),
+            execs: Execs::default(),
+            events: Events::default(),
+            tasks,
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            seccomp: Mutex::default(),
+        });
+        engine.find_containers().await?;
+        Ok(engine)
+    }
+
+    async fn find_containers(self: &Arc<Self>) -> Result<()> {
+        for (id, mut record) in self.store.all::<Record>(Kind::Container).await? {
+            let mut running = None;
+            match self.runtime.reconnect(&id).await {
+                Ok(runtime::Reconnected::Running(container)) => running = Some(container),
+                Ok(runtime::Reconnected::Exited(exit)) => note_exit(&mut record.last, &exit),
+                Ok(runtime::Reconnected::Gone) if record.last.finished_at < record.last.started_at => {
+                    // It ran, and this boot knows nothing of it: a power cut.
+                    let exit = self.recorded_exit(&id).await.unwrap_or(runtime::Exit {
+                        code: 255,
+                        finished_at: SystemTime::now(),
+                        oom_killed: false,
+                    });
+                    note_exit(&mut record.last, &exit);
+                }
+                Ok(runtime::Reconnected::Gone) => {}
+                Err(e) => {
+                    tracing::error!("container {}: {e}", record.name);
+                    note_exit(
+                        &mut record.last,
+                        &runtime::Exit { code: 255, finished_at: SystemTime::now(), oom_killed: false },
+                    );
+                }
+            }
+            if running.is_none() {
+                record.last.members.clear();
+                record.last.ports.clear();
+            }
+            if record.host.auto_remove && running.is_none() {
+                self.discard_leftover(&record).await;
+                continue;
+            }
+            self.containers.reserve_name(&record.name, &id)?;
+            let handle = task::spawn(self, record, running);
+            self.containers.insert(&id, handle);
+        }
+        Ok(())
+    }
+
+    /// The shim's durable record of how a container ended.
+    async fn recorded_exit(&self, id: &str) -> Option<runtime::Exit> {
+        #[derive(serde::Deserialize)]
+        struct Recorded {
+            exit_code: u8,
+            finished_at: String,
+            oom_killed: bool,
+        }
+        let bytes = tokio::fs::read(self.paths.container(id).join("exit.json")).await.ok()?;
+        let r: Recorded = serde_json::from_slice(&bytes).ok()?;
+        let finished_at = crate::time::parse(&r.finished_at)?;
+        Some(runtime::Exit { code: r.exit_code, finished_at, oom_killed: r.oom_killed })
+    }
+
+    /// A container with `--rm` that an earlier engine did not get to remove.
+    async fn discard_leftover(&self, record: &Record) {
+        let id = &record.id;
+        if let Err(e) = self.images.unmount_and_discard(id).await {
+            tracing::warn!("container {}: {e}", record.name);
+        }
+        if let Err(e) = self.store.delete(Kind::Container, id, Durability::Lazy).await {
+            tracing::warn!("container {}: {e}", record.name);
+        }
+        let _ = tokio::fs::remove_dir_all(self.paths.container(id)).await;
+        self.remove_anonymous_volumes(record).await;
+    }
+
+    /// Removes the container's volumes that nobody named and nobody else uses.
+    pub async fn remove_anonymous_volumes(&self, record: &Record) {
+        for name in record.mounts.iter().filter_map(|m| m.volume.as_deref()) {
+            let anonymous = self.volumes.get(name).is_ok_and(|v| v.is_anonymous());
+            if !anonymous || !self.containers.using_volume(name).is_empty() {
+                continue;
+            }
+            match self.volumes.remove(name, Durability::Lazy).await {
+                Ok(()) => self.volume_event(name, "destroy", BTreeMap::new()),
+                Err(e) => tracing::warn!("anonymous volume {name}: {e}"),
+            }
+        }
+    }
+
+    /// Tells of something that happened to a container.
+    pub fn container_event(&self, record: &Record, action: &str, more: &[(&str, String)]) {
+        let mut attributes = record.config.labels.clone();
+        attributes.insert("image".into(), record.config.image.clone());
+        attributes.insert("name".into(), record.name.clone());
+        attributes.extend(more.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
+        self.events.emit("container", action, &record.id, attributes);
+    }
+
+    /// Tells of something that happened to a volume.
+    pub fn volume_event(&self, name: &str, action: &str, mut attributes: BTreeMap<String, String>) {
+        attributes.insert("driver".into(), "local".into());
+        self.events.emit("volume", action, name, attributes);
+    }
+
+    /// Tells of something that happened to a network; `container`: who came or went, or empty.
+    pub fn network_event(&self, network: &Network, action: &str, container: &str) {
+        let mut attributes =
+            BTreeMap::from([("name".into(), network.name.clone()), ("type".into(), network.driver.name().into())]);
+        if !container.is_empty() {
+            attributes.insert("container".into(), container.to_owned());
+        }
+        self.events.emit("network", action, &network.id, attributes);
+    }
+
+    /// Loads the archives of a folder that were not loaded before: the images a guest brings along.
+    pub async fn preload(self: &Arc<Self>, folder: PathBuf) -> Result<()> {
+        let mut archives = Vec::new();
+        let mut entries = match tokio::fs::read_dir(&folder).await {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::internal(format!("{}: {e}", folder.display()))),
+        };
+        while let Some(entry) = entries.next_entry().await? {
+            if entry.path().extension().is_some_and(|e| e == "tar") {
+                archives.push(entry.path());
+            }
+        }
+        archives.sort();
+        for archive in archives {
+            // A new version of the archive is another file to us: size and name tell.
+            let name = archive.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let mark = format!("preload {name} {}", tokio::fs::metadata(&archive).await?.len());
+            if self.store.get::<bool>(Kind::Meta, &mark).await?.is_some() {
+                continue;
+            }
+            let file = tokio::fs::File::open(&archive).await?;
+            let loaded = self.images.load(file, image::LoadOptions::default(), Arc::new(|_| {})).await;
+            loaded.map_err(|e| Error::from(e).context(&format!("load {}", archive.display())))?;
+            self.store.put(Kind::Meta, &mark, &true, Durability::Durable).await?;
+        }
+        Ok(())
+    }
+}
+
+fn note_exit(last: &mut LastRun, exit: &runtime::Exit) {
+    last.exit_code = exit.code;
+    last.oom_killed = exit.oom_killed;
+    last.finished_at = crate::time::format(exit.finished_at);
+}

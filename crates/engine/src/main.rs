@@ -1,0 +1,138 @@
+//! `coracle-engine`: serves Docker's API on a unix socket.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use engine::api::router::{Handler, OPERATIONS};
+use engine::config::{EngineConfig, Paths};
+use engine::engine::{Engine, Options};
+use engine::error::{Error, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Parser)]
+#[command(name = "coracle-engine", version, about = "Coracle's container engine: serves Docker's API")]
+struct Args {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Serve until SIGTERM; containers outlive it
+    Serve(Serve),
+    /// List the operations of Docker's API that answer 501, as the README has them
+    Operations,
+}
+
+#[derive(clap::Args)]
+struct Serve {
+    /// Socket to serve on
+    #[arg(long, default_value = "/run/coracle/docker.sock")]
+    socket: PathBuf,
+    /// Folder of images, containers, volumes
+    #[arg(long, default_value = "/var/lib/coracle")]
+    root: PathBuf,
+    /// Folder of this boot's state
+    #[arg(long, default_value = "/run/coracle/engine")]
+    exec_root: PathBuf,
+    /// Settings, in the form of dockerd's daemon.json
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Folder of image archives to load once
+    #[arg(long)]
+    preload: Option<PathBuf>,
+    /// Socket on which published ports are asked for, instead of binding them here
+    #[arg(long)]
+    ports_socket: Option<PathBuf>,
+    /// The shim's program [default: coracle-shim beside this one]
+    #[arg(long)]
+    shim: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match args.command {
+        Verb::Operations => {
+            for operation in OPERATIONS {
+                match operation.handler {
+                    Handler::Missing => println!("- {} (`{} {}`)", operation.id, operation.method, operation.path),
+                    Handler::Refused(why) => println!("- {} (`{} {}`): {why}", operation.id, operation.method, operation.path),
+                    Handler::Serves(_) | Handler::NeedsSwarm => {}
+                }
+            }
+            Ok(())
+        }
+        Verb::Serve(options) => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::from)
+            .and_then(|runtime| {
+                let done = runtime.block_on(serve(options));
+                // Blocking work still under way (a file being removed) is not waited for.
+                runtime.shutdown_background();
+                done
+            }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("coracle-engine: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(options: Serve) -> Result<()> {
+    let config = match &options.config {
+        Some(path) => EngineConfig::read(path)?,
+        None => EngineConfig::default(),
+    };
+    let default_level = if config.debug { "debug" } else { "info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default_level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+
+    let shim = match options.shim {
+        Some(shim) => shim,
+        None => std::env::current_exe()?.with_file_name("coracle-shim"),
+    };
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let paths = Paths {
+        root: absolute(options.root),
+        exec_root: absolute(options.exec_root),
+        socket: absolute(options.socket),
+        shim,
+    };
+    let listener = engine::api::listen(&paths.socket).await?;
+    let pid_file = paths.exec_root.join("engine.pid");
+    let socket = paths.socket.clone();
+    let engine = Engine::open(Options { config, paths, ports_socket: options.ports_socket }).await?;
+    tokio::fs::write(&pid_file, format!("{}\n", std::process::id())).await?;
+    if let Some(folder) = options.preload {
+        engine.preload(folder).await?;
+    }
+    tracing::info!("serving on {}", socket.display());
+
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(engine::api::serve(engine, listener, stop.clone()));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => tracing::info!("SIGHUP: settings are read at start only in this version"),
+        }
+    }
+    stop.cancel();
+    serving.await.map_err(|e| Error::internal(e.to_string()))?;
+    for file in [&socket, &pid_file] {
+        if let Err(e) = std::fs::remove_file(file) {
+            tracing::debug!("{}: {e}", file.display());
+        }
+    }
+    Ok(())
+}

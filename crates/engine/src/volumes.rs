@@ -1,0 +1,159 @@
+//! Volumes of the `local` driver: a folder each, kept until removed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::store::{Durability, Kind, Store};
+
+/// The label that marks a volume nobody named.
+pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
+
+/// A volume, as recorded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Volume {
+    /// Unique name.
+    pub name: String,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// Labels; `None` is shown as `null`, as dockerd does.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Driver options; none are supported yet.
+    pub options: Option<BTreeMap<String, String>>,
+}
+
+impl Volume {
+    /// Whether it was made for a container without a name of its own.
+    pub fn is_anonymous(&self) -> bool {
+        self.labels.as_ref().is_some_and(|l| l.contains_key(ANONYMOUS))
+    }
+}
+
+/// All volumes.
+pub struct Volumes {
+    store: Store,
+    root: PathBuf,
+    volumes: Mutex<BTreeMap<String, Arc<Volume>>>,
+    /// Held while a volume is made or removed.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Volumes {
+    /// Reads the records.
+    pub async fn open(store: Store, root: &Path) -> Result<Self> {
+        let root = root.join("volumes");
+        tokio::fs::create_dir_all(&root).await?;
+        let volumes = store.all::<Volume>(Kind::Volume).await?;
+        Ok(Self {
+            store,
+            root,
+            volumes: Mutex::new(volumes.into_iter().map(|(n, v)| (n, Arc::new(v))).collect()),
+            changing: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Volume>>> {
+        self.volumes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Where a volume's files are.
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.root.join(name).join("_data")
+    }
+
+    /// All, by name.
+    pub fn list(&self) -> Vec<Arc<Volume>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// By name.
+    pub fn get(&self, name: &str) -> Result<Arc<Volume>> {
+        self.lock().get(name).cloned().ok_or_else(|| Error::not_found(format!("get {name}: no such volume")))
+    }
+
+    /// Makes a volume, or answers the one of that name; the flag tells whether it is new.
+    pub async fn create(
+        &self,
+        name: &str,
+        driver: &str,
+        labels: Option<BTreeMap<String, String>>,
+        options: Option<BTreeMap<String, String>>,
+        durability: Durability,
+    ) -> Result<(Arc<Volume>, bool)> {
+        if !matches!(driver, "" | "local") {
+            return Err(Error::not_found(format!("error looking up volume plugin {driver}: plugin \"{driver}\" not found")));
+        }
+        if options.as_ref().is_some_and(|o| !o.is_empty()) {
+            return Err(Error::not_implemented("options of the local volume driver are not there yet"));
+        }
+        if !crate::names::is_valid(name) {
+            return Err(Error::invalid(format!(
+                "create {name}: \"{name}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
+            )));
+        }
+        let _one_at_a_time = self.changing.lock().await;
+        if let Some(volume) = self.lock().get(name) {
+            return Ok((volume.clone(), false));
+        }
+        tokio::fs::create_dir_all(self.data(name)).await?;
+        let volume = Arc::new(Volume { name: name.to_owned(), created: crate::time::now(), labels, options });
+        self.store.put(Kind::Volume, name, &*volume, durability).await?;
+        self.lock().insert(name.to_owned(), volume.clone());
+        Ok((volume, true))
+    }
+
+    /// Removes a volume and its files. Whether something uses it is the caller's to know.
+    pub async fn remove(&self, name: &str, durability: Durability) -> Result<()> {
+        let _one_at_a_time = self.changing.lock().await;
+        self.get(name)?;
+        self.store.delete(Kind::Volume, name, durability).await?;
+        self.lock().remove(name);
+        let folder = self.root.join(name);
+        match tokio::fs::remove_dir_all(&folder).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::internal(format!("volume {name} is removed, but its files are not: {e}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes a volume's files take on disk.
+    pub async fn size(&self, name: &str) -> Result<u64> {
+        let path = self.data(name);
+        tokio::task::spawn_blocking(move || crate::rootfs::bytes_below(&path))
+            .await
+            .map_err(|e| Error::internal(e.to_string()))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_volume_is_there_until_it_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db")).unwrap();
+        let volumes = Volumes::open(store.clone(), dir.path()).await.unwrap();
+        let (_, new) = volumes.create("data", "local", None, None, Durability::Durable).await.unwrap();
+        assert!(new && volumes.data("data").is_dir());
+        assert!(!volumes.create("data", "", None, None, Durability::Durable).await.unwrap().1);
+        let again = Volumes::open(store, dir.path()).await.unwrap();
+        assert_eq!(again.list().len(), 1);
+        again.remove("data", Durability::Durable).await.unwrap();
+        assert!(!volumes.data("data").exists());
+        assert_eq!(again.get("data").unwrap_err().message, "get data: no such volume");
+    }
+
+    #[tokio::test]
+    async fn names_that_are_paths_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(Store::open(&dir.path().join("db")).unwrap(), dir.path()).await.unwrap();
+        for bad in ["../x", "a/b", ".."] {
+            assert!(volumes.create(bad, "", None, None, Durability::Durable).await.is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Unpacking one layer: compressed bytes in, a folder for overlayfs out, both digests known.
+//!
+//! ```text
+//! chunks --bounded channel--> decompress -> sha256 (diff ID) -> archive::extract -> layers/ID
+//! ```
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use archive::ExtractOptions;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::digest::Hasher;
+use crate::{Digest, Error};
+
+/// Decompressed bytes handled at once.
+const BUFFER: usize = 256 * 1024;
+/// Largest zstd window accepted, log2 of bytes (the `zstd` tool's own limit). Layers made at the usual levels need
+/// 8 MiB; only `--ultra` ones come near this.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+/// Reads the chunks that an async task sends.
+pub(crate) struct Chunks {
+    receiver: mpsc::Receiver<Result<Bytes, io::Error>>,
+    current: Bytes,
+}
+
+impl Chunks {
+    pub(crate) fn new(receiver: mpsc::Receiver<Result<Bytes, io::Error>>) -> Self {
+        Chunks { receiver, current: Bytes::new() }
+    }
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let n = available.len().min(buf.len());
+        buf[..n].copy_from_slice(&available[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl BufRead for Chunks {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.current.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(chunk) => self.current = chunk?,
+                None => break,
+            }
+        }
+        Ok(&self.current)
+    }
+
+    fn consume(&mut self, n: usize) {
+        let _ = self.current.split_to(n);
+    }
+}
+
+/// Decompresses by what the first bytes are: registries' media types are not always true to it.
+pub(crate) fn decompress<'a>(mut input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut head = Vec::with_capacity(6);
+    while head.len() < 6 {
+        let available = input.fill_buf()?;
+        if available.is_empty() {
+            break;
+        }
+        let n = available.len().min(6 - head.len());
+        head.extend_from_slice(&available[..n]);
+        input.consume(n);
+    }
+    let whole = |head: Vec<u8>, input| Read::chain(io::Cursor::new(head), input);
+    let refused = |name: &str| {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("layers compressed with {name} are not supported"),
+        ))
+    };
+    match head.as_slice() {
+        [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(whole(head, input)))),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let mut decoder = zstd::Decoder::with_buffer(whole(head, input))?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Ok(Box::new(decoder))
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => refused("xz"),
+        [b'B', b'Z', b'h', ..] => refused("bzip2"),
+        _ => Ok(Box::new(whole(head, input))),
+    }
+}
+
+struct Hashing<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.hasher.update(&buf[..n]);
+        Ok(n)
+    }
+}
+
+/// Unpacks a layer into the new folder `to`, and checks that it is the one meant. Returns its bytes on disk.
+pub(crate) fn unpack(
+    input: impl BufRead + Send,
+    to: &Path,
+    diff_id: Option<&Digest>,
+) -> Result<(u64, Digest), Error> {
+    std::fs::create_dir(to).map_err(|e| Error::os("mkdir", to, e))?;
+    let folder = File::open(to).map_err(|e| Error::os("open", to, e))?;
+    let read = |e: io::Error| Error::Layer(archive::Error::Read(e));
+    let decoder = decompress(input).map_err(read)?;
+    let mut buffered =
+        BufReader::with_capacity(BUFFER, Hashing { inner: decoder, hasher: Hasher::default() });
+    let summary = archive::extract(&mut buffered, folder.as_fd(), &ExtractOptions::layer())?;
+    // The digest covers all bytes, also those after the end of the archive.
+    io::copy(&mut buffered, &mut io::sink()).map_err(read)?;
+    let got = buffered.into_inner().hasher.finish();
+    if let Some(expected) = diff_id.filter(|d| **d != got) {
+        return Err(Error::Verification {
+            what: "unpacked layer".into(),
+            expected: expected.to_string(),
+            got: got.to_string(),
+        });
+    }
+    Ok((summary.disk_bytes, got))
+}

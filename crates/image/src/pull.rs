@@ -1,0 +1,636 @@
+//! Pulling: resolve, fetch and unpack side by side, record at once.
+//!
+//! ```text
+//!  registry --chunks--+--> blob thread: sha256, ingest/ID ---.
+//!    (resumed by      |                                       +--> one commit for the whole image
+//!     Range)          '--> unpack thread: layers/ID ---------'
+//! ```
+//! Each layer unpacks into a folder of its own, so their order does not matter; the largest starts first, which
+//! makes the whole finish earliest. A layer that two pulls want at the same time is fetched by one of them
+//! ([`Flights`]); if that one is cancelled the other takes over.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rusqlite::OptionalExtension as _;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::digest::Hasher;
+use crate::error::blocking;
+use crate::layer::{Chunks, unpack};
+use crate::registry::{ATTEMPTS, Registries, Repository, back_off, causes, registry};
+use crate::spec::{ConfigDocument, DOCUMENT_BYTES, Document, Manifest};
+use crate::store::{Commit, Draft, NewBlob, NewDocument, NewLayer, NewManifest, Store};
+use crate::{Credentials, Descriptor, Digest, Error, Platform, Reference};
+
+/// Layers fetched or unpacked at the same time, in all pulls together.
+const LAYERS_AT_ONCE: usize = 4;
+/// Chunks (16 to 400 KiB each) waiting between the network and each of a layer's two threads.
+const CHUNKS_WAITING: usize = 16;
+/// A transfer that got this far since its last failure has its attempts back, bytes.
+const PROGRESS_RESETS: u64 = 16 * 1024 * 1024;
+/// Pause between two progress messages of one layer.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// How to pull.
+#[derive(Debug, Clone, Default)]
+pub struct PullOptions {
+    /// Platform wanted; this machine's if none.
+    pub platform: Option<Platform>,
+    /// Credentials for the registry.
+    pub auth: Option<Credentials>,
+}
+
+/// A pulled image.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// Its ID: digest of the index or manifest the reference names.
+    pub id: Digest,
+    /// The reference, normalised.
+    pub reference: Reference,
+    /// Whether it was here already.
+    pub up_to_date: bool,
+}
+
+/// One step of progress, in the words of dockerd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// What it is about: 12 digits of a layer's digest, or a tag.
+    pub id: Option<String>,
+    /// The words.
+    pub status: String,
+    /// Bytes done; 0 where there is nothing to count.
+    pub current: u64,
+    /// Bytes in all; 0 where there is nothing to count.
+    pub total: u64,
+}
+
+/// Takes progress as it happens: is called often and must return at once.
+pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Transfers under way, by blob.
+#[derive(Default)]
+pub(crate) struct Flights(Mutex<HashMap<Digest, Weak<Flight>>>);
+
+#[derive(Default)]
+struct Flight(tokio::sync::Mutex<Option<Landed>>);
+
+/// What a transfer brought; recorded by whichever pull commits first.
+#[derive(Clone, Default)]
+struct Landed {
+    blob: Option<Arc<NewBlob>>,
+    layer: Option<Arc<NewLayer>>,
+}
+
+impl Flights {
+    fn join(&self, digest: Digest) -> Arc<Flight> {
+        let mut map = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(flight) = map.get(&digest).and_then(Weak::upgrade) {
+            return flight;
+        }
+        map.retain(|_, f| f.strong_count() > 0);
+        let flight = Arc::new(Flight::default());
+        map.insert(digest, Arc::downgrade(&flight));
+        flight
+    }
+}
+
+/// What pulling needs of the store's owner.
+#[derive(Clone)]
+pub(crate) struct Puller {
+    pub(crate) store: Arc<Store>,
+    pub(crate) registries: Arc<Registries>,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) permits: Arc<Semaphore>,
+}
+
+/// The permits that bound the layers in work.
+pub(crate) fn permits() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LAYERS_AT_ONCE))
+}
+
+/// One layer of an image: its blob and what that unpacks to.
+#[derive(Clone)]
+struct Layer {
+    blob: Descriptor,
+    diff_id: Digest,
+}
+
+/// Whether a layer's two forms are recorded.
+struct Present {
+    blob: bool,
+    layer: bool,
+}
+
+impl Puller {
+    pub(crate) async fn pull(
+        &self,
+        reference: &Reference,
+        options: PullOptions,
+        progress: &ProgressSink,
+    ) -> Result<Pulled, Error> {
+        let say =
+            |id: Option<String>, status: String| progress(Progress { id, status, current: 0, total: 0 });
+        let wanted = options.platform.clone().unwrap_or_else(Platform::host);
+        let repository = self.registries.repository(reference, options.auth.clone());
+        let name = reference.stored().to_string();
+
+        let digest = match reference.digest() {
+            Some(digest) => Some(*digest),
+            None => repository.resolve().await?,
+        };
+        let mut commit = Commit::default();
+        // Held to the end: what is found here must not be collected meanwhile.
+        let mut pins = Vec::new();
+        if let Some(digest) = digest {
+            pins.push(self.store.pin([digest]));
+        }
+        let (top, media_type, data) = match digest {
+            Some(digest) => match self.stored_document(digest).await? {
+                Some((media_type, data)) => (digest, media_type, data),
+                None => fetched(repository.document(Some(&digest)).await?),
+            },
+            None => fetched(repository.document(None).await?),
+        };
+        if digest != Some(top) {
+            pins.push(self.store.pin([top]));
+        }
+        let title = reference.digest().map_or_else(|| reference.target(), Digest::to_string);
+        let (document, media_type) = Document::parse(&media_type, &data, &reference.familiar())?;
+        let target = descriptor(&media_type, top, &data);
+        let (manifest_digest, manifest_type, manifest, manifest_data) = match document {
+            Document::Manifest(manifest) => (top, media_type, manifest, data),
+            Document::Index(index) => {
+                let chosen = choose(&index.manifests, &wanted)?.clone();
+                pins.push(self.store.pin([chosen.digest]));
+                commit.documents.push(NewDocument {
+                    descriptor: target.clone(),
+                    data,
+                    children: index.manifests.iter().map(|m| m.digest).collect(),
+                });
+                let (_, media_type, data) = match self.stored_document(chosen.digest).await? {
+                    Some((media_type, data)) => (chosen.digest, media_type, data),
+                    None => fetched(repository.document(Some(&chosen.digest)).await?),
+                };
+                match Document::parse(&media_type, &data, &reference.familiar())? {
+                    (Document::Manifest(manifest), media_type) => (chosen.digest, media_type, manifest, data),
+                    (Document::Index(_), _) => {
+                        return Err(Error::content(reference.familiar(), "an index within an index"));
+                    }
+                }
+            }
+        };
+        let content = manifest.layers.iter().map(|l| l.digest).chain([manifest.config.digest]);
+        pins.push(self.store.pin(content));
+        say(Some(title), format!("Pulling from {}", reference.path()));
+
+        let up_to_date = self.is_complete(&name, top, manifest_digest).await?;
+        if !up_to_date {
+            let config_data = match self.stored_document(manifest.config.digest).await? {
+                Some((_, data)) => data,
+                None => fetch_config(&repository, &manifest.config).await?,
+            };
+            let config = read_config(&config_data, &manifest, &reference.familiar())?;
+            if let Some(platform) = options.platform.as_ref().filter(|p| p.fit(&config.platform).is_none()) {
+                return Err(Error::NoPlatform { platform: platform.to_string() });
+            }
+            pins.push(self.store.pin(config.rootfs.diff_ids.iter().copied()));
+            self.fetch_layers(&repository, &manifest, &config, progress, &mut commit).await?;
+            commit.documents.push(NewDocument {
+                descriptor: descriptor(&manifest_type, manifest_digest, &manifest_data),
+                data: manifest_data,
+                children: manifest_children(&manifest),
+            });
+            commit.documents.push(NewDocument {
+                descriptor: manifest.config.clone(),
+                data: config_data,
+                children: Vec::new(),
+            });
+            commit.manifests.push(NewManifest {
+                digest: manifest_digest,
+                config: manifest.config.digest,
+                platform: config.platform,
+                diff_ids: config.rootfs.diff_ids,
+            });
+            commit.targets.push(target);
+            commit.names.push((name, top));
+            let store = self.store.clone();
+            blocking(move || store.commit(&commit)).await?;
+            let store = self.store.clone();
+            // Not awaited: the layers' rows say that they may not be on disk yet.
+            drop(tokio::task::spawn_blocking(move || {
+                if let Err(error) = store.settle() {
+                    tracing::warn!(%error, "could not sync unpacked layers");
+                }
+            }));
+        }
+        say(None, format!("Digest: {top}"));
+        let familiar = reference.stored().familiar();
+        say(
+            None,
+            if up_to_date {
+                format!("Status: Image is up to date for {familiar}")
+            } else {
+                format!("Status: Downloaded newer image for {familiar}")
+            },
+        );
+        Ok(Pulled { id: top, reference: reference.clone(), up_to_date })
+    }
+
+    /// Whether the name stands for this image already, with this manifest complete.
+    async fn is_complete(&self, name: &str, top: Digest, manifest: Digest) -> Result<bool, Error> {
+        let (store, name) = (self.store.clone(), name.to_string());
+        blocking(move || {
+            store.read(|db| {
+                Ok(db
+                    .prepare_cached(
+                        "SELECT 1 FROM image_name, image_manifest WHERE name = ?1 AND target = ?2 AND digest = ?3",
+                    )?
+                    .query_row((name, top.to_string(), manifest.to_string()), |_| Ok(()))
+                    .optional()?
+                    .is_some())
+            })
+        })
+        .await
+    }
+
+    async fn stored_document(&self, digest: Digest) -> Result<Option<(String, Vec<u8>)>, Error> {
+        let store = self.store.clone();
+        blocking(move || crate::records::document(&store, &digest)).await
+    }
+
+    async fn fetch_layers(
+        &self,
+        repository: &Repository,
+        manifest: &Manifest,
+        config: &ConfigDocument,
+        progress: &ProgressSink,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let mut seen = HashSet::new();
+        let mut layers: Vec<Layer> = manifest
+            .layers
+            .iter()
+            .zip(&config.rootfs.diff_ids)
+            .filter(|(blob, _)| seen.insert(blob.digest))
+            .map(|(blob, diff_id)| Layer { blob: blob.clone(), diff_id: *diff_id })
+            .collect();
+        for layer in &layers {
+            layer.say(progress, "Pulling fs layer", 0);
+        }
+        layers.sort_by_key(|l| std::cmp::Reverse(l.blob.size));
+        let mut transfers: FuturesUnordered<_> = layers
+            .into_iter()
+            .map(|layer| async move {
+                // The flight lives until the commit: pulls that come meanwhile find it.
+                let flight = self.flights.join(layer.blob.digest);
+                let landed = self.land(&flight, repository, &layer, progress).await?;
+                Ok::<_, Error>((flight, landed))
+            })
+            .collect();
+        let mut flights = Vec::new();
+        while let Some(landed) = transfers.next().await {
+            let (flight, landed) = landed?;
+            flights.push(flight);
+            commit.blobs.extend(landed.blob);
+            commit.layers.extend(landed.layer);
+        }
+        drop(transfers);
+        Ok(())
+    }
+
+    async fn land(
+        &self,
+        flight: &Flight,
+        repository: &Repository,
+        layer: &Layer,
+        progress: &ProgressSink,
+    ) -> Result<Landed, Error> {
+        let mut state = flight.0.lock().await;
+        if let Some(landed) = &*state {
+            layer.say(progress, "Pull complete", 0);
+            return Ok(landed.clone());
+        }
+        let _permit = self.permits.acquire().await.map_err(|_| Error::Canceled)?;
+        let present = self.present(layer).await?;
+        let landed = match present {
+            Present { blob: true, layer: true } => {
+                layer.say(progress, "Already exists", 0);
+                return Ok(Landed::default());
+            }
+            Present { blob: true, layer: false } => {
+                let new = unpack_stored(self.store.clone(), layer.blob.digest, layer.diff_id).await?;
+                Landed { blob: None, layer: Some(Arc::new(new)) }
+            }
+            Present { blob: false, layer: has } => self.transfer(repository, layer, !has, progress).await?,
+        };
+        layer.say(progress, "Pull complete", 0);
+        *state = Some(landed.clone());
+        Ok(landed)
+    }
+
+    async fn present(&self, layer: &Layer) -> Result<Present, Error> {
+        let (store, blob, diff_id) = (self.store.clone(), layer.blob.digest, layer.diff_id);
+        blocking(move || {
+            store.read(|db| {
+                let exists = |query: &str, digest: Digest| -> Result<bool, Error> {
+                    Ok(db.prepare_cached(query)?.exists([digest.to_string()])?)
+                };
+                Ok(Present {
+                    blob: exists("SELECT 1 FROM image_blob WHERE digest = ?1", blob)?,
+                    layer: exists("SELECT 1 FROM image_layer WHERE diff_id = ?1", diff_id)?,
+                })
+            })
+        })
+        .await
+    }
+
+    /// Fetches a blob, and unpacks it while it comes.
+    async fn transfer(
+        &self,
+        repository: &Repository,
+        layer: &Layer,
+        unpacked: bool,
+        progress: &ProgressSink,
+    ) -> Result<Landed, Error> {
+        let store = self.store.clone();
+        let digest = layer.blob.digest;
+        let drafts = [Draft::Blob(Some(digest)), Draft::Layer];
+        let mut leases =
+            blocking(move || store.lease(&drafts[..if unpacked { 2 } else { 1 }])).await?.into_iter();
+        let missing = || Error::Invalid("a lease is missing".into());
+
+        let (blob_chunks, receiver) = mpsc::channel(CHUNKS_WAITING);
+        let (lease, descriptor) = (leases.next().ok_or_else(missing)?, layer.blob.clone());
+        let blob = blocking(move || store_blob(receiver, lease, &descriptor));
+        let (layer_chunks, receiver) = mpsc::channel(CHUNKS_WAITING);
+        let unpacking = leases.next().map(|lease| {
+            let diff_id = layer.diff_id;
+            blocking(move || {
+                let (disk_bytes, diff_id) = unpack(Chunks::new(receiver), lease.path(), Some(&diff_id))?;
+                Ok(NewLayer { lease, diff_id, disk_bytes })
+            })
+        });
+        let download = async {
+            let mut sinks = vec![blob_chunks];
+            sinks.extend(unpacked.then_some(layer_chunks));
+            let done = download(repository, layer, &sinks, progress).await;
+            if let Err(Failed::Transfer(e)) = &done {
+                // So that the threads do not take the end of the channel for the end of the layer.
+                for sink in &sinks {
+                    let _ = sink.send(Err(io::Error::other(e.to_string()))).await;
+                }
+            }
+            drop(sinks);
+            if done.is_ok() {
+                layer.say(progress, "Download complete", 0);
+                if unpacked {
+                    layer.say(progress, "Extracting", layer.blob.size);
+                }
+            }
+            done
+        };
+        let unpacking = async {
+            match unpacking {
+                Some(unpacking) => unpacking.await.map(|l| Some(Arc::new(l))),
+                None => Ok(None),
+            }
+        };
+        let (downloaded, blob, unpacked) = tokio::join!(download, blob, unpacking);
+        // The cause first: a failed transfer fails the others too. A blob that is not what it should be outweighs
+        // whatever its wrong bytes did to the unpacking.
+        if let Err(Failed::Transfer(e)) = downloaded {
+            return Err(e);
+        }
+        let (blob, unpacked) = match (blob, unpacked) {
+            (Err(e @ Error::Verification { .. }), _) | (_, Err(e)) | (Err(e), _) => return Err(e),
+            (Ok(blob), Ok(unpacked)) => (blob, unpacked),
+        };
+        Ok(Landed { blob: Some(Arc::new(blob)), layer: unpacked })
+    }
+}
+
+impl Layer {
+    fn say(&self, progress: &ProgressSink, status: &str, current: u64) {
+        let total = if current > 0 { self.blob.size } else { 0 };
+        progress(Progress { id: Some(self.blob.digest.short()), status: status.into(), current, total });
+    }
+}
+
+fn fetched(fetched: crate::registry::Fetched) -> (Digest, String, Vec<u8>) {
+    (fetched.digest, fetched.media_type, fetched.data)
+}
+
+pub(crate) fn descriptor(media_type: &str, digest: Digest, data: &[u8]) -> Descriptor {
+    Descriptor {
+        media_type: media_type.into(),
+        digest,
+        size: data.len() as u64,
+        platform: None,
+        annotations: Default::default(),
+    }
+}
+
+/// What a manifest names: its configuration, then its layers.
+pub(crate) fn manifest_children(manifest: &Manifest) -> Vec<Digest> {
+    [manifest.config.digest].into_iter().chain(manifest.layers.iter().map(|l| l.digest)).collect()
+}
+
+/// The manifest of an index that fits a platform best.
+fn choose<'a>(manifests: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, Error> {
+    manifests
+        .iter()
+        .filter_map(|m| m.platform.as_ref().and_then(|p| wanted.fit(p)).map(|fit| (fit, m)))
+        .min_by_key(|(fit, _)| *fit)
+        .map(|(_, m)| m)
+        .ok_or_else(|| Error::NoPlatform { platform: wanted.to_string() })
+}
+
+/// Reads a configuration and holds it against its manifest.
+pub(crate) fn read_config(data: &[u8], manifest: &Manifest, name: &str) -> Result<ConfigDocument, Error> {
+    let mut config: ConfigDocument = serde_json::from_slice(data).map_err(|e| Error::content(name, e))?;
+    if config.platform.os.is_empty() {
+        config.platform.os = "linux".into();
+    }
+    if config.platform.os != "linux" {
+        return Err(Error::Unsupported(format!(
+            "image operating system {:?} cannot be used on this platform",
+            config.platform.os
+        )));
+    }
+    if let Some(foreign) = manifest
+        .layers
+        .iter()
+        .find(|l| l.media_type.contains(".foreign.") || l.media_type.contains(".nondistributable."))
+    {
+        return Err(Error::Unsupported(format!(
+            "foreign layer {} of {name} is not supported",
+            foreign.digest
+        )));
+    }
+    if config.rootfs.diff_ids.len() != manifest.layers.len() {
+        return Err(Error::content(
+            name,
+            format!(
+                "{} layers, but the configuration names {}: not a container image?",
+                manifest.layers.len(),
+                config.rootfs.diff_ids.len()
+            ),
+        ));
+    }
+    Ok(config)
+}
+
+async fn fetch_config(repository: &Repository, config: &Descriptor) -> Result<Vec<u8>, Error> {
+    if config.size > DOCUMENT_BYTES {
+        return Err(Error::content("image configuration", format!("larger than {DOCUMENT_BYTES} bytes")));
+    }
+    let mut attempt = 0;
+    loop {
+        let (mut response, _) = repository.blob(&config.digest, 0).await?;
+        let url = response.url().to_string();
+        let mut data = Vec::new();
+        let done = loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if data.len() as u64 + chunk.len() as u64 > config.size => {
+                    return Err(mismatch("image configuration", config.size, "more bytes"));
+                }
+                Ok(Some(chunk)) => data.extend_from_slice(&chunk),
+                Ok(None) => break Ok(()),
+                Err(e) => break Err(registry(&url, causes(&e))),
+            }
+        };
+        match done {
+            Ok(()) if Digest::of(&data) == config.digest => return Ok(data),
+            Ok(()) => return Err(mismatch("image configuration", config.digest, Digest::of(&data))),
+            Err(e) if attempt + 1 == ATTEMPTS => return Err(e),
+            Err(_) => {
+                back_off(attempt).await;
+                attempt += 1;
+            }
+        }
+    }
+}
+
+fn mismatch(what: &str, expected: impl ToString, got: impl ToString) -> Error {
+    Error::Verification { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+}
+
+enum Failed {
+    /// The registry's fault, or content of the wrong length.
+    Transfer(Error),
+    /// A thread went away; it says itself why.
+    Receiver,
+}
+
+/// Sends a blob's bytes to the sinks, resuming where the connection broke off.
+async fn download(
+    repository: &Repository,
+    layer: &Layer,
+    sinks: &[mpsc::Sender<io::Result<Bytes>>],
+    progress: &ProgressSink,
+) -> Result<(), Failed> {
+    let size = layer.blob.size;
+    let (mut offset, mut failures, mut failed_at) = (0, 0, 0);
+    let mut last_said = Instant::now();
+    loop {
+        let broken = match repository.blob(&layer.blob.digest, offset).await {
+            Ok((mut response, start)) => {
+                let url = response.url().to_string();
+                let mut skip = offset - start;
+                loop {
+                    match response.chunk().await {
+                        Ok(Some(mut chunk)) => {
+                            let skipped = skip.min(chunk.len() as u64);
+                            skip -= skipped;
+                            let _ = chunk.split_to(skipped as usize);
+                            offset += chunk.len() as u64;
+                            if offset > size {
+                                return Err(Failed::Transfer(mismatch(
+                                    &format!("layer {}", layer.blob.digest),
+                                    format!("{size} bytes"),
+                                    "more",
+                                )));
+                            }
+                            for sink in sinks {
+                                if sink.send(Ok(chunk.clone())).await.is_err() {
+                                    return Err(Failed::Receiver);
+                                }
+                            }
+                            if last_said.elapsed() >= PROGRESS_EVERY {
+                                last_said = Instant::now();
+                                layer.say(progress, "Downloading", offset);
+                            }
+                        }
+                        Ok(None) => break registry(&url, "connection closed before the end of the layer"),
+                        Err(e) => break registry(&url, causes(&e)),
+                    }
+                }
+            }
+            // Refusals are final; `Registry` is all that a second attempt may help with.
+            Err(e @ Error::Registry { .. }) => e,
+            Err(e) => return Err(Failed::Transfer(e)),
+        };
+        if offset == size {
+            return Ok(());
+        }
+        if offset - failed_at >= PROGRESS_RESETS {
+            failures = 0;
+        }
+        (failures, failed_at) = (failures + 1, offset);
+        if failures == ATTEMPTS {
+            return Err(Failed::Transfer(broken));
+        }
+        tracing::debug!(layer = %layer.blob.digest, offset, error = %broken, "resuming");
+        layer.say(progress, "Retrying", 0);
+        back_off(failures - 1).await;
+    }
+}
+
+/// Writes a blob's bytes to its lease, verifies them and sees them onto the disk.
+fn store_blob(
+    mut chunks: mpsc::Receiver<io::Result<Bytes>>,
+    lease: crate::store::Lease,
+    descriptor: &Descriptor,
+) -> Result<NewBlob, Error> {
+    let path = lease.path();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(|e| Error::os("create", path, e))?;
+    let (mut hasher, mut size) = (Hasher::default(), 0);
+    while let Some(chunk) = chunks.blocking_recv() {
+        let chunk = chunk.map_err(|e| Error::os("fetch", path, e))?;
+        hasher.update(&chunk);
+        size += chunk.len() as u64;
+        file.write_all(&chunk).map_err(|e| Error::os("write", path, e))?;
+    }
+    let got = hasher.finish();
+    if got != descriptor.digest {
+        return Err(mismatch(&format!("layer {}", descriptor.digest), descriptor.digest, got));
+    }
+    file.sync_data().map_err(|e| Error::os("sync", path, e))?;
+    Ok(NewBlob { lease, digest: got, size })
+}
+
+/// Unpacks a layer from its stored blob.
+pub(crate) async fn unpack_stored(
+    store: Arc<Store>,
+    blob: Digest,
+    diff_id: Digest,
+) -> Result<NewLayer, Error> {
+    blocking(move || {
+        let lease = store.lease(&[Draft::Layer])?.pop().ok_or(Error::Canceled)?;
+        let path = store.blob_path(&blob);
+        let file = std::fs::File::open(&path).map_err(|e| Error::os("open", &path, e))?;
+        let (disk_bytes, diff_id) = unpack(io::BufReader::new(file), lease.path(), Some(&diff_id))?;
+        Ok(NewLayer { lease, diff_id, disk_bytes })
+    })
+    .await
+}

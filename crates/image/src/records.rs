@@ -1,0 +1,217 @@
+//! Reading images out of the store's records.
+
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::spec::{ConfigDocument, History, ImageConfig};
+use crate::store::Store;
+use crate::{Descriptor, Digest, Error, Platform, Reference};
+
+/// Shortest ID prefix taken for one, hex digits (Docker's).
+const SHORT_ID: usize = 4;
+
+/// An image, as one of its manifests describes it.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of the index or manifest it stands for.
+    pub id: Digest,
+    /// Names with tags, in familiar form (`busybox:latest`).
+    pub repo_tags: Vec<String>,
+    /// Names with digests (`busybox@sha256:...`).
+    pub repo_digests: Vec<String>,
+    /// When it was made, RFC 3339.
+    pub created: Option<String>,
+    /// Bytes of its content (compressed) and of its layers (unpacked), as `docker images` counts them with the
+    /// containerd store.
+    pub size: u64,
+    /// Bytes of its content alone.
+    pub content_size: u64,
+    /// What its containers start with.
+    pub config: ImageConfig,
+    /// Processor architecture.
+    pub architecture: String,
+    /// Operating system.
+    pub os: String,
+    /// Processor variant, or empty.
+    pub variant: String,
+    /// Author, or empty.
+    pub author: String,
+    /// Digests of the unpacked layers, the lowest first.
+    pub diff_ids: Vec<String>,
+    /// Index or manifest it stands for.
+    pub descriptor: Descriptor,
+    /// Manifest all this was read from: the one that fits this machine best of those that are here.
+    pub manifest: Digest,
+    /// Digest of its configuration.
+    pub config_digest: Digest,
+    /// How it was made.
+    pub history: Vec<History>,
+}
+
+/// The stored bytes of an index, manifest or configuration, with their media type.
+pub(crate) fn document(store: &Store, digest: &Digest) -> Result<Option<(String, Vec<u8>)>, Error> {
+    store.read(|db| stored(db, &digest.to_string()))
+}
+
+fn stored(db: &Connection, digest: &str) -> Result<Option<(String, Vec<u8>)>, Error> {
+    Ok(db
+        .prepare_cached("SELECT media_type, data FROM image_document WHERE digest = ?1")?
+        .query_row([digest], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?)
+}
+
+/// Names of an image, in full form.
+pub(crate) fn names(db: &Connection, target: &Digest) -> Result<Vec<Reference>, Error> {
+    let names: Vec<String> = db
+        .prepare_cached("SELECT name FROM image_name WHERE target = ?1 ORDER BY name")?
+        .query_map([target.to_string()], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    names.iter().map(|n| Reference::parse(n)).collect()
+}
+
+/// What a name or ID stands for: the image, and the name by which it was found if it was a name.
+pub(crate) fn find(db: &Connection, text: &str) -> Result<(Digest, Option<Reference>), Error> {
+    let target_of = |name: &str| -> Result<Option<Digest>, Error> {
+        db.prepare_cached("SELECT target FROM image_name WHERE name = ?1")?
+            .query_row([name], |r| r.get::<_, String>(0))
+            .optional()?
+            .map(|d| d.parse())
+            .transpose()
+    };
+    if let Ok(digest) = text.parse::<Digest>() {
+        let known = db
+            .prepare_cached("SELECT 1 FROM image_target WHERE digest = ?1")?
+            .exists([digest.to_string()])?;
+        return if known { Ok((digest, None)) } else { Err(Error::NoSuchImage(text.into())) };
+    }
+    let reference = Reference::parse(text);
+    if let Ok(reference) = &reference {
+        if let Some(digest) = reference.digest() {
+            // Any name of this repository that stands for it will do, or the very tag when one was given.
+            let same = |name: &Reference| {
+                name.domain() == reference.domain()
+                    && name.path() == reference.path()
+                    && (reference.tag().is_none() || name.tag().is_none() || name.tag() == reference.tag())
+            };
+            if let Some(name) = names(db, digest)?.into_iter().find(same) {
+                return Ok((*digest, Some(name)));
+            }
+        } else if let Some(target) = target_of(&reference.to_string())? {
+            return Ok((target, Some(reference.clone())));
+        }
+    }
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    if (SHORT_ID..=64).contains(&hex.len()) && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        let found: Vec<String> = db
+            .prepare_cached(
+                "SELECT digest FROM image_target WHERE digest >= ?1 AND digest < ?1 || 'g' LIMIT 2",
+            )?
+            .query_map([format!("sha256:{hex}")], |r| r.get(0))?
+            .collect::<Result<_, _>>()?;
+        match found.as_slice() {
+            [] => {}
+            [one] => return Ok((one.parse()?, None)),
+            _ => return Err(Error::Ambiguous(text.into())),
+        }
+    }
+    Err(Error::NoSuchImage(reference.map_or_else(|_| text.to_string(), |r| r.familiar())))
+}
+
+/// The manifest of an image to use here: itself, or the best of an index's that are complete.
+pub(crate) fn manifest_of(
+    db: &Connection,
+    target: &Digest,
+    wanted: &Platform,
+) -> Result<Option<(Digest, Platform)>, Error> {
+    let rows: Vec<(String, Platform)> = db
+        .prepare_cached(
+            "SELECT digest, os, architecture, variant FROM image_manifest WHERE digest = ?1
+             UNION ALL SELECT m.digest, os, architecture, variant FROM image_child JOIN image_manifest m ON m.digest = child
+             WHERE parent = ?1",
+        )?
+        .query_map([target.to_string()], |r| {
+            Ok((r.get(0)?, Platform { os: r.get(1)?, architecture: r.get(2)?, variant: r.get(3)? }))
+        })?
+        .collect::<Result<_, _>>()?;
+    // Without one for this machine, what there is: `docker pull --platform` of another one.
+    rows.into_iter()
+        .min_by_key(|(_, p)| wanted.fit(p).unwrap_or(u32::MAX))
+        .map(|(d, p)| Ok((d.parse()?, p)))
+        .transpose()
+}
+
+/// All of one image.
+pub(crate) fn image(db: &Connection, id: &Digest) -> Result<Image, Error> {
+    let gone = || Error::NoSuchImage(id.to_string());
+    let descriptor = db
+        .prepare_cached("SELECT media_type, size FROM image_target WHERE digest = ?1")?
+        .query_row([id.to_string()], |r| {
+            Ok(Descriptor {
+                media_type: r.get(0)?,
+                digest: *id,
+                size: r.get::<_, i64>(1)? as u64,
+                platform: None,
+                annotations: Default::default(),
+            })
+        })
+        .optional()?
+        .ok_or_else(gone)?;
+    let (manifest, platform) = manifest_of(db, id, &Platform::host())?.ok_or_else(gone)?;
+    let config_digest: String = db
+        .prepare_cached("SELECT config FROM image_manifest WHERE digest = ?1")?
+        .query_row([manifest.to_string()], |r| r.get(0))?;
+    let (_, config) = stored(db, &config_digest)?
+        .ok_or_else(|| Error::content("image database", format!("{config_digest} is missing")))?;
+    let config: ConfigDocument =
+        serde_json::from_slice(&config).map_err(|e| Error::content(format!("configuration of {id}"), e))?;
+    let names = names(db, id)?;
+    let mut repo_digests: Vec<String> = names.iter().map(|n| n.with_digest(*id).familiar()).collect();
+    repo_digests.dedup();
+    let content_size = content_size(db, id)?;
+    let unpacked: i64 = db
+        .prepare_cached(
+            "SELECT coalesce(sum(disk_bytes), 0) FROM image_layer WHERE diff_id IN
+             (SELECT diff_id FROM image_chain WHERE manifest = ?1 OR manifest IN
+               (SELECT child FROM image_child WHERE parent = ?1))",
+        )?
+        .query_row([id.to_string()], |r| r.get(0))?;
+    Ok(Image {
+        id: *id,
+        repo_tags: names.iter().filter(|n| n.digest().is_none()).map(Reference::familiar).collect(),
+        repo_digests,
+        created: config.created,
+        size: content_size + unpacked as u64,
+        content_size,
+        config: config.config,
+        architecture: config.platform.architecture,
+        os: platform.os,
+        variant: config.platform.variant,
+        author: config.author.unwrap_or_default(),
+        diff_ids: config.rootfs.diff_ids.iter().map(Digest::to_string).collect(),
+        descriptor,
+        manifest,
+        config_digest: config_digest.parse()?,
+        history: config.history,
+    })
+}
+
+/// Bytes of the documents and blobs of an image that are here.
+fn content_size(db: &Connection, id: &Digest) -> Result<u64, Error> {
+    let bytes: i64 = db
+        .prepare_cached(
+            "WITH RECURSIVE reached(digest) AS (
+               VALUES(?1) UNION SELECT child FROM image_child JOIN reached ON parent = reached.digest)
+             SELECT coalesce((SELECT sum(size) FROM image_blob WHERE digest IN reached), 0)
+                  + coalesce((SELECT sum(length(data)) FROM image_document WHERE digest IN reached), 0)",
+        )?
+        .query_row([id.to_string()], |r| r.get(0))?;
+    Ok(bytes as u64)
+}
+
+/// All images, the newest first.
+pub(crate) fn list(db: &Connection) -> Result<Vec<Image>, Error> {
+    let ids: Vec<String> = db
+        .prepare_cached("SELECT digest FROM image_target ORDER BY added DESC, digest")?
+        .query_map([], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    ids.iter().map(|id| image(db, &id.parse()?)).collect()
+}

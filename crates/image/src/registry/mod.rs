@@ -1,0 +1,602 @@
+//! The client side of the registry protocol (OCI distribution-spec 1.1).
+//!
+//! Where a request goes:
+//! * `docker.io`: each mirror in turn, then `https://registry-1.docker.io`; credentials go to the latter only.
+//! * a registry named insecure, or at a loopback address: https, its certificate not verified, then plain http.
+//! * any other: https with a verified certificate. Nothing goes to it in plain text, also not by a redirect or to a
+//!   token server it names.
+
+mod auth;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE};
+use reqwest::{Client, Method, Response, StatusCode, Url};
+
+use auth::Challenge;
+pub use auth::Credentials;
+
+use crate::spec::{DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_BYTES, OCI_INDEX, OCI_MANIFEST};
+use crate::{Digest, Error, Reference};
+
+const HUB: &str = "https://registry-1.docker.io";
+const HUB_HOST: &str = "registry-1.docker.io";
+/// Time to make a connection.
+const CONNECT: Duration = Duration::from_secs(20);
+/// Longest silence of a server.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Redirects followed for one request.
+const REDIRECTS: usize = 10;
+/// Attempts at one request to a server that answers 5xx or 429, or breaks off.
+pub(crate) const ATTEMPTS: u32 = 5;
+/// Pause after the first failed attempt; doubled each time.
+const BACKOFF: Duration = Duration::from_millis(200);
+/// Longest answer of a token server or error text read, bytes.
+const ANSWER_BYTES: u64 = 1024 * 1024;
+
+/// The pause before attempt `n + 1`.
+pub(crate) async fn back_off(n: u32) {
+    tokio::time::sleep(BACKOFF * 2u32.saturating_pow(n)).await;
+}
+
+/// One registry client for all registries.
+#[derive(Debug)]
+pub(crate) struct Registries {
+    verified: Client,
+    unverified: OnceLock<Client>,
+    mirrors: Vec<String>,
+    insecure: Vec<String>,
+    /// Endpoint that worked last, by domain: spares a failed TLS handshake each time.
+    working: Mutex<HashMap<String, String>>,
+}
+
+/// A document a registry sent.
+pub(crate) struct Fetched {
+    pub(crate) media_type: String,
+    pub(crate) digest: Digest,
+    pub(crate) data: Vec<u8>,
+}
+
+/// One repository at one registry, for the length of one operation: holds its tokens.
+#[derive(Clone)]
+pub(crate) struct Repository {
+    registries: Arc<Registries>,
+    reference: Reference,
+    endpoints: Vec<Endpoint>,
+    credentials: Option<Credentials>,
+    /// `Authorization` header that worked, by endpoint.
+    tokens: Arc<Mutex<HashMap<String, String>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Endpoint {
+    base: String,
+    /// Plain http and unverified certificates are allowed here.
+    insecure: bool,
+    mirror: bool,
+}
+
+impl Registries {
+    pub(crate) fn new(mirrors: &[String], insecure: &[String]) -> Result<Registries, Error> {
+        let mirrors: Vec<String> = mirrors.iter().map(|m| m.trim_end_matches('/').to_string()).collect();
+        for mirror in &mirrors {
+            Url::parse(mirror)
+                .ok()
+                .filter(|u| matches!(u.scheme(), "http" | "https"))
+                .ok_or_else(|| Error::Invalid(format!("invalid mirror: {mirror:?} is not an http(s) URL")))?;
+        }
+        Ok(Registries {
+            verified: client(true)?,
+            unverified: OnceLock::new(),
+            mirrors,
+            insecure: insecure.to_vec(),
+            working: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn repository(
+        self: &Arc<Self>,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Repository {
+        let mut endpoints = self.endpoints(reference.domain());
+        if let Some(base) = self.working.lock().unwrap_or_else(|e| e.into_inner()).get(reference.domain()) {
+            endpoints.sort_by_key(|e| e.base != *base);
+        }
+        Repository {
+            registries: self.clone(),
+            reference: reference.clone(),
+            endpoints,
+            credentials,
+            tokens: Arc::default(),
+        }
+    }
+
+    fn endpoints(&self, domain: &str) -> Vec<Endpoint> {
+        if domain == crate::reference::DEFAULT_DOMAIN {
+            let mirrors = self.mirrors.iter().map(|m| Endpoint {
+                base: m.clone(),
+                // A mirror written with http was named insecure by that.
+                insecure: m.starts_with("http://") || self.is_insecure(host_of(m)),
+                mirror: true,
+            });
+            let hub = Endpoint { base: HUB.into(), insecure: self.is_insecure(HUB_HOST), mirror: false };
+            return mirrors.chain([hub]).collect();
+        }
+        let insecure = self.is_insecure(domain);
+        let schemes: &[&str] = if insecure { &["https", "http"] } else { &["https"] };
+        schemes
+            .iter()
+            .map(|s| Endpoint { base: format!("{s}://{domain}"), insecure, mirror: false })
+            .collect()
+    }
+
+    /// Loopback addresses, `localhost`, and what the settings name: `host`, `host:port` or a CIDR block.
+    fn is_insecure(&self, domain: &str) -> bool {
+        let host = match domain.strip_prefix('[').and_then(|d| d.split_once(']')) {
+            Some((host, _)) => host,
+            None => domain.split(':').next().unwrap_or(domain),
+        };
+        let ip: Option<IpAddr> = host.parse().ok();
+        if host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) {
+            return true;
+        }
+        self.insecure
+            .iter()
+            .any(|named| named == domain || named == host || ip.is_some_and(|ip| in_block(named, ip)))
+    }
+
+    fn client(&self, endpoint: &Endpoint) -> Result<&Client, Error> {
+        if !endpoint.insecure {
+            return Ok(&self.verified);
+        }
+        if let Some(client) = self.unverified.get() {
+            return Ok(client);
+        }
+        let client = client(false)?;
+        Ok(self.unverified.get_or_init(|| client))
+    }
+}
+
+fn in_block(block: &str, ip: IpAddr) -> bool {
+    let Some((network, bits)) = block.split_once('/') else { return false };
+    let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
+    match (network, ip) {
+        (IpAddr::V4(n), IpAddr::V4(ip)) if bits <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            n.to_bits() & mask == ip.to_bits() & mask
+        }
+        (IpAddr::V6(n), IpAddr::V6(ip)) if bits <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            n.to_bits() & mask == ip.to_bits() & mask
+        }
+        _ => false,
+    }
+}
+
+fn host_of(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default()
+}
+
+fn client(verify: bool) -> Result<Client, Error> {
+    let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("setting up TLS: {e}"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(&e))?;
+    let mut tls = if verify {
+        let mut roots = rustls::RootCertStore::empty();
+        // The system's bundle (and SSL_CERT_FILE); a machine without one gets Mozilla's list.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        builder.with_root_certificates(roots).with_no_client_auth()
+    } else {
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(unverified::AnyCertificate(provider)))
+            .with_no_client_auth()
+    };
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let redirects = reqwest::redirect::Policy::custom(move |attempt| {
+        let downgrade = verify && attempt.url().scheme() != "https";
+        if downgrade {
+            attempt.error("a redirect to plain http from a registry that is not insecure")
+        } else if attempt.previous().len() > REDIRECTS {
+            attempt.error("too many redirects")
+        } else {
+            attempt.follow()
+        }
+    });
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(redirects)
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|e| failed(&e))
+}
+
+mod unverified {
+    use std::sync::Arc;
+
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::CryptoProvider;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+    /// For registries the user named insecure: encrypted, but to whom is anyone's guess.
+    #[derive(Debug)]
+    pub(super) struct AnyCertificate(pub(super) Arc<CryptoProvider>);
+
+    impl ServerCertVerifier for AnyCertificate {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            rustls::crypto::verify_tls12_signature(
+                message,
+                cert,
+                dss,
+                &self.0.signature_verification_algorithms,
+            )
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            rustls::crypto::verify_tls13_signature(
+                message,
+                cert,
+                dss,
+                &self.0.signature_verification_algorithms,
+            )
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+}
+
+impl Repository {
+    /// Asks for the digest a tag has now, without transferring it (the Hub does not count this against its limits).
+    /// `None`: the registry does not say.
+    pub(crate) async fn resolve(&self) -> Result<Option<Digest>, Error> {
+        let response = self.manifest(Method::HEAD, &self.reference.target()).await?;
+        Ok(response
+            .headers()
+            .get("docker-content-digest")
+            .and_then(|d| d.to_str().ok())
+            .and_then(|d| d.parse().ok()))
+    }
+
+    /// Fetches an index or manifest, by digest or else by the reference's tag, and verifies it.
+    pub(crate) async fn document(&self, digest: Option<&Digest>) -> Result<Fetched, Error> {
+        let target = digest.map_or_else(|| self.reference.target(), Digest::to_string);
+        let expected: Option<Digest> = target.parse().ok();
+        let response = self.manifest(Method::GET, &target).await?;
+        let media_type = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|t| t.to_str().ok())
+            .map(|t| t.split(';').next().unwrap_or_default().trim().to_string())
+            .unwrap_or_default();
+        let url = response.url().to_string();
+        let data = read_bounded(response, DOCUMENT_BYTES).await.map_err(|e| registry(&url, e))?;
+        let digest = Digest::of(&data);
+        if let Some(expected) = expected.filter(|e| *e != digest) {
+            return Err(Error::Verification {
+                what: format!("manifest of {}", self.reference.familiar()),
+                expected: expected.to_string(),
+                got: digest.to_string(),
+            });
+        }
+        Ok(Fetched { media_type, digest, data })
+    }
+
+    /// Starts reading a blob at `offset` bytes. The answer says where it really starts: 0 when the server does not
+    /// know ranges.
+    pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<(Response, u64), Error> {
+        let path = format!("blobs/{digest}");
+        let range = (offset > 0).then(|| format!("bytes={offset}-"));
+        let response = self.request(Method::GET, &path, None, range.as_deref()).await?;
+        let start = match response.status() {
+            StatusCode::PARTIAL_CONTENT => response
+                .headers()
+                .get("content-range")
+                .and_then(|r| r.to_str().ok())
+                .and_then(|r| r.strip_prefix("bytes ")?.split('-').next()?.parse().ok())
+                .unwrap_or(offset),
+            _ => 0,
+        };
+        if start > offset {
+            return Err(registry(response.url().as_str(), "answered another range than was asked for"));
+        }
+        Ok((response, start))
+    }
+
+    async fn manifest(&self, method: Method, target: &str) -> Result<Response, Error> {
+        let accept = [DOCKER_MANIFEST, DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST].join(", ");
+        self.request(method, &format!("manifests/{target}"), Some(&accept), None).await
+    }
+
+    /// One request to the first endpoint that serves it.
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        accept: Option<&str>,
+        range: Option<&str>,
+    ) -> Result<Response, Error> {
+        let mut last = None;
+        for endpoint in &self.endpoints {
+            match self.request_at(endpoint, &method, path, accept, range).await {
+                Ok(response) => {
+                    if !endpoint.mirror {
+                        self.registries
+                            .working
+                            .lock()
+                            .unwrap_or_else(|e| e.into_inner())
+                            .insert(self.reference.domain().into(), endpoint.base.clone());
+                    }
+                    return Ok(response);
+                }
+                Err(e) => {
+                    tracing::debug!(endpoint = endpoint.base, error = %e, "registry endpoint failed");
+                    // An answer weighs more than a connection that failed, except a mirror's.
+                    let answered = !matches!(e, Error::Registry { .. });
+                    if answered && !endpoint.mirror {
+                        return Err(e);
+                    }
+                    last = Some(e);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| registry(self.reference.domain(), "no endpoint")))
+    }
+
+    async fn request_at(
+        &self,
+        endpoint: &Endpoint,
+        method: &Method,
+        path: &str,
+        accept: Option<&str>,
+        range: Option<&str>,
+    ) -> Result<Response, Error> {
+        let client = self.registries.client(endpoint)?;
+        let url = format!("{}/v2/{}/{path}", endpoint.base, self.reference.path());
+        let mut attempt = 0;
+        let mut authorised = false;
+        loop {
+            let mut request = client.request(method.clone(), &url);
+            if let Some(accept) = accept {
+                request = request.header(ACCEPT, accept);
+            }
+            if let Some(range) = range {
+                request = request.header(RANGE, range);
+            }
+            let token = self.tokens.lock().unwrap_or_else(|e| e.into_inner()).get(&endpoint.base).cloned();
+            if let Some(token) = &token {
+                request = request.header(AUTHORIZATION, token);
+            }
+            let response = request.send().await.map_err(|e| registry(&url, causes(&e)))?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(response);
+            }
+            if status == StatusCode::UNAUTHORIZED && !authorised {
+                authorised = true;
+                if let Some(header) = self.answer(endpoint, &response).await? {
+                    self.tokens
+                        .lock()
+                        .unwrap_or_else(|e| e.into_inner())
+                        .insert(endpoint.base.clone(), header);
+                    continue;
+                }
+            }
+            if (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS) && attempt + 1 < ATTEMPTS
+            {
+                back_off(attempt).await;
+                attempt += 1;
+                continue;
+            }
+            return Err(self.refusal(response, path).await);
+        }
+    }
+
+    /// Answers a challenge with an `Authorization` header; `None` when there is nothing to answer with.
+    async fn answer(&self, endpoint: &Endpoint, response: &Response) -> Result<Option<String>, Error> {
+        // A mirror is someone else: the user's password is not for it.
+        let credentials = self.credentials.as_ref().filter(|_| !endpoint.mirror);
+        if let Some(Credentials::RegistryToken(token)) = credentials {
+            return Ok(Some(format!("Bearer {token}")));
+        }
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE);
+        let challenge = challenges.iter().filter_map(|h| h.to_str().ok()).find_map(Challenge::parse);
+        match challenge {
+            Some(Challenge::Basic) => Ok(credentials.and_then(Credentials::basic)),
+            Some(Challenge::Bearer { realm, service, scope }) => {
+                let scope = if scope.is_empty() {
+                    format!("repository:{}:pull", self.reference.path())
+                } else {
+                    scope
+                };
+                let token = self.token(endpoint, credentials, &realm, &service, &scope).await?;
+                Ok(Some(format!("Bearer {token}")))
+            }
+            None => Ok(None),
+        }
+    }
+
+    async fn token(
+        &self,
+        endpoint: &Endpoint,
+        credentials: Option<&Credentials>,
+        realm: &str,
+        service: &str,
+        scope: &str,
+    ) -> Result<String, Error> {
+        let mut url = Url::parse(realm).map_err(|e| registry(realm, e))?;
+        if url.scheme() != "https" && !(endpoint.insecure && url.scheme() == "http") {
+            return Err(registry(realm, "the token server is not https and the registry is not insecure"));
+        }
+        let client = self.registries.client(endpoint)?;
+        let request = if let Some(Credentials::IdentityToken(refresh)) = credentials {
+            let form: String = url::form(&[
+                ("grant_type", "refresh_token"),
+                ("service", service),
+                ("client_id", "coracle"),
+                ("scope", scope),
+                ("refresh_token", refresh),
+            ]);
+            client.post(url.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+        } else {
+            url.query_pairs_mut().append_pair("service", service).append_pair("scope", scope);
+            let request = client.get(url.clone());
+            match credentials.and_then(Credentials::basic) {
+                Some(basic) => request.header(AUTHORIZATION, basic),
+                None => request,
+            }
+        };
+        let response = request.send().await.map_err(|e| registry(realm, causes(&e)))?;
+        let status = response.status();
+        let body = read_bounded(response, ANSWER_BYTES).await.map_err(|e| registry(realm, e))?;
+        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+            return Err(Error::Unauthorized {
+                url: realm.into(),
+                message: "incorrect username or password".into(),
+            });
+        }
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            token: Option<String>,
+            access_token: Option<String>,
+        }
+        serde_json::from_slice::<Answer>(&body)
+            .ok()
+            .filter(|_| status.is_success())
+            .and_then(|a| a.token.filter(|t| !t.is_empty()).or(a.access_token))
+            .ok_or_else(|| registry(realm, format!("no token in the answer ({status})")))
+    }
+
+    /// The error for an answer that is not a success, in Docker's words.
+    async fn refusal(&self, response: Response, path: &str) -> Error {
+        let (status, url) = (response.status(), response.url().to_string());
+        let body = read_bounded(response, ANSWER_BYTES).await.unwrap_or_default();
+        let (code, message) = first_error(&body);
+        let name = self.reference.familiar_name();
+        match (status, code.as_str()) {
+            (_, "NAME_UNKNOWN" | "DENIED") | (StatusCode::FORBIDDEN, _) => Error::PullDenied(name),
+            (StatusCode::NOT_FOUND, _) if path.starts_with("manifests/") => {
+                Error::ManifestUnknown(self.reference.familiar())
+            }
+            (StatusCode::UNAUTHORIZED, _) if self.credentials.is_none() => Error::PullDenied(name),
+            (StatusCode::UNAUTHORIZED, _) => Error::Unauthorized {
+                url,
+                message: if message.is_empty() { "authentication required".into() } else { message },
+            },
+            _ if message.is_empty() => registry(&url, format!("unexpected status {status}")),
+            _ => registry(&url, format!("{status}: {message}")),
+        }
+    }
+}
+
+mod url {
+    /// Encodes a form body.
+    pub(super) fn form(pairs: &[(&str, &str)]) -> String {
+        let mut out = reqwest::Url::parse("http://x/").map(|mut url| {
+            url.query_pairs_mut().extend_pairs(pairs);
+            url.query().unwrap_or_default().to_string()
+        });
+        out.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
+fn first_error(body: &[u8]) -> (String, String) {
+    #[derive(serde::Deserialize)]
+    struct Errors {
+        errors: Vec<One>,
+    }
+    #[derive(serde::Deserialize)]
+    struct One {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    serde_json::from_slice::<Errors>(body)
+        .ok()
+        .and_then(|e| e.errors.into_iter().next())
+        .map(|e| (e.code, e.message))
+        .unwrap_or_default()
+}
+
+async fn read_bounded(mut response: Response, limit: u64) -> Result<Vec<u8>, String> {
+    let mut data = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| causes(&e))? {
+        if data.len() as u64 + chunk.len() as u64 > limit {
+            return Err(format!("answer longer than {limit} bytes"));
+        }
+        data.extend_from_slice(&chunk);
+    }
+    Ok(data)
+}
+
+pub(crate) fn registry(url: &str, message: impl ToString) -> Error {
+    Error::Registry { url: url.to_string(), message: message.to_string() }
+}
+
+/// An error with all that caused it: the outermost alone says little.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_only_for_what_is_insecure() {
+        let registries =
+            Registries::new(&["http://127.0.0.1:5000/".into()], &["reg:5000".into(), "10.0.0.0/8".into()])
+                .unwrap();
+        let bases = |d: &str| registries.endpoints(d).into_iter().map(|e| e.base).collect::<Vec<_>>();
+        assert_eq!(bases("docker.io"), ["http://127.0.0.1:5000", HUB]);
+        assert_eq!(bases("ghcr.io"), ["https://ghcr.io"]);
+        for insecure in ["127.0.0.1:5000", "127.9.9.9", "localhost:1", "[::1]:5", "reg:5000", "10.1.2.3:80"] {
+            assert_eq!(bases(insecure), [format!("https://{insecure}"), format!("http://{insecure}")]);
+        }
+        for secure in ["reg", "reg:5001", "11.0.0.1", "localhost.example.com"] {
+            assert_eq!(bases(secure).len(), 1, "{secure}");
+        }
+        assert!(Registries::new(&["ftp://x".into()], &[]).is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! Namespaces of a test's own, and a registry inside them.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::{eventually, tool};
+
+/// Network and mount namespaces that live as long as this value.
+pub struct Sandbox {
+    holder: Child,
+}
+
+impl Sandbox {
+    /// Makes them, with the loopback link up. Needs root, as the engine itself does.
+    pub fn new() -> Self {
+        let holder = Command::new("unshare")
+            .args(["--net", "--mount", "--propagation", "private", "--kill-child", "sh", "-c", "ip link set lo up && echo up && exec sleep infinity"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        let mut this = Self { holder };
+        let mut line = String::new();
+        let out = this.holder.stdout.take().expect("piped");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("the sandbox speaks");
+        assert_eq!(line, "up\n", "the sandbox did not come up: these tests need root");
+        this
+    }
+
+    /// A command that runs inside.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.holder.id().to_string(), "--net", "--mount", "--"]).arg(program);
+        command
+    }
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Already dead is fine: the namespaces are gone either way.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// Debian's docker-registry on 127.0.0.1:5000 of a sandbox.
+pub struct Registry {
+    process: Child,
+}
+
+impl Registry {
+    /// Starts it with its files below `folder`.
+    pub fn start(sandbox: &Sandbox, folder: &Path) -> Self {
+        let root = folder.join("registry");
+        std::fs::create_dir_all(&root).expect("make the registry's folder");
+        let config = folder.join("registry.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \"127.0.0.1:5000\"}}\n",
+            root.display()
+        );
+        std::fs::write(&config, text).expect("write the registry's settings");
+        let process = sandbox
+            .command(tool("CORACLE_TEST_REGISTRY"))
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker-registry");
+        let this = Self { process };
+        eventually("the registry answers", || {
+            let mut curl = sandbox.command("curl");
+            curl.args(["-sf", "http://127.0.0.1:5000/v2/"]).stdout(Stdio::null());
+            curl.status().is_ok_and(|s| s.success())
+        });
+        this
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,51 @@
+//! Containers outlive the engine, and nothing is listed in a state it is not in.
+
+use tests::{Engine, engine::signal, eventually};
+
+#[test]
+fn containers_survive_a_crash_with_their_logs_and_exit_codes() {
+    let mut engine = Engine::with_busybox();
+    engine.docker(&["run", "-d", "--name", "runs", "busybox", "sh", "-c", "echo before; while :; do sleep 0.1; done"]).ok();
+    engine.docker(&["run", "-d", "-i", "--name", "ends", "busybox", "sh", "-c", "echo start; sleep 0.3; echo end; exit 9"]).ok();
+    engine.docker(&["run", "-d", "--rm", "--name", "vanishes", "busybox", "sleep", "0.3"]).ok();
+    let pid = engine.docker(&["inspect", "-f", "{{.State.Pid}}", "runs"]).ok();
+    let ends = engine.docker(&["inspect", "-f", "{{.State.Pid}}", "ends"]).ok();
+    engine.crash();
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "it goes on without an engine");
+    eventually("the second ends while nobody looks", || !std::path::Path::new(&format!("/proc/{ends}")).exists());
+    engine.launch();
+    let state = |name: &str| engine.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}}", name]);
+    assert_eq!(state("runs").ok(), format!("running 0 {pid}"));
+    assert_eq!(state("ends").ok(), "exited 9 0");
+    eventually("what had --rm is gone", || state("vanishes").code == Some(1));
+    assert_eq!(engine.docker(&["logs", "ends"]).ok(), "start\nend");
+    assert_eq!(engine.docker(&["exec", "runs", "echo", "still here"]).ok(), "still here");
+    engine.docker(&["stop", "-t", "0", "runs"]).ok();
+    assert_eq!(engine.docker(&["inspect", "-f", "{{.State.ExitCode}}", "runs"]).ok(), "137");
+}
+
+#[test]
+fn an_orderly_stop_leaves_containers_running() {
+    let mut engine = Engine::with_busybox();
+    engine.docker(&["run", "-d", "--name", "runs", "-p", "8080:80", "busybox", "sh", "-c", "mkdir /w; echo page >/w/index.html; exec httpd -f -p 80 -h /w"]).ok();
+    engine.stop();
+    engine.launch();
+    assert_eq!(engine.docker(&["inspect", "-f", "{{.State.Status}}", "runs"]).ok(), "running");
+    assert_eq!(engine.curl(&["http://127.0.0.1:8080/"]).ok(), "page", "its port is open again");
+}
+
+#[test]
+fn a_shim_that_is_killed_is_noticed() {
+    let engine = Engine::with_busybox();
+    engine.docker(&["run", "-d", "--name", "orphan", "busybox", "sleep", "1000"]).ok();
+    let pid = engine.docker(&["inspect", "-f", "{{.State.Pid}}", "orphan"]).ok();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let shim: u32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
+    signal(shim, "KILL");
+    eventually("the container is reported as ended", || {
+        engine.docker(&["inspect", "-f", "{{.State.Status}}", "orphan"]).ok() == "exited"
+    });
+    eventually("its processes are gone", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    engine.docker(&["start", "orphan"]).ok();
+    assert_eq!(engine.docker(&["inspect", "-f", "{{.State.Status}}", "orphan"]).ok(), "running");
+}

@@ -1,0 +1,73 @@
+//! `cargo xtask test`: format, lints, licences' rules, unit and integration tests, then the end-to-end tests
+//! against the staged programs.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::stage;
+use crate::{target_dir, tools, workspace};
+
+/// How much is tested.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Unit and fast integration tests, within five minutes.
+    Quick,
+    /// What CI runs.
+    Plain,
+    /// Every count that SPECIFICATION.md names.
+    Full,
+}
+
+impl Tier {
+    /// The tier that the flags name.
+    pub fn of(quick: bool, full: bool) -> Self {
+        match (quick, full) {
+            (true, _) => Self::Quick,
+            (_, true) => Self::Full,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Runs a tier; fails with the first thing that does.
+pub fn run_step(name: &str, command: &mut Command) -> Result<()> {
+    eprintln!("== {name}");
+    let started = std::time::Instant::now();
+    stage::run(command)?;
+    eprintln!("== {name}: {:.1} s", started.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// Runs all of a tier.
+pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
+    let tools = tools::environment()?;
+    let cargo = || {
+        let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        c.current_dir(workspace()).env("CARGO_TARGET_DIR", target_dir()).envs(tools.iter().cloned());
+        if tier == Tier::Full {
+            c.env("CORACLE_TEST_FULL", "1");
+        }
+        c
+    };
+    if filter.is_none() {
+        run_step("format", cargo().args(["fmt", "--all", "--check"]))?;
+        run_step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]))?;
+    }
+    let name: Vec<&str> = filter.into_iter().collect();
+    // Programs of the crates' own integration tests (the shim) are built by cargo test itself.
+    run_step(
+        "unit and integration tests",
+        cargo().args(["test", "--workspace", "--exclude", "tests", "--locked"]).args(&name),
+    )?;
+    if tier == Tier::Quick {
+        return Ok(());
+    }
+    let bin = stage::build()?;
+    run_step(
+        "end to end",
+        cargo().args(["test", "--package", "tests", "--locked"]).args(&name).env("CORACLE_TEST_BIN", bin),
+    )
+}
+
+pub use run_all as run;

@@ -1,0 +1,56 @@
+//! What tests and benchmarks need beside this repository, from Debian's packages, nothing installed.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::debian::Debian;
+use crate::target_dir;
+
+/// A program taken from a package.
+struct Tool {
+    /// Environment variable that names it to tests.
+    variable: &'static str,
+    suite: &'static str,
+    packages: &'static [&'static str],
+    program: &'static str,
+    /// Whether what the package depends on comes along: not where that is a whole daemon.
+    closure: bool,
+}
+
+/// Every tool of the end-to-end tests. The suites are those whose versions the tests speak of.
+const TOOLS: &[Tool] = &[
+    Tool { variable: "CORACLE_TEST_REGISTRY", suite: "trixie", packages: &["docker-registry"], program: "/usr/bin/docker-registry", closure: true },
+    Tool { variable: "CORACLE_TEST_BUSYBOX", suite: "trixie", packages: &["busybox-static"], program: "/usr/bin/busybox", closure: true },
+    Tool { variable: "CORACLE_TEST_DOCKER_20", suite: "bookworm", packages: &["docker.io"], program: "/usr/bin/docker", closure: false },
+    Tool { variable: "CORACLE_TEST_DOCKER_26", suite: "trixie", packages: &["docker-cli"], program: "/usr/bin/docker", closure: true },
+    Tool { variable: "CORACLE_TEST_DOCKER", suite: "forky", packages: &["docker-cli"], program: "/usr/bin/docker", closure: true },
+    Tool { variable: "CORACLE_TEST_NFT", suite: "bookworm", packages: &["nftables"], program: "/usr/sbin/nft", closure: true },
+];
+
+/// Fetches what is missing; answers the environment that names the tools to tests.
+pub fn environment() -> Result<Vec<(String, PathBuf)>> {
+    let mut all = Vec::new();
+    for tool in TOOLS {
+        let debian = Debian::open(tool.suite)?;
+        let tree = if tool.closure {
+            debian.tree(tool.packages[0], tool.packages)
+        } else {
+            debian.fetch(tool.packages).and_then(|debs| debian.unpack(tool.packages[0], &debs))
+        };
+        let tree = tree.with_context(|| format!("{} from Debian's {}", tool.packages[0], tool.suite))?;
+        // A script each: programs of a newer Debian run with its libraries.
+        let name = tool.variable.trim_start_matches("CORACLE_TEST_").to_ascii_lowercase();
+        let base = PathBuf::from(tool.program);
+        let base = base.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let script = target_dir().join("tools").join(name).join(base);
+        if tool.variable == "CORACLE_TEST_BUSYBOX" {
+            // Static, and put into images: the program itself.
+            all.push((tool.variable.to_owned(), tree.file(tool.program)));
+            continue;
+        }
+        tree.wrapper(tool.program, &[], &[], &script)?;
+        all.push((tool.variable.to_owned(), script));
+    }
+    Ok(all)
+}
