@@ -304,6 +304,45 @@ fn a_life_of_the_machine() {
     assert!(!machine.home.join("data").exists());
 }
 
+/// Rounds: a few, or (CORACLE_TEST_FULL) as many as were measured when the link was designed.
+#[test]
+fn the_daemon_is_killed_under_load_and_the_guest_survives() {
+    let Some(machine) = machine("load") else { return };
+    machine.done(&["start"]);
+    let qemu = machine.pid("machine/qemu.pid");
+    let rounds = if std::env::var_os("CORACLE_TEST_FULL").is_some() { 60 } else { 8 };
+    for round in 0..rounds {
+        // Load both ways on several streams, cut off in its midst.
+        let load: Vec<_> = (0..3)
+            .map(|_| {
+                let mut stream = machine.docker();
+                let mut back = stream.try_clone().unwrap();
+                stream.write_all(b"POST /echo HTTP/1.1\r\nHost: d\r\n\r\n").unwrap();
+                let reader = std::thread::spawn(move || {
+                    let (mut chunk, mut got) = (vec![0; 65536], 0);
+                    while let Ok(n @ 1..) = back.read(&mut chunk) {
+                        got += n;
+                    }
+                    got
+                });
+                let writer = std::thread::spawn(move || while stream.write_all(&[9; 65536]).is_ok() {});
+                (reader, writer)
+            })
+            .collect();
+        assert_eq!(machine.http("GET", "/_ping", b""), b"OK", "round {round}");
+        kill(machine.pid("run/daemon.pid"));
+        for (reader, writer) in load {
+            writer.join().unwrap();
+            reader.join().unwrap();
+        }
+        let since = Instant::now();
+        machine.done(&["start"]);
+        println!("round {round}: taken over in {:?}", since.elapsed());
+        assert_eq!(machine.http("GET", "/_ping", b""), b"OK", "round {round}");
+        assert_eq!(machine.status()["pid"], qemu);
+    }
+}
+
 #[test]
 fn a_kernel_panic_is_said_and_the_next_start_works() {
     let Some(machine) = machine("panic") else { return };
