@@ -6,15 +6,18 @@ fn main() {
         let output = Command::new("git").args(args).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    // An archive of the sources has no git: the build then has no commit, and says so.
-    let build = match git(&["rev-parse", "--short=12", "HEAD"]) {
-        Some(commit) => {
-            let dirty =
-                git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| !s.is_empty());
-            format!("{commit}{}", if dirty { "-dirty" } else { "" })
-        }
-        None => std::env::var("CORACLE_BUILD").unwrap_or_else(|_| "unknown".to_owned()),
-    };
+    // Whoever builds all programs of a release gives them one id; an archive of the sources has no git.
+    let build =
+        std::env::var("CORACLE_BUILD").ok().filter(|id| !id.is_empty()).unwrap_or_else(|| {
+            match git(&["rev-parse", "--short=12", "HEAD"]) {
+                Some(commit) => {
+                    let dirty = git(&["status", "--porcelain", "--untracked-files=no"])
+                        .is_some_and(|s| !s.is_empty());
+                    format!("{commit}{}", if dirty { "-dirty" } else { "" })
+                }
+                None => "unknown".to_owned(),
+            }
+        });
     println!("cargo:rustc-env=CORACLE_BUILD={build}");
     println!("cargo:rerun-if-env-changed=CORACLE_BUILD");
     for path in ["HEAD", "index", "logs/HEAD"] {

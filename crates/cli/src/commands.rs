@@ -94,6 +94,12 @@ async fn start(home: &Home, limit: u64) -> Done {
     let limit = Duration::from_secs(limit);
     let started = async {
         let mut client = daemon_of(home).await?;
+        if client.daemon.build != BUILD {
+            eprintln!(
+                "coracle: the daemon that runs is another build ({}, this is {BUILD}): `coracle restart` replaces it",
+                client.daemon.build
+            );
+        }
         client.ask(&Request::Start).await?;
         ping(home).await
     };

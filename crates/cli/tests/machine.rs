@@ -304,6 +304,45 @@ fn a_life_of_the_machine() {
     assert!(!machine.home.join("data").exists());
 }
 
+/// Rounds: a few, or (CORACLE_TEST_FULL) as many as were measured when the link was designed.
+#[test]
+fn the_daemon_is_killed_under_load_and_the_guest_survives() {
+    let Some(machine) = machine("load") else { return };
+    machine.done(&["start"]);
+    let qemu = machine.pid("machine/qemu.pid");
+    let rounds = if std::env::var_os("CORACLE_TEST_FULL").is_some() { 60 } else { 8 };
+    for round in 0..rounds {
+        // Load both ways on several streams, cut off in its midst.
+        let load: Vec<_> = (0..3)
+            .map(|_| {
+                let mut stream = machine.docker();
+                let mut back = stream.try_clone().unwrap();
+                stream.write_all(b"POST /echo HTTP/1.1\r\nHost: d\r\n\r\n").unwrap();
+                let reader = std::thread::spawn(move || {
+                    let (mut chunk, mut got) = (vec![0; 65536], 0);
+                    while let Ok(n @ 1..) = back.read(&mut chunk) {
+                        got += n;
+                    }
+                    got
+                });
+                let writer = std::thread::spawn(move || while stream.write_all(&[9; 65536]).is_ok() {});
+                (reader, writer)
+            })
+            .collect();
+        assert_eq!(machine.http("GET", "/_ping", b""), b"OK", "round {round}");
+        kill(machine.pid("run/daemon.pid"));
+        for (reader, writer) in load {
+            writer.join().unwrap();
+            reader.join().unwrap();
+        }
+        let since = Instant::now();
+        machine.done(&["start"]);
+        println!("round {round}: taken over in {:?}", since.elapsed());
+        assert_eq!(machine.http("GET", "/_ping", b""), b"OK", "round {round}");
+        assert_eq!(machine.status()["pid"], qemu);
+    }
+}
+
 #[test]
 fn a_kernel_panic_is_said_and_the_next_start_works() {
     let Some(machine) = machine("panic") else { return };
@@ -423,4 +462,69 @@ fn usage_and_what_is_not_there() {
     assert!(String::from_utf8_lossy(&env).contains("DOCKER_HOST='unix:///tmp/cm-none/run/docker.sock'"));
     let version: Value = serde_json::from_slice(&run(&["version", "--json"]).stdout).unwrap();
     assert!(version["coracle"]["build"].is_string());
+}
+
+/// Prints what the link gives; `cargo test -p cli --test machine --release -- --ignored --nocapture figures`.
+#[test]
+#[ignore = "prints figures, checks nothing"]
+fn figures() {
+    let Some(machine) = machine("figures") else { return };
+    let since = Instant::now();
+    machine.done(&["start"]);
+    println!("first start (makes the data disk), until _ping answered: {:?}", since.elapsed());
+    machine.done(&["stop"]);
+    for _ in 0..3 {
+        let since = Instant::now();
+        machine.done(&["start"]);
+        println!("start, until _ping answered: {:?}", since.elapsed());
+        let since = Instant::now();
+        machine.done(&["stop"]);
+        println!("stop: {:?}", since.elapsed());
+    }
+    machine.done(&["start"]);
+    let open = || {
+        let mut stream = machine.docker();
+        stream.write_all(b"POST /echo HTTP/1.1\r\nHost: d\r\n\r\n").unwrap();
+        let mut head = [0; 52]; // HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\n\r\n
+        let head_len = "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\n\r\n".len();
+        stream.read_exact(&mut head[..head_len]).unwrap();
+        stream
+    };
+    let mut stream = open();
+    let mut trips: Vec<Duration> = (0..2000)
+        .map(|_| {
+            let since = Instant::now();
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            since.elapsed()
+        })
+        .collect();
+    trips.sort();
+    println!("round trip through the docker socket: median {:?}, 99 % {:?}", trips[1000], trips[1980]);
+    const BYTES: usize = 256 << 20;
+    let since = Instant::now();
+    let writer = std::thread::spawn({
+        let mut stream = stream.try_clone().unwrap();
+        move || {
+            let chunk = vec![7; 1 << 20];
+            (0..BYTES >> 20).for_each(|_| stream.write_all(&chunk).unwrap());
+        }
+    });
+    let mut chunk = vec![0; 1 << 20];
+    let mut got = 0;
+    while got < BYTES {
+        got += stream.read(&mut chunk).unwrap();
+    }
+    writer.join().unwrap();
+    println!(
+        "echo, both ways at once: {:.0} MB/s each way",
+        BYTES as f64 / 1e6 / since.elapsed().as_secs_f64()
+    );
+    let since = Instant::now();
+    machine.http("POST", "/discard", &vec![7; BYTES / 4]);
+    println!("up: {:.0} MB/s", (BYTES / 4) as f64 / 1e6 / since.elapsed().as_secs_f64());
+    machine.http("POST", "/write/big", &vec![7; BYTES / 4]);
+    let since = Instant::now();
+    machine.http("GET", "/read/big", b"");
+    println!("down: {:.0} MB/s", (BYTES / 4) as f64 / 1e6 / since.elapsed().as_secs_f64());
 }

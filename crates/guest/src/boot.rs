@@ -80,6 +80,7 @@ pub fn root() -> Arguments {
     for (path, value) in SETTINGS {
         problem(fs::write(format!("/proc/sys/{path}"), value).map_err(GuestError::io("setting", path)));
     }
+    problem(enable_controllers());
     problem(sys::set_hostname("coracle"));
     problem(sys::raise_open_files(OPEN_FILES));
     let _ = fs::create_dir_all("/run/coracle");
@@ -110,6 +111,14 @@ pub fn services(arguments: &Arguments) -> Result<(), GuestError> {
         }
         data
     })
+}
+
+/// Every controller of the kernel for the groups below the root: whoever makes groups finds them usable.
+fn enable_controllers() -> Result<(), GuestError> {
+    let controllers = read("/sys/fs/cgroup/cgroup.controllers")?;
+    let all: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
+    let path = "/sys/fs/cgroup/cgroup.subtree_control";
+    fs::write(path, all.join(" ")).map_err(GuestError::io("writing", path))
 }
 
 fn read(path: &str) -> Result<String, GuestError> {

@@ -203,9 +203,17 @@ impl Client {
             Err(error) => return Err(HostError::io("connecting to", home.control_socket())(error)),
         };
         let (reader, mut writer) = tokio::io::split(socket);
-        write_frame(&mut writer, &Hello::ours()).await?;
         let mut frames = Frames::new(reader);
-        let daemon = frames.next().await?.ok_or(HostError::NotRunning)?;
+        let greeted = async {
+            write_frame(&mut writer, &Hello::ours()).await?;
+            frames.next().await
+        };
+        let daemon = match greeted.await {
+            Ok(hello) => hello.ok_or(HostError::NotRunning)?,
+            // A daemon that was killed just now: its socket takes connections a little longer than it lives.
+            Err(LinkError::Io(error)) if ended(&error) => return Err(HostError::NotRunning),
+            Err(error) => return Err(error.into()),
+        };
         Ok(Self { frames, writer, daemon })
     }
 
@@ -236,6 +244,11 @@ impl Client {
         self.ask(&Request::Shell { columns, rows }).await?;
         Ok((self.frames.into_rest(), self.writer))
     }
+}
+
+fn ended(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 impl From<std::io::Error> for HostError {

@@ -185,6 +185,10 @@ impl Launch<'_> {
         tracing::info!("starting {command:?}");
         let mut child = sys::spawn_detached(&mut command).map_err(HostError::io("running", self.program))?;
         let pid = child.id();
+        // Before anything else: a daemon killed from here on leaves a QEMU that the next one knows of.
+        let record = Record { pid, accel, note, image: self.image.build.clone() };
+        let json = serde_json::to_vec(&record).expect("a record is JSON");
+        write_whole(&home.machine("machine.json"), &json).inspect_err(|_| sys::end(pid, true))?;
         let monitor = tokio::select! {
             monitor = connect(home, tell) => monitor,
             end = tokio::task::spawn_blocking(move || child.wait()) => {
@@ -194,9 +198,6 @@ impl Launch<'_> {
             }
         };
         let monitor = monitor.inspect_err(|_| sys::end(pid, true))?;
-        let record = Record { pid, accel, note, image: self.image.build.clone() };
-        let json = serde_json::to_vec(&record).expect("a record is JSON");
-        write_whole(&home.machine("machine.json"), &json)?;
         Ok(Qemu { monitor, record, link: home.link_socket() })
     }
 }
