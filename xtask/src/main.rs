@@ -34,6 +34,8 @@ enum Task {
     },
     /// Build the programs as they are shipped, in target/stage/bin
     Stage,
+    /// Fetch the tools of the tests and print the environment that names them
+    Tools,
     /// Make the guest's kernel, initrd and root out of Debian's packages and the staged programs
     Image {
         /// amd64 or arm64
@@ -63,6 +65,11 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Task::Test { quick, full, filter } => test::run(test::Tier::of(quick, full), filter.as_deref())?,
+        Task::Tools => {
+            for (variable, path) in tools::environment()? {
+                println!("export {variable}='{}'", path.display());
+            }
+        }
         Task::Stage => println!("{}", stage::build()?.display()),
         Task::Image { arch, programs, out } => {
             let stage = target_dir().join("stage");

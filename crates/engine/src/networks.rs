@@ -140,11 +140,13 @@ pub struct Member {
     pub names: Vec<String>,
 }
 
+/// Who is in a network: container id -> (container name, its place).
+pub type Members = BTreeMap<String, (String, Member)>;
+
 struct Entry {
     network: Arc<Network>,
     pool: Option<AddressPool>,
-    /// Container id -> (container name, its place).
-    members: BTreeMap<String, (String, Member)>,
+    members: Members,
 }
 
 /// All networks; the one owner of their addresses.
@@ -336,12 +338,12 @@ impl Networks {
     }
 
     /// All networks, with who is in them.
-    pub fn list(&self) -> Vec<(Arc<Network>, BTreeMap<String, (String, Member)>)> {
+    pub fn list(&self) -> Vec<(Arc<Network>, Members)> {
         self.lock().values().map(|e| (e.network.clone(), e.members.clone())).collect()
     }
 
     /// Who is in a network: container id -> (name, place).
-    pub fn members(&self, id: &str) -> BTreeMap<String, (String, Member)> {
+    pub fn members(&self, id: &str) -> Members {
         self.lock().get(id).map(|e| e.members.clone()).unwrap_or_default()
     }
 

@@ -73,7 +73,7 @@ pub enum Error {
         reference: String,
     },
     /// The registry cannot be reached, or answers with an error of its own.
-    #[error("{url}: {message}")]
+    #[error("Get \"{url}\": {message}")]
     Registry {
         /// What was asked for.
         url: String,

@@ -208,11 +208,17 @@ fn endpoints(record: &Record) -> Value {
     json!(all)
 }
 
+/// dockerd shows `z` for a named volume without a mode.
+fn volume_mode<'a>(m: &'a crate::container::mounts::MountPoint, name: &str) -> &'a str {
+    let anonymous = name.len() == 64;
+    if m.mode.is_empty() && !anonymous { "z" } else { &m.mode }
+}
+
 fn mounts(engine: &Engine, record: &Record) -> Value {
     let mount = |m: &crate::container::mounts::MountPoint| match &m.volume {
         Some(name) => json!({
             "Type": "volume", "Name": name, "Source": engine.volumes.data(name), "Destination": m.destination,
-            "Driver": "local", "Mode": if m.mode.is_empty() && !m.volume.as_ref().is_some_and(|n| n.len() == 64) { "z" } else { &m.mode },
+            "Driver": "local", "Mode": volume_mode(m, name),
             "RW": m.rw, "Propagation": "",
         }),
         None => json!({

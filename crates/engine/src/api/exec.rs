@@ -63,9 +63,11 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             stderr: config.attach_stderr && wants_output,
             console_size: body.console_size.or(config.console_size).filter(|(h, w)| *h > 0 && *w > 0),
         })
-        .await
-        .map(Arc::new)
-        .map_err(failed)?;
+        .await;
+    let started = match started {
+        Ok(started) => Arc::new(started),
+        Err(e) => return not_started(&exec, e, tty, body.detach),
+    };
     let attachment = if body.detach {
         None
     } else {

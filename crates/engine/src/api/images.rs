@@ -240,6 +240,12 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
                     .is_some_and(|d| at < d.as_secs() as i64)
             })
     });
+    if !filters.values("reference").is_empty() {
+        // Of an image's names only those asked for are shown.
+        for image in &mut images {
+            image.repo_tags.retain(|t| filters.any("reference", |p| reference_fits(p, t)));
+        }
+    }
     Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size")).await))
 }
 

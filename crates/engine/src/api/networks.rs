@@ -9,9 +9,9 @@ use super::reply::Reply;
 use super::request::Call;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::networks::{Driver, Member, Network, NetworkRequest};
+use crate::networks::{Driver, Members, Network, NetworkRequest};
 
-fn json(network: &Network, members: &BTreeMap<String, (String, Member)>, detailed: bool) -> Value {
+fn json(network: &Network, members: &Members, detailed: bool) -> Value {
     let mut containers = serde_json::Map::new();
     if detailed {
         for (id, (name, m)) in members {

@@ -174,7 +174,7 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
         "json-file" | "none" => {}
         other => return missing(&format!("log driver {other}")),
     }
-    for (key, _) in &host.log_config.config {
+    for key in host.log_config.config.keys() {
         if !matches!(key.as_str(), "max-size" | "max-file") {
             return Err(Error::invalid(format!("unknown log opt '{key}' for json-file log driver")));
         }

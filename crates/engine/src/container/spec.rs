@@ -237,7 +237,6 @@ fn capabilities(
     drop: &Option<Vec<String>>,
     uid: u32,
 ) -> Result<LinuxCapabilities> {
-    let all = runtime::spec::all_capabilities();
     let parse = |name: &String| -> Result<Capability> {
         let upper = name.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
@@ -245,10 +244,8 @@ fn capabilities(
             .map_err(|_| Error::invalid(format!("invalid CapAdd: unknown capability: \"CAP_{bare}\"")))
     };
     let is_all = |name: &String| name.eq_ignore_ascii_case("all");
-    let mut set: HashSet<Capability> = if privileged {
-        all.clone()
-    } else if add.iter().flatten().any(is_all) {
-        all.clone()
+    let mut set: HashSet<Capability> = if privileged || add.iter().flatten().any(is_all) {
+        runtime::spec::all_capabilities()
     } else if drop.iter().flatten().any(is_all) {
         HashSet::new()
     } else {
@@ -347,7 +344,8 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
     let mut list = runtime::spec::default_mounts(u64::try_from(host.shm_size).unwrap_or_default());
     list.retain(|m| {
         let place = m.destination().as_path();
-        !own.contains_key(place) && !(host.ipc_mode == "none" && place == std::path::Path::new("/dev/shm"))
+        let without_shm = host.ipc_mode == "none" && place == std::path::Path::new("/dev/shm");
+        !own.contains_key(place) && !without_shm
     });
     if host.privileged {
         // sysfs and cgroup2 are writable for a privileged container.

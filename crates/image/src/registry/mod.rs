@@ -595,6 +595,12 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
+        // The operating system's words as Go writes them: users and scripts know `connection refused`.
+        if let Some(os) = cause.downcast_ref::<std::io::Error>().filter(|e| e.raw_os_error().is_some()) {
+            let words = os.to_string();
+            let words = words.split(" (os error").next().unwrap_or_default().to_lowercase();
+            return format!("dial tcp: connect: {words}");
+        }
         text = format!("{text}: {cause}");
         next = cause.source();
     }
