@@ -13,8 +13,11 @@ use crate::{disk, engine::Engine, say, sys};
 
 /// Grace when nobody says how long (the hypervisor's power button).
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-/// What is left of the grace for processes that outlive the engine (containers), at least.
-const REST: Duration = Duration::from_secs(2);
+/// What processes that outlive the engine (containers) get: at least, whatever the grace, and at most, Docker's own
+/// default for a container's stop.
+const REST: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
+/// Time in which killed processes must be gone.
+const KILLED: Duration = Duration::from_secs(2);
 /// Pause between two looks whether everything has ended.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -41,12 +44,13 @@ pub async fn run(engine: &Engine, grace: Duration) {
     engine.stop(grace).await;
     // Containers outlive the engine by design; here they get the signal that an operating system sends at its end.
     sys::signal_all(Signal::SIGTERM);
-    let deadline = deadline.max(Instant::now() + REST);
+    let now = Instant::now();
+    let deadline = deadline.clamp(now + REST.0, now + REST.1);
     while sys::has_children() && Instant::now() < deadline {
         sleep(POLL).await;
     }
     sys::signal_all(Signal::SIGKILL);
-    let killed = Instant::now() + REST;
+    let killed = Instant::now() + KILLED;
     while sys::has_children() && Instant::now() < killed {
         sleep(POLL).await;
     }

@@ -44,6 +44,10 @@ pub enum HostError {
         "the disk of this computer is full: {folder} has {free_mib} MiB left, {needed_mib} are needed. Make room there, then run `coracle start`"
     )]
     DiskFull { folder: PathBuf, free_mib: u64, needed_mib: u64 },
+    #[error(
+        "the disk of this computer is full ({folder}): the guest stands still. Make room there, and it goes on by itself"
+    )]
+    StandsStill { folder: PathBuf },
     #[error("the data disk can't shrink: it has {now} GiB, {wanted} were asked for")]
     Shrink { now: u64, wanted: u64 },
     #[error("the engine's program was not found beside coracle ({0}): install Coracle again")]
@@ -85,7 +89,7 @@ impl HostError {
             Self::NoAnswer { .. } => "no_answer",
             Self::Version(_) => "version",
             Self::Engine(_) => "engine",
-            Self::DiskFull { .. } => "disk_full",
+            Self::DiskFull { .. } | Self::StandsStill { .. } => "disk_full",
             Self::Shrink { .. } => "shrink",
             Self::EngineMissing(_) => "engine_missing",
             Self::Setting(_) => "setting",

@@ -314,12 +314,16 @@ impl Owner {
             }
             driver::Event::DiskFull => {
                 let folder = self.home.data();
-                let free_mib = sys::free_mib(&folder).unwrap_or(0);
-                let failure = Failure::from(&HostError::DiskFull { folder, free_mib, needed_mib: ROOM_MIB });
-                tracing::error!("{}", failure.message);
-                if let Some(vm) = self.vm_mut() {
-                    vm.paused = Some(failure);
+                let room = self.has_room();
+                let failure = Failure::from(&HostError::StandsStill { folder });
+                let Some(vm) = self.vm_mut() else { return };
+                // QEMU tells of such errors once a second at most, so that one may come after the guest went on:
+                // going on when it does already is nothing.
+                if room {
+                    return vm.driver.resume();
                 }
+                tracing::error!("{}", failure.message);
+                vm.paused = Some(failure);
             }
             driver::Event::Resumed => {
                 if let Some(vm) = self.vm_mut() {
@@ -418,14 +422,17 @@ impl Owner {
         if let Err(error) = bound(&self.home.console_log()) {
             tracing::warn!("the console's log: {error}");
         }
-        let folder = self.home.data();
         if let Some(vm) = self.vm()
             && vm.paused.is_some()
-            && sys::free_mib(&folder).is_ok_and(|free| free >= ROOM_MIB)
+            && self.has_room()
         {
             tracing::info!("there is room again: the guest goes on");
             vm.driver.resume();
         }
+    }
+
+    fn has_room(&self) -> bool {
+        sys::free_mib(&self.home.data()).is_ok_and(|free| free >= ROOM_MIB)
     }
 
     // ---- steps ----
