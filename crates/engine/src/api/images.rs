@@ -244,6 +244,10 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         // Of an image's names only those asked for are shown.
         for image in &mut images {
             image.repo_tags.retain(|t| filters.any("reference", |p| reference_fits(p, t)));
+            image.repo_digests.retain(|d| {
+                let repository = d.split('@').next().unwrap_or_default();
+                filters.any("reference", |p| glob(p.as_bytes(), repository.as_bytes()))
+            });
         }
     }
     Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size")).await))
