@@ -64,6 +64,13 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
+/// The newest stock CLI.
+pub fn docker() -> Result<PathBuf> {
+    let all = environment()?;
+    let found = all.into_iter().find(|(variable, _)| variable == "CORACLE_TEST_DOCKER");
+    found.map(|(_, path)| path).context("no docker CLI among the tools")
+}
+
 /// Fetches what is missing; answers the environment that names the tools to tests.
 pub fn environment() -> Result<Vec<(String, PathBuf)>> {
     let mut all = Vec::new();
