@@ -197,21 +197,7 @@ impl Engine {
 
     /// Runs a command of the stock CLI with input.
     pub fn docker_with_input(&self, args: &[&str], input: &[u8]) -> Outcome {
-        use std::io::Write;
-        let mut child = self
-            .command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("docker");
-        let mut stdin = child.stdin.take().expect("piped");
-        let input = input.to_vec();
-        let writer = std::thread::spawn(move || stdin.write_all(&input));
-        let out = child.wait_with_output().expect("docker").into();
-        // The command may end without reading all of it.
-        let _ = writer.join().expect("the writer");
-        out
+        with_input(self.command(args), input)
     }
 
     /// Runs curl inside the sandbox.
@@ -243,6 +229,24 @@ impl Engine {
         let archive = make(self.folder.path());
         self.docker(&["load", "-q", "-i", archive.to_str().expect("a plain path")]).ok();
     }
+}
+
+/// Runs a command with input.
+pub fn with_input(mut command: Command, input: &[u8]) -> Outcome {
+    use std::io::Write;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start the command");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let out = child.wait_with_output().expect("wait for the command").into();
+    // The command may end without reading all of it.
+    let _ = writer.join().expect("the writer");
+    out
 }
 
 /// Sends a signal by its name.

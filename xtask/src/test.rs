@@ -67,18 +67,28 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         )?;
     }
     let name: Vec<&str> = filter.into_iter().collect();
+    let mut tests = cargo();
+    if tier != Tier::Quick {
+        // The controller's own tests boot a guest with a double in the engine's place.
+        crate::double()?;
+        tests.env("CORACLE_TEST_MACHINE", "1");
+    }
     // Programs of the crates' own integration tests (the shim) are built by cargo test itself.
     run_step(
         "unit and integration tests",
-        cargo().args(["test", "--workspace", "--exclude", "tests", "--locked"]).args(&name),
+        tests.args(["test", "--workspace", "--exclude", "tests", "--locked"]).args(&name),
     )?;
     if tier == Tier::Quick {
         return Ok(());
     }
-    let bin = stage::build()?;
+    let (bin, qemu) = crate::run::prepare()?;
     run_step(
         "end to end",
-        cargo().args(["test", "--package", "tests", "--locked"]).args(&name).env("CORACLE_TEST_BIN", bin),
+        cargo()
+            .args(["test", "--package", "tests", "--locked"])
+            .args(&name)
+            .env("CORACLE_TEST_BIN", bin)
+            .env("CORACLE_TEST_QEMU", qemu),
     )
 }
 

@@ -1,0 +1,116 @@
+//! A machine of a test's own: daemon, QEMU and guest, run by an ordinary user, and the stock CLI in front of it.
+
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::{Cli, Outcome, tool};
+
+/// The ordinary user that root becomes here: nobody's.
+const USER: u32 = 64_124;
+/// Two processors and an emulated guest: one at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A daemon with its guest; stopped and deleted with this value.
+pub struct Machine {
+    home: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Machine {
+    /// Boots one.
+    pub fn start(name: &str) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // Short: a socket's path has 104 bytes at most.
+        let home = PathBuf::from(format!("/tmp/cg-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&home).expect("make the machine's folder");
+        chown(&home, Some(USER), Some(USER))
+            .expect("chown: these tests need root, to become an ordinary user");
+        let this = Self { home, _turn: turn };
+        this.coracle(&["start", "--timeout", "90"]).ok();
+        this
+    }
+
+    /// A path below the machine's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.join(name)
+    }
+
+    fn as_user(&self, mut command: Command) -> Command {
+        command
+            .uid(USER)
+            .gid(USER)
+            .env("HOME", &self.home)
+            .env("CORACLE_HOME", self.home.join("c"))
+            .env("CORACLE_QEMU", tool("CORACLE_TEST_QEMU"))
+            .env("DOCKER_HOST", format!("unix://{}", self.home.join("c/run/docker.sock").display()))
+            .env("DOCKER_CONFIG", self.home.join("docker"))
+            .env("DOCKER_CLI_HINTS", "false")
+            .current_dir(&self.home)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `coracle`.
+    pub fn coracle(&self, args: &[&str]) -> Outcome {
+        let mut c = Command::new(tool("CORACLE_TEST_BIN").join("coracle"));
+        c.args(args);
+        self.as_user(c).output().expect("coracle").into()
+    }
+
+    /// `coracle status --json`.
+    pub fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.coracle(&["status", "--json"]).out).expect("JSON")
+    }
+
+    /// A command of the stock CLI, ready to run.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut c = Command::new(Cli::V28.program());
+        c.args(args);
+        self.as_user(c)
+    }
+
+    /// Runs a command of the stock CLI.
+    pub fn docker(&self, args: &[&str]) -> Outcome {
+        self.command(args).output().expect("docker").into()
+    }
+
+    /// Runs a command of the stock CLI with input.
+    pub fn docker_with_input(&self, args: &[&str], input: &[u8]) -> Outcome {
+        crate::engine::with_input(self.command(args), input)
+    }
+
+    /// Loads an archive that a test made.
+    pub fn load(&self, archive: &std::path::Path) {
+        let bytes = std::fs::read(archive).expect("read the archive");
+        self.docker_with_input(&["load", "-q"], &bytes).ok();
+    }
+
+    /// Asks for a page on the host.
+    pub fn curl(&self, url: &str) -> Outcome {
+        Command::new("curl").args(["-s", "--max-time", "10", url]).output().expect("curl").into()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in ["daemon.log", "console.log"] {
+                let text = std::fs::read_to_string(self.home.join("c/logs").join(log)).unwrap_or_default();
+                let tail: Vec<&str> = text.lines().rev().take(60).collect();
+                eprintln!("---- {log}");
+                tail.iter().rev().for_each(|l| eprintln!("{l}"));
+            }
+        }
+        let deleted = self.coracle(&["delete", "--force"]);
+        if deleted.code != Some(0) {
+            eprintln!("the machine in {} is left behind: {}", self.home.display(), deleted.err);
+            return;
+        }
+        if let Err(e) = std::fs::remove_dir_all(&self.home) {
+            eprintln!("{} is left behind: {e}", self.home.display());
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The slice closed: the stock CLI on the host, containers in the guest, driven by an ordinary user.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
+
+use tests::{Cli, Outcome, engine::signal, eventually, images, machine::Machine};
+
+fn with_busybox(name: &str) -> Machine {
+    let machine = Machine::start(name);
+    let folder = tempfile::tempdir().unwrap();
+    machine.load(&images::busybox(folder.path()));
+    machine
+}
+
+#[test]
+fn the_first_container_needs_no_registry() {
+    let machine = Machine::start("first");
+    let version = machine.docker(&["version", "-f", "{{.Server.Version}} {{.Server.KernelVersion}}"]).ok();
+    assert!(version.starts_with("28.5.2+coracle."), "{version}");
+    assert!(!version.ends_with(&rustix_free_kernel()), "a kernel of its own: {version}");
+    machine.docker(&["run", "-d", "--name", "welcome", "-p", "127.0.0.1:18081:80", "coracle/welcome"]).ok();
+    let mut page = String::new();
+    eventually("the welcome page answers", || {
+        page = machine.curl("http://127.0.0.1:18081/").out;
+        !page.is_empty()
+    });
+    assert!(page.contains("This page comes from a container."), "{page}");
+    // Bound on loopback alone: not on the host's other addresses.
+    let listening = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    assert!(listening.contains("0100007F:46A1") && !listening.contains("00000000:46A1"), "{listening}");
+    machine.docker(&["rm", "-f", "welcome"]).ok();
+    assert_ne!(machine.curl("http://127.0.0.1:18081/").code, Some(0), "closed with the container");
+    machine.coracle(&["stop"]).ok();
+    assert_eq!(machine.status()["state"], "stopped");
+    assert_eq!(machine.coracle(&["status"]).code, Some(3));
+}
+
+/// This host's kernel release.
+fn rustix_free_kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim().to_owned()
+}
+
+#[test]
+fn clients_notice_no_difference() {
+    let machine = with_busybox("cli");
+    let run = |args: &[&str]| machine.docker(&[&["run", "--rm"], args].concat());
+    for code in [0, 3] {
+        assert_eq!(run(&["busybox", "sh", "-c", &format!("exit {code}")]).code, Some(code));
+    }
+    run(&["busybox", "nope"]).fails(127, "executable file not found in $PATH");
+    run(&["busybox", "/etc/passwd"]).fails(126, "permission denied");
+    assert_eq!(machine.docker_with_input(&["run", "--rm", "-i", "busybox", "cat"], b"hi\n").ok(), "hi");
+    let much = vec![b'x'; 1 << 20];
+    let counted = machine.docker_with_input(&["run", "--rm", "-i", "busybox", "wc", "-c"], &much);
+    assert_eq!(counted.ok(), much.len().to_string(), "half-close passes the link");
+
+    // A terminal of a known size, resized while it runs.
+    let docker = format!(
+        "stty rows 33 cols 99; {} run --rm -it busybox sh -c 'stty size; read x; echo got $x'",
+        Cli::V28.program().display()
+    );
+    let mut script = std::process::Command::new("script");
+    script.args(["-qefc", &docker, "/dev/null"]);
+    for (key, value) in machine.command(&[]).get_envs() {
+        script.env(key, value.unwrap_or_default());
+    }
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "33 99");
+    child.stdin.take().unwrap().write_all(b"word\n").unwrap();
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("got word"), "{rest}");
+    assert!(child.wait().unwrap().success());
+
+    // Follow, exec, interrupt.
+    machine
+        .docker(&["run", "-d", "-i", "--name", "talker", "busybox", "sh", "-c", "echo one; read x; echo two"])
+        .ok();
+    let mut follow = machine.command(&["logs", "-f", "talker"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(follow.stdout.take().unwrap());
+    line.clear();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "one\n");
+    assert_eq!(machine.docker(&["exec", "talker", "sh", "-c", "exit 5"]).code, Some(5));
+    machine.docker_with_input(&["attach", "talker"], b"go\n");
+    line.clear();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "two\n");
+    assert!(follow.wait().unwrap().success());
+
+    let mut interrupted = machine
+        .command(&[
+            "run",
+            "--rm",
+            "busybox",
+            "sh",
+            "-c",
+            "trap 'exit 7' INT; echo ready; while :; do sleep 0.1; done",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    line.clear();
+    BufReader::new(interrupted.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    signal(interrupted.id(), "INT");
+    assert_eq!(interrupted.wait().unwrap().code(), Some(7));
+
+    let runs: Vec<_> = (0..20)
+        .map(|n| {
+            machine
+                .command(&["run", "--rm", "busybox", "echo", &n.to_string()])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for (n, child) in runs.into_iter().enumerate() {
+        assert_eq!(Outcome::from(child.wait_with_output().unwrap()).ok(), n.to_string());
+    }
+
+    machine.docker(&["network", "create", "net"]).ok();
+    machine.docker(&["run", "-d", "--network", "net", "--name", "web", "coracle/welcome"]).ok();
+    let page = run(&["--network", "net", "busybox", "wget", "-qO-", "http://web/"]).ok();
+    assert!(page.contains("This page comes from a container."), "{page}");
+}
+
+#[test]
+fn limits_are_what_they_say() {
+    let machine = with_busybox("limits");
+    let run = |args: &[&str]| machine.docker(&[&["run", "--rm"], args].concat());
+    let files = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.swap.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max";
+    let limited = run(&[
+        "-m",
+        "64m",
+        "--memory-swap",
+        "64m",
+        "--cpus",
+        "0.5",
+        "--pids-limit",
+        "20",
+        "busybox",
+        "sh",
+        "-c",
+        files,
+    ]);
+    assert_eq!(limited.ok(), "67108864\n0\n50000 100000\n20");
+    machine
+        .docker(&[
+            "run",
+            "--name",
+            "hungry",
+            "-m",
+            "32m",
+            "--memory-swap",
+            "32m",
+            "busybox",
+            "tail",
+            "/dev/zero",
+        ])
+        .fails(137, "");
+    assert_eq!(
+        machine.docker(&["inspect", "-f", "{{.State.OOMKilled}} {{.State.ExitCode}}", "hungry"]).ok(),
+        "true 137"
+    );
+    let forks = run(&[
+        "--pids-limit",
+        "5",
+        "busybox",
+        "sh",
+        "-c",
+        "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait",
+    ]);
+    assert!(forks.err.contains("can't fork"), "{forks:?}");
+    let warnings = machine.docker(&["info", "-f", "{{.Warnings}}"]).ok();
+    assert_eq!(warnings, "[]", "every controller is there");
+}
+
+#[test]
+fn ports_are_the_hosts() {
+    let machine = Machine::start("ports");
+    let taken = std::net::TcpListener::bind("0.0.0.0:18082").unwrap();
+    let refused = machine.docker(&["run", "--name", "late", "-p", "18082:80", "coracle/welcome"]);
+    refused.fails(125, "Bind for 0.0.0.0:18082 failed: port is already allocated");
+    drop(taken);
+    machine.docker(&["start", "late"]).ok();
+    eventually("the port that became free", || machine.curl("http://127.0.0.1:18082/").code == Some(0));
+    let second = machine.docker(&["run", "--name", "second", "-p", "18082:80", "coracle/welcome"]);
+    second.fails(125, "port is already allocated");
+    machine.docker(&["run", "-d", "--name", "random", "-P", "coracle/welcome"]).ok();
+    let port = machine.docker(&["port", "random", "80/tcp"]).ok();
+    let port = port.lines().next().unwrap().rsplit(':').next().unwrap().to_owned();
+    eventually("the random port", || machine.curl(&format!("http://127.0.0.1:{port}/")).code == Some(0));
+}
+
+#[test]
+fn whatever_is_killed_comes_back() {
+    let machine = with_busybox("kill");
+    machine.docker(&["run", "-d", "--name", "web", "-p", "18083:80", "coracle/welcome"]).ok();
+    machine
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "clock",
+            "busybox",
+            "sh",
+            "-c",
+            "while :; do echo tick; sleep 0.2; done",
+        ])
+        .ok();
+    let state =
+        |name: &str| machine.docker(&["inspect", "-f", "{{.State.Status}}", name]).out.trim().to_owned();
+    let page = || machine.curl("http://127.0.0.1:18083/").code == Some(0);
+    eventually("the page", page);
+
+    // The daemon: the guest goes on; the next start takes it over.
+    let status = machine.status();
+    signal(status["daemon"]["pid"].as_u64().unwrap() as u32, "KILL");
+    eventually("the daemon is gone", || machine.coracle(&["status"]).code != Some(0));
+    machine.coracle(&["start"]).ok();
+    assert_eq!(machine.status()["pid"], status["pid"], "the same QEMU");
+    assert_eq!((state("web"), state("clock")), ("running".into(), "running".into()));
+    eventually("the page after the daemon's death", page);
+
+    // The engine: its supervisor starts it again, containers go on.
+    let pid = machine.docker(&["inspect", "-f", "{{.State.Pid}}", "clock"]).ok();
+    let kill = |what: &str| {
+        machine.docker(&[
+            "run",
+            "--rm",
+            "--privileged",
+            "--pid",
+            "host",
+            "busybox",
+            "sh",
+            "-c",
+            &format!("kill -9 {what}"),
+        ])
+    };
+    kill("$(pidof coracle-engine)");
+    eventually("the engine answers again", || machine.docker(&["version"]).code == Some(0));
+    assert_eq!(machine.docker(&["inspect", "-f", "{{.State.Pid}}", "clock"]).ok(), pid, "the same process");
+    eventually("the page after the engine's death", page);
+    assert!(machine.docker(&["logs", "--tail", "1", "clock"]).ok().contains("tick"));
+
+    // A shim: its container is ended and reported.
+    kill(&format!("$(awk '{{print $4}}' /proc/{pid}/stat)")).ok();
+    eventually("the orphan is reported", || state("clock") == "exited");
+
+    // QEMU: a power cut. What was acknowledged is there again, nothing is listed in a state it is not in.
+    signal(machine.status()["pid"].as_u64().unwrap() as u32, "KILL");
+    eventually("the loss is noticed", || machine.status()["state"] != "running");
+    machine.coracle(&["start", "--timeout", "90"]).ok();
+    assert_eq!((state("web"), state("clock")), ("exited".into(), "exited".into()));
+    machine.docker(&["start", "web"]).ok();
+    eventually("the page after the power cut", page);
+    assert_eq!(machine.docker(&["run", "--rm", "busybox", "echo", "whole"]).ok(), "whole");
+}
