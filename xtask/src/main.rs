@@ -5,6 +5,7 @@ mod debian;
 mod image;
 mod modules;
 mod run;
+mod setup;
 mod stage;
 mod test;
 mod tools;

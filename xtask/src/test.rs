@@ -41,6 +41,7 @@ pub fn run_step(name: &str, command: &mut Command) -> Result<()> {
 
 /// Runs all of a tier.
 pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
+    crate::setup::programs()?;
     let tools = tools::environment()?;
     let cargo = || {
         let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

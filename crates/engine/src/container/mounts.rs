@@ -289,13 +289,14 @@ mod tests {
 
     #[test]
     fn one_place_has_one_mount_and_explicit_ones_win_over_the_images() {
-        let host = HostConfig { binds: Some(vec!["a:/data".into()]), ..HostConfig::default() };
+        let host = HostConfig { binds: Some(vec!["first:/data".into()]), ..HostConfig::default() };
         let volumes =
             Set::from([("/data".into(), Default::default()), ("/other".into(), Default::default())]);
         let all = collect(&host, &volumes).unwrap();
         assert_eq!(all.len(), 2);
-        assert_eq!(all[0].volume.as_deref(), Some("a"));
-        let twice = HostConfig { binds: Some(vec!["a:/d".into(), "b:/d".into()]), ..HostConfig::default() };
+        assert_eq!(all[0].volume.as_deref(), Some("first"));
+        let twice =
+            HostConfig { binds: Some(vec!["first:/d".into(), "second:/d".into()]), ..HostConfig::default() };
         assert_eq!(collect(&twice, &Set::new()).unwrap_err().message, "Duplicate mount point: /d");
     }
 }
