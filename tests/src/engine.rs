@@ -110,10 +110,15 @@ impl Engine {
     pub fn launch(&mut self) {
         let config = self.path("engine.json");
         std::fs::write(&config, self.config.to_string()).expect("write settings");
-        let log = std::fs::File::options().create(true).append(true).open(self.path("engine.log")).expect("a log");
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.path("engine.log")).expect("a log");
         // nft stands beside the other tools.
         let nft = tool("CORACLE_TEST_NFT");
-        let path = format!("{}:{}", nft.parent().expect("a folder").display(), std::env::var("PATH").unwrap_or_default());
+        let path = format!(
+            "{}:{}",
+            nft.parent().expect("a folder").display(),
+            std::env::var("PATH").unwrap_or_default()
+        );
         let process = self
             .sandbox
             .command(tool("CORACLE_TEST_BIN").join("coracle-engine"))
@@ -135,7 +140,11 @@ impl Engine {
         self.process = Some(process);
         let socket = self.socket();
         eventually("the engine answers", || {
-            let asked = Command::new("curl").args(["-sf", "--unix-socket"]).arg(&socket).arg("http://x/_ping").output();
+            let asked = Command::new("curl")
+                .args(["-sf", "--unix-socket"])
+                .arg(&socket)
+                .arg("http://x/_ping")
+                .output();
             asked.is_ok_and(|o| o.stdout == b"OK")
         });
     }
@@ -207,7 +216,13 @@ impl Engine {
 
     /// Runs curl inside the sandbox.
     pub fn curl(&self, args: &[&str]) -> Outcome {
-        self.sandbox.command("curl").args(["-s", "--max-time", "10"]).args(args).output().expect("curl").into()
+        self.sandbox
+            .command("curl")
+            .args(["-s", "--max-time", "10"])
+            .args(args)
+            .output()
+            .expect("curl")
+            .into()
     }
 
     /// A request to the API itself: (status, body).

@@ -32,12 +32,16 @@ fn header(path: &str, kind: tar::EntryType, mode: u32, size: u64) -> tar::Header
 pub fn busybox_layer(more: &[File<'_>]) -> Vec<u8> {
     let busybox = std::fs::read(tool("CORACLE_TEST_BUSYBOX")).expect("read busybox");
     let mut tar = tar::Builder::new(Vec::new());
-    for folder in ["bin/", "etc/", "tmp/", "root/", "var/", "home/", "usr/", "usr/bin/", "dev/", "proc/", "sys/", "run/"] {
+    for folder in [
+        "bin/", "etc/", "tmp/", "root/", "var/", "home/", "usr/", "usr/bin/", "dev/", "proc/", "sys/", "run/",
+    ] {
         let mode = if folder == "tmp/" { 0o1777 } else { 0o755 };
         tar.append(&header(folder, tar::EntryType::Directory, mode, 0), std::io::empty()).expect("tar");
     }
-    tar.append(&header("bin/busybox", tar::EntryType::Regular, 0o755, busybox.len() as u64), &busybox[..]).expect("tar");
-    let applets = std::process::Command::new(tool("CORACLE_TEST_BUSYBOX")).arg("--list").output().expect("busybox");
+    tar.append(&header("bin/busybox", tar::EntryType::Regular, 0o755, busybox.len() as u64), &busybox[..])
+        .expect("tar");
+    let applets =
+        std::process::Command::new(tool("CORACLE_TEST_BUSYBOX")).arg("--list").output().expect("busybox");
     for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|a| *a != "busybox") {
         let mut h = header(&format!("bin/{applet}"), tar::EntryType::Symlink, 0o777, 0);
         h.set_link_name("busybox").expect("a short name");
@@ -46,15 +50,19 @@ pub fn busybox_layer(more: &[File<'_>]) -> Vec<u8> {
     }
     let passwd = b"root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n";
     let group = b"root:x:0:\nwww-data:x:33:\nstaff:x:50:nobody\nnogroup:x:65534:\n";
-    for File(path, mode, contents) in [File("etc/passwd", 0o644, passwd), File("etc/group", 0o644, group)].iter().chain(more) {
-        tar.append(&header(path, tar::EntryType::Regular, *mode, contents.len() as u64), *contents).expect("tar");
+    for File(path, mode, contents) in
+        [File("etc/passwd", 0o644, passwd), File("etc/group", 0o644, group)].iter().chain(more)
+    {
+        tar.append(&header(path, tar::EntryType::Regular, *mode, contents.len() as u64), *contents)
+            .expect("tar");
     }
     tar.into_inner().expect("tar")
 }
 
 /// Writes a docker archive with one image of these layers.
 pub fn archive(path: &Path, name: &str, config: serde_json::Value, layers: &[Vec<u8>]) {
-    let diff_ids: Vec<String> = layers.iter().map(|l| format!("sha256:{}", hex(&Sha256::digest(l)))).collect();
+    let diff_ids: Vec<String> =
+        layers.iter().map(|l| format!("sha256:{}", hex(&Sha256::digest(l)))).collect();
     let arch = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
     let config = json!({
         "architecture": arch, "os": "linux", "created": "2026-01-01T00:00:00Z", "config": config,
@@ -98,7 +106,8 @@ pub fn hello_world(folder: &Path) -> PathBuf {
 pub fn web(folder: &Path) -> PathBuf {
     let path = folder.join("web.tar");
     let page = File("www/index.html", 0o644, b"<h1>it works</h1>\n");
-    let config = json!({ "Cmd": ["httpd", "-f", "-p", "80", "-h", "/www"], "ExposedPorts": { "80/tcp": {} } });
+    let config =
+        json!({ "Cmd": ["httpd", "-f", "-p", "80", "-h", "/www"], "ExposedPorts": { "80/tcp": {} } });
     archive(&path, "web:latest", config, &[busybox_layer(&[page])]);
     path
 }

@@ -14,7 +14,16 @@ impl Sandbox {
     /// Makes them, with the loopback link up. Needs root, as the engine itself does.
     pub fn new() -> Self {
         let holder = Command::new("unshare")
-            .args(["--net", "--mount", "--propagation", "private", "--kill-child", "sh", "-c", "ip link set lo up && echo up && exec sleep infinity"])
+            .args([
+                "--net",
+                "--mount",
+                "--propagation",
+                "private",
+                "--kill-child",
+                "sh",
+                "-c",
+                "ip link set lo up && echo up && exec sleep infinity",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -22,7 +31,8 @@ impl Sandbox {
         let mut this = Self { holder };
         let mut line = String::new();
         let out = this.holder.stdout.take().expect("piped");
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("the sandbox speaks");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)
+            .expect("the sandbox speaks");
         assert_eq!(line, "up\n", "the sandbox did not come up: these tests need root");
         this
     }

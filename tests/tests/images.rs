@@ -6,14 +6,42 @@ use tests::{Engine, Registry, images};
 /// Pushes an image into the registry by hand: this engine does not push yet.
 fn push(engine: &Engine, name: &str, layers: &[Vec<u8>], config: serde_json::Value) -> String {
     use sha2::{Digest, Sha256};
-    let digest = |b: &[u8]| format!("sha256:{}", Sha256::digest(b).iter().map(|b| format!("{b:02x}")).collect::<String>());
+    let digest = |b: &[u8]| {
+        format!("sha256:{}", Sha256::digest(b).iter().map(|b| format!("{b:02x}")).collect::<String>())
+    };
     let put = |bytes: &[u8]| {
         let file = engine.path("blob");
         std::fs::write(&file, bytes).unwrap();
-        let started = engine.curl(&["-D", "-", "-o", "/dev/null", "-X", "POST", &format!("http://127.0.0.1:5000/v2/{name}/blobs/uploads/")]).ok();
-        let location = started.lines().find_map(|l| l.strip_prefix("Location: ")).expect("a place to upload to").trim().to_owned();
+        let started = engine
+            .curl(&[
+                "-D",
+                "-",
+                "-o",
+                "/dev/null",
+                "-X",
+                "POST",
+                &format!("http://127.0.0.1:5000/v2/{name}/blobs/uploads/"),
+            ])
+            .ok();
+        let location = started
+            .lines()
+            .find_map(|l| l.strip_prefix("Location: "))
+            .expect("a place to upload to")
+            .trim()
+            .to_owned();
         let url = format!("{location}&digest={}", digest(bytes));
-        engine.curl(&["-f", "-X", "PUT", "--data-binary", &format!("@{}", file.display()), "-H", "Content-Type: application/octet-stream", &url]).ok();
+        engine
+            .curl(&[
+                "-f",
+                "-X",
+                "PUT",
+                "--data-binary",
+                &format!("@{}", file.display()),
+                "-H",
+                "Content-Type: application/octet-stream",
+                &url,
+            ])
+            .ok();
         json!({ "digest": digest(bytes), "size": bytes.len() })
     };
     let diff_ids: Vec<String> = layers.iter().map(|l| digest(l)).collect();
@@ -35,7 +63,18 @@ fn push(engine: &Engine, name: &str, layers: &[Vec<u8>], config: serde_json::Val
     })
     .to_string();
     let url = format!("http://127.0.0.1:5000/v2/{name}/manifests/latest");
-    engine.curl(&["-f", "-X", "PUT", "-H", "Content-Type: application/vnd.oci.image.manifest.v1+json", "-d", &manifest, &url]).ok();
+    engine
+        .curl(&[
+            "-f",
+            "-X",
+            "PUT",
+            "-H",
+            "Content-Type: application/vnd.oci.image.manifest.v1+json",
+            "-d",
+            &manifest,
+            &url,
+        ])
+        .ok();
     digest(manifest.as_bytes())
 }
 
@@ -43,14 +82,24 @@ fn push(engine: &Engine, name: &str, layers: &[Vec<u8>], config: serde_json::Val
 fn an_image_is_pulled_from_a_registry_and_run() {
     let engine = Engine::start();
     let _registry = Registry::start(&engine.sandbox, engine.folder.path());
-    let layers = [images::busybox_layer(&[]), images::busybox_layer(&[images::File("etc/motd", 0o644, b"hello\n")])];
+    let layers =
+        [images::busybox_layer(&[]), images::busybox_layer(&[images::File("etc/motd", 0o644, b"hello\n")])];
     let digest = push(&engine, "box", &layers, json!({ "Cmd": ["cat", "/etc/motd"] }));
     let pulled = engine.docker(&["pull", "127.0.0.1:5000/box"]).ok();
     assert!(pulled.contains(&format!("Digest: {digest}")), "{pulled}");
     assert!(pulled.contains("Status: Downloaded newer image for 127.0.0.1:5000/box:latest"), "{pulled}");
-    assert!(engine.docker(&["pull", "127.0.0.1:5000/box"]).ok().contains("Status: Image is up to date for 127.0.0.1:5000/box:latest"));
+    assert!(
+        engine
+            .docker(&["pull", "127.0.0.1:5000/box"])
+            .ok()
+            .contains("Status: Image is up to date for 127.0.0.1:5000/box:latest")
+    );
     assert_eq!(engine.docker(&["run", "--rm", "127.0.0.1:5000/box"]).ok(), "hello");
-    assert_eq!(engine.docker(&["images", "-q", "--no-trunc"]).ok(), digest, "identity is the manifest's digest");
+    assert_eq!(
+        engine.docker(&["images", "-q", "--no-trunc"]).ok(),
+        digest,
+        "identity is the manifest's digest"
+    );
     // Unknown to the engine, known to the registry: run pulls it.
     engine.docker(&["rmi", "127.0.0.1:5000/box"]).ok();
     assert_eq!(engine.docker(&["run", "--rm", "-q", "127.0.0.1:5000/box"]).ok(), "hello");
@@ -58,9 +107,16 @@ fn an_image_is_pulled_from_a_registry_and_run() {
 
 #[test]
 fn a_mirror_serves_the_hubs_names() {
-    let engine = Engine::with_config(json!({ "registry-mirrors": ["http://127.0.0.1:5000"], "insecure-registries": ["127.0.0.1:5000"] }));
+    let engine = Engine::with_config(
+        json!({ "registry-mirrors": ["http://127.0.0.1:5000"], "insecure-registries": ["127.0.0.1:5000"] }),
+    );
     let _registry = Registry::start(&engine.sandbox, engine.folder.path());
-    push(&engine, "library/hub", &[images::busybox_layer(&[])], json!({ "Cmd": ["echo", "from the hub's mirror"] }));
+    push(
+        &engine,
+        "library/hub",
+        &[images::busybox_layer(&[])],
+        json!({ "Cmd": ["echo", "from the hub's mirror"] }),
+    );
     assert_eq!(engine.docker(&["run", "--rm", "-q", "hub"]).ok(), "from the hub's mirror");
     assert_eq!(engine.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).ok(), "hub:latest");
 }
@@ -69,7 +125,9 @@ fn a_mirror_serves_the_hubs_names() {
 fn what_cannot_be_pulled_says_why() {
     let engine = Engine::start();
     let _registry = Registry::start(&engine.sandbox, engine.folder.path());
-    engine.docker(&["pull", "127.0.0.1:5000/nope"]).fails(1, "manifest for 127.0.0.1:5000/nope:latest not found: manifest unknown");
+    engine
+        .docker(&["pull", "127.0.0.1:5000/nope"])
+        .fails(1, "manifest for 127.0.0.1:5000/nope:latest not found: manifest unknown");
     engine.docker(&["pull", "127.0.0.1:1/x"]).fails(1, "connection refused");
     engine.docker(&["run", "--rm", "127.0.0.1:1/x"]).fails(125, "connection refused");
     engine.docker(&["pull", "UPPER"]).fails(1, "repository name");
@@ -88,8 +146,15 @@ fn saved_images_load_again() {
     engine.docker(&["rmi", "busybox", "mine:1"]).ok();
     assert_eq!(engine.docker(&["images", "-q"]).ok(), "");
     let loaded = engine.docker(&["load", "-i", archive]).ok();
-    assert!(loaded.contains("Loaded image: busybox:latest") && loaded.contains("Loaded image: mine:1"), "{loaded}");
-    assert_eq!(engine.docker(&["images", "-q", "--no-trunc", "mine:1"]).ok(), id, "a saved image keeps its identity");
+    assert!(
+        loaded.contains("Loaded image: busybox:latest") && loaded.contains("Loaded image: mine:1"),
+        "{loaded}"
+    );
+    assert_eq!(
+        engine.docker(&["images", "-q", "--no-trunc", "mine:1"]).ok(),
+        id,
+        "a saved image keeps its identity"
+    );
     assert_eq!(engine.docker(&["run", "--rm", "mine:1", "echo", "whole"]).ok(), "whole");
 }
 

@@ -14,7 +14,11 @@ fn a_published_port_is_open_on_the_host() {
     second.fails(125, "Bind for 0.0.0.0:8080 failed: port is already allocated");
     engine.docker(&["rm", "second"]).ok();
     engine.docker(&["rm", "-f", "web"]).ok();
-    assert_ne!(engine.curl(&["http://127.0.0.1:8080/"]).code, Some(0), "the port is closed with the container");
+    assert_ne!(
+        engine.curl(&["http://127.0.0.1:8080/"]).code,
+        Some(0),
+        "the port is closed with the container"
+    );
     engine.docker(&["run", "-d", "--name", "random", "-P", "web"]).ok();
     let port = engine.docker(&["port", "random", "80"]).ok();
     let port = port.lines().next().unwrap().rsplit(':').next().unwrap().to_owned();
@@ -28,7 +32,16 @@ fn containers_of_a_network_find_each_other_by_name() {
     engine.docker(&["network", "create", "net"]).ok();
     engine.docker(&["run", "-d", "--network", "net", "--name", "web", "--network-alias", "site", "web"]).ok();
     for name in ["web", "site", "web.net"] {
-        let got = engine.docker(&["run", "--rm", "--network", "net", "busybox", "wget", "-qO-", &format!("http://{name}/")]);
+        let got = engine.docker(&[
+            "run",
+            "--rm",
+            "--network",
+            "net",
+            "busybox",
+            "wget",
+            "-qO-",
+            &format!("http://{name}/"),
+        ]);
         assert_eq!(got.ok(), "<h1>it works</h1>", "{name}");
     }
     let other = engine.docker(&["run", "--rm", "busybox", "wget", "-T", "2", "-qO-", "http://web/"]);
@@ -57,18 +70,34 @@ fn the_world_is_reached_through_the_bridge_and_networks_are_apart() {
     engine.docker(&["run", "-d", "--network", "a", "--ip", "10.77.0.9", "--name", "fixed", "web"]).ok();
     assert_eq!(get("a", "http://10.77.0.9/").ok(), "<h1>it works</h1>");
     assert_ne!(get("bridge", "http://10.77.0.9/").code, Some(0), "one network does not reach another");
-    engine.docker(&["network", "create", "--subnet", "10.77.0.0/25", "b"]).fails(1, "Pool overlaps with other one on this address space");
-    assert_eq!(engine.docker(&["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"]).ok(), "lo");
+    engine
+        .docker(&["network", "create", "--subnet", "10.77.0.0/25", "b"])
+        .fails(1, "Pool overlaps with other one on this address space");
+    assert_eq!(
+        engine.docker(&["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"]).ok(),
+        "lo"
+    );
 }
 
 #[test]
 fn volumes_keep_files_and_binds_show_the_hosts() {
     let engine = Engine::with_busybox();
     engine.docker(&["run", "--rm", "-v", "data:/data", "busybox", "sh", "-c", "echo kept >/data/file"]).ok();
-    assert_eq!(engine.docker(&["run", "--rm", "-v", "data:/data:ro", "busybox", "cat", "/data/file"]).ok(), "kept");
-    assert_eq!(engine.docker(&["run", "--rm", "-v", "data:/data:ro", "busybox", "touch", "/data/x"]).code, Some(1));
+    assert_eq!(
+        engine.docker(&["run", "--rm", "-v", "data:/data:ro", "busybox", "cat", "/data/file"]).ok(),
+        "kept"
+    );
+    assert_eq!(
+        engine.docker(&["run", "--rm", "-v", "data:/data:ro", "busybox", "touch", "/data/x"]).code,
+        Some(1)
+    );
     // A new volume gets what the image has at its place, owners and all.
-    assert_eq!(engine.docker(&["run", "--rm", "-v", "copy:/etc", "busybox", "sh", "-c", "grep -c root /etc/passwd"]).ok(), "1");
+    assert_eq!(
+        engine
+            .docker(&["run", "--rm", "-v", "copy:/etc", "busybox", "sh", "-c", "grep -c root /etc/passwd"])
+            .ok(),
+        "1"
+    );
     engine.docker(&["run", "--name", "user", "-v", "data:/d", "busybox", "true"]).ok();
     engine.docker(&["volume", "rm", "data"]).fails(1, "volume is in use - [");
     engine.docker(&["rm", "user"]).ok();
@@ -78,10 +107,26 @@ fn volumes_keep_files_and_binds_show_the_hosts() {
     std::fs::create_dir(&source).unwrap();
     std::fs::write(source.join("file"), "from the host").unwrap();
     let bind = format!("{}:/src", source.display());
-    assert_eq!(engine.docker(&["run", "--rm", "-v", &bind, "busybox", "sh", "-c", "cat /src/file; echo back >/src/new"]).ok(), "from the host");
+    assert_eq!(
+        engine
+            .docker(&[
+                "run",
+                "--rm",
+                "-v",
+                &bind,
+                "busybox",
+                "sh",
+                "-c",
+                "cat /src/file; echo back >/src/new"
+            ])
+            .ok(),
+        "from the host"
+    );
     assert_eq!(std::fs::read_to_string(source.join("new")).unwrap(), "back\n");
     let missing = format!("type=bind,source={},target=/x", engine.path("nope").display());
-    engine.docker(&["run", "--rm", "--mount", &missing, "busybox"]).fails(125, "bind source path does not exist");
+    engine
+        .docker(&["run", "--rm", "--mount", &missing, "busybox"])
+        .fails(125, "bind source path does not exist");
 
     engine.docker(&["run", "--name", "anon", "-v", "/anon", "busybox", "true"]).ok();
     assert_eq!(engine.docker(&["volume", "ls", "-q"]).ok().lines().count(), 1);

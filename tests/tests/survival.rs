@@ -5,16 +5,43 @@ use tests::{Engine, engine::signal, eventually};
 #[test]
 fn containers_survive_a_crash_with_their_logs_and_exit_codes() {
     let mut engine = Engine::with_busybox();
-    engine.docker(&["run", "-d", "--name", "runs", "busybox", "sh", "-c", "echo before; while :; do sleep 0.1; done"]).ok();
-    engine.docker(&["run", "-d", "-i", "--name", "ends", "busybox", "sh", "-c", "echo start; sleep 0.3; echo end; exit 9"]).ok();
+    engine
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "runs",
+            "busybox",
+            "sh",
+            "-c",
+            "echo before; while :; do sleep 0.1; done",
+        ])
+        .ok();
+    engine
+        .docker(&[
+            "run",
+            "-d",
+            "-i",
+            "--name",
+            "ends",
+            "busybox",
+            "sh",
+            "-c",
+            "echo start; sleep 0.3; echo end; exit 9",
+        ])
+        .ok();
     engine.docker(&["run", "-d", "--rm", "--name", "vanishes", "busybox", "sleep", "0.3"]).ok();
     let pid = engine.docker(&["inspect", "-f", "{{.State.Pid}}", "runs"]).ok();
     let ends = engine.docker(&["inspect", "-f", "{{.State.Pid}}", "ends"]).ok();
     engine.crash();
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "it goes on without an engine");
-    eventually("the second ends while nobody looks", || !std::path::Path::new(&format!("/proc/{ends}")).exists());
+    eventually("the second ends while nobody looks", || {
+        !std::path::Path::new(&format!("/proc/{ends}")).exists()
+    });
     engine.launch();
-    let state = |name: &str| engine.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}}", name]);
+    let state = |name: &str| {
+        engine.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}}", name])
+    };
     assert_eq!(state("runs").ok(), format!("running 0 {pid}"));
     assert_eq!(state("ends").ok(), "exited 9 0");
     eventually("what had --rm is gone", || state("vanishes").code == Some(1));
@@ -27,7 +54,20 @@ fn containers_survive_a_crash_with_their_logs_and_exit_codes() {
 #[test]
 fn an_orderly_stop_leaves_containers_running() {
     let mut engine = Engine::with_busybox();
-    engine.docker(&["run", "-d", "--name", "runs", "-p", "8080:80", "busybox", "sh", "-c", "mkdir /w; echo page >/w/index.html; exec httpd -f -p 80 -h /w"]).ok();
+    engine
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "runs",
+            "-p",
+            "8080:80",
+            "busybox",
+            "sh",
+            "-c",
+            "mkdir /w; echo page >/w/index.html; exec httpd -f -p 80 -h /w",
+        ])
+        .ok();
     engine.stop();
     engine.launch();
     assert_eq!(engine.docker(&["inspect", "-f", "{{.State.Status}}", "runs"]).ok(), "running");

@@ -4,9 +4,11 @@ mod cpio;
 mod debian;
 mod image;
 mod modules;
+mod run;
 mod stage;
 mod test;
 mod tools;
+mod welcome;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Set up what is missing, start daemon and guest, run the welcome container and print its address
+    Run,
     /// Set up what is missing and pass all tests
     Test {
         /// Unit and fast integration tests only
@@ -34,6 +38,8 @@ enum Task {
     },
     /// Build the programs as they are shipped, in target/stage/bin
     Stage,
+    /// Fetch the tools of the tests and print the environment that names them
+    Tools,
     /// Make the guest's kernel, initrd and root out of Debian's packages and the staged programs
     Image {
         /// amd64 or arm64
@@ -62,17 +68,16 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
+        Task::Run => run::run()?,
         Task::Test { quick, full, filter } => test::run(test::Tier::of(quick, full), filter.as_deref())?,
+        Task::Tools => {
+            for (variable, path) in tools::environment()? {
+                println!("export {variable}='{}'", path.display());
+            }
+        }
         Task::Stage => println!("{}", stage::build()?.display()),
         Task::Image { arch, programs, out } => {
-            let stage = target_dir().join("stage");
-            let out = image::build(&image::Options {
-                programs: programs.unwrap_or_else(|| stage.join("bin")),
-                images: stage.join("share/coracle/images"),
-                out: out.unwrap_or_else(|| stage.join("share/coracle/guest").join(&arch)),
-                arch,
-            })?;
-            println!("{}", out.display());
+            println!("{}", image_in(&arch, programs, out)?.display());
         }
         Task::Double => println!("{}", double()?.display()),
         Task::Qemu => println!("{}", qemu()?.display()),
@@ -83,6 +88,22 @@ fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The guest's image of the staged programs, with the welcome image in it.
+fn image_of(arch: &str) -> anyhow::Result<PathBuf> {
+    image_in(arch, None, None)
+}
+
+fn image_in(arch: &str, programs: Option<PathBuf>, out: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    welcome::build(arch)?;
+    let stage = stage::dir();
+    image::build(&image::Options {
+        programs: programs.unwrap_or_else(|| stage.join("bin")),
+        images: stage.join("share/coracle/images"),
+        out: out.unwrap_or_else(|| stage.join("share/coracle/guest").join(arch)),
+        arch: arch.to_owned(),
+    })
 }
 
 /// The image with the engine double, at `target/double/`.

@@ -54,9 +54,17 @@ pub fn build() -> Result<PathBuf> {
     let triple = triple();
     for (package, program, flags) in STATIC {
         let mut cargo = cargo(&build);
-        cargo
-            .env("RUSTFLAGS", "-C target-feature=+crt-static")
-            .args(["rustc", "--release", "--locked", "--target", &triple, "--package", package, "--bin", program]);
+        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").args([
+            "rustc",
+            "--release",
+            "--locked",
+            "--target",
+            &triple,
+            "--package",
+            package,
+            "--bin",
+            program,
+        ]);
         if !flags.is_empty() {
             cargo.arg("--").args(*flags);
         }

@@ -52,7 +52,19 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     };
     if filter.is_none() {
         run_step("format", cargo().args(["fmt", "--all", "--check"]))?;
-        run_step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]))?;
+        run_step(
+            "lints",
+            cargo().args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ]),
+        )?;
     }
     let name: Vec<&str> = filter.into_iter().collect();
     // Programs of the crates' own integration tests (the shim) are built by cargo test itself.

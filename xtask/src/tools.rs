@@ -20,13 +20,56 @@ struct Tool {
 
 /// Every tool of the end-to-end tests. The suites are those whose versions the tests speak of.
 const TOOLS: &[Tool] = &[
-    Tool { variable: "CORACLE_TEST_REGISTRY", suite: "trixie", packages: &["docker-registry"], program: "/usr/bin/docker-registry", closure: true },
-    Tool { variable: "CORACLE_TEST_BUSYBOX", suite: "trixie", packages: &["busybox-static"], program: "/usr/bin/busybox", closure: true },
-    Tool { variable: "CORACLE_TEST_DOCKER_20", suite: "bookworm", packages: &["docker.io"], program: "/usr/bin/docker", closure: false },
-    Tool { variable: "CORACLE_TEST_DOCKER_26", suite: "trixie", packages: &["docker-cli"], program: "/usr/bin/docker", closure: true },
-    Tool { variable: "CORACLE_TEST_DOCKER", suite: "forky", packages: &["docker-cli"], program: "/usr/bin/docker", closure: true },
-    Tool { variable: "CORACLE_TEST_NFT", suite: "bookworm", packages: &["nftables"], program: "/usr/sbin/nft", closure: true },
+    Tool {
+        variable: "CORACLE_TEST_REGISTRY",
+        suite: "trixie",
+        packages: &["docker-registry"],
+        program: "/usr/bin/docker-registry",
+        closure: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_BUSYBOX",
+        suite: "trixie",
+        packages: &["busybox-static"],
+        program: "/usr/bin/busybox",
+        closure: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_DOCKER_20",
+        suite: "bookworm",
+        packages: &["docker.io"],
+        program: "/usr/bin/docker",
+        closure: false,
+    },
+    Tool {
+        variable: "CORACLE_TEST_DOCKER_26",
+        suite: "trixie",
+        packages: &["docker-cli"],
+        program: "/usr/bin/docker",
+        closure: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_DOCKER",
+        suite: "forky",
+        packages: &["docker-cli"],
+        program: "/usr/bin/docker",
+        closure: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_NFT",
+        suite: "bookworm",
+        packages: &["nftables"],
+        program: "/usr/sbin/nft",
+        closure: true,
+    },
 ];
+
+/// The newest stock CLI.
+pub fn docker() -> Result<PathBuf> {
+    let all = environment()?;
+    let found = all.into_iter().find(|(variable, _)| variable == "CORACLE_TEST_DOCKER");
+    found.map(|(_, path)| path).context("no docker CLI among the tools")
+}
 
 /// Fetches what is missing; answers the environment that names the tools to tests.
 pub fn environment() -> Result<Vec<(String, PathBuf)>> {

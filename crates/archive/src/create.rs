@@ -177,11 +177,14 @@ fn names_in(folder: &OwnedFd, shown: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     Ok(names)
 }
 
+/// Extended attributes: names and values.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Attributes by name; those of overlayfs and of labels stay behind.
 fn xattrs(
     list: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&OsStr, &mut [u8]) -> Result<usize, Errno>,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+) -> Result<Xattrs, Errno> {
     let mut names = vec![0; XATTR_BYTES];
     let length = match list(&mut names) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
@@ -216,7 +219,7 @@ struct Member {
     size: u64,
     mtime: (i64, u32),
     device: (u32, u32),
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    xattrs: Xattrs,
 }
 
 impl Member {

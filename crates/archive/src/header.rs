@@ -197,9 +197,12 @@ pub(crate) fn number(field: &[u8]) -> Result<i64, Error> {
         .ok_or_else(|| Error::malformed("not an octal number"))
 }
 
+/// Key and value of a PAX record.
+pub(crate) type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// Splits the body of a PAX header into its records: `LENGTH KEY=VALUE\n`, the length counting all of it. Values
 /// are bytes: newlines in them are data.
-pub(crate) fn pax_records(mut body: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Error> {
+pub(crate) fn pax_records(mut body: &[u8]) -> Result<Vec<Record<'_>>, Error> {
     let bad = || Error::malformed("malformed PAX record");
     let mut records = Vec::new();
     while !body.is_empty() {

@@ -371,7 +371,7 @@ fn apply_pax(entry: &mut Entry, body: &[u8]) -> Result<Option<PaxSparse>, Error>
             }
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
                 // 0.0: pairs of records. An offset comes at even places.
-                if (numbers.len() % 2 == 0) != (key == b"GNU.sparse.offset") {
+                if numbers.len().is_multiple_of(2) != (key == b"GNU.sparse.offset") {
                     return Err(Error::malformed("malformed sparse map"));
                 }
                 numbers.push(decimal(value)?);
@@ -393,7 +393,7 @@ fn apply_pax(entry: &mut Entry, body: &[u8]) -> Result<Option<PaxSparse>, Error>
     let real_size = real_size.ok_or_else(|| Error::malformed("sparse file without a size"))?;
     match major {
         None | Some(0) => {
-            if numbers.len() % 2 != 0 {
+            if !numbers.len().is_multiple_of(2) {
                 return Err(Error::malformed("malformed sparse map"));
             }
             let map = numbers.chunks_exact(2).map(|p| Segment { offset: p[0], length: p[1] }).collect();

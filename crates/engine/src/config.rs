@@ -64,12 +64,16 @@ impl EngineConfig {
     fn parse(text: &str) -> Result<Self> {
         let config: Self = serde_json::from_str(text).map_err(|e| Error::invalid(e.to_string()))?;
         if config.live_restore == Some(false) {
-            return Err(Error::invalid("live-restore: false is not supported: containers always outlive the engine"));
+            return Err(Error::invalid(
+                "live-restore: false is not supported: containers always outlive the engine",
+            ));
         }
         if let Some(driver) = &config.log_driver
             && !matches!(driver.as_str(), "json-file" | "none")
         {
-            return Err(Error::invalid(format!("log-driver: {driver} is not supported: use json-file or none")));
+            return Err(Error::invalid(format!(
+                "log-driver: {driver} is not supported: use json-file or none"
+            )));
         }
         config.address_pools()?;
         Ok(config)
@@ -84,7 +88,10 @@ impl EngineConfig {
             .iter()
             .map(|p| match p.base.parse::<network::Ipv4Net>() {
                 Ok(base) if (base.prefix_len()..=30).contains(&p.size) => Ok((base, p.size)),
-                _ => Err(Error::invalid(format!("default-address-pools: {} in pieces of /{} cannot be", p.base, p.size))),
+                _ => Err(Error::invalid(format!(
+                    "default-address-pools: {} in pieces of /{} cannot be",
+                    p.base, p.size
+                ))),
             })
             .collect::<Result<Vec<_>>>()
             .map(Some)
@@ -130,6 +137,8 @@ mod tests {
         let c = EngineConfig::parse(r#"{"registry-mirrors":["http://127.0.0.1:5000"],"default-address-pools":[{"base":"10.9.0.0/16","size":24}]}"#).unwrap();
         assert_eq!(c.registry_mirrors.len(), 1);
         assert_eq!(c.address_pools().unwrap().unwrap()[0].1, 24);
-        assert!(EngineConfig::parse(r#"{"default-address-pools":[{"base":"10.9.0.0/16","size":8}]}"#).is_err());
+        assert!(
+            EngineConfig::parse(r#"{"default-address-pools":[{"base":"10.9.0.0/16","size":8}]}"#).is_err()
+        );
     }
 }

@@ -229,8 +229,10 @@ impl Engine {
 
     /// Tells of something that happened to a network; `container`: who came or went, or empty.
     pub fn network_event(&self, network: &Network, action: &str, container: &str) {
-        let mut attributes =
-            BTreeMap::from([("name".into(), network.name.clone()), ("type".into(), network.driver.name().into())]);
+        let mut attributes = BTreeMap::from([
+            ("name".into(), network.name.clone()),
+            ("type".into(), network.driver.name().into()),
+        ]);
         if !container.is_empty() {
             attributes.insert("container".into(), container.to_owned());
         }

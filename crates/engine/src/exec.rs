@@ -94,7 +94,9 @@ impl Execs {
             state: Mutex::new(ExecState::Created),
         });
         let mut all = self.lock();
-        all.retain(|_, e| !matches!(&*e.lock(), ExecState::Exited { at, .. } if at.elapsed() > KEPT_AFTER_END));
+        all.retain(
+            |_, e| !matches!(&*e.lock(), ExecState::Exited { at, .. } if at.elapsed() > KEPT_AFTER_END),
+        );
         all.insert(exec.id.clone(), exec.clone());
         exec
     }

@@ -48,7 +48,10 @@ impl Ports for GuestPorts {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             let gone = || Error::new(Code::Internal, "the engine is stopping");
-            self.asks.send(Ask::Open { owner: owner.to_owned(), requests, reply }).await.map_err(|_| gone())?;
+            self.asks
+                .send(Ask::Open { owner: owner.to_owned(), requests, reply })
+                .await
+                .map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         })
     }
@@ -96,12 +99,13 @@ impl Owner {
     }
 
     async fn open(&mut self, owner: &str, requests: Vec<PortRequest>) -> Result<Vec<Binding>> {
-        let clash = requests.iter().find(|r| {
-            r.host_port != 0
-                && self.wanted.values().flatten().any(|w| {
-                    w.protocol == r.protocol && w.host_port == r.host_port && w.host_ip == r.host_ip
-                })
-        });
+        let clash =
+            requests.iter().find(|r| {
+                r.host_port != 0
+                    && self.wanted.values().flatten().any(|w| {
+                        w.protocol == r.protocol && w.host_port == r.host_port && w.host_ip == r.host_ip
+                    })
+            });
         if let Some(r) = clash {
             return Err(taken(r));
         }
@@ -188,7 +192,9 @@ fn bindings(owner: &str, requests: &[PortRequest], outcome: &Outcome) -> Result<
             let name = key(owner, n);
             let result = outcome.results.iter().find(|r| r.key == name).map(|r| &r.result);
             match result {
-                Some(Bind::Ok { host_port }) => Ok(Binding { request: request.clone(), host_port: *host_port }),
+                Some(Bind::Ok { host_port }) => {
+                    Ok(Binding { request: request.clone(), host_port: *host_port })
+                }
                 Some(Bind::Error { code: PortError::InUse, .. }) => Err(taken(request)),
                 Some(Bind::Error { code, message }) => {
                     let at = std::net::SocketAddr::new(request.host_ip, request.host_port);

@@ -57,23 +57,27 @@ fn main() -> ExitCode {
         Verb::Operations => {
             for operation in OPERATIONS {
                 match operation.handler {
-                    Handler::Missing => println!("- {} (`{} {}`)", operation.id, operation.method, operation.path),
-                    Handler::Refused(why) => println!("- {} (`{} {}`): {why}", operation.id, operation.method, operation.path),
+                    Handler::Missing => {
+                        println!("- {} (`{} {}`)", operation.id, operation.method, operation.path)
+                    }
+                    Handler::Refused(why) => {
+                        println!("- {} (`{} {}`): {why}", operation.id, operation.method, operation.path)
+                    }
                     Handler::Serves(_) | Handler::NeedsSwarm => {}
                 }
             }
             Ok(())
         }
-        Verb::Serve(options) => tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(Error::from)
-            .and_then(|runtime| {
-                let done = runtime.block_on(serve(options));
-                // Blocking work still under way (a file being removed) is not waited for.
-                runtime.shutdown_background();
-                done
-            }),
+        Verb::Serve(options) => {
+            tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::from).and_then(
+                |runtime| {
+                    let done = runtime.block_on(serve(options));
+                    // Blocking work still under way (a file being removed) is not waited for.
+                    runtime.shutdown_background();
+                    done
+                },
+            )
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,17 +3,19 @@
 use rand::Rng;
 
 const ADJECTIVES: &[&str] = &[
-    "able", "amber", "brave", "breezy", "bright", "calm", "clever", "cosy", "daring", "deft", "eager", "easy",
-    "fair", "fleet", "fond", "fresh", "gentle", "glad", "happy", "hardy", "keen", "kind", "light", "lively",
-    "lucid", "merry", "mild", "neat", "nimble", "noble", "plucky", "proud", "quick", "quiet", "ready", "salty",
-    "serene", "sharp", "steady", "still", "sunny", "swift", "tidy", "trusty", "vivid", "warm", "wise", "zesty",
+    "able", "amber", "brave", "breezy", "bright", "calm", "clever", "cosy", "daring", "deft", "eager",
+    "easy", "fair", "fleet", "fond", "fresh", "gentle", "glad", "happy", "hardy", "keen", "kind", "light",
+    "lively", "lucid", "merry", "mild", "neat", "nimble", "noble", "plucky", "proud", "quick", "quiet",
+    "ready", "salty", "serene", "sharp", "steady", "still", "sunny", "swift", "tidy", "trusty", "vivid",
+    "warm", "wise", "zesty",
 ];
 const NOUNS: &[&str] = &[
     "anchor", "bay", "beacon", "bight", "boat", "bosun", "bow", "breeze", "buoy", "canoe", "cape", "coast",
-    "compass", "coracle", "cove", "crew", "current", "deck", "delta", "dinghy", "dock", "drift", "estuary", "ferry",
-    "fjord", "gull", "harbour", "helm", "heron", "inlet", "island", "jetty", "keel", "kelp", "ketch", "knot",
-    "lagoon", "lantern", "mast", "mooring", "oar", "otter", "paddle", "pier", "quay", "reef", "river", "rudder",
-    "sail", "shoal", "sloop", "sound", "stern", "strait", "tide", "tiller", "wake", "wave", "wharf", "yawl",
+    "compass", "coracle", "cove", "crew", "current", "deck", "delta", "dinghy", "dock", "drift", "estuary",
+    "ferry", "fjord", "gull", "harbour", "helm", "heron", "inlet", "island", "jetty", "keel", "kelp",
+    "ketch", "knot", "lagoon", "lantern", "mast", "mooring", "oar", "otter", "paddle", "pier", "quay",
+    "reef", "river", "rudder", "sail", "shoal", "sloop", "sound", "stern", "strait", "tide", "tiller",
+    "wake", "wave", "wharf", "yawl",
 ];
 
 /// 64 hexadecimal digits.

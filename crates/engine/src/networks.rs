@@ -96,7 +96,10 @@ impl Network {
             internal: self.internal,
             icc: self.option("com.docker.network.bridge.enable_icc") != Some("false"),
             masquerade: self.option("com.docker.network.bridge.enable_ip_masquerade") != Some("false"),
-            mtu: self.option("com.docker.network.driver.mtu").and_then(|m| m.parse().ok()).unwrap_or(DEFAULT_MTU),
+            mtu: self
+                .option("com.docker.network.driver.mtu")
+                .and_then(|m| m.parse().ok())
+                .unwrap_or(DEFAULT_MTU),
         })
     }
 }
@@ -137,11 +140,13 @@ pub struct Member {
     pub names: Vec<String>,
 }
 
+/// Who is in a network: container id -> (container name, its place).
+pub type Members = BTreeMap<String, (String, Member)>;
+
 struct Entry {
     network: Arc<Network>,
     pool: Option<AddressPool>,
-    /// Container id -> (container name, its place).
-    members: BTreeMap<String, (String, Member)>,
+    members: Members,
 }
 
 /// All networks; the one owner of their addresses.
@@ -224,10 +229,14 @@ impl Networks {
         };
         let gateway = match r.gateway {
             Some(gateway) if !subnet.contains(&gateway) => {
-                return Err(Error::invalid(format!("invalid network config:\ninvalid gateway {gateway}: parent subnet is not {subnet}")));
+                return Err(Error::invalid(format!(
+                    "invalid network config:\ninvalid gateway {gateway}: parent subnet is not {subnet}"
+                )));
             }
             Some(gateway) => gateway,
-            None => subnet.hosts().next().ok_or_else(|| Error::invalid(format!("subnet {subnet} has no room")))?,
+            None => {
+                subnet.hosts().next().ok_or_else(|| Error::invalid(format!("subnet {subnet} has no room")))?
+            }
         };
         Ok(Driver::Bridge { link, subnet, gateway, ip_range: r.ip_range })
     }
@@ -254,7 +263,10 @@ impl Networks {
     pub async fn create(&self, r: NetworkRequest) -> Result<Arc<Network>> {
         let _one_at_a_time = self.changing.lock().await;
         if !crate::names::is_valid(&r.name) && r.name.len() != 1 {
-            return Err(Error::invalid(format!("invalid name {:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", r.name)));
+            return Err(Error::invalid(format!(
+                "invalid name {:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+                r.name
+            )));
         }
         if self.lock().values().any(|e| e.network.name == r.name) {
             return Err(Error::conflict(format!("network with name {} already exists", r.name)));
@@ -262,12 +274,19 @@ impl Networks {
         match r.driver.as_str() {
             "" | "bridge" | "default" => {}
             "host" | "null" | "none" => {
-                return Err(Error::forbidden(format!("only one instance of \"{}\" network is allowed", r.driver)));
+                return Err(Error::forbidden(format!(
+                    "only one instance of \"{}\" network is allowed",
+                    r.driver
+                )));
             }
             "macvlan" | "ipvlan" | "overlay" => {
                 return Err(Error::not_implemented(format!("network driver {} is not there yet", r.driver)));
             }
-            other => return Err(Error::not_found(format!("could not resolve driver {other} in v2 plugin registry: plugin not found"))),
+            other => {
+                return Err(Error::not_found(format!(
+                    "could not resolve driver {other} in v2 plugin registry: plugin not found"
+                )));
+            }
         }
         let link = match r.options.get("com.docker.network.bridge.name") {
             Some(link) if link.len() > 15 || link.is_empty() => {
@@ -297,7 +316,10 @@ impl Networks {
         let _one_at_a_time = self.changing.lock().await;
         let network = self.find(name_or_id)?;
         if network.is_predefined() {
-            return Err(Error::forbidden(format!("{} is a pre-defined network and cannot be removed", network.name)));
+            return Err(Error::forbidden(format!(
+                "{} is a pre-defined network and cannot be removed",
+                network.name
+            )));
         }
         if let Some(entry) = self.lock().get(&network.id)
             && let Some((name, member)) = entry.members.values().next()
@@ -316,12 +338,12 @@ impl Networks {
     }
 
     /// All networks, with who is in them.
-    pub fn list(&self) -> Vec<(Arc<Network>, BTreeMap<String, (String, Member)>)> {
+    pub fn list(&self) -> Vec<(Arc<Network>, Members)> {
         self.lock().values().map(|e| (e.network.clone(), e.members.clone())).collect()
     }
 
     /// Who is in a network: container id -> (name, place).
-    pub fn members(&self, id: &str) -> BTreeMap<String, (String, Member)> {
+    pub fn members(&self, id: &str) -> Members {
         self.lock().get(id).map(|e| e.members.clone()).unwrap_or_default()
     }
 
@@ -335,7 +357,9 @@ impl Networks {
         let mut matching = entries.values().filter(|e| !name.is_empty() && e.network.id.starts_with(name));
         match (matching.next(), matching.next()) {
             (Some(e), None) => Ok(e.network.clone()),
-            (Some(_), Some(_)) => Err(Error::invalid(format!("network {name} is ambiguous (more than one id starts so)"))),
+            (Some(_), Some(_)) => {
+                Err(Error::invalid(format!("network {name} is ambiguous (more than one id starts so)")))
+            }
             (None, _) => Err(Error::not_found(format!("network {name} not found"))),
         }
     }
@@ -353,7 +377,9 @@ impl Networks {
         }
         let wanted = match settings.ipam_config.as_ref().map(|c| c.ipv4_address.as_str()) {
             None | Some("") => None,
-            Some(text) => Some(text.parse().map_err(|_| Error::invalid(format!("invalid IPv4 address: {text}")))?),
+            Some(text) => {
+                Some(text.parse().map_err(|_| Error::invalid(format!("invalid IPv4 address: {text}")))?)
+            }
         };
         let mac = match settings.mac_address.as_str() {
             "" => network::Endpoint::random_mac(),
@@ -385,7 +411,13 @@ impl Networks {
     }
 
     /// Gives the member its link inside the namespace.
-    pub async fn plug(&self, member: &mut Member, netns: &Path, interface: &str, default_route: bool) -> Result<()> {
+    pub async fn plug(
+        &self,
+        member: &mut Member,
+        netns: &Path,
+        interface: &str,
+        default_route: bool,
+    ) -> Result<()> {
         let network = self.find(&member.network_id)?;
         let (Some(bridge), Some(address)) = (network.bridge(), member.address) else { return Ok(()) };
         let endpoint = network::Endpoint {
@@ -429,7 +461,9 @@ impl Networks {
 
 fn entry(network: Network) -> Entry {
     let pool = match &network.driver {
-        Driver::Bridge { subnet, gateway, ip_range, .. } => Some(AddressPool::new(*subnet, *ip_range, *gateway)),
+        Driver::Bridge { subnet, gateway, ip_range, .. } => {
+            Some(AddressPool::new(*subnet, *ip_range, *gateway))
+        }
         _ => None,
     };
     Entry { network: Arc::new(network), pool, members: BTreeMap::new() }

@@ -69,7 +69,9 @@ impl Store {
         conn.busy_timeout(std::time::Duration::from_secs(10))?;
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "synchronous", "FULL")?;
-        conn.execute_batch("CREATE TABLE IF NOT EXISTS schema(part TEXT PRIMARY KEY, version INTEGER NOT NULL)")?;
+        conn.execute_batch(
+            "CREATE TABLE IF NOT EXISTS schema(part TEXT PRIMARY KEY, version INTEGER NOT NULL)",
+        )?;
         let found: Option<i64> = conn
             .query_row("SELECT version FROM schema WHERE part = 'engine'", [], |r| r.get(0))
             .optional()?;
@@ -113,7 +115,13 @@ impl Store {
     }
 
     /// Writes (or overwrites) a record.
-    pub async fn put(&self, kind: Kind, id: &str, value: &impl Serialize, durability: Durability) -> Result<()> {
+    pub async fn put(
+        &self,
+        kind: Kind,
+        id: &str,
+        value: &impl Serialize,
+        durability: Durability,
+    ) -> Result<()> {
         let json = serde_json::to_string(value).map_err(|e| Error::internal(e.to_string()))?;
         let id = id.to_owned();
         self.with(durability, move |c| {
@@ -147,7 +155,9 @@ impl Store {
         rows.into_iter()
             .map(|(id, json)| match serde_json::from_str(&json) {
                 Ok(value) => Ok((id, value)),
-                Err(e) => Err(Error::internal(format!("the record of {} {id} cannot be read: {e}", kind.name()))),
+                Err(e) => {
+                    Err(Error::internal(format!("the record of {} {id} cannot be read: {e}", kind.name())))
+                }
             })
             .collect()
     }
@@ -157,9 +167,11 @@ impl Store {
         let id = id.to_owned();
         let json = self
             .with(Durability::Durable, move |c| {
-                c.query_row("SELECT json FROM record WHERE kind = ?1 AND id = ?2", params![kind.name(), id], |r| {
-                    r.get::<_, String>(0)
-                })
+                c.query_row(
+                    "SELECT json FROM record WHERE kind = ?1 AND id = ?2",
+                    params![kind.name(), id],
+                    |r| r.get::<_, String>(0),
+                )
                 .optional()
             })
             .await?;
@@ -190,7 +202,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("coracle.db");
         drop(Store::open(&path).unwrap());
-        Connection::open(&path).unwrap().execute("UPDATE schema SET version = 99 WHERE part = 'engine'", []).unwrap();
+        Connection::open(&path)
+            .unwrap()
+            .execute("UPDATE schema SET version = 99 WHERE part = 'engine'", [])
+            .unwrap();
         let words = Store::open(&path).err().unwrap().message;
         assert!(words.contains("newer Coracle"), "{words}");
     }

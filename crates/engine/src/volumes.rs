@@ -84,7 +84,9 @@ impl Volumes {
         durability: Durability,
     ) -> Result<(Arc<Volume>, bool)> {
         if !matches!(driver, "" | "local") {
-            return Err(Error::not_found(format!("error looking up volume plugin {driver}: plugin \"{driver}\" not found")));
+            return Err(Error::not_found(format!(
+                "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+            )));
         }
         if options.as_ref().is_some_and(|o| !o.is_empty()) {
             return Err(Error::not_implemented("options of the local volume driver are not there yet"));

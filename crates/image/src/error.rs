@@ -29,10 +29,13 @@ pub enum Code {
 pub enum Error {
     /// Not an image reference.
     #[error("invalid reference format{0}")]
-    Reference(&'static str),
+    Reference(std::borrow::Cow<'static, str>),
     /// No image of this name or ID.
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    /// Nothing of this name to push.
+    #[error("An image does not exist locally with the tag: {0}")]
+    NoLocalImage(String),
     /// A short ID that fits several images.
     #[error("image ID {0:?} is ambiguous: it fits several images; give more of its digits")]
     Ambiguous(String),
@@ -70,7 +73,7 @@ pub enum Error {
         reference: String,
     },
     /// The registry cannot be reached, or answers with an error of its own.
-    #[error("{url}: {message}")]
+    #[error("Get \"{url}\": {message}")]
     Registry {
         /// What was asked for.
         url: String,
@@ -150,6 +153,7 @@ impl Error {
                 Code::InvalidArgument
             }
             Error::NoSuchImage(_)
+            | Error::NoLocalImage(_)
             | Error::ManifestUnknown(_)
             | Error::PullDenied(_)
             | Error::NoPlatform { .. } => Code::NotFound,

@@ -3,11 +3,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio_util::io::SyncIoBridge;
+
 use crate::error::blocking;
-use crate::pull::{Flights, Puller, permits};
+use crate::pull::{Flights, Puller, permits, settle_later};
 use crate::registry::Registries;
 use crate::store::{Commit, Store};
-use crate::{Digest, Error, Image, ProgressSink, PullOptions, Pulled, Reference, RootFs, mount, records};
+use crate::{
+    Digest, DiskUsage, Error, Image, InUse, LoadOptions, Loaded, ProgressSink, PruneOptions, Pruned,
+    PullOptions, Pulled, PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, load, mount,
+    records, remove, save,
+};
 
 /// Where images are kept and where they come from.
 #[derive(Debug, Clone)]
@@ -61,6 +68,19 @@ impl Images {
         self.puller.pull(reference, options, &progress).await
     }
 
+    /// Pushes the image of this name; its digest stays what it is.
+    ///
+    /// # Errors
+    /// [`Error::NoLocalImage`]; what the registry answers, in Docker's words.
+    pub async fn push(
+        &self,
+        reference: &Reference,
+        options: PushOptions,
+        progress: ProgressSink,
+    ) -> Result<Pushed, Error> {
+        self.puller.push(reference, options, &progress).await
+    }
+
     /// All images, the newest first.
     pub async fn list(&self) -> Result<Vec<Image>, Error> {
         let store = self.store.clone();
@@ -85,10 +105,10 @@ impl Images {
     /// Gives an image another name; a name in use moves.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`]; [`Error::Reference`] for a target with a digest.
+    /// [`Error::NoSuchImage`]; [`Error::Invalid`] for a target with a digest.
     pub async fn tag(&self, source: &str, target: &Reference) -> Result<(), Error> {
         if target.digest().is_some() || target.tag().is_none() {
-            return Err(Error::Reference(": refusing to create a tag with a digest reference"));
+            return Err(Error::Invalid("refusing to create a tag with a digest reference".into()));
         }
         let (store, source, name) = (self.store.clone(), source.to_string(), target.to_string());
         blocking(move || {
@@ -99,6 +119,101 @@ impl Images {
             store.commit(&Commit { names: vec![(name, id)], ..Commit::default() })
         })
         .await
+    }
+
+    /// Removes a name, or an image with all its names (by ID), by Docker's rules. `in_use` tells which containers
+    /// use an image.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`]; [`Error::Conflict`] with Docker's words.
+    pub async fn remove(
+        &self,
+        name_or_id: &str,
+        options: RemoveOptions,
+        in_use: InUse<'_>,
+    ) -> Result<Vec<Removed>, Error> {
+        let (store, text) = (self.store.clone(), name_or_id.to_string());
+        let (id, name) = blocking(move || store.read(|db| records::find(db, &text))).await?;
+        let uses = in_use(&id);
+        let store = self.store.clone();
+        blocking(move || {
+            let removed = store.write(|tx| remove::remove(tx, id, name.as_ref(), options, &uses))?;
+            store.collect()?;
+            Ok(removed)
+        })
+        .await
+    }
+
+    /// Removes images that no container uses: those without names, or all.
+    pub async fn prune(&self, options: PruneOptions, in_use: InUse<'_>) -> Result<Pruned, Error> {
+        let images: Vec<Image> = self
+            .list()
+            .await?
+            .into_iter()
+            .filter(|i| remove::is_prunable(i, &options) && in_use(&i.id).is_empty())
+            .collect();
+        let store = self.store.clone();
+        blocking(move || {
+            let mut pruned = Pruned::default();
+            for image in &images {
+                pruned.removed.extend(store.write(|tx| remove::prune(tx, image))?);
+            }
+            pruned.space_reclaimed = store.collect()?.bytes;
+            Ok(pruned)
+        })
+        .await
+    }
+
+    /// Loads all images of an archive (OCI layout or docker-archive; plain, gzip or zstd).
+    ///
+    /// # Errors
+    /// [`Error::Content`] and [`Error::Verification`] for archives that are not what they should be: then nothing of
+    /// it was loaded.
+    pub async fn load(
+        &self,
+        input: impl AsyncRead + Send + Unpin + 'static,
+        options: LoadOptions,
+        progress: ProgressSink,
+    ) -> Result<Vec<Loaded>, Error> {
+        let store = self.store.clone();
+        let input = SyncIoBridge::new(input);
+        let loaded = blocking(move || load::load(&store, input, &options, &progress)).await?;
+        settle_later(&self.store);
+        Ok(loaded)
+    }
+
+    /// Writes images as one archive, which both Docker and tools for OCI layouts read.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] before the first byte is written.
+    pub async fn save(
+        &self,
+        names: &[String],
+        mut out: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<(), Error> {
+        let (store, names) = (self.store.clone(), names.to_vec());
+        let plan = blocking(move || save::plan(&store, &names)).await?;
+        let store = self.store.clone();
+        let mut out = blocking(move || {
+            let mut bridge = SyncIoBridge::new(&mut out);
+            save::write(&store, &plan, &mut bridge)?;
+            Ok(out)
+        })
+        .await?;
+        out.shutdown().await.map_err(|e| Error::Layer(archive::Error::Write(e)))
+    }
+
+    /// What images use of the disk.
+    pub async fn disk_usage(&self) -> Result<DiskUsage, Error> {
+        let store = self.store.clone();
+        blocking(move || store.read(remove::disk_usage)).await
+    }
+
+    /// Bytes on disk that a container wrote (its upper folder).
+    pub async fn container_size(&self, key: &str) -> Result<u64, Error> {
+        mount::check_key(key)?;
+        let (store, key) = (self.store.clone(), key.to_string());
+        blocking(move || remove::container_size(&store, &key)).await
     }
 
     /// Makes the root file system of a container, unpacking layers that are not. `image` is an image's ID or the
@@ -116,11 +231,6 @@ impl Images {
     pub async fn unmount_and_discard(&self, key: &str) -> Result<(), Error> {
         mount::check_key(key)?;
         let (store, key) = (self.store.clone(), key.to_string());
-        blocking(move || {
-            store.discard(&key)?;
-            // Its image may have been removed before it.
-            store.collect().map(|_| ())
-        })
-        .await
+        blocking(move || store.discard(&key)).await
     }
 }

@@ -130,3 +130,33 @@ pub(crate) fn unpack(
     }
     Ok((summary.disk_bytes, got))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unpacked(data: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        decompress(data)?.read_to_end(&mut out).map(|_| out)
+    }
+
+    #[test]
+    fn compression_is_told_by_the_first_bytes() {
+        let gzip = |data: &[u8]| {
+            let mut encoder = flate2::read::GzEncoder::new(data, flate2::Compression::fast());
+            let mut out = Vec::new();
+            encoder.read_to_end(&mut out).map(|_| out).unwrap()
+        };
+        let text = b"some text that is longer than a magic number";
+        for packed in [gzip(text), zstd::encode_all(&text[..], 3).unwrap(), text.to_vec()] {
+            assert_eq!(unpacked(&packed).unwrap(), text);
+        }
+        // Several members one after another (pigz, estargz) are one stream.
+        assert_eq!(unpacked(&[gzip(b"one "), gzip(b"two")].concat()).unwrap(), b"one two");
+        assert_eq!(unpacked(b"abc").unwrap(), b"abc");
+        assert_eq!(unpacked(b"").unwrap(), b"");
+        assert!(unpacked(b"\xfd7zXZ\0rest").unwrap_err().to_string().contains("xz"));
+        let cut = gzip(text);
+        assert!(unpacked(&cut[..cut.len() - 4]).is_err());
+    }
+}

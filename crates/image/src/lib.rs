@@ -5,7 +5,7 @@
 //! blobs are all kept as they came, so that a pushed or saved image is byte for byte the one that was pulled.
 //!
 //! ```text
-//! Images --> pull ---> registry (HTTP)          load, save: archives
+//! Images --> pull, push -> registry (HTTP)       load, save: archives
 //!        |     '----> layer (decompress, sha256, archive::extract)
 //!        '-> records, mount ---> store (folders, leases, transactions, collection)
 //! ```
@@ -15,22 +15,29 @@ mod digest;
 mod error;
 mod images;
 mod layer;
+mod load;
 mod mount;
 mod platform;
 mod pull;
+mod push;
 mod records;
 mod reference;
 mod registry;
+mod remove;
+mod save;
 mod spec;
 mod store;
 
 pub use digest::Digest;
 pub use error::{Code, Error};
 pub use images::{Config, Images};
+pub use load::{LoadOptions, Loaded};
 pub use mount::RootFs;
 pub use platform::Platform;
 pub use pull::{Progress, ProgressSink, PullOptions, Pulled};
+pub use push::{PushOptions, Pushed};
 pub use records::Image;
 pub use reference::Reference;
 pub use registry::Credentials;
+pub use remove::{DiskUsage, ImageUsage, ImageUse, InUse, PruneOptions, Pruned, RemoveOptions, Removed};
 pub use spec::{Descriptor, History, ImageConfig};

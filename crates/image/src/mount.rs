@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rusqlite::OptionalExtension as _;
 
 use crate::error::blocking;
-use crate::pull::unpack_stored;
+use crate::pull::{settle_later, unpack_stored};
 use crate::store::{Commit, Pin, Store};
 use crate::{Digest, Error, Platform, records};
 
@@ -34,12 +34,16 @@ pub(crate) async fn mount(store: Arc<Store>, image: Digest, key: &str) -> Result
         let (store, key) = (store.clone(), key.clone());
         blocking(move || plan(&store, image, &key)).await?
     };
-    for (diff_id, blob) in chain.iter().filter(|(_, blob)| blob.is_some()) {
+    let mut unpacked = false;
+    for (diff_id, blob) in &chain {
         let Some(blob) = blob else { continue };
         let layer = unpack_stored(store.clone(), *blob, *diff_id).await?;
-        let store = store.clone();
-        blocking(move || store.commit(&Commit { layers: vec![Arc::new(layer)], ..Commit::default() }))
-            .await?;
+        let to = store.clone();
+        blocking(move || to.commit(&Commit { layers: vec![Arc::new(layer)], ..Commit::default() })).await?;
+        unpacked = true;
+    }
+    if unpacked {
+        settle_later(&store);
     }
     blocking(move || record(&store, &manifest, &chain, &key)).await
 }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rusqlite::OptionalExtension as _;
 use tokio::sync::{Semaphore, mpsc};
@@ -221,13 +222,7 @@ impl Puller {
             commit.names.push((name, top));
             let store = self.store.clone();
             blocking(move || store.commit(&commit)).await?;
-            let store = self.store.clone();
-            // Not awaited: the layers' rows say that they may not be on disk yet.
-            drop(tokio::task::spawn_blocking(move || {
-                if let Err(error) = store.settle() {
-                    tracing::warn!(%error, "could not sync unpacked layers");
-                }
-            }));
+            settle_later(&self.store);
         }
         say(None, format!("Digest: {top}"));
         let familiar = reference.stored().familiar();
@@ -284,15 +279,11 @@ impl Puller {
             layer.say(progress, "Pulling fs layer", 0);
         }
         layers.sort_by_key(|l| std::cmp::Reverse(l.blob.size));
-        let mut transfers: FuturesUnordered<_> = layers
-            .into_iter()
-            .map(|layer| async move {
-                // The flight lives until the commit: pulls that come meanwhile find it.
-                let flight = self.flights.join(layer.blob.digest);
-                let landed = self.land(&flight, repository, &layer, progress).await?;
-                Ok::<_, Error>((flight, landed))
-            })
-            .collect();
+        // Boxed: among many borrowed futures the compiler loses sight of their being Send (rust#100013).
+        let mut transfers = FuturesUnordered::new();
+        for layer in layers {
+            transfers.push(self.carry(repository, layer, progress).boxed());
+        }
         let mut flights = Vec::new();
         while let Some(landed) = transfers.next().await {
             let (flight, landed) = landed?;
@@ -302,6 +293,18 @@ impl Puller {
         }
         drop(transfers);
         Ok(())
+    }
+
+    /// One layer, together with its flight, which lives until the commit: pulls that come meanwhile find it.
+    async fn carry(
+        &self,
+        repository: &Repository,
+        layer: Layer,
+        progress: &ProgressSink,
+    ) -> Result<(Arc<Flight>, Landed), Error> {
+        let flight = self.flights.join(layer.blob.digest);
+        let landed = self.land(&flight, repository, &layer, progress).await?;
+        Ok((flight, landed))
     }
 
     async fn land(
@@ -413,6 +416,17 @@ impl Puller {
         };
         Ok(Landed { blob: Some(Arc::new(blob)), layer: unpacked })
     }
+}
+
+/// Sees unpacked layers onto the disk. Not awaited, as their rows say that they may not be there yet; a runtime that
+/// shuts down waits for it, and what is missed is unpacked again.
+pub(crate) fn settle_later(store: &Arc<Store>) {
+    let store = store.clone();
+    drop(tokio::task::spawn_blocking(move || {
+        if let Err(error) = store.settle() {
+            tracing::warn!(%error, "could not sync unpacked layers");
+        }
+    }));
 }
 
 impl Layer {

@@ -49,7 +49,12 @@ pub struct Image {
 
 /// The stored bytes of an index, manifest or configuration, with their media type.
 pub(crate) fn document(store: &Store, digest: &Digest) -> Result<Option<(String, Vec<u8>)>, Error> {
-    store.read(|db| stored(db, &digest.to_string()))
+    store.read(|db| document_in(db, digest))
+}
+
+/// The same, within a reading already begun.
+pub(crate) fn document_in(db: &Connection, digest: &Digest) -> Result<Option<(String, Vec<u8>)>, Error> {
+    stored(db, &digest.to_string())
 }
 
 fn stored(db: &Connection, digest: &str) -> Result<Option<(String, Vec<u8>)>, Error> {

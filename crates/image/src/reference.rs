@@ -46,9 +46,9 @@ impl Reference {
 
     /// As [`parse`](Reference::parse), but a bare name stays one (all tags of a repository).
     pub fn parse_bare(text: &str) -> Result<Reference, Error> {
-        let bad = || Error::Reference("");
+        let bad = || Error::Reference("".into());
         if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(Error::Reference(": cannot specify 64-byte hexadecimal strings"));
+            return Err(Error::Reference(": cannot specify 64-byte hexadecimal strings".into()));
         }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (rest, Some(digest.parse::<Digest>().map_err(|_| bad())?)),
@@ -75,7 +75,10 @@ impl Reference {
         if path.bytes().any(|b| b.is_ascii_uppercase())
             && path.to_ascii_lowercase().split('/').all(is_path_component)
         {
-            return Err(Error::Reference(": repository name (library/NAME) must be lowercase"));
+            let library = if domain == DEFAULT_DOMAIN && !path.contains('/') { OFFICIAL } else { "" };
+            return Err(Error::Reference(
+                format!(": repository name ({library}{path}) must be lowercase").into(),
+            ));
         }
         if path.is_empty() || !path.split('/').all(is_path_component) {
             return Err(bad());
@@ -86,7 +89,7 @@ impl Reference {
             path.to_string()
         };
         if path.len() > PATH_BYTES {
-            return Err(Error::Reference(": repository name must not be more than 255 characters"));
+            return Err(Error::Reference(": repository name must not be more than 255 characters".into()));
         }
         Ok(Reference { domain: domain.to_string(), path, tag: tag.map(str::to_string), digest })
     }
@@ -274,7 +277,12 @@ mod tests {
         }
         let id = Digest::of(b"").hex();
         assert!(Reference::parse(&id).unwrap_err().to_string().contains("64-byte hexadecimal"));
-        assert!(Reference::parse("library/Busybox").unwrap_err().to_string().contains("must be lowercase"));
+        for (given, named) in [("Busybox", "library/Busybox"), ("Foo/Bar", "Bar"), ("me/Bar", "me/Bar")] {
+            assert_eq!(
+                Reference::parse(given).unwrap_err().to_string(),
+                format!("invalid reference format: repository name ({named}) must be lowercase")
+            );
+        }
     }
 
     proptest! {

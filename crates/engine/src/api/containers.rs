@@ -44,7 +44,8 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let body: Value = call.json().await?;
     let config: Config = super::go_json::from_value(body.clone())?;
     let CreateBody { host_config, networking_config } = super::go_json::from_value(body)?;
-    if config.image.is_empty() && config.cmd.is_none() && config.entrypoint.is_none() && config.env.is_empty() {
+    if config.image.is_empty() && config.cmd.is_none() && config.entrypoint.is_none() && config.env.is_empty()
+    {
         return Err(Error::invalid("config cannot be empty in order to create a container"));
     }
     let name = (!name.is_empty()).then_some(name.as_str());
@@ -64,7 +65,9 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 fn signal(call: &Call) -> Result<Option<i32>> {
     match call.get("signal") {
         "" => Ok(None),
-        text => make::parse_signal(text).map(Some).ok_or_else(|| Error::invalid(format!("Invalid signal: {text}"))),
+        text => make::parse_signal(text)
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("Invalid signal: {text}"))),
     }
 }
 
@@ -130,7 +133,9 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         let view = handle.view();
         let idle = matches!(view.status, Status::Created | Status::Exited);
         let old = filters.any("until", |u| {
-            time::parse_point(u).zip(time::parse(&view.record.created)).is_some_and(|(until, made)| made < until)
+            time::parse_point(u)
+                .zip(time::parse(&view.record.created))
+                .is_some_and(|(until, made)| made < until)
         });
         if !idle || !old || !filters.labels(&view.record.config.labels) {
             continue;
@@ -149,10 +154,7 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 /// Bytes of the container's own files.
 async fn size_of(engine: &Engine, record: &Record) -> u64 {
-    let Ok(image) = record.image_id.parse() else { return 0 };
-    let Ok(rootfs) = engine.images.mount(&image, &record.id).await else { return 0 };
-    let upper = rootfs.upper;
-    tokio::task::spawn_blocking(move || crate::rootfs::bytes_below(&upper).unwrap_or(0)).await.unwrap_or(0)
+    engine.images.container_size(&record.id).await.unwrap_or(0)
 }
 
 // ---- looking ----
@@ -206,11 +208,17 @@ fn endpoints(record: &Record) -> Value {
     json!(all)
 }
 
+/// dockerd shows `z` for a named volume without a mode.
+fn volume_mode<'a>(m: &'a crate::container::mounts::MountPoint, name: &str) -> &'a str {
+    let anonymous = name.len() == 64;
+    if m.mode.is_empty() && !anonymous { "z" } else { &m.mode }
+}
+
 fn mounts(engine: &Engine, record: &Record) -> Value {
     let mount = |m: &crate::container::mounts::MountPoint| match &m.volume {
         Some(name) => json!({
             "Type": "volume", "Name": name, "Source": engine.volumes.data(name), "Destination": m.destination,
-            "Driver": "local", "Mode": if m.mode.is_empty() && !m.volume.as_ref().is_some_and(|n| n.len() == 64) { "z" } else { &m.mode },
+            "Driver": "local", "Mode": volume_mode(m, name),
             "RW": m.rw, "Propagation": "",
         }),
         None => json!({
@@ -257,7 +265,11 @@ pub async fn summary(engine: &Engine, view: &View, size: bool) -> Value {
 }
 
 fn network_mode(record: &Record) -> &str {
-    if matches!(record.host.network_mode.as_str(), "" | "default") { "bridge" } else { &record.host.network_mode }
+    if matches!(record.host.network_mode.as_str(), "" | "default") {
+        "bridge"
+    } else {
+        &record.host.network_mode
+    }
 }
 
 /// The command as a shell would take it, as dockerd shows it.
@@ -270,16 +282,20 @@ fn command_line(record: &Record) -> String {
 }
 
 const LIST_FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network", "publish", "since",
-    "status", "volume",
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network",
+    "publish", "since", "status", "volume",
 ];
 
 pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(LIST_FILTERS)?;
     let limit: Option<i64> = call.number("limit")?;
     let limit = limit.filter(|l| *l > 0);
-    let all = call.flag("all") || limit.is_some() || !filters.values("status").is_empty() || !filters.values("exited").is_empty();
-    let created = |reference: &str| engine.containers.find(reference).map(|h| h.view().record.created.clone());
+    let all = call.flag("all")
+        || limit.is_some()
+        || !filters.values("status").is_empty()
+        || !filters.values("exited").is_empty();
+    let created =
+        |reference: &str| engine.containers.find(reference).map(|h| h.view().record.created.clone());
     let since = filters.values("since").first().map(|r| created(r)).transpose()?;
     let before = filters.values("before").first().map(|r| created(r)).transpose()?;
     let mut views: Vec<View> = engine.containers.list().iter().map(Handle::view).collect();
@@ -331,13 +347,21 @@ fn keeps(engine: &Engine, filters: &Filters, view: &View) -> bool {
         && filters.any("exited", |v| matches!(view.status, Status::Exited) && v == exited())
         && filters.any("health", |v| v == "none")
         && filters.any("network", |v| {
-            record.networks.contains_key(v) || engine.networks.find(v).is_ok_and(|n| record.networks.contains_key(&n.name))
+            record.networks.contains_key(v)
+                || engine.networks.find(v).is_ok_and(|n| record.networks.contains_key(&n.name))
         })
         && filters.any("volume", |v| {
-            record.mounts.iter().any(|m| m.volume.as_deref() == Some(v) || m.destination == std::path::Path::new(v))
+            record
+                .mounts
+                .iter()
+                .any(|m| m.volume.as_deref() == Some(v) || m.destination == std::path::Path::new(v))
         })
-        && filters.any("publish", |v| record.last.ports.iter().any(|p| p.port == v || p.port.split('/').next() == Some(v)))
-        && filters.any("expose", |v| record.config.exposed_ports.keys().any(|p| p == v || p.split('/').next() == Some(v)))
+        && filters.any("publish", |v| {
+            record.last.ports.iter().any(|p| p.port == v || p.port.split('/').next() == Some(v))
+        })
+        && filters.any("expose", |v| {
+            record.config.exposed_ports.keys().any(|p| p == v || p.split('/').next() == Some(v))
+        })
         && filters.any("is-task", |v| matches!(v, "0" | "false"))
         && filters.labels(&record.config.labels)
 }
@@ -418,9 +442,10 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 pub fn running(handle: &Handle) -> Result<(Arc<Record>, runtime::Container)> {
     let view = handle.view();
     match view.status {
-        Status::Running { paused: true, .. } => {
-            Err(Error::conflict(format!("Container {} is paused, unpause the container before exec", view.record.id)))
-        }
+        Status::Running { paused: true, .. } => Err(Error::conflict(format!(
+            "Container {} is paused, unpause the container before exec",
+            view.record.id
+        ))),
         Status::Running { container, .. } => Ok((view.record, container)),
         Status::Restarting => Err(Error::conflict(format!(
             "Container {} is restarting, wait until the container is running",
@@ -460,8 +485,11 @@ fn process_row(pid: u32) -> Option<Vec<String>> {
         n => format!("pts/{}", n & 0xff),
     };
     let raw = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<String> =
-        raw.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+    let words: Vec<String> = raw
+        .split(|b| *b == 0)
+        .filter(|w| !w.is_empty())
+        .map(|w| String::from_utf8_lossy(w).into_owned())
+        .collect();
     let command = if words.is_empty() {
         format!("[{}]", stat.split_once('(')?.1.rsplit_once(')')?.0)
     } else {
@@ -484,7 +512,11 @@ pub async fn resize(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let (rows, columns) = size(&call)?;
     let (_, container) = running(&handle)?;
     container.resize(rows, columns).await.map_err(|e| Error::internal(e.to_string()))?;
-    engine.container_event(&handle.view().record, "resize", &[("height", rows.to_string()), ("width", columns.to_string())]);
+    engine.container_event(
+        &handle.view().record,
+        "resize",
+        &[("height", rows.to_string()), ("width", columns.to_string())],
+    );
     Ok(Reply::Empty(StatusCode::OK))
 }
 
@@ -511,7 +543,9 @@ pub async fn wait(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         "application/json",
         async_stream(move |out| async move {
             let reached = |v: &View| match condition {
-                Until::NotRunning => !matches!(v.status, Status::Running { .. } | Status::Restarting | Status::Created),
+                Until::NotRunning => {
+                    !matches!(v.status, Status::Running { .. } | Status::Restarting | Status::Created)
+                }
                 Until::NextExit => v.exits > seen || matches!(v.status, Status::Removed),
                 Until::Removed => matches!(v.status, Status::Removed),
             };
@@ -590,14 +624,17 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let view = handle.view();
     let record = view.record;
     if matches!(view.status, Status::Running { paused: true, .. }) {
-        return Err(Error::conflict(format!("container {} is paused, unpause the container before attach", record.id)));
+        return Err(Error::conflict(format!(
+            "container {} is paused, unpause the container before attach",
+            record.id
+        )));
     }
     let stream = call.flag("stream");
     let (stdin, stdout, stderr) = (call.flag("stdin"), call.flag("stdout"), call.flag("stderr"));
     let detach_keys = detach_keys(call.get("detachKeys"))?;
     let content_type = if record.config.tty { RAW } else { MULTIPLEXED };
     let past = if call.flag("logs") {
-        Some(read_logs(&engine, &handle, LogWant { stdout, stderr, ..LogWant::default() }))
+        Some(read_logs(&engine, &handle, LogWant { stdout, stderr, ..LogWant::default() }).await?)
     } else {
         None
     };
@@ -659,7 +696,9 @@ pub async fn logs(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     let point = |name: &str| match call.get(name) {
         "" | "0" => Ok(None),
-        text => time::parse_point(text).map(Some).ok_or_else(|| Error::invalid(format!("invalid value for \"{name}\": {text}"))),
+        text => time::parse_point(text)
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("invalid value for \"{name}\": {text}"))),
     };
     let want = LogWant {
         stdout,
@@ -671,47 +710,69 @@ pub async fn logs(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         tail: call.get("tail").parse().ok(),
     };
     let content_type = if record.config.tty { RAW } else { MULTIPLEXED };
-    Ok(Reply::Stream(content_type, read_logs(&engine, &handle, want)))
+    Ok(Reply::Stream(content_type, read_logs(&engine, &handle, want).await?))
 }
 
 /// The log as the client reads it: frames, or plain for a terminal.
-fn read_logs(engine: &Engine, handle: &Handle, want: LogWant) -> super::reply::ByteStream {
-    let record = handle.view().record;
-    let mut view = handle.watch();
-    let ended = async move {
-        // Ends when the container does; its task gone is the same.
-        let _ = view.wait_for(|v| !v.status.is_running()).await;
+async fn read_logs(engine: &Engine, handle: &Handle, want: LogWant) -> Result<super::reply::ByteStream> {
+    let view = handle.view();
+    let record = view.record;
+    let follow = (want.follow && view.status.is_running()).then(|| {
+        let mut view = handle.watch();
+        let ended = async move {
+            // Ends when the container does; its task gone is the same.
+            let _ = view.wait_for(|v| !v.status.is_running()).await;
+        };
+        Box::pin(ended) as runtime::logs::Ended
+    });
+    let options = runtime::logs::Options {
+        since: want.since,
+        until: want.until,
+        tail: want.tail,
+        no_stdout: !want.stdout,
+        no_stderr: !want.stderr,
     };
-    let entries = runtime::logs::read(
-        spec::log_path(engine, &record),
-        runtime::logs::ReadOptions {
-            stdout: want.stdout,
-            stderr: want.stderr,
-            since: want.since,
-            until: want.until,
-            tail: want.tail,
-            follow: want.follow && handle.view().status.is_running(),
-        },
-        ended,
-    );
-    let tty = record.config.tty;
-    let timestamps = want.timestamps;
-    Box::pin(entries.map(move |entry| {
-        let entry = entry.map_err(std::io::Error::other)?;
-        let mut line = Vec::with_capacity(entry.line.len() + 48);
-        if !tty {
-            line.extend([entry.stream as u8, 0, 0, 0, 0, 0, 0, 0]);
+    let path = spec::log_path(engine, &record);
+    if !path.exists() {
+        // Never started: nothing was said.
+        return Ok(Box::pin(futures_util::stream::empty()));
+    }
+    let reader =
+        runtime::logs::read(path, options, follow).await.map_err(|e| Error::internal(e.to_string()))?;
+    let (tty, timestamps) = (record.config.tty, want.timestamps);
+    Ok(Box::pin(futures_util::stream::unfold(Some(reader), move |reader| async move {
+        let mut reader = reader?;
+        let mut piece = Vec::new();
+        // Many lines a piece: each costs the connection a chunk.
+        while piece.len() < LOG_PIECE {
+            if piece.is_empty() {
+                match reader.next().await {
+                    Ok(Some(entry)) => write_entry(&mut piece, &entry, tty, timestamps),
+                    Ok(None) => return None,
+                    Err(e) => return Some((Err(std::io::Error::other(e.to_string())), None)),
+                }
+            } else if let Some(entry) = reader.ready() {
+                write_entry(&mut piece, &entry, tty, timestamps);
+            } else {
+                break;
+            }
         }
-        if timestamps {
-            line.extend(format!("{} ", time::format(entry.time)).as_bytes());
-        }
-        line.extend(&entry.line);
-        if !tty {
-            let length = u32::try_from(line.len() - 8).map_err(std::io::Error::other)?;
-            line[4..8].copy_from_slice(&length.to_be_bytes());
-        }
-        Ok(Bytes::from(line))
-    }))
+        Some((Ok(Bytes::from(piece)), Some(reader)))
+    })))
+}
+
+/// Bytes of log gathered before they are sent, where more is ready.
+const LOG_PIECE: usize = 64 << 10;
+
+fn write_entry(out: &mut Vec<u8>, entry: &runtime::logs::Entry, tty: bool, timestamps: bool) {
+    let stamp = if timestamps { format!("{} ", entry.timestamp()) } else { String::new() };
+    if !tty {
+        let length = (stamp.len() + entry.line.len()) as u32;
+        out.extend([entry.stream.number(), 0, 0, 0]);
+        out.extend(length.to_be_bytes());
+    }
+    out.extend(stamp.as_bytes());
+    out.extend(&entry.line);
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 use super::containers::{MULTIPLEXED, RAW, detach_keys, pump, running, size};
 use super::reply::Reply;
@@ -41,7 +42,9 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let body: StartBody = call.json_or_default().await?;
     match exec.state() {
         ExecState::Created => {}
-        ExecState::Running(_) => return Err(Error::conflict(format!("exec command {} is already running", exec.id))),
+        ExecState::Running(_) => {
+            return Err(Error::conflict(format!("exec command {} is already running", exec.id)));
+        }
         ExecState::Exited { .. } => {
             return Err(Error::conflict(format!("exec command {} has already run", exec.id)));
         }
@@ -60,9 +63,11 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             stderr: config.attach_stderr && wants_output,
             console_size: body.console_size.or(config.console_size).filter(|(h, w)| *h > 0 && *w > 0),
         })
-        .await
-        .map(Arc::new)
-        .map_err(failed)?;
+        .await;
+    let started = match started {
+        Ok(started) => Arc::new(started),
+        Err(e) => return not_started(&exec, e, tty, body.detach),
+    };
     let attachment = if body.detach {
         None
     } else {
@@ -78,12 +83,7 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let action = format!("exec_start: {}", config.cmd.join(" "));
     engine.container_event(&record, &action, &[("execID", exec.id.clone())]);
     if let Err(e) = started.start().await {
-        let code = match e.code() {
-            runtime::Code::NotFound => 127,
-            _ => 126,
-        };
-        exec.set(ExecState::Exited { code, pid: 0, at: Instant::now() });
-        return Err(failed(e));
+        return not_started(&exec, e, tty, body.detach);
     }
     watch(&engine, &exec, record, started);
     match attachment {
@@ -99,8 +99,41 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
 }
 
+/// A program that is not there: told on the stream, as dockerd does, with the exit code in the exec's record.
+fn not_started(exec: &Exec, e: runtime::Error, tty: bool, detach: bool) -> Result<Reply> {
+    let code = match e.code() {
+        runtime::Code::NotFound => 127,
+        _ => 126,
+    };
+    exec.set(ExecState::Exited { code, pid: 0, at: Instant::now() });
+    let e = failed(e);
+    if detach {
+        return Err(e);
+    }
+    let mut words = format!("{e}\r\n").into_bytes();
+    if !tty {
+        let length = (words.len() as u32).to_be_bytes();
+        words.splice(0..0, [1, 0, 0, 0, length[0], length[1], length[2], length[3]]);
+    }
+    Ok(Reply::Hijack(
+        if tty { RAW } else { MULTIPLEXED },
+        Box::new(move |mut io| {
+            Box::pin(async move {
+                // The client may have gone away.
+                let _ = io.write_all(&words).await;
+                let _ = io.shutdown().await;
+            })
+        }),
+    ))
+}
+
 /// Notes the exec's end when it comes.
-fn watch(engine: &Arc<Engine>, exec: &Arc<Exec>, record: Arc<crate::container::Record>, started: Arc<runtime::Exec>) {
+fn watch(
+    engine: &Arc<Engine>,
+    exec: &Arc<Exec>,
+    record: Arc<crate::container::Record>,
+    started: Arc<runtime::Exec>,
+) {
     let (owner, exec) = (engine.clone(), exec.clone());
     engine.tasks.spawn(async move {
         let code = match started.wait().await {
@@ -121,7 +154,9 @@ fn failed(e: runtime::Error) -> Error {
     let message = format!("OCI runtime exec failed: exec failed: unable to start container process: {e}");
     let code = match e.code() {
         runtime::Code::NotRunning => Code::Conflict,
-        runtime::Code::NotFound | runtime::Code::NotExecutable | runtime::Code::InvalidArgument => Code::InvalidArgument,
+        runtime::Code::NotFound | runtime::Code::NotExecutable | runtime::Code::InvalidArgument => {
+            Code::InvalidArgument
+        }
         _ => Code::Internal,
     };
     Error { code, message }

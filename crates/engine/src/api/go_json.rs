@@ -186,7 +186,10 @@ impl<'de> MapAccess<'de> for Entries {
         Ok(None)
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> std::result::Result<V::Value, DeError> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(
+        &mut self,
+        seed: V,
+    ) -> std::result::Result<V::Value, DeError> {
         seed.deserialize(Go(self.value.take().unwrap_or(Value::Null)))
     }
 }

@@ -82,7 +82,7 @@ pub enum Answer {
 /// Serves one connection until it ends.
 pub async fn serve<F, Fut>(io: UnixStream, service: F)
 where
-    F: Fn(Request<Incoming>) -> Fut + Clone,
+    F: Fn(Request<Incoming>) -> Fut + Unpin,
     Fut: Future<Output = Answer>,
 {
     let (tx, mut rx) = mpsc::channel::<(Vec<u8>, OnHijack)>(1);

@@ -145,7 +145,11 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         digest if digest.contains(':') => format!("{name}@{digest}"),
         tag => format!("{name}:{tag}"),
     };
-    if tag.is_empty() && call.get("tag").is_empty() && !text.contains('@') && !text.rsplit('/').next().is_some_and(|l| l.contains(':')) {
+    if tag.is_empty()
+        && call.get("tag").is_empty()
+        && !text.contains('@')
+        && !text.rsplit('/').next().is_some_and(|l| l.contains(':'))
+    {
         // `docker pull -a`: the client leaves the tag out. Old clients mean all tags too.
         return Err(Error::not_implemented("pulling all tags of a repository is not there yet: name one"));
     }
@@ -158,7 +162,7 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let owner = engine.clone();
     with_progress(move |sink| async move {
         owner.images.pull(&reference, options, sink).await?;
-        let familiar = reference.to_string();
+        let familiar = reference.familiar();
         let attributes = BTreeMap::from([("name".to_owned(), familiar.clone())]);
         owner.events.emit("image", "pull", familiar, attributes);
         Ok(Vec::new())
@@ -217,7 +221,7 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(LIST_FILTERS)?;
     let dangling = filters.truth("dangling")?;
     let mut images = engine.images.list().await?;
-    let mut bound = |key: &str| -> Vec<String> { filters.values(key).to_vec() };
+    let bound = |key: &str| -> Vec<String> { filters.values(key).to_vec() };
     let (since, before) = (bound("since"), bound("before"));
     let mut created = BTreeMap::new();
     for name in since.iter().chain(&before) {
@@ -231,9 +235,21 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             && since.iter().all(|n| at > created[n])
             && before.iter().all(|n| at < created[n])
             && filters.any("until", |u| {
-                time::parse_point(u).and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).is_some_and(|d| at < d.as_secs() as i64)
+                time::parse_point(u)
+                    .and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok())
+                    .is_some_and(|d| at < d.as_secs() as i64)
             })
     });
+    if !filters.values("reference").is_empty() {
+        // Of an image's names only those asked for are shown.
+        for image in &mut images {
+            image.repo_tags.retain(|t| filters.any("reference", |p| reference_fits(p, t)));
+            image.repo_digests.retain(|d| {
+                let repository = d.split('@').next().unwrap_or_default();
+                filters.any("reference", |p| glob(p.as_bytes(), repository.as_bytes()))
+            });
+        }
+    }
     Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size")).await))
 }
 
@@ -301,81 +317,91 @@ pub async fn tag(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let target: image::Reference = format!("{repo}:{tag}").parse().map_err(Error::from)?;
     engine.images.tag(call.param(0), &target).await?;
     let id = engine.images.get(call.param(0)).await?.id.to_string();
-    engine.events.emit("image", "tag", id, BTreeMap::from([("name".to_owned(), target.to_string())]));
+    engine.events.emit("image", "tag", id, BTreeMap::from([("name".to_owned(), target.familiar())]));
     Ok(Reply::Empty(hyper::StatusCode::CREATED))
 }
 
-/// Containers that use an image: (short id, whether it runs).
-fn users(engine: &Engine, image_id: &str) -> Vec<(String, bool)> {
-    let views = engine.containers.list();
-    let used = views.iter().map(|h| h.view()).filter(|v| v.record.image_id == image_id);
-    used.map(|v| (v.record.id[..12].to_owned(), v.status.is_running())).collect()
+/// Who uses which image, as it is now.
+fn uses(engine: &Engine) -> impl Fn(&image::Digest) -> Vec<image::ImageUse> + Send + Sync + use<> {
+    let mut by_image: BTreeMap<String, Vec<image::ImageUse>> = BTreeMap::new();
+    for view in engine.containers.list().iter().map(|h| h.view()) {
+        let user = image::ImageUse { container: view.record.id.clone(), running: view.status.is_running() };
+        by_image.entry(view.record.image_id.clone()).or_default().push(user);
+    }
+    move |id| by_image.get(&id.to_string()).cloned().unwrap_or_default()
 }
 
-pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let (name, force) = (call.param(0).to_owned(), call.flag("force"));
-    let image = engine.images.get(&name).await?;
-    let id = image.id.to_string();
-    let by_id = id.starts_with(&name) || id.trim_start_matches("sha256:").starts_with(&name);
-    let last_name = image.repo_tags.len() <= 1 || by_id;
-    for (user, running) in users(&engine, &id) {
-        if running && last_name && (by_id || !force) {
-            return Err(Error::conflict(if by_id {
-                format!("conflict: unable to delete {} (cannot be forced) - image is being used by running container {user}", short(&id))
-            } else {
-                format!("conflict: unable to remove repository reference \"{name}\" (must force) - container {user} is using its referenced image {}", short(&id))
-            }));
-        }
-        if !force && last_name {
-            return Err(Error::conflict(if by_id {
-                format!("conflict: unable to delete {} (must be forced) - image is being used by stopped container {user}", short(&id))
-            } else {
-                format!("conflict: unable to remove repository reference \"{name}\" (must force) - container {user} is using its referenced image {}", short(&id))
-            }));
-        }
-    }
-    let options = image::RemoveOptions { force, prune_children: !call.flag("noprune") };
-    let removed = engine.images.remove(&name, options).await?;
+/// Tells of removals and shows them.
+fn told(engine: &Engine, removed: Vec<image::Removed>, id: &str) -> Value {
     let mut out = Vec::new();
     for r in removed {
         let (key, action, what) = match r {
             image::Removed::Untagged(what) => ("Untagged", "untag", what),
             image::Removed::Deleted(what) => ("Deleted", "delete", what),
         };
-        engine.events.emit("image", action, id.clone(), BTreeMap::from([("name".to_owned(), what.clone())]));
+        let about = if id.is_empty() { what.clone() } else { id.to_owned() };
+        engine.events.emit("image", action, about, BTreeMap::from([("name".to_owned(), what.clone())]));
         out.push(json!({ key: what }));
     }
-    Ok(Reply::json(json!(out)))
+    json!(out)
 }
 
-fn short(id: &str) -> &str {
-    let hex = id.trim_start_matches("sha256:");
-    hex.get(..12).unwrap_or(hex)
+pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let name = call.param(0);
+    let id = engine.images.get(name).await?.id.to_string();
+    let options = image::RemoveOptions { force: call.flag("force"), prune_children: !call.flag("noprune") };
+    let removed = engine.images.remove(name, options, &uses(&engine)).await?;
+    Ok(Reply::json(told(&engine, removed, &id)))
 }
 
 pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(&["dangling", "label", "label!", "until"])?;
-    let dangling_only = filters.truth("dangling")?.unwrap_or(true);
-    let before = engine.images.disk_usage().await?.total;
-    let mut out = Vec::new();
-    for i in engine.images.list().await? {
-        let id = i.id.to_string();
-        let old = filters.any("until", |u| time::parse_point(u).zip(i.created.as_deref().and_then(time::parse)).is_some_and(|(u, c)| c < u));
-        if !users(&engine, &id).is_empty() || (dangling_only && !i.repo_tags.is_empty()) || !old || !filters.labels(&i.config.labels) {
-            continue;
+    let until = match filters.values("until") {
+        [] => None,
+        [text, ..] => {
+            let at = time::parse_point(text).and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
+            Some(at.ok_or_else(|| Error::invalid(format!("invalid filter 'until={text}'")))?.as_secs() as i64)
         }
-        let options = image::RemoveOptions { force: true, prune_children: true };
-        for r in engine.images.remove(&id, options).await? {
-            out.push(match r {
-                image::Removed::Untagged(what) => json!({ "Untagged": what }),
-                image::Removed::Deleted(what) => json!({ "Deleted": what }),
-            });
+    };
+    let options = image::PruneOptions {
+        all: !filters.truth("dangling")?.unwrap_or(true),
+        until,
+        labels: filters.values("label").to_vec(),
+        not_labels: filters.values("label!").to_vec(),
+    };
+    let pruned = engine.images.prune(options, &uses(&engine)).await?;
+    let space = pruned.space_reclaimed;
+    let removed = told(&engine, pruned.removed, "");
+    let nothing = removed.as_array().is_none_or(Vec::is_empty);
+    Ok(Reply::json(
+        json!({ "ImagesDeleted": if nothing { Value::Null } else { removed }, "SpaceReclaimed": space }),
+    ))
+}
+
+pub async fn push(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let name = call.param(0);
+    let text = match call.get("tag") {
+        "" if !name.rsplit('/').next().is_some_and(|l| l.contains(':')) => {
+            return Err(Error::not_implemented(
+                "pushing all tags of a repository is not there yet: name one",
+            ));
         }
-    }
-    let after = engine.images.disk_usage().await?.total;
-    Ok(Reply::json(json!({
-        "ImagesDeleted": if out.is_empty() { Value::Null } else { json!(out) }, "SpaceReclaimed": before.saturating_sub(after),
-    })))
+        "" => name.to_owned(),
+        tag => format!("{name}:{tag}"),
+    };
+    let reference: image::Reference = text.parse().map_err(Error::from)?;
+    let options = image::PushOptions { auth: credentials(&call)? };
+    let owner = engine.clone();
+    with_progress(move |sink| async move {
+        let pushed = owner.images.push(&reference, options, sink).await?;
+        let attributes = BTreeMap::from([("name".to_owned(), reference.familiar())]);
+        owner.events.emit("image", "push", reference.familiar(), attributes);
+        let aux = json!({ "progressDetail": {}, "aux": {
+            "Tag": reference.tag(), "Digest": pushed.digest.to_string(), "Size": pushed.size,
+        }});
+        Ok(vec![Bytes::from(format!("{aux}\r\n"))])
+    })
+    .await
 }
 
 pub async fn load(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -387,7 +413,8 @@ pub async fn load(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         let loaded = engine.images.load(input, image::LoadOptions::default(), sink).await?;
         let mut lines = Vec::new();
         for l in loaded {
-            let words = match &l.name {
+            let name = l.reference.as_ref().map(image::Reference::familiar);
+            let words = match &name {
                 Some(name) => format!("Loaded image: {name}\n"),
                 None => format!("Loaded image ID: {}\n", l.id),
             };
@@ -395,7 +422,7 @@ pub async fn load(engine: Arc<Engine>, call: Call) -> Result<Reply> {
                 "image",
                 "load",
                 l.id.to_string(),
-                BTreeMap::from([("name".to_owned(), l.name.clone().unwrap_or_else(|| l.id.to_string()))]),
+                BTreeMap::from([("name".to_owned(), name.unwrap_or_else(|| l.id.to_string()))]),
             );
             lines.push(Bytes::from(format!("{}\r\n", json!({ "stream": words }))));
         }

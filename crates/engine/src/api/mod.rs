@@ -38,14 +38,17 @@ pub const NEWEST: Version = Version(1, 51);
 /// The oldest API version answered.
 pub const OLDEST: Version = Version(1, 24);
 /// How long requests in flight have to end when the engine stops.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Listens on a unix socket that only its owner and group may use. A socket left by an engine that died is
 /// replaced; one that answers is another engine's and is left alone.
 pub async fn listen(path: &Path) -> Result<UnixListener> {
     // A longer path cannot be bound: sun_path has 108 bytes on Linux, 104 elsewhere.
     if path.as_os_str().len() > 104 {
-        return Err(Error::invalid(format!("{}: a socket's path may have 104 bytes at most", path.display())));
+        return Err(Error::invalid(format!(
+            "{}: a socket's path may have 104 bytes at most",
+            path.display()
+        )));
     }
     if tokio::net::UnixStream::connect(path).await.is_ok() {
         return Err(Error::conflict(format!("{} is served by another engine already", path.display())));
@@ -57,7 +60,8 @@ pub async fn listen(path: &Path) -> Result<UnixListener> {
     if let Some(folder) = path.parent() {
         tokio::fs::create_dir_all(folder).await?;
     }
-    let listener = UnixListener::bind(path).map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
+    let listener =
+        UnixListener::bind(path).map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
 }
@@ -83,10 +87,12 @@ pub async fn serve(engine: Arc<Engine>, listener: UnixListener, stop: Cancellati
             let service = move |request| answer(engine.clone(), request);
             tokio::select! {
                 () = hijack::serve(io, service) => {}
-                () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {}
+                () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {} // Streams have no end of their own.
             }
         });
     }
+    // From here on nobody connects: another engine may take the socket's place.
+    drop(listener);
     connections.close();
     if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
         tracing::info!("{} connections were open when the engine stopped", connections.len());

@@ -9,9 +9,9 @@ use super::reply::Reply;
 use super::request::Call;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::networks::{Driver, Member, Network, NetworkRequest};
+use crate::networks::{Driver, Members, Network, NetworkRequest};
 
-fn json(network: &Network, members: &BTreeMap<String, (String, Member)>, detailed: bool) -> Value {
+fn json(network: &Network, members: &Members, detailed: bool) -> Value {
     let mut containers = serde_json::Map::new();
     if detailed {
         for (id, (name, m)) in members {
@@ -111,7 +111,9 @@ fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<Option<T>> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| Error::invalid(format!("invalid network config:\ninvalid {what} {text}: not an IPv4 one")))
+    text.parse().map(Some).map_err(|_| {
+        Error::invalid(format!("invalid network config:\ninvalid {what} {text}: not an IPv4 one"))
+    })
 }
 
 pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -124,7 +126,9 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         return missing("config-only and ingress networks");
     }
     if !matches!(body.scope.as_str(), "" | "local") {
-        return Err(Error::unavailable("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."));
+        return Err(Error::unavailable(
+            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+        ));
     }
     if !matches!(body.ipam.driver.as_str(), "" | "default") {
         return Err(Error::not_found(format!("plugin \"{}\" not found", body.ipam.driver)));
@@ -164,16 +168,22 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(&["label", "label!", "until"])?;
     let mut removed = Vec::new();
     for (network, members) in engine.networks.list() {
-        let used = engine.containers.list().iter().any(|c| c.view().record.networks.contains_key(&network.name));
+        let used =
+            engine.containers.list().iter().any(|c| c.view().record.networks.contains_key(&network.name));
         let old = filters.any("until", |u| {
-            crate::time::parse_point(u).zip(crate::time::parse(&network.created)).is_some_and(|(until, made)| made < until)
+            crate::time::parse_point(u)
+                .zip(crate::time::parse(&network.created))
+                .is_some_and(|(until, made)| made < until)
         });
-        if network.is_predefined() || used || !members.is_empty() || !old || !filters.labels(&network.labels) {
+        if network.is_predefined() || used || !members.is_empty() || !old || !filters.labels(&network.labels)
+        {
             continue;
         }
         engine.networks.remove(&network.id).await?;
         engine.network_event(&network, "destroy", "");
         removed.push(network.name.clone());
     }
-    Ok(Reply::json(json!({ "NetworksDeleted": if removed.is_empty() { Value::Null } else { json!(removed) } })))
+    Ok(Reply::json(
+        json!({ "NetworksDeleted": if removed.is_empty() { Value::Null } else { json!(removed) } }),
+    ))
 }

@@ -17,7 +17,8 @@ pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// A response's bytes as they come; an error ends the connection, so that the client sees that it is cut.
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 /// Runs on the raw connection after the head was sent: gets the io with the bytes already read from it.
-pub type OnHijack = Box<dyn FnOnce(super::hijack::Hijacked) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+pub type OnHijack =
+    Box<dyn FnOnce(super::hijack::Hijacked) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// What a handler gives back.
 pub enum Reply {
@@ -102,7 +103,11 @@ pub fn plain(status: StatusCode, body: Body) -> Response<Body> {
 /// A response whose body is a stream.
 pub fn stream(content_type: &'static str, stream: ByteStream) -> Response<Body> {
     use futures_util::StreamExt;
-    with_type(StatusCode::OK, content_type, StreamBody::new(stream.map(|r| r.map(Frame::data))).boxed_unsync())
+    with_type(
+        StatusCode::OK,
+        content_type,
+        StreamBody::new(stream.map(|r| r.map(Frame::data))).boxed_unsync(),
+    )
 }
 
 /// A response with headers of the handler's own making.

@@ -78,7 +78,10 @@ impl Call {
     pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>> {
         match self.get(name) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| Error::invalid(format!("invalid value for '{name}': {text}"))),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Error::invalid(format!("invalid value for '{name}': {text}"))),
         }
     }
 
@@ -228,7 +231,10 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        assert_eq!(parse_query("a=1&b=x%2Fy+z&c"), [("a".into(), "1".into()), ("b".into(), "x/y z".into()), ("c".into(), String::new())]);
+        assert_eq!(
+            parse_query("a=1&b=x%2Fy+z&c"),
+            [("a".into(), "1".into()), ("b".into(), "x/y z".into()), ("c".into(), String::new())]
+        );
         assert_eq!(decode("100%", false), "100%");
     }
 
@@ -238,7 +244,10 @@ mod tests {
         assert_eq!(list, Filters::parse(r#"{"label":{"a=b":true,"c":false}}"#).unwrap());
         assert!(list.labels(&BTreeMap::from([("a".into(), "b".into())])));
         assert!(!list.labels(&BTreeMap::from([("a".into(), "x".into())])));
-        assert_eq!(Filters::parse(r#"{"x":["1"]}"#).unwrap().only(&["label"]).unwrap_err().message, "invalid filter 'x'");
+        assert_eq!(
+            Filters::parse(r#"{"x":["1"]}"#).unwrap().only(&["label"]).unwrap_err().message,
+            "invalid filter 'x'"
+        );
         assert!(Filters::parse("[]").is_err());
     }
 }

@@ -105,7 +105,7 @@ pub const OPERATIONS: &[Operation] = operations! {
     GET "/images/{name...}/json" ImageInspect => images::inspect;
     GET "/images/{name...}/history" ImageHistory => images::history;
     GET "/images/{name...}/get" ImageGet => images::save_one;
-    POST "/images/{name...}/push" ImagePush => missing;
+    POST "/images/{name...}/push" ImagePush => images::push;
     POST "/images/{name...}/tag" ImageTag => images::tag;
     DELETE "/images/{name...}" ImageDelete => images::delete;
     GET "/distribution/{name...}/json" DistributionInspect => missing;
@@ -161,6 +161,11 @@ pub const OPERATIONS: &[Operation] = operations! {
     POST "/configs/{x...}" ConfigUpdate => swarm;
     DELETE "/configs/{x...}" ConfigDelete => swarm;
 };
+
+/// Names of the operations that are there.
+pub fn served() -> Vec<&'static str> {
+    OPERATIONS.iter().filter(|o| matches!(o.handler, Handler::Serves(_))).map(|o| o.id).collect()
+}
 
 /// What a path leads to.
 pub enum Route {

@@ -10,7 +10,6 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::reply::{ByteStream, Reply};
 use super::request::{Call, Filters};
-use super::router::{Handler, OPERATIONS};
 use super::{NEWEST, OLDEST};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -69,19 +68,34 @@ pub async fn info(engine: Arc<Engine>, _: Call) -> Result<Reply> {
     let has = |name| controllers.has(name);
     let memory = rustix::system::sysinfo();
     let os = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let os = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
+    let os = os
+        .lines()
+        .find_map(|l| l.strip_prefix("PRETTY_NAME="))
+        .unwrap_or("Linux")
+        .trim_matches('"')
+        .to_owned();
     let missing = |what: &str| format!("WARNING: No {what} support: this limit is not applied");
     let mut warnings = Vec::new();
-    for (name, words) in [("memory", "memory limit"), ("cpu", "cpu limit"), ("pids", "pids limit"), ("io", "io limit"), ("cpuset", "cpuset")] {
+    for (name, words) in [
+        ("memory", "memory limit"),
+        ("cpu", "cpu limit"),
+        ("pids", "pids limit"),
+        ("io", "io limit"),
+        ("cpuset", "cpuset"),
+    ] {
         if !has(name) {
             warnings.push(missing(words));
         }
     }
     let mirrors = &engine.config.registry_mirrors;
     let mut index = serde_json::Map::new();
-    index.insert("docker.io".into(), json!({ "Mirrors": mirrors, "Name": "docker.io", "Official": true, "Secure": true }));
+    index.insert(
+        "docker.io".into(),
+        json!({ "Mirrors": mirrors, "Name": "docker.io", "Official": true, "Secure": true }),
+    );
     for name in &engine.config.insecure_registries {
-        index.insert(name.clone(), json!({ "Mirrors": [], "Name": name, "Official": false, "Secure": false }));
+        index
+            .insert(name.clone(), json!({ "Mirrors": [], "Name": name, "Official": false, "Secure": false }));
     }
     Ok(Reply::json(json!({
         "ID": engine.id, "Containers": containers.len(), "ContainersRunning": running, "ContainersPaused": paused,
@@ -116,9 +130,10 @@ pub async fn info(engine: Arc<Engine>, _: Call) -> Result<Reply> {
 
 /// What this build can do: the app shows only that.
 pub async fn features(_: Arc<Engine>, _: Call) -> Result<Reply> {
-    let list: Vec<&str> =
-        OPERATIONS.iter().filter(|o| matches!(o.handler, Handler::Serves(_))).map(|o| o.id).collect();
-    Ok(Reply::json(json!({ "version": env!("CARGO_PKG_VERSION"), "build": crate::build::BUILD, "operations": list })))
+    let list = super::router::served();
+    Ok(Reply::json(
+        json!({ "version": env!("CARGO_PKG_VERSION"), "build": crate::build::BUILD, "operations": list }),
+    ))
 }
 
 pub async fn no_plugins(_: Arc<Engine>, _: Call) -> Result<Reply> {
@@ -128,7 +143,8 @@ pub async fn no_plugins(_: Arc<Engine>, _: Call) -> Result<Reply> {
 pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let wanted = call.all("type");
     let want = |kind: &str| wanted.is_empty() || wanted.iter().any(|w| w == kind);
-    let mut out = json!({ "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null });
+    let mut out =
+        json!({ "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null });
     if want("image") {
         let usage = engine.images.disk_usage().await?;
         out["LayersSize"] = json!(usage.total);
@@ -159,8 +175,20 @@ pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 /// Filters of `GET /events`.
 const EVENT_FILTERS: &[&str] = &[
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
-    "service", "type", "volume",
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
 ];
 
 fn wanted(filters: &Filters, event: &Event) -> bool {

@@ -37,7 +37,7 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
     pub image: String,
-    #[serde(serialize_with = "null_if_empty")]
+    #[serde(serialize_with = "null_if_empty", deserialize_with = "empty_if_null")]
     pub volumes: Set,
     pub working_dir: String,
     #[serde(deserialize_with = "one_or_many")]
@@ -351,10 +351,26 @@ fn null_if_empty<S: serde::Serializer>(set: &Set, s: S) -> Result<S::Ok, S::Erro
     if set.is_empty() { s.serialize_none() } else { set.serialize(s) }
 }
 
+fn empty_if_null<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Set, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
 fn is_zero(n: &i64) -> bool {
     *n == 0
 }
 
 fn is_zero_u32(n: &u32) -> bool {
     *n == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read_again() {
+        let text = serde_json::to_string(&(Config::default(), HostConfig::default())).unwrap();
+        let (config, host): (Config, HostConfig) = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&(config, host)).unwrap(), text);
+    }
 }

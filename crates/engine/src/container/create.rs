@@ -49,7 +49,9 @@ pub async fn create(
     merge_image(&mut config, &image.config);
     let command = command(&config)?;
     if config.healthcheck.as_ref().is_some_and(|h| h.test.first().is_some_and(|t| t != "NONE")) {
-        warnings.push("This engine does not run health checks yet: the container will have no health status.".into());
+        warnings.push(
+            "This engine does not run health checks yet: the container will have no health status.".into(),
+        );
     }
     let networks = networks(engine, &host, networking)?;
     let mut mounts = mounts::collect(&host, &config.volumes)?;
@@ -126,7 +128,9 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
         return Err(Error::invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
     }
     if host.memory == 0 && host.memory_swap > 0 {
-        return Err(Error::invalid("You should always set the Memory limit when using Memoryswap limit, see usage"));
+        return Err(Error::invalid(
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        ));
     }
     if host.nano_cpus < 0 || host.nano_cpus > 1_000_000_000 * engine.cpus as i64 {
         return Err(Error::invalid(format!(
@@ -140,10 +144,17 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
     match host.restart_policy.name.as_str() {
         "" => host.restart_policy.name = "no".into(),
         "no" | "always" | "unless-stopped" | "on-failure" => {}
-        other => return Err(Error::invalid(format!("invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            )));
+        }
     }
     if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
-        return Err(Error::invalid(format!("the working directory '{}' is invalid, it needs to be an absolute path", config.working_dir)));
+        return Err(Error::invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            config.working_dir
+        )));
     }
     if !config.stop_signal.is_empty() && parse_signal(&config.stop_signal).is_none() {
         return Err(Error::invalid(format!("Invalid signal: {}", config.stop_signal)));
@@ -163,7 +174,7 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
         "json-file" | "none" => {}
         other => return missing(&format!("log driver {other}")),
     }
-    for (key, _) in &host.log_config.config {
+    for key in host.log_config.config.keys() {
         if !matches!(key.as_str(), "max-size" | "max-file") {
             return Err(Error::invalid(format!("unknown log opt '{key}' for json-file log driver")));
         }
@@ -217,9 +228,17 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
     }
     for option in host.security_opt.iter().flatten() {
         match option.as_str() {
-            "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true" | "no-new-privileges=false"
-            | "seccomp=unconfined" | "seccomp:unconfined" | "seccomp=builtin" | "apparmor=unconfined"
-            | "apparmor:unconfined" | "label=disable" | "label:disable" => {}
+            "no-new-privileges"
+            | "no-new-privileges:true"
+            | "no-new-privileges=true"
+            | "no-new-privileges=false"
+            | "seccomp=unconfined"
+            | "seccomp:unconfined"
+            | "seccomp=builtin"
+            | "apparmor=unconfined"
+            | "apparmor:unconfined"
+            | "label=disable"
+            | "label:disable" => {}
             other => return missing(&format!("--security-opt {other}")),
         }
     }
@@ -320,14 +339,18 @@ fn networks(
     let mode = engine.networks.find(mode).map_or_else(|_| mode.to_owned(), |n| n.name.clone());
     all.entry(mode).or_default();
     if all.len() > 1 && (all.contains_key("host") || all.contains_key("none")) {
-        return Err(Error::invalid("conflicting options: cannot attach both user-defined and non-user-defined network-modes"));
+        return Err(Error::invalid(
+            "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
+        ));
     }
     for (name, settings) in &all {
         if let Some(ipam) = &settings.ipam_config
             && !ipam.ipv4_address.is_empty()
             && matches!(name.as_str(), "bridge" | "host" | "none")
         {
-            return Err(Error::invalid("invalid endpoint settings:\nuser specified IP address is supported on user defined networks only"));
+            return Err(Error::invalid(
+                "invalid endpoint settings:\nuser specified IP address is supported on user defined networks only",
+            ));
         }
         if settings.links.as_ref().is_some_and(|l| !l.is_empty()) {
             return Err(Error::not_implemented("links are not there yet"));
@@ -399,7 +422,13 @@ pub fn upstreams(engine: &Engine, record: &Record) -> Vec<SocketAddr> {
     if record.host.dns.is_empty() {
         return engine.networks.upstreams().to_vec();
     }
-    record.host.dns.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| SocketAddr::new(ip, 53)).collect()
+    record
+        .host
+        .dns
+        .iter()
+        .filter_map(|ip| ip.parse::<IpAddr>().ok())
+        .map(|ip| SocketAddr::new(ip, 53))
+        .collect()
 }
 
 /// `/etc/hosts` of a container: its own names, and those asked for.
@@ -455,7 +484,8 @@ fn resolv_conf(engine: &Engine, record: &Record) -> String {
             text.push_str(&format!("nameserver {}\n", upstream.ip()));
         }
     }
-    let or_engines = |own: &[String], engines: &[String]| if own.is_empty() { engines.to_vec() } else { own.to_vec() };
+    let or_engines =
+        |own: &[String], engines: &[String]| if own.is_empty() { engines.to_vec() } else { own.to_vec() };
     let search = or_engines(&record.host.dns_search, &engine.config.dns_search);
     if !search.is_empty() && search != ["."] {
         text.push_str(&format!("search {}\n", search.join(" ")));
@@ -488,13 +518,21 @@ pub fn port_requests(record: &Record, address: Ipv4Addr) -> Result<Vec<PortReque
         for binding in asked {
             let ips: Vec<IpAddr> = match binding.host_ip.as_str() {
                 "" => vec![Ipv4Addr::UNSPECIFIED.into(), std::net::Ipv6Addr::UNSPECIFIED.into()],
-                text => vec![text.parse().map_err(|_| Error::invalid(format!("invalid IP address: {text}")))?],
+                text => {
+                    vec![text.parse().map_err(|_| Error::invalid(format!("invalid IP address: {text}")))?]
+                }
             };
-            let bad_port = || Error::invalid(format!("invalid port specification: \"{}\"", binding.host_port));
+            let bad_port =
+                || Error::invalid(format!("invalid port specification: \"{}\"", binding.host_port));
             // A range: the first of it is asked for (dockerd takes the first that is free).
             let first = binding.host_port.split('-').next().unwrap_or_default();
             let host_port = if first.is_empty() { 0 } else { first.parse().map_err(|_| bad_port())? };
-            requests.extend(ips.into_iter().map(|host_ip| PortRequest { protocol, host_ip, host_port, target }));
+            requests.extend(ips.into_iter().map(|host_ip| PortRequest {
+                protocol,
+                host_ip,
+                host_port,
+                target,
+            }));
         }
     }
     Ok(requests)
@@ -513,7 +551,8 @@ pub fn ports_again(ports: &[PublishedPort], address: Ipv4Addr) -> Vec<PortReques
 /// `80/tcp` or `80`.
 fn parse_port(text: &str) -> Result<(u16, Protocol)> {
     let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let number = number.parse().map_err(|_| Error::invalid(format!("invalid port specification: \"{text}\"")))?;
+    let number =
+        number.parse().map_err(|_| Error::invalid(format!("invalid port specification: \"{text}\"")))?;
     match protocol {
         "tcp" => Ok((number, Protocol::Tcp)),
         "udp" => Ok((number, Protocol::Udp)),

@@ -152,16 +152,42 @@ pub struct View {
 /// What a container's task is asked to do.
 #[allow(missing_docs)]
 pub enum Command {
-    Start { reply: oneshot::Sender<Result<()>> },
+    Start {
+        reply: oneshot::Sender<Result<()>>,
+    },
     /// Signal (`None`: its stop signal), then after the timeout in seconds (`None`: its own; -1: never) SIGKILL.
-    Stop { signal: Option<i32>, timeout: Option<i64>, reply: oneshot::Sender<Result<()>> },
-    Restart { signal: Option<i32>, timeout: Option<i64>, reply: oneshot::Sender<Result<()>> },
-    Kill { signal: i32, reply: oneshot::Sender<Result<()>> },
-    Pause { pause: bool, reply: oneshot::Sender<Result<()>> },
+    Stop {
+        signal: Option<i32>,
+        timeout: Option<i64>,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Restart {
+        signal: Option<i32>,
+        timeout: Option<i64>,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Kill {
+        signal: i32,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Pause {
+        pause: bool,
+        reply: oneshot::Sender<Result<()>>,
+    },
     /// Kept until the next start when it does not run.
-    Attach { want: runtime::AttachWant, reply: oneshot::Sender<runtime::Attachment> },
-    Rename { name: String, reply: oneshot::Sender<Result<()>> },
-    Remove { force: bool, volumes: bool, reply: oneshot::Sender<Result<()>> },
+    Attach {
+        want: runtime::AttachWant,
+        reply: oneshot::Sender<runtime::Attachment>,
+    },
+    Rename {
+        name: String,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Remove {
+        force: bool,
+        volumes: bool,
+        reply: oneshot::Sender<Result<()>>,
+    },
 }
 
 /// A container as others hold it.
@@ -255,7 +281,8 @@ impl Containers {
     pub fn find(&self, reference: &str) -> Result<Handle> {
         let index = self.lock();
         let name = reference.strip_prefix('/').unwrap_or(reference);
-        let exact = index.by_id.get(reference).or_else(|| index.names.get(name).and_then(|id| index.by_id.get(id)));
+        let exact =
+            index.by_id.get(reference).or_else(|| index.names.get(name).and_then(|id| index.by_id.get(id)));
         if let Some(handle) = exact {
             return Ok(handle.clone());
         }
@@ -276,7 +303,11 @@ impl Containers {
     pub fn using_volume(&self, name: &str) -> Vec<String> {
         let uses = |h: &Handle| {
             let view = h.view();
-            view.record.mounts.iter().any(|m| m.volume.as_deref() == Some(name)).then(|| view.record.id.clone())
+            view.record
+                .mounts
+                .iter()
+                .any(|m| m.volume.as_deref() == Some(name))
+                .then(|| view.record.id.clone())
         };
         self.list().iter().filter_map(uses).collect()
     }

@@ -154,7 +154,9 @@ fn parse_bind(spec: &str) -> Result<MountPoint> {
             // SELinux labels: nothing to do where SELinux is not.
             "z" | "Z" => {}
             "consistent" | "cached" | "delegated" => {}
-            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" if mount.kind == MountKind::Bind => {
+            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave"
+                if mount.kind == MountKind::Bind =>
+            {
                 mount.propagation = word.to_owned();
             }
             _ => return Err(Error::invalid(format!("invalid mode: {mode}"))),
@@ -164,7 +166,8 @@ fn parse_bind(spec: &str) -> Result<MountPoint> {
 }
 
 fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
-    let invalid = |words: &str| Error::invalid(format!("invalid mount config for type \"{}\": {words}", m.r#type));
+    let invalid =
+        |words: &str| Error::invalid(format!("invalid mount config for type \"{}\": {words}", m.r#type));
     if m.target.is_empty() {
         return Err(invalid("field Target must not be empty"));
     }
@@ -175,7 +178,10 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
                 return Err(invalid("field Source must not be empty"));
             }
             if !m.source.starts_with('/') {
-                return Err(invalid(&format!("invalid mount path: '{}' mount path must be absolute", m.source)));
+                return Err(invalid(&format!(
+                    "invalid mount path: '{}' mount path must be absolute",
+                    m.source
+                )));
             }
             let mut bind = MountPoint::new(MountKind::Bind, destination);
             bind.source = clean(Path::new(&m.source));
@@ -284,7 +290,8 @@ mod tests {
     #[test]
     fn one_place_has_one_mount_and_explicit_ones_win_over_the_images() {
         let host = HostConfig { binds: Some(vec!["a:/data".into()]), ..HostConfig::default() };
-        let volumes = Set::from([("/data".into(), Default::default()), ("/other".into(), Default::default())]);
+        let volumes =
+            Set::from([("/data".into(), Default::default()), ("/other".into(), Default::default())]);
         let all = collect(&host, &volumes).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].volume.as_deref(), Some("a"));

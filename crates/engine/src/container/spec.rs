@@ -65,7 +65,9 @@ fn log(record: &Record, path: &std::path::Path) -> Result<runtime::LogConfig> {
     let options = &record.host.log_config.config;
     let max_size = match options.get("max-size") {
         Some(text) if text == "-1" => None,
-        Some(text) => Some(parse_size(text).ok_or_else(|| Error::invalid(format!("invalid size: '{text}'")))?),
+        Some(text) => {
+            Some(parse_size(text).ok_or_else(|| Error::invalid(format!("invalid size: '{text}'")))?)
+        }
         None => Some(LOG_MAX_SIZE),
     };
     let max_file = match options.get("max-file") {
@@ -90,7 +92,12 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// Who a process runs as; the image is looked into only when a name or a home must be found.
-async fn identity(engine: &Engine, rootfs: &image::RootFs, user: &str, groups: &[String]) -> Result<Identity> {
+async fn identity(
+    engine: &Engine,
+    rootfs: &image::RootFs,
+    user: &str,
+    groups: &[String],
+) -> Result<Identity> {
     if matches!(user, "" | "0" | "root" | "0:0" | "root:root") && groups.is_empty() {
         return Ok(Identity { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() });
     }
@@ -108,7 +115,10 @@ async fn make_source(engine: &Engine, mount: &MountPoint) -> Result<()> {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && mount.create_source => {
             tokio::fs::create_dir_all(&mount.source).await.map_err(|e| {
-                Error::internal(format!("error while creating mount source path '{}': {e}", mount.source.display()))
+                Error::internal(format!(
+                    "error while creating mount source path '{}': {e}",
+                    mount.source.display()
+                ))
             })
         }
         Err(e) => Err(Error::invalid(format!(
@@ -137,7 +147,9 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
     }
     spec.set_process(Some(process(record, who)?));
     spec.set_mounts(Some(mounts(engine, record)));
-    spec.set_annotations((!host.annotations.is_empty()).then(|| host.annotations.clone().into_iter().collect()));
+    spec.set_annotations(
+        (!host.annotations.is_empty()).then(|| host.annotations.clone().into_iter().collect()),
+    );
 
     let mut linux = Linux::default();
     linux.set_cgroups_path(None);
@@ -150,7 +162,9 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
         linux.set_masked_paths(None).set_readonly_paths(None);
     } else {
         linux.set_masked_paths(host.masked_paths.clone().or_else(|| strings(&runtime::spec::MASKED_PATHS)));
-        linux.set_readonly_paths(host.readonly_paths.clone().or_else(|| strings(&runtime::spec::READONLY_PATHS)));
+        linux.set_readonly_paths(
+            host.readonly_paths.clone().or_else(|| strings(&runtime::spec::READONLY_PATHS)),
+        );
     }
     // The program is compiled apart and cached: `seccomp`.
     linux.set_seccomp(None);
@@ -165,7 +179,11 @@ fn process(record: &Record, who: &Identity) -> Result<Process> {
     args.extend(record.args.iter().cloned());
     process.set_args(Some(args));
     process.set_env(Some(environment(&config.env, &config.hostname, who, config.tty)));
-    process.set_cwd(if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone().into() });
+    process.set_cwd(if config.working_dir.is_empty() {
+        "/".into()
+    } else {
+        config.working_dir.clone().into()
+    });
     process.set_terminal(Some(config.tty));
     set_user(&mut process, who)?;
     process.set_capabilities(Some(capabilities(host.privileged, &host.cap_add, &host.cap_drop, who.uid)?));
@@ -219,7 +237,6 @@ fn capabilities(
     drop: &Option<Vec<String>>,
     uid: u32,
 ) -> Result<LinuxCapabilities> {
-    let all = runtime::spec::all_capabilities();
     let parse = |name: &String| -> Result<Capability> {
         let upper = name.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
@@ -227,10 +244,8 @@ fn capabilities(
             .map_err(|_| Error::invalid(format!("invalid CapAdd: unknown capability: \"CAP_{bare}\"")))
     };
     let is_all = |name: &String| name.eq_ignore_ascii_case("all");
-    let mut set: HashSet<Capability> = if privileged {
-        all.clone()
-    } else if add.iter().flatten().any(is_all) {
-        all.clone()
+    let mut set: HashSet<Capability> = if privileged || add.iter().flatten().any(is_all) {
+        runtime::spec::all_capabilities()
     } else if drop.iter().flatten().any(is_all) {
         HashSet::new()
     } else {
@@ -257,12 +272,9 @@ fn capabilities(
 }
 
 fn no_new_privileges(record: &Record) -> bool {
-    record
-        .host
-        .security_opt
-        .iter()
-        .flatten()
-        .any(|o| matches!(o.as_str(), "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true"))
+    record.host.security_opt.iter().flatten().any(|o| {
+        matches!(o.as_str(), "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true")
+    })
 }
 
 fn is_unconfined(record: &Record) -> bool {
@@ -300,7 +312,10 @@ fn namespaces(record: &Record) -> Result<Vec<LinuxNamespace>> {
         (LinuxNamespaceType::Ipc, host.ipc_mode != "host"),
         (LinuxNamespaceType::Uts, host.uts_mode != "host"),
         (LinuxNamespaceType::Network, !record.networks.contains_key("host")),
-        (LinuxNamespaceType::Cgroup, host.cgroupns_mode != "host" && !host.privileged || host.cgroupns_mode == "private"),
+        (
+            LinuxNamespaceType::Cgroup,
+            host.cgroupns_mode != "host" && !host.privileged || host.cgroupns_mode == "private",
+        ),
     ];
     list.extend(wanted.into_iter().filter(|(_, own)| *own).map(|(kind, _)| kind));
     list.into_iter()
@@ -329,7 +344,8 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
     let mut list = runtime::spec::default_mounts(u64::try_from(host.shm_size).unwrap_or_default());
     list.retain(|m| {
         let place = m.destination().as_path();
-        !own.contains_key(place) && !(host.ipc_mode == "none" && place == std::path::Path::new("/dev/shm"))
+        let without_shm = host.ipc_mode == "none" && place == std::path::Path::new("/dev/shm");
+        !own.contains_key(place) && !without_shm
     });
     if host.privileged {
         // sysfs and cgroup2 are writable for a privileged container.
@@ -395,7 +411,9 @@ fn devices(record: &Record) -> Result<Vec<LinuxDevice>> {
 fn device(on_host: &str, inside: &str) -> Result<LinuxDevice> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let gather = |e: &dyn std::fmt::Display| {
-        Error::internal(format!("error gathering device information while adding custom device \"{on_host}\": {e}"))
+        Error::internal(format!(
+            "error gathering device information while adding custom device \"{on_host}\": {e}"
+        ))
     };
     let meta = std::fs::metadata(on_host).map_err(|e| gather(&e))?;
     let kind = match meta.file_type() {
@@ -456,7 +474,8 @@ fn device_rules(record: &Record) -> Result<Vec<LinuxDeviceCgroup>> {
         let parts: Vec<&str> = text.split_whitespace().collect();
         let &[kind @ ("a" | "b" | "c"), numbers, access] = parts.as_slice() else { return Err(bad()) };
         let (major, minor) = numbers.split_once(':').ok_or_else(bad)?;
-        let number = |n: &str| if n == "*" { Ok(None) } else { n.parse::<i64>().map(Some).map_err(|_| bad()) };
+        let number =
+            |n: &str| if n == "*" { Ok(None) } else { n.parse::<i64>().map(Some).map_err(|_| bad()) };
         rules.push(rule(json!({
             "allow": true, "type": kind, "major": number(major)?, "minor": number(minor)?, "access": access,
         }))?);
@@ -521,7 +540,8 @@ pub async fn exec_process(
     exec: &ExecConfig,
 ) -> Result<Process> {
     let user = if exec.user.is_empty() { record.config.user.clone() } else { exec.user.clone() };
-    let groups = if exec.user.is_empty() { record.host.group_add.clone().unwrap_or_default() } else { Vec::new() };
+    let groups =
+        if exec.user.is_empty() { record.host.group_add.clone().unwrap_or_default() } else { Vec::new() };
     let root = PathBuf::from(format!("/proc/{}/root", container.pid()));
     let who = if matches!(user.as_str(), "" | "0" | "root") && groups.is_empty() {
         Identity { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() }

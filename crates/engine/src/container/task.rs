@@ -165,7 +165,12 @@ impl Task {
                         self.start().await
                     }
                 };
+                let leftover =
+                    result.is_err() && self.record.host.auto_remove && matches!(self.state, State::Idle);
+                // dockerd removes it before it answers: the client then waits for nothing.
+                let gone = leftover && self.remove(true).await.is_ok();
                 tell(reply, result);
+                return !gone;
             }
             Command::Stop { signal, timeout, reply } => match &mut self.state {
                 State::Running(_) => {
@@ -288,21 +293,15 @@ impl Task {
                 Ok(())
             }
             Err(error) => {
-                let code = match error.exit_code {
-                    Some(code) => code,
-                    None => 128,
-                };
                 self.record.last.error.clone_from(&error.error.message);
-                self.record.last.exit_code = code;
+                self.record.last.exit_code = error.exit_code.unwrap_or(128);
                 self.record.last.members.clear();
                 self.record.last.ports.clear();
                 self.state = State::Idle;
                 let ran = !self.record.last.started_at.is_empty();
                 self.publish(if ran { Status::Exited } else { Status::Created });
-                if self.record.host.auto_remove {
-                    // The client's wait for removal would never end; dockerd removes it too.
-                    self.pending.clear();
-                } else {
+                self.pending.clear();
+                if !self.record.host.auto_remove {
                     self.save(Durability::Lazy).await;
                 }
                 Err(error.error)
@@ -313,7 +312,8 @@ impl Task {
     async fn bring_up(&mut self) -> std::result::Result<Run, StartError> {
         let engine = self.engine.clone();
         let id = self.record.id.clone();
-        let rootfs = engine.images.mount(&create::image_digest(&self.record)?, &id).await.map_err(Error::from)?;
+        let rootfs =
+            engine.images.mount(&create::image_digest(&self.record)?, &id).await.map_err(Error::from)?;
         let bundle = spec::bundle(&engine, &self.record, rootfs).await?;
         let container = engine.runtime.create(bundle).await.map_err(start_error)?;
         let mut run = Run {
@@ -363,7 +363,9 @@ impl Task {
 
     async fn join_networks(&mut self, run: &mut Run) -> Result<()> {
         let context = "failed to set up container networking";
-        if self.record.host.network_mode.starts_with("container:") || self.record.networks.contains_key("host") {
+        if self.record.host.network_mode.starts_with("container:")
+            || self.record.networks.contains_key("host")
+        {
             return self.note_host_network(run).await;
         }
         let netns = run.container.netns();
@@ -374,7 +376,8 @@ impl Task {
         for (n, (name, settings)) in wanted.iter().enumerate() {
             let network = engine.networks.find(name).map_err(|e| e.context(context))?;
             let who = (self.record.id.as_str(), self.record.name.as_str());
-            let member = engine.networks.join(&network, who, settings).await.map_err(|e| e.context(context))?;
+            let member =
+                engine.networks.join(&network, who, settings).await.map_err(|e| e.context(context))?;
             // Entered before it is plugged, so that a failure gives the address back.
             run.members.push(member);
             if let Some(member) = run.members.last_mut() {
@@ -591,13 +594,18 @@ impl Task {
 
     async fn kill(&mut self, signal: i32) -> Result<()> {
         let not_running = || {
-            Error::conflict(format!("cannot kill container: {}: container {} is not running", self.record.name, self.record.id))
+            Error::conflict(format!(
+                "cannot kill container: {}: container {} is not running",
+                self.record.name, self.record.id
+            ))
         };
         let State::Running(run) = &mut self.state else { return Err(not_running()) };
         match run.container.kill(signal).await {
             Ok(()) => {}
             Err(e) if e.code() == runtime::Code::NotRunning => return Err(not_running()),
-            Err(e) => return Err(Error::internal(format!("cannot kill container {}: {e}", self.record.name))),
+            Err(e) => {
+                return Err(Error::internal(format!("cannot kill container {}: {e}", self.record.name)));
+            }
         }
         if signal == libc::SIGKILL {
             // Frozen processes do not die until they are thawed.
@@ -616,7 +624,11 @@ impl Task {
             return Err(Error::conflict(format!("container {id} is not running")));
         };
         if run.paused == pause {
-            let words = if pause { format!("container {id} is already paused") } else { format!("container {id} is not paused") };
+            let words = if pause {
+                format!("container {id} is already paused")
+            } else {
+                format!("container {id} is not paused")
+            };
             return Err(Error::conflict(words));
         }
         let done = if pause { run.container.pause().await } else { run.container.resume().await };

@@ -53,7 +53,9 @@ fn identity(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Resu
         (Some(f), _) => (f[2].parse().unwrap_or(0), f[3].parse().unwrap_or(0), f[5].to_owned(), Some(f[0])),
         (None, Some(uid)) => (uid, 0, String::new(), None),
         (None, None) => {
-            return Err(Error::invalid(format!("unable to find user {user}: no matching entries in passwd file")));
+            return Err(Error::invalid(format!(
+                "unable to find user {user}: no matching entries in passwd file"
+            )));
         }
     };
     let group_number = |text: &str| -> Result<u32> {
@@ -65,14 +67,17 @@ fn identity(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Resu
             .map(|l| l.split(':').collect::<Vec<_>>())
             .find(|f| f.len() >= 3 && f[0] == text)
             .and_then(|f| f[2].parse().ok())
-            .ok_or_else(|| Error::invalid(format!("unable to find group {text}: no matching entries in group file")))
+            .ok_or_else(|| {
+                Error::invalid(format!("unable to find group {text}: no matching entries in group file"))
+            })
     };
     let mut groups: Vec<u32> = Vec::new();
     let gid = match wanted_group.filter(|g| !g.is_empty()) {
         Some(g) => group_number(g)?,
         None => {
             // With a group named, the user's other groups do not count: as runc does it.
-            let member = |f: &Vec<&str>| f.len() >= 4 && name.is_some_and(|n| f[3].split(',').any(|m| m == n));
+            let member =
+                |f: &Vec<&str>| f.len() >= 4 && name.is_some_and(|n| f[3].split(',').any(|m| m == n));
             let lines = group.lines().map(|l| l.split(':').collect::<Vec<_>>());
             groups.extend(lines.filter(member).filter_map(|f| f[2].parse::<u32>().ok()));
             primary
@@ -107,8 +112,14 @@ mod tests {
 
     #[test]
     fn a_number_needs_no_entry_but_a_name_does() {
-        assert_eq!(who("1234", &[]).unwrap(), Identity { uid: 1234, gid: 0, groups: vec![], home: "/".into() });
-        assert_eq!(who("nobody", &[]).unwrap_err().message, "unable to find user nobody: no matching entries in passwd file");
+        assert_eq!(
+            who("1234", &[]).unwrap(),
+            Identity { uid: 1234, gid: 0, groups: vec![], home: "/".into() }
+        );
+        assert_eq!(
+            who("nobody", &[]).unwrap_err().message,
+            "unable to find user nobody: no matching entries in passwd file"
+        );
     }
 
     #[test]

@@ -18,10 +18,8 @@ pub(super) fn mount_privately(rootfs: &RootFs, scratch: &Path) -> Result<()> {
     let step = |what: &str, e: rustix::io::Errno| Error::internal(format!("{what}: {e}"));
     #[allow(unsafe_code)]
     // SAFETY: the thread is our own, made for this, and ends after the work: nothing else runs on it.
-    unsafe {
-        rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS)
-    }
-    .map_err(|e| step("unshare the mount namespace", e))?;
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }
+        .map_err(|e| step("unshare the mount namespace", e))?;
     rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .map_err(|e| step("make mounts private", e))?;
     std::fs::create_dir_all(scratch)?;

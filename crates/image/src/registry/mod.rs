@@ -7,6 +7,7 @@
 //!   token server it names.
 
 mod auth;
+mod upload;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use auth::Challenge;
 pub use auth::Credentials;
+pub(crate) use upload::{Sent, Source};
 
 use crate::spec::{DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_BYTES, OCI_INDEX, OCI_MANIFEST};
 use crate::{Digest, Error, Reference};
@@ -217,6 +219,8 @@ fn client(verify: bool) -> Result<Client, Error> {
         .redirect(redirects)
         .connect_timeout(CONNECT)
         .read_timeout(SILENCE)
+        // A fixed 64 KiB window would bound a layer's speed by the distance to the registry.
+        .http2_adaptive_window(true)
         .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|e| failed(&e))
@@ -385,27 +389,46 @@ impl Repository {
         accept: Option<&str>,
         range: Option<&str>,
     ) -> Result<Response, Error> {
+        let url = self.url(endpoint, path);
+        let response = self
+            .exchange(endpoint, &url, |client| {
+                let mut request = client.request(method.clone(), &url);
+                if let Some(accept) = accept {
+                    request = request.header(ACCEPT, accept);
+                }
+                if let Some(range) = range {
+                    request = request.header(RANGE, range);
+                }
+                Ok(request)
+            })
+            .await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response, path).await) }
+    }
+
+    fn url(&self, endpoint: &Endpoint, path: &str) -> String {
+        format!("{}/v2/{}/{path}", endpoint.base, self.reference.path())
+    }
+
+    /// Sends what `build` makes (a plain function: an async one would not be known to be Send), answering one challenge and trying again where the server is at fault. Returns any
+    /// other answer, also a refusal.
+    async fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        url: &str,
+        build: impl Fn(&Client) -> Result<reqwest::RequestBuilder, Error> + Send + Sync,
+    ) -> Result<Response, Error> {
         let client = self.registries.client(endpoint)?;
-        let url = format!("{}/v2/{}/{path}", endpoint.base, self.reference.path());
         let mut attempt = 0;
         let mut authorised = false;
         loop {
-            let mut request = client.request(method.clone(), &url);
-            if let Some(accept) = accept {
-                request = request.header(ACCEPT, accept);
-            }
-            if let Some(range) = range {
-                request = request.header(RANGE, range);
-            }
+            let mut request = build(client)?;
             let token = self.tokens.lock().unwrap_or_else(|e| e.into_inner()).get(&endpoint.base).cloned();
-            if let Some(token) = &token {
+            // An upload may be sent elsewhere: the token is not for there.
+            if let Some(token) = token.filter(|_| host_of(url) == host_of(&endpoint.base)) {
                 request = request.header(AUTHORIZATION, token);
             }
-            let response = request.send().await.map_err(|e| registry(&url, causes(&e)))?;
+            let response = request.send().await.map_err(|e| registry(url, causes(&e)))?;
             let status = response.status();
-            if status.is_success() {
-                return Ok(response);
-            }
             if status == StatusCode::UNAUTHORIZED && !authorised {
                 authorised = true;
                 if let Some(header) = self.answer(endpoint, &response).await? {
@@ -416,13 +439,12 @@ impl Repository {
                     continue;
                 }
             }
-            if (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS) && attempt + 1 < ATTEMPTS
-            {
-                back_off(attempt).await;
-                attempt += 1;
-                continue;
+            let again = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            if !again || attempt + 1 == ATTEMPTS {
+                return Ok(response);
             }
-            return Err(self.refusal(response, path).await);
+            back_off(attempt).await;
+            attempt += 1;
         }
     }
 
@@ -573,6 +595,12 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
+        // The operating system's words as Go writes them: users and scripts know `connection refused`.
+        if let Some(os) = cause.downcast_ref::<std::io::Error>().filter(|e| e.raw_os_error().is_some()) {
+            let words = os.to_string();
+            let words = words.split(" (os error").next().unwrap_or_default().to_lowercase();
+            return format!("dial tcp: connect: {words}");
+        }
         text = format!("{text}: {cause}");
         next = cause.source();
     }

@@ -30,6 +30,7 @@ mod schema;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -125,6 +126,9 @@ impl Store {
         for folder in ["blobs/sha256", "layers", "containers", "ingest"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(|e| Error::os("mkdir", &path, e))?;
+            // Images hold set-id programs: nobody but root gets at them from outside.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
+                .map_err(|e| Error::os("chmod", &path, e))?;
         }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(|e| Error::os("read", "/proc/sys/kernel/random/boot_id", e))?
@@ -412,12 +416,20 @@ impl Store {
         Ok(freed)
     }
 
-    /// Ends the record of a container's root file system and removes its folders.
+    /// Ends the record of a container's root file system and removes its folders, and the content that only it held.
     pub(crate) fn discard(&self, key: &str) -> Result<(), Error> {
         let path = self.container_path(key);
-        let (id, trash) = {
+        let (id, trash, last_user) = {
             let mut db = lock(&self.writer);
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // A collection looks at everything: only where the image went before its container.
+            let last_user = tx
+                .prepare_cached(
+                    "SELECT 1 FROM image_mount WHERE key = ?1
+                     AND manifest NOT IN (SELECT digest FROM image_target)
+                     AND NOT EXISTS (SELECT 1 FROM image_child JOIN image_target ON digest = parent WHERE child = manifest)",
+                )?
+                .exists([key])?;
             tx.prepare_cached("DELETE FROM image_mount WHERE key = ?1")?.execute([key])?;
             tx.prepare_cached("DELETE FROM image_mount_layer WHERE key = ?1")?.execute([key])?;
             tx.prepare_cached("INSERT INTO image_lease(path) VALUES(?1)")?
@@ -431,10 +443,14 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(Error::os("rename", &path, e)),
             }
-            (id, trash)
+            (id, trash, last_user)
         };
         remove_path(&trash)?;
-        self.end_lease(id)
+        self.end_lease(id)?;
+        if last_user {
+            self.collect()?;
+        }
+        Ok(())
     }
 
     fn end_lease(&self, id: i64) -> Result<(), Error> {
@@ -448,6 +464,14 @@ impl Store {
 impl Lease {
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Removes the path now, on this thread.
+    pub(crate) fn remove(mut self) -> Result<(), Error> {
+        remove_path(&self.path)?;
+        self.store.end_lease(self.id)?;
+        *self.kept.get_mut() = true;
+        Ok(())
     }
 
     fn end(&self, tx: &Transaction<'_>) -> Result<(), Error> {

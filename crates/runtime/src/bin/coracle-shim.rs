@@ -1,0 +1,5 @@
+//! `coracle-shim`: see `runtime::shim`.
+
+fn main() -> std::process::ExitCode {
+    runtime::shim::main()
+}
