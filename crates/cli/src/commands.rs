@@ -143,7 +143,7 @@ async fn daemon_of(home: &Home) -> Result<Client, HostError> {
 /// Asks Docker's own question through Docker's own socket.
 async fn ping(home: &Home) -> Result<(), HostError> {
     let ask = async {
-        let mut socket = tokio::net::UnixStream::connect(home.docker_socket()).await?;
+        let mut socket = host::connect(&home.docker_socket()).await?;
         socket.write_all(b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n").await?;
         let mut answer = [0; 12];
         socket.read_exact(&mut answer).await?;

@@ -344,6 +344,19 @@ fn the_daemon_is_killed_under_load_and_the_guest_survives() {
 }
 
 #[test]
+fn a_signal_to_the_daemon_stops_the_guest_in_order() {
+    let Some(machine) = machine("term") else { return };
+    machine.done(&["start"]);
+    let qemu = machine.pid("machine/qemu.pid");
+    let daemon = machine.pid("run/daemon.pid");
+    assert!(Command::new("kill").arg(daemon.to_string()).status().unwrap().success());
+    machine.until("a stopped machine", |s| s["state"] == "stopped" && s["daemon"].is_null());
+    assert!(machine.done(&["logs", "--guest"]).contains("coracle-guest: off"));
+    assert!(machine.done(&["logs", "-n", "5"]).contains("a signal ends the daemon"));
+    assert!(!Path::new(&format!("/proc/{qemu}")).exists());
+}
+
+#[test]
 fn a_kernel_panic_is_said_and_the_next_start_works() {
     let Some(machine) = machine("panic") else { return };
     machine.done(&["settings", "set", "kernel-arguments", "coracle.root=/dev/none"]);

@@ -42,7 +42,7 @@ pub use error::HostError;
 pub use home::Home;
 pub use log::tail;
 pub use settings::Settings;
-pub use sys::spawn_daemon;
+pub use sys::{connect, spawn_daemon};
 
 /// The release of this build.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

@@ -15,7 +15,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{process::Command as AsyncCommand, time::timeout};
+use tokio::{
+    process::Command as AsyncCommand,
+    time::{Instant, timeout},
+};
 
 use super::{
     Event,
@@ -38,6 +41,8 @@ const OLDEST_KVM: ((u32, u32), &str) = ((7, 2), "7.2");
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 /// Time in which a QEMU just started must open its monitor, and pause between two looks.
 const MONITOR: (Duration, Duration) = (Duration::from_secs(15), Duration::from_millis(5));
+/// Time in which a QEMU whose monitor has closed must be gone, and pause between two looks.
+const GONE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(2));
 /// Room that the home's file system must have for a start, in MiB.
 const ROOM_MIB: u64 = 256;
 /// Lines of what QEMU said that make an error.
@@ -111,7 +116,7 @@ impl Qemu {
     /// not answer is ended.
     pub async fn adopt(home: &Home, tell: Tell) -> Option<Self> {
         let record: Record = serde_json::from_slice(&fs::read(home.machine("machine.json")).ok()?).ok()?;
-        match Monitor::connect(&home.qmp_socket(), told(home.machine("qemu.log"), tell)).await {
+        match Monitor::connect(&home.qmp_socket(), told(record.pid, home.machine("qemu.log"), tell)).await {
             Ok(monitor) => {
                 tracing::info!("taking over QEMU, pid {}", record.pid);
                 Some(Self { monitor, record, link: home.link_socket() })
@@ -190,7 +195,7 @@ impl Launch<'_> {
         let json = serde_json::to_vec(&record).expect("a record is JSON");
         write_whole(&home.machine("machine.json"), &json).inspect_err(|_| sys::end(pid, true))?;
         let monitor = tokio::select! {
-            monitor = connect(home, tell) => monitor,
+            monitor = connect(home, pid, tell) => monitor,
             end = tokio::task::spawn_blocking(move || child.wait()) => {
                 let how = end.map_err(std::io::Error::other).flatten();
                 let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -226,11 +231,13 @@ fn is_ours(pid: u32, home: &Home) -> bool {
     String::from_utf8_lossy(&line).contains(&*socket.to_string_lossy())
 }
 
-async fn connect(home: &Home, tell: Tell) -> Result<Monitor, HostError> {
+async fn connect(home: &Home, pid: u32, tell: Tell) -> Result<Monitor, HostError> {
     let path = home.qmp_socket();
     let connected = timeout(MONITOR.0, async {
         loop {
-            if let Ok(monitor) = Monitor::connect(&path, told(home.machine("qemu.log"), tell.clone())).await {
+            if let Ok(monitor) =
+                Monitor::connect(&path, told(pid, home.machine("qemu.log"), tell.clone())).await
+            {
                 return monitor;
             }
             tokio::time::sleep(MONITOR.1).await; // QEMU makes the socket when it likes
@@ -242,7 +249,7 @@ async fn connect(home: &Home, tell: Tell) -> Result<Monitor, HostError> {
 }
 
 /// Translates the monitor's words.
-fn told(log: PathBuf, tell: Tell) -> impl Fn(Said) + Send + 'static {
+fn told(pid: u32, log: PathBuf, tell: Tell) -> impl Fn(Said) + Send + 'static {
     move |said| match said {
         Said::Event(name, data) => match name.as_str() {
             "GUEST_PANICKED" => tell(Event::Panicked),
@@ -257,7 +264,20 @@ fn told(log: PathBuf, tell: Tell) -> impl Fn(Said) + Send + 'static {
             "io-error" => tell(Event::DiskFull),
             _ => {}
         },
-        Said::Gone => tell(Event::Exited(tail(&log, SAID_LINES))),
+        Said::Gone => {
+            // The monitor closes before the process is gone, and with it the lock of the data disk.
+            let (log, tell) = (log.clone(), tell.clone());
+            tokio::spawn(async move {
+                let deadline = Instant::now() + GONE.0;
+                while sys::alive(pid) && Instant::now() < deadline {
+                    tokio::time::sleep(GONE.1).await; // it may be an earlier daemon's child: no event for its end
+                }
+                if sys::alive(pid) {
+                    sys::end(pid, true);
+                }
+                tell(Event::Exited(tail(&log, SAID_LINES)));
+            });
+        }
     }
 }
 
