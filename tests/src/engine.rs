@@ -168,6 +168,13 @@ impl Engine {
         assert!(process.wait().expect("wait").success(), "{}", self.log());
     }
 
+    /// Ends it as a machine going down does: containers are stopped in order.
+    pub fn power_off(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        signal(process.id(), "PWR");
+        assert!(process.wait().expect("wait").success(), "{}", self.log());
+    }
+
     /// What it said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("engine.log")).unwrap_or_default()

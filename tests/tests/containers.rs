@@ -405,7 +405,7 @@ fn events_tell_what_happened() {
         "--format",
         "{{.Action}}",
     ]);
-    let now = chrono_like_now();
+    let now = seconds_now();
     let listed = engine
         .docker(&[
             "events",
@@ -422,8 +422,17 @@ fn events_tell_what_happened() {
     assert_eq!(listed.lines().collect::<Vec<_>>(), ["create", "start", "die", "destroy"], "{seen:?}");
 }
 
+#[test]
+fn docker_py_notices_no_difference() {
+    let engine = Engine::with_busybox();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/docker_py.py");
+    let mut python = std::process::Command::new(tests::tool("CORACLE_TEST_PYTHON"));
+    python.arg(script).env("DOCKER_HOST", format!("unix://{}", engine.socket().display()));
+    assert!(Outcome::from(python.output().unwrap()).ok().starts_with("docker-py "));
+}
+
 /// Seconds since the epoch.
-fn chrono_like_now() -> String {
+fn seconds_now() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
 }

@@ -181,6 +181,15 @@ fn limits_are_what_they_say() {
 #[test]
 fn ports_are_the_hosts() {
     let machine = Machine::start("ports");
+    let folder = tempfile::tempdir().unwrap();
+    machine.load(&images::nginx(folder.path()));
+    machine.docker(&["run", "-d", "--name", "nginx", "-p", "18084:80", "nginx"]).ok();
+    let mut page = String::new();
+    eventually("nginx answers", || {
+        page = machine.curl("http://localhost:18084/").out;
+        !page.is_empty()
+    });
+    assert_eq!(page, "<h1>Welcome to nginx!</h1>\n");
     let taken = std::net::TcpListener::bind("0.0.0.0:18082").unwrap();
     let refused = machine.docker(&["run", "--name", "late", "-p", "18082:80", "coracle/welcome"]);
     refused.fails(125, "Bind for 0.0.0.0:18082 failed: port is already allocated");

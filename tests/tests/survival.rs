@@ -75,6 +75,26 @@ fn an_orderly_stop_leaves_containers_running() {
 }
 
 #[test]
+fn a_machine_going_down_stops_containers_in_order_and_policies_bring_them_back() {
+    let mut engine = Engine::with_busybox();
+    let trap = "trap 'echo bye; exit 4' TERM; echo up; while :; do sleep 0.1; done";
+    engine.docker(&["run", "-d", "--name", "plain", "busybox", "sh", "-c", trap]).ok();
+    engine
+        .docker(&["run", "-d", "--name", "always", "--restart", "always", "busybox", "sh", "-c", trap])
+        .ok();
+    for name in ["plain", "always"] {
+        eventually("it says so", || engine.docker(&["logs", name]).out == "up\n");
+    }
+    engine.power_off();
+    engine.launch();
+    let state =
+        |name: &str| engine.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name]).ok();
+    assert_eq!(state("plain"), "exited 4");
+    assert_eq!(engine.docker(&["logs", "plain"]).ok(), "up\nbye");
+    eventually("the policy brings it back", || state("always") == "running 0");
+}
+
+#[test]
 fn a_shim_that_is_killed_is_noticed() {
     let engine = Engine::with_busybox();
     engine.docker(&["run", "-d", "--name", "orphan", "busybox", "sleep", "1000"]).ok();

@@ -7,12 +7,19 @@ use anyhow::{Result, bail};
 use crate::stage::run;
 
 /// Program and the Debian package that has it.
-const PROGRAMS: &[(&str, &str)] =
-    &[("cc", "build-essential"), ("curl", "curl"), ("git", "git"), ("ip", "iproute2"), ("kill", "procps"), ("script", "bsdutils")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("cc", "build-essential"),
+    ("curl", "curl"),
+    ("git", "git"),
+    ("ip", "iproute2"),
+    ("kill", "procps"),
+    ("script", "bsdutils"),
+];
 
 /// Makes sure of them; without the right to install, says what is missing.
 pub fn programs() -> Result<()> {
-    let missing: Vec<&str> = PROGRAMS.iter().filter(|(p, _)| !is_there(p)).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(p, _)| !is_there(p)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -29,5 +36,7 @@ pub fn programs() -> Result<()> {
 
 fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).is_file())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).is_file())
 }

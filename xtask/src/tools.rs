@@ -16,6 +16,8 @@ struct Tool {
     program: &'static str,
     /// Whether what the package depends on comes along: not where that is a whole daemon.
     closure: bool,
+    /// Put into test images: the file or folder itself is named, not a script that runs it.
+    into_image: bool,
 }
 
 /// Every tool of the end-to-end tests. The suites are those whose versions the tests speak of.
@@ -26,6 +28,7 @@ const TOOLS: &[Tool] = &[
         packages: &["docker-registry"],
         program: "/usr/bin/docker-registry",
         closure: true,
+        into_image: false,
     },
     Tool {
         variable: "CORACLE_TEST_BUSYBOX",
@@ -33,6 +36,7 @@ const TOOLS: &[Tool] = &[
         packages: &["busybox-static"],
         program: "/usr/bin/busybox",
         closure: true,
+        into_image: true,
     },
     Tool {
         variable: "CORACLE_TEST_DOCKER_20",
@@ -40,6 +44,7 @@ const TOOLS: &[Tool] = &[
         packages: &["docker.io"],
         program: "/usr/bin/docker",
         closure: false,
+        into_image: false,
     },
     Tool {
         variable: "CORACLE_TEST_DOCKER_26",
@@ -47,6 +52,7 @@ const TOOLS: &[Tool] = &[
         packages: &["docker-cli"],
         program: "/usr/bin/docker",
         closure: true,
+        into_image: false,
     },
     Tool {
         variable: "CORACLE_TEST_DOCKER",
@@ -54,6 +60,7 @@ const TOOLS: &[Tool] = &[
         packages: &["docker-cli"],
         program: "/usr/bin/docker",
         closure: true,
+        into_image: false,
     },
     Tool {
         variable: "CORACLE_TEST_NFT",
@@ -61,6 +68,23 @@ const TOOLS: &[Tool] = &[
         packages: &["nftables"],
         program: "/usr/sbin/nft",
         closure: true,
+        into_image: false,
+    },
+    Tool {
+        variable: "CORACLE_TEST_PYTHON",
+        suite: "trixie",
+        packages: &["python3-docker"],
+        program: "/usr/bin/python3",
+        closure: true,
+        into_image: false,
+    },
+    Tool {
+        variable: "CORACLE_TEST_NGINX",
+        suite: "trixie",
+        packages: &["nginx-light"],
+        program: "/",
+        closure: true,
+        into_image: true,
     },
 ];
 
@@ -87,12 +111,17 @@ pub fn environment() -> Result<Vec<(String, PathBuf)>> {
         let base = PathBuf::from(tool.program);
         let base = base.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let script = target_dir().join("tools").join(name).join(base);
-        if tool.variable == "CORACLE_TEST_BUSYBOX" {
-            // Static, and put into images: the program itself.
+        if tool.into_image {
             all.push((tool.variable.to_owned(), tree.file(tool.program)));
             continue;
         }
-        tree.wrapper(tool.program, &[], &[], &script)?;
+        let mut env = Vec::new();
+        if tool.variable == "CORACLE_TEST_PYTHON" {
+            // Its own library and packages, none of the machine's.
+            env.push(("PYTHONHOME", tree.file("/usr").display().to_string()));
+            env.push(("PYTHONPATH", tree.file("/usr/lib/python3/dist-packages").display().to_string()));
+        }
+        tree.wrapper(tool.program, &[], &env, &script)?;
         all.push((tool.variable.to_owned(), script));
     }
     Ok(all)

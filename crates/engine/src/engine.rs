@@ -18,7 +18,7 @@ use network::Ports;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{EngineConfig, Paths};
-use crate::container::{Containers, LastRun, Record, task};
+use crate::container::{Command, Containers, LastRun, Record, task};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exec::Execs;
@@ -210,6 +210,20 @@ impl Engine {
                 Err(e) => tracing::warn!("anonymous volume {name}: {e}"),
             }
         }
+    }
+
+    /// Stops all containers in order, each with its own signal and time: the machine is going down. Their restart
+    /// policies bring them back at the next boot.
+    pub async fn stop_containers(&self) {
+        let stops =
+            self.containers.list().into_iter().filter(|c| c.view().status.is_running()).map(|c| async move {
+                let stopped =
+                    c.ask(|reply| Command::Stop { signal: None, timeout: None, by_user: false, reply }).await;
+                if let Ok(Err(e)) | Err(e) = stopped {
+                    tracing::warn!("container {} was not stopped: {e}", c.view().record.name);
+                }
+            });
+        futures_util::future::join_all(stops).await;
     }
 
     /// Tells of something that happened to a container.

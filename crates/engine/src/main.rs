@@ -20,7 +20,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Serve until SIGTERM; containers outlive it
+    /// Serve until SIGTERM, which containers outlive, or SIGPWR, which stops them first
     Serve(Serve),
     /// List the operations of Docker's API that answer 501, as the README has them
     Operations,
@@ -100,6 +100,7 @@ async fn serve(options: Serve) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut power = signal(SignalKind::from_raw(libc::SIGPWR))?;
 
     let shim = match options.shim {
         Some(shim) => shim,
@@ -123,11 +124,15 @@ async fn serve(options: Serve) -> Result<()> {
     tracing::info!("serving on {}", socket.display());
 
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(engine::api::serve(engine, listener, stop.clone()));
+    let serving = tokio::spawn(engine::api::serve(engine.clone(), listener, stop.clone()));
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            _ = power.recv() => {
+                engine.stop_containers().await;
+                break;
+            }
             _ = hangup.recv() => tracing::info!("SIGHUP: settings are read at start only in this version"),
         }
     }

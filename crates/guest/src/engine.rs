@@ -154,7 +154,8 @@ impl Engine {
                     }
                 }
                 grace = stop_wished(wish) => {
-                    sys::signal(pid, Signal::SIGTERM);
+                    // SIGPWR: the engine stops its containers in order, each with its own signal, and ends.
+                    sys::signal(pid, Signal::SIGPWR);
                     if tokio::time::timeout(grace, &mut ended).await.is_err() {
                         say("the engine did not stop in time and is killed");
                         sys::signal(pid, Signal::SIGKILL);

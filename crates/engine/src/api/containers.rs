@@ -74,7 +74,7 @@ fn signal(call: &Call) -> Result<Option<i32>> {
 pub async fn stop(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let handle = engine.containers.find(call.param(0))?;
     let (signal, timeout) = (signal(&call)?, call.number("t")?);
-    handle.ask(|reply| Command::Stop { signal, timeout, reply }).await??;
+    handle.ask(|reply| Command::Stop { signal, timeout, by_user: true, reply }).await??;
     Ok(Reply::no_content())
 }
 

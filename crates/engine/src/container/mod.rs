@@ -159,6 +159,9 @@ pub enum Command {
     Stop {
         signal: Option<i32>,
         timeout: Option<i64>,
+        /// A person wants it to stay stopped; else the machine goes down, and its restart policy brings it back at
+        /// the next boot.
+        by_user: bool,
         reply: oneshot::Sender<Result<()>>,
     },
     Restart {

@@ -172,13 +172,13 @@ impl Task {
                 tell(reply, result);
                 return !gone;
             }
-            Command::Stop { signal, timeout, reply } => match &mut self.state {
+            Command::Stop { signal, timeout, by_user, reply } => match &mut self.state {
                 State::Running(_) => {
-                    self.record.stopped_by_user = true;
+                    self.record.stopped_by_user = by_user;
                     self.begin_stop(signal, timeout).await.waiters.push(reply);
                 }
                 State::Waiting(_) => {
-                    self.record.stopped_by_user = true;
+                    self.record.stopped_by_user = by_user;
                     self.state = State::Idle;
                     self.publish(Status::Exited);
                     tell(reply, Ok(()));
@@ -473,6 +473,7 @@ impl Task {
         }
         let died = [("exitCode", exit.code.to_string()), ("execDuration", ran_for.as_secs().to_string())];
         self.emit("die", &died);
+        let was_stopped = stopping.is_some();
         let Stopping { waiters, restart, mut remove, .. } = stopping.unwrap_or_default();
         if !waiters.is_empty() || !restart.is_empty() {
             self.emit("stop", &[]);
@@ -488,7 +489,7 @@ impl Task {
             waiters.into_iter().for_each(|reply| tell(reply, Ok(())));
             return true;
         }
-        if remove.is_empty() && !self.record.stopped_by_user && self.policy_restarts(exit.code) {
+        if !was_stopped && !self.record.stopped_by_user && self.policy_restarts(exit.code) {
             if ran_for > RESTART_CALM {
                 self.back_off = RESTART_FIRST;
             }
