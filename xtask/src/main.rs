@@ -3,6 +3,7 @@
 mod cpio;
 mod debian;
 mod image;
+mod licences;
 mod modules;
 mod run;
 mod setup;

@@ -5,8 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::stage;
-use crate::{target_dir, tools, workspace};
+use crate::{licences, stage, target_dir, tools, workspace};
 
 /// How much is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,6 +51,8 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         c
     };
     if filter.is_none() {
+        eprintln!("== licences");
+        licences::check()?;
         run_step("format", cargo().args(["fmt", "--all", "--check"]))?;
         run_step(
             "lints",
