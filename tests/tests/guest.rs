@@ -200,6 +200,12 @@ fn ports_are_the_hosts() {
     second.fails(125, "port is already allocated");
     machine.docker(&["run", "-d", "--name", "random", "-P", "coracle/welcome"]).ok();
     let port = machine.docker(&["port", "random", "80/tcp"]).ok();
+    let numbers: Vec<&str> = port.lines().map(|l| l.rsplit(':').next().unwrap()).collect();
+    assert_eq!(numbers.len(), 2, "{port}");
+    assert_eq!(numbers[0], numbers[1], "both families have the same number");
+    let numbers: Vec<&str> = port.lines().map(|l| l.rsplit(':').next().unwrap()).collect();
+    assert_eq!(numbers.len(), 2, "{port}");
+    assert_eq!(numbers[0], numbers[1], "both families have the same number");
     let port = port.lines().next().unwrap().rsplit(':').next().unwrap().to_owned();
     eventually("the random port", || machine.curl(&format!("http://127.0.0.1:{port}/")).code == Some(0));
 }

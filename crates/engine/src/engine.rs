@@ -18,7 +18,7 @@ use network::Ports;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{EngineConfig, Paths};
-use crate::container::{Command, Containers, LastRun, Record, task};
+use crate::container::{Command, Containers, LastRun, Record, create, task};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exec::Execs;
@@ -133,6 +133,7 @@ impl Engine {
     }
 
     async fn find_containers(self: &Arc<Self>) -> Result<()> {
+        let (mut ports, mut found) = (Vec::new(), Vec::new());
         for (id, mut record) in self.store.all::<Record>(Kind::Container).await? {
             let mut running = None;
             match self.runtime.reconnect(&id).await {
@@ -164,6 +165,17 @@ impl Engine {
                 self.discard_leftover(&record).await;
                 continue;
             }
+            let address = record.last.members.iter().find_map(|m| m.address);
+            if let Some(address) = address.filter(|_| !record.last.ports.is_empty()) {
+                ports.push((id.clone(), create::ports_again(&record.last.ports, address.addr())));
+            }
+            found.push((id, record, running));
+        }
+        // Before the tasks start: one that finds its container ended closes what is open by then.
+        for (id, e) in self.ports.restore(ports).await {
+            tracing::error!("container {id} lost its ports: {e}");
+        }
+        for (id, record, running) in found {
             self.containers.reserve_name(&record.name, &id)?;
             let handle = task::spawn(self, record, running);
             self.containers.insert(&id, handle);

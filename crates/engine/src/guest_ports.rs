@@ -23,6 +23,7 @@ const QUEUE: usize = 256;
 enum Ask {
     Open { owner: String, requests: Vec<PortRequest>, reply: oneshot::Sender<Result<Vec<Binding>>> },
     Close { owner: String, reply: oneshot::Sender<()> },
+    Restore { all: Vec<(String, Vec<PortRequest>)>, reply: oneshot::Sender<Vec<(String, Error)>> },
 }
 
 /// Asks the host for ports, through the guest's agent.
@@ -56,6 +57,13 @@ impl Ports for GuestPorts {
         })
     }
 
+    fn restore(
+        &self,
+        all: Vec<(String, Vec<PortRequest>)>,
+    ) -> Pin<Box<dyn Future<Output = Vec<(String, Error)>> + Send + '_>> {
+        Box::pin(self.ask_to_restore(all))
+    }
+
     fn close<'a>(&'a self, owner: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
@@ -64,6 +72,16 @@ impl Ports for GuestPorts {
                 let _ = answer.await;
             }
         })
+    }
+}
+
+impl GuestPorts {
+    async fn ask_to_restore(&self, all: Vec<(String, Vec<PortRequest>)>) -> Vec<(String, Error)> {
+        let (reply, answer) = oneshot::channel();
+        if self.asks.send(Ask::Restore { all, reply }).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
     }
 }
 
@@ -76,14 +94,17 @@ struct Owner {
 
 impl Owner {
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
-        // The host may still hold ports of an engine that died: the empty set takes them back. Containers that
-        // are found running ask for theirs right after.
         while let Some(ask) = asks.recv().await {
             match ask {
                 Ask::Open { owner, requests, reply } => {
                     let result = self.open(&owner, requests).await;
                     // The one that asked may have gone away.
                     let _ = reply.send(result);
+                }
+                Ask::Restore { all, reply } => {
+                    let failed = self.restore(all).await;
+                    // The one that asked may have gone away.
+                    let _ = reply.send(failed);
                 }
                 Ask::Close { owner, reply } => {
                     if self.wanted.remove(&owner).is_some()
@@ -98,7 +119,57 @@ impl Owner {
         }
     }
 
-    async fn open(&mut self, owner: &str, requests: Vec<PortRequest>) -> Result<Vec<Binding>> {
+    /// One set for all: the host may still hold ports of an engine that died, and closes those that are in it no
+    /// more, even when none is.
+    async fn restore(&mut self, all: Vec<(String, Vec<PortRequest>)>) -> Vec<(String, Error)> {
+        self.wanted = all.into_iter().collect();
+        match self.say().await {
+            Ok(outcome) => {
+                let bound = |(owner, requests): (&String, &Vec<PortRequest>)| {
+                    bindings(owner, requests, &outcome).err().map(|e| (owner.clone(), e))
+                };
+                self.wanted.iter().filter_map(bound).collect()
+            }
+            Err(e) => {
+                let unheard =
+                    Error::new(Code::Internal, format!("the host could not be asked for ports: {e}"));
+                self.wanted.keys().map(|owner| (owner.clone(), unheard.clone())).collect()
+            }
+        }
+    }
+
+    /// A port to be chosen gets the same number for IPv4 and IPv6, as with dockerd: the second family is asked for
+    /// once the first has its number.
+    async fn open(&mut self, owner: &str, mut requests: Vec<PortRequest>) -> Result<Vec<Binding>> {
+        let asked = requests.clone();
+        let twin_of =
+            |all: &[PortRequest], n: usize| all[..n].iter().position(|first| first.is_twin(&all[n]));
+        let twins: Vec<(usize, usize)> =
+            (0..requests.len()).filter_map(|n| twin_of(&requests, n).map(|first| (n, first))).collect();
+        if twins.is_empty() {
+            return self.open_now(owner, requests).await;
+        }
+        let firsts: Vec<PortRequest> = (0..requests.len())
+            .filter(|n| !twins.iter().any(|(twin, _)| twin == n))
+            .map(|n| requests[n].clone())
+            .collect();
+        for binding in self.open_now(owner, firsts).await? {
+            for (n, request) in requests.iter_mut().enumerate() {
+                if asked[n] == binding.request || binding.request.is_twin(&asked[n]) {
+                    request.host_port = binding.host_port;
+                }
+            }
+        }
+        self.wanted.remove(owner);
+        let bound = self.open_now(owner, requests).await?;
+        Ok(bound
+            .into_iter()
+            .zip(asked)
+            .map(|(b, request)| Binding { request, host_port: b.host_port })
+            .collect())
+    }
+
+    async fn open_now(&mut self, owner: &str, requests: Vec<PortRequest>) -> Result<Vec<Binding>> {
         let clash =
             requests.iter().find(|r| {
                 r.host_port != 0

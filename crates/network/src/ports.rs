@@ -44,6 +44,20 @@ pub struct PortRequest {
     pub target: SocketAddr,
 }
 
+impl PortRequest {
+    /// Whether both ask for any one number, for the same port of the container, on all addresses of the two
+    /// families: such a pair gets the same number.
+    pub fn is_twin(&self, other: &Self) -> bool {
+        self.protocol == other.protocol
+            && self.target == other.target
+            && self.host_port == 0
+            && other.host_port == 0
+            && self.host_ip.is_unspecified()
+            && other.host_ip.is_unspecified()
+            && self.host_ip.is_ipv4() != other.host_ip.is_ipv4()
+    }
+}
+
 /// One port given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
@@ -62,6 +76,9 @@ pub trait Ports: Send + Sync {
     fn open<'a>(&'a self, owner: &'a str, requests: Vec<PortRequest>) -> Answer<'a, Result<Vec<Binding>>>;
     /// Closes what `owner` has; nothing is fine.
     fn close<'a>(&'a self, owner: &'a str) -> Answer<'a, ()>;
+    /// What was open before a restart, for all owners at once: a port that stays is never closed in between. Called
+    /// once, before anything is opened. Answers what could not be had, by owner.
+    fn restore(&self, all: Vec<(String, Vec<PortRequest>)>) -> Answer<'_, Vec<(String, Error)>>;
 }
 
 /// Connections through one published port at once; more wait to be accepted.
@@ -95,7 +112,7 @@ impl Ports for LocalPorts {
             for mut request in requests {
                 let asked = request.clone();
                 if request.host_port == 0
-                    && let Some(twin) = bindings.iter().find(|b| same_port(&b.request, &request))
+                    && let Some(twin) = bindings.iter().find(|b| b.request.is_twin(&request))
                 {
                     // The same port on the other address family gets the same number, as with dockerd.
                     request.host_port = twin.host_port;
@@ -112,6 +129,18 @@ impl Ports for LocalPorts {
         })
     }
 
+    fn restore(&self, all: Vec<(String, Vec<PortRequest>)>) -> Answer<'_, Vec<(String, Error)>> {
+        Box::pin(async move {
+            let mut failed = Vec::new();
+            for (owner, requests) in all {
+                if let Err(e) = self.open(&owner, requests).await {
+                    failed.push((owner, e));
+                }
+            }
+            failed
+        })
+    }
+
     fn close<'a>(&'a self, owner: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             let closed = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(owner);
@@ -124,15 +153,6 @@ impl Ports for LocalPorts {
             }
         })
     }
-}
-
-fn same_port(a: &PortRequest, b: &PortRequest) -> bool {
-    a.protocol == b.protocol
-        && a.target.port() == b.target.port()
-        && a.host_port == b.host_port
-        && a.host_ip.is_unspecified()
-        && b.host_ip.is_unspecified()
-        && a.host_ip.is_ipv4() != b.host_ip.is_ipv4()
 }
 
 fn refused(request: &PortRequest, e: &std::io::Error) -> Error {

@@ -688,13 +688,6 @@ impl Task {
                 Err(e) => tracing::error!("container {} has no name server: {e}", self.record.name),
             }
         }
-        let address = run.members.iter().find_map(|m| m.address);
-        if let Some(address) = address {
-            let requests = create::ports_again(&self.record.last.ports, address.addr());
-            if let Err(e) = self.engine.ports.open(&self.record.id, requests).await {
-                tracing::error!("container {}: {e}", self.record.name);
-            }
-        }
         self.state = State::Running(Box::new(run));
     }
 
