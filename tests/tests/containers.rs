@@ -156,6 +156,21 @@ fn exec_runs_beside_the_container() {
 }
 
 #[test]
+fn no_exit_code_of_an_exec_is_lost() {
+    // The client asks for it as soon as the output ends; under load that was before the engine knew.
+    let engine = Engine::with_busybox();
+    engine.docker(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    let execs: Vec<_> = (0..40)
+        .map(|_| {
+            engine.command(&["exec", "box", "sh", "-c", "exit 5"]).stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut child in execs {
+        assert_eq!(child.wait().unwrap().code(), Some(5));
+    }
+}
+
+#[test]
 fn a_container_is_confined_as_dockers_are() {
     let engine = Engine::with_busybox();
     let status = engine.docker(&["run", "--rm", "busybox", "cat", "/proc/self/status"]).ok();

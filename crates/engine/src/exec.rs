@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::error::{Error, Result};
 
 /// How long an ended exec can still be inspected.
@@ -55,22 +57,24 @@ pub struct Exec {
     pub container: String,
     /// What was asked.
     pub config: ExecConfig,
-    state: Mutex<ExecState>,
+    state: watch::Sender<ExecState>,
 }
 
 impl Exec {
     /// A snapshot of what it does.
     pub fn state(&self) -> ExecState {
-        self.lock().clone()
+        self.state.borrow().clone()
     }
 
     /// Changes what it does.
     pub fn set(&self, state: ExecState) {
-        *self.lock() = state;
+        self.state.send_replace(state);
     }
 
-    fn lock(&self) -> MutexGuard<'_, ExecState> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Resolves when it has ended.
+    pub async fn ended(&self) {
+        // The sender is ours: it does not go away meanwhile.
+        let _ = self.state.subscribe().wait_for(|s| matches!(s, ExecState::Exited { .. })).await;
     }
 }
 
@@ -91,11 +95,11 @@ impl Execs {
             id: crate::names::random_id(),
             container: container.to_owned(),
             config,
-            state: Mutex::new(ExecState::Created),
+            state: watch::channel(ExecState::Created).0,
         });
         let mut all = self.lock();
         all.retain(
-            |_, e| !matches!(&*e.lock(), ExecState::Exited { at, .. } if at.elapsed() > KEPT_AFTER_END),
+            |_, e| !matches!(e.state(), ExecState::Exited { at, .. } if at.elapsed() > KEPT_AFTER_END),
         );
         all.insert(exec.id.clone(), exec.clone());
         exec
@@ -109,7 +113,7 @@ impl Execs {
     /// Ids of the execs of a container that run.
     pub fn running_in(&self, container: &str) -> Vec<String> {
         let all = self.lock();
-        let runs = |e: &&Arc<Exec>| e.container == container && matches!(&*e.lock(), ExecState::Running(_));
+        let runs = |e: &&Arc<Exec>| e.container == container && matches!(e.state(), ExecState::Running(_));
         all.values().filter(runs).map(|e| e.id.clone()).collect()
     }
 

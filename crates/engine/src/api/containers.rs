@@ -593,8 +593,9 @@ pub fn detach_keys(text: &str) -> Result<Option<Vec<u8>>> {
         .ok_or_else(|| Error::invalid(format!("Invalid detach keys ({text}) provided")))
 }
 
-/// Moves bytes both ways until the output ends. The client's end of input is the process's.
-pub async fn pump(io: Hijacked, attachment: runtime::Attachment) {
+/// Moves bytes both ways until the output ends, then waits for `ended` before it tells the client. The client's end of
+/// input is the process's.
+pub async fn pump(io: Hijacked, attachment: runtime::Attachment, ended: impl Future<Output = ()>) {
     let (mut from_client, mut to_client) = tokio::io::split(io);
     let runtime::Attachment { mut reader, mut writer } = attachment;
     let input = async {
@@ -609,6 +610,7 @@ pub async fn pump(io: Hijacked, attachment: runtime::Attachment) {
         if let Err(e) = tokio::io::copy(&mut reader, &mut to_client).await {
             tracing::debug!("output: {e}");
         }
+        ended.await;
         if let Err(e) = to_client.shutdown().await {
             tracing::debug!("end of output: {e}");
         }
@@ -666,7 +668,7 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
                 }
                 // Until the container starts; never, when it is removed before.
                 if let Ok(attachment) = answer.await {
-                    pump(io, attachment).await;
+                    pump(io, attachment, std::future::ready(())).await;
                 }
             })
         }),

@@ -1,7 +1,7 @@
 //! Operations of the tag Exec.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -14,6 +14,9 @@ use crate::container::spec;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::exec::{Exec, ExecConfig, ExecState};
+
+/// How long after its output a process may take to end before the client is told that the output has.
+const EXIT_AFTER_OUTPUT: Duration = Duration::from_secs(3);
 
 pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let handle = engine.containers.find(call.param(0))?;
@@ -92,7 +95,13 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             if tty { RAW } else { MULTIPLEXED },
             Box::new(move |io| {
                 Box::pin(async move {
-                    pump(io, attachment).await;
+                    // The client asks for the exit code as soon as the output ends: it must be there by then.
+                    let ended = async {
+                        if tokio::time::timeout(EXIT_AFTER_OUTPUT, exec.ended()).await.is_err() {
+                            tracing::debug!("exec {} goes on without its output", exec.id);
+                        }
+                    };
+                    pump(io, attachment, ended).await;
                 })
             }),
         )),
