@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::containers::{MULTIPLEXED, RAW, detach_keys, pump, running, size};
+use super::hijack::Hijacked;
 use super::reply::Reply;
 use super::request::Call;
-use crate::container::spec;
+use crate::container::{Record, spec};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::exec::{Exec, ExecConfig, ExecState};
@@ -69,7 +70,17 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         .await;
     let started = match started {
         Ok(started) => Arc::new(started),
-        Err(e) => return not_started(&exec, e, tty, body.detach),
+        Err(e) => {
+            let e = not_started(&exec, e);
+            if body.detach {
+                return Err(e);
+            }
+            let kind = if tty { RAW } else { MULTIPLEXED };
+            return Ok(Reply::Hijack(
+                kind,
+                Box::new(move |io| Box::pin(async move { say(io, &e, tty).await })),
+            ));
+        }
     };
     let attachment = if body.detach {
         None
@@ -82,67 +93,74 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         };
         Some(started.attach(want).await.map_err(failed)?)
     };
-    exec.set(ExecState::Running(started.clone()));
-    let action = format!("exec_start: {}", config.cmd.join(" "));
-    engine.container_event(&record, &action, &[("execID", exec.id.clone())]);
-    if let Err(e) = started.start().await {
-        return not_started(&exec, e, tty, body.detach);
-    }
-    watch(&engine, &exec, record, started);
-    match attachment {
-        None => Ok(Reply::Empty(StatusCode::OK)),
-        Some(attachment) => Ok(Reply::Hijack(
-            if tty { RAW } else { MULTIPLEXED },
-            Box::new(move |io| {
-                Box::pin(async move {
-                    // The client asks for the exit code as soon as the output ends: it must be there by then.
-                    let ended = async {
-                        if tokio::time::timeout(EXIT_AFTER_OUTPUT, exec.ended()).await.is_err() {
-                            tracing::debug!("exec {} goes on without its output", exec.id);
-                        }
-                    };
-                    pump(io, attachment, ended).await;
-                })
-            }),
-        )),
-    }
-}
-
-/// A program that is not there: told on the stream, as dockerd does, with the exit code in the exec's record.
-fn not_started(exec: &Exec, e: runtime::Error, tty: bool, detach: bool) -> Result<Reply> {
-    let code = match e.code() {
-        runtime::Code::NotFound => 127,
-        _ => 126,
+    let Some(attachment) = attachment else {
+        exec.set(ExecState::Running(started.clone()));
+        begin(&engine, &exec, &record, started).await?;
+        return Ok(Reply::Empty(StatusCode::OK));
     };
-    exec.set(ExecState::Exited { code, pid: 0, at: Instant::now() });
-    let e = failed(e);
-    if detach {
-        return Err(e);
-    }
-    let mut words = format!("{e}\r\n").into_bytes();
-    if !tty {
-        let length = (words.len() as u32).to_be_bytes();
-        words.splice(0..0, [1, 0, 0, 0, length[0], length[1], length[2], length[3]]);
-    }
+    exec.set(ExecState::Running(started.clone()));
     Ok(Reply::Hijack(
         if tty { RAW } else { MULTIPLEXED },
-        Box::new(move |mut io| {
+        // Started only after the head is sent: docker-py loses output that comes together with it.
+        Box::new(move |io| {
             Box::pin(async move {
-                // The client may have gone away.
-                let _ = io.write_all(&words).await;
-                let _ = io.shutdown().await;
+                match begin(&engine, &exec, &record, started).await {
+                    Ok(()) => pump(io, attachment, told(&exec)).await,
+                    Err(e) => say(io, &e, tty).await,
+                }
             })
         }),
     ))
 }
 
-/// Notes the exec's end when it comes.
-fn watch(
+/// Lets the process go, and notes its end when it comes.
+async fn begin(
     engine: &Arc<Engine>,
     exec: &Arc<Exec>,
-    record: Arc<crate::container::Record>,
+    record: &Arc<Record>,
     started: Arc<runtime::Exec>,
-) {
+) -> Result<()> {
+    if let Err(e) = started.start().await {
+        return Err(not_started(exec, e));
+    }
+    let action = format!("exec_start: {}", exec.config.cmd.join(" "));
+    engine.container_event(record, &action, &[("execID", exec.id.clone())]);
+    watch(engine, exec, record.clone(), started);
+    Ok(())
+}
+
+/// The exec has ended, or goes on without its output: the client asks for the exit code as soon as the output ends,
+/// and it must be there by then.
+async fn told(exec: &Exec) {
+    if tokio::time::timeout(EXIT_AFTER_OUTPUT, exec.ended()).await.is_err() {
+        tracing::debug!("exec {} goes on without its output", exec.id);
+    }
+}
+
+/// Notes that it did not start; the failure in Docker's words.
+fn not_started(exec: &Exec, e: runtime::Error) -> Error {
+    let code = match e.code() {
+        runtime::Code::NotFound => 127,
+        _ => 126,
+    };
+    exec.set(ExecState::Exited { code, pid: 0, at: Instant::now() });
+    failed(e)
+}
+
+/// Tells a failure on the stream, as dockerd does; the exit code is in the exec's record.
+async fn say(mut io: Hijacked, e: &Error, tty: bool) {
+    let mut words = format!("{e}\r\n").into_bytes();
+    if !tty {
+        let length = (words.len() as u32).to_be_bytes();
+        words.splice(0..0, [1, 0, 0, 0, length[0], length[1], length[2], length[3]]);
+    }
+    // The client may have gone away.
+    let _ = io.write_all(&words).await;
+    let _ = io.shutdown().await;
+}
+
+/// Notes the exec's end when it comes.
+fn watch(engine: &Arc<Engine>, exec: &Arc<Exec>, record: Arc<Record>, started: Arc<runtime::Exec>) {
     let (owner, exec) = (engine.clone(), exec.clone());
     engine.tasks.spawn(async move {
         let code = match started.wait().await {
