@@ -1,5 +1,6 @@
 //! `cargo xtask`: the workspace's own commands.
 
+mod bench;
 mod cpio;
 mod debian;
 mod image;
@@ -33,6 +34,8 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Measure our engine beside a real dockerd
+    Bench(bench::Options),
     /// Build the programs as they are shipped, in target/stage/bin
     Stage,
     /// Make the guest's kernel, initrd and root out of Debian's packages and the staged programs
@@ -64,6 +67,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Task::Test { quick, full, filter } => test::run(test::Tier::of(quick, full), filter.as_deref())?,
+        Task::Bench(options) => bench::run(&options)?,
         Task::Stage => println!("{}", stage::build()?.display()),
         Task::Image { arch, programs, out } => {
             let stage = target_dir().join("stage");
