@@ -158,6 +158,15 @@ struct Bench {
     folder: PathBuf,
 }
 
+/// Who goes first changes with each turn.
+fn order(sides: usize, turn: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..sides).collect();
+    if turn % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
 /// `docker run` with the benchmark's label.
 fn run_args<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&["run", "--label", "coracle-bench"], more].concat()
@@ -181,11 +190,7 @@ impl Bench {
         let mut samples = vec![Vec::new(); 2];
         let warm = usize::from(runs > SLOW_RUNS);
         for turn in 0..runs + warm {
-            let mut order: Vec<usize> = (0..sides.len()).collect();
-            if turn % 2 == 1 {
-                order.reverse();
-            }
-            for n in order {
+            for n in order(sides.len(), turn) {
                 let took = work(sides[n]).with_context(|| format!("row {name:?}"))?;
                 if turn >= warm {
                     samples[n].push(took);
@@ -206,7 +211,8 @@ impl Bench {
             (vec![Vec::new(); 2], vec![Vec::new(); 2], vec![Vec::new(); 2]);
         let (mut rss, mut pss) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);
         for turn in 0..self.runs.min(SLOW_RUNS) {
-            for (n, how) in kinds.iter().enumerate() {
+            for n in order(kinds.len(), turn) {
+                let how = kinds[n];
                 let folder = self.folder.join(format!("fresh-{n}-{turn}"));
                 let first = launch(how, &folder, cli)?;
                 let all = first.side.pid().map(daemon_processes)?;
@@ -215,6 +221,8 @@ impl Bench {
                 pss[n].push(used.iter().map(|m| m.pss as f64).sum::<f64>() / 1024.0);
                 if pulls {
                     let Daemon { side, .. } = &first;
+                    // What the other side just wrote must not be written back at this one's expense.
+                    stage::run(&mut Command::new("sync"))?;
                     let took = side.time(&["pull", "-q", &options.pull])?;
                     ensure!(!side.docker(&["images", "-q"])?.is_empty(), "{}: nothing was pulled", side.name);
                     cold[n].push(took);
@@ -254,9 +262,15 @@ impl Bench {
         }
         let exec = ["exec", "coracle-bench-exec", "true"];
         self.alternate(sides, "exec true", Target::None, runs, |s| s.time(&exec))?;
+        let mut groups = Vec::new();
         for side in sides {
-            let pid = side.container_pid("coracle-bench-exec")?;
-            println!("  cgroups of a container, {}: {}", side.name, sys::controllers(pid)?);
+            groups.push(sys::controllers(side.container_pid("coracle-bench-exec")?)?);
+            println!("  cgroups of a container, {}: {}", side.name, groups[groups.len() - 1]);
+        }
+        if groups.windows(2).any(|g| g[0] != g[1]) {
+            println!(
+                "  THESE DIFFER: in rows that create, start, exec or remove, the two did not do the same work"
+            );
         }
         Ok(())
     }
@@ -271,11 +285,14 @@ impl Bench {
         let (mut up, mut down, mut ps) = (vec![Vec::new(); 2], vec![Vec::new(); 2], vec![Vec::new(); 2]);
         let mut shim = vec![Vec::new(); 2];
         for turn in 0..self.runs.min(SLOW_RUNS) {
-            for (n, side) in sides.iter().enumerate() {
+            for n in order(sides.len(), turn) {
+                let side = sides[n];
+                let mut pids = Vec::new();
                 up[n].push(side.time_parallel(&starts).context("many at once")?);
                 if turn == 0 {
                     for name in &names {
                         let pid = side.container_pid(name)?;
+                        pids.push(pid);
                         let (_, parent) = sys::stat(pid).with_context(|| format!("{name} has ended"))?;
                         shim[n].push(memory(parent)?.pss as f64 / 1024.0);
                     }
@@ -286,6 +303,11 @@ impl Bench {
                 let args: Vec<&str> =
                     ["rm", "-f"].into_iter().chain(names.iter().map(String::as_str)).collect();
                 down[n].push(side.time(&args)?);
+                // Acknowledged means gone: from the list, and the processes too.
+                let left = side.docker(&["ps", "-aq", "--filter", "label=coracle-bench"])?;
+                ensure!(left.lines().count() == 1, "{}: rm left containers: {left}", side.name);
+                let alive = pids.iter().filter(|p| Path::new(&format!("/proc/{p}")).exists()).count();
+                ensure!(alive == 0, "{}: {alive} processes outlive the rm -f of their containers", side.name);
             }
         }
         for (name, unit, target, samples) in [
@@ -318,6 +340,10 @@ impl Bench {
         self.alternate(sides, "logs, 1e6 lines", Target::None, runs, |s| s.time(&args))?;
         let args =
             run_args(&["--rm", "--log-driver", "none", IMAGE, "dd", "if=/dev/zero", "bs=1M", "count=100"]);
+        for side in sides {
+            let got = side.command(&args).output()?.stdout.len();
+            ensure!(got == 100 << 20, "{}: {got} bytes of 100 MB came through attach", side.name);
+        }
         self.alternate(sides, "attach, 100 MB", Target::None, runs, |s| s.time(&args))
     }
 
