@@ -1,5 +1,6 @@
 //! `cargo xtask`: the workspace's own commands.
 
+mod bench;
 mod cpio;
 mod debian;
 mod image;
@@ -38,6 +39,8 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Measure our engine beside a real dockerd
+    Bench(bench::Options),
     /// Build the programs as they are shipped, in target/stage/bin
     Stage,
     /// Fetch the tools of the tests and print the environment that names them
@@ -77,6 +80,7 @@ fn main() -> anyhow::Result<()> {
                 println!("export {variable}='{}'", path.display());
             }
         }
+        Task::Bench(options) => bench::run(&options)?,
         Task::Stage => println!("{}", stage::build()?.display()),
         Task::Image { arch, programs, out } => {
             println!("{}", image_in(&arch, programs, out)?.display());
