@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: our engine beside a real dockerd, measured alternately in one run.
 //!
 //! Ours is the staged engine in namespaces of its own; the peer is whatever serves Docker's API on `--peer SOCKET`.
-//! Both are driven by the same stock CLI, and both get the same image (`coracle-bench`, loaded from one archive).
+//! Both are driven by the same stock CLI, and both get the same image (loaded from one archive).
 //! Rows that need an empty daemon (cold pull, start, idle memory) start one of each kind with a folder of its own:
 //! the peer's by `--peer-daemon CMD`, a shell command that serves on `$BENCH_SOCKET` with its data below
 //! `$BENCH_ROOT`. So nothing of a peer that others use is removed or restarted, both sides pull into an empty folder
@@ -34,8 +34,6 @@ const MANY: usize = 50;
 const SLOW_RUNS: usize = 3;
 /// Lines of the log rows.
 const LINES: &str = "1000000";
-/// The image of all rows but pulls; loaded, and removed afterwards.
-const IMAGE: &str = "coracle-bench:latest";
 
 /// What the command line asks for.
 #[derive(clap::Args)]
@@ -90,7 +88,12 @@ pub fn run(options: &Options) -> Result<()> {
         Some(root) => Some(serve_registry(&sandbox, &tool("CORACLE_TEST_REGISTRY")?, root, folder.path())?),
     };
 
-    let mut bench = Bench { rows: Vec::new(), runs: options.runs.into(), folder: folder.path().into() };
+    let mut bench = Bench {
+        names: Names::of(folder.path())?,
+        rows: Vec::new(),
+        runs: options.runs.into(),
+        folder: folder.path().into(),
+    };
     println!("load average at the start: {}\n{}", load(), report::head());
     let how_ours = Launch::Ours { engine: &engine, sandbox: &sandbox, nft };
     bench.fresh(&how_ours, options, &cli, registry.is_some())?;
@@ -101,9 +104,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut sides = vec![&ours.side];
     let peer = options.peer.as_deref().map(|socket| Side::new("peer", socket, &cli, &peer_folder));
     sides.extend(&peer);
-    let clean = Clean(&sides);
-    clean.all();
-    let archive = image(&tool("CORACLE_TEST_BUSYBOX")?, folder.path())?;
+    let _clean = Clean { sides: &sides, label: bench.names.label.clone(), image: bench.names.image.clone() };
+    let archive = image(&tool("CORACLE_TEST_BUSYBOX")?, &bench.names.image, folder.path())?;
     for side in &sides {
         side.docker(&["load", "-q", "-i", &archive.display().to_string()])?;
     }
@@ -127,12 +129,17 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Takes away what the benchmark made on both sides, also when a row failed.
-struct Clean<'a>(&'a [&'a Side]);
+struct Clean<'a> {
+    sides: &'a [&'a Side],
+    label: String,
+    image: String,
+}
 
-impl Clean<'_> {
-    fn all(&self) {
-        for side in self.0 {
-            let names = side.docker(&["ps", "-aq", "--no-trunc", "--filter", "label=coracle-bench"]);
+impl Drop for Clean<'_> {
+    fn drop(&mut self) {
+        for side in self.sides {
+            let filter = format!("label={}", self.label);
+            let names = side.docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]);
             let names = names.unwrap_or_default();
             let ids: Vec<&str> = names.lines().collect();
             if !ids.is_empty()
@@ -141,18 +148,43 @@ impl Clean<'_> {
                 eprintln!("{e:#}");
             }
             // Not there is fine.
-            let _ = side.docker(&["rmi", "-f", IMAGE]);
+            let _ = side.docker(&["rmi", &self.image]);
         }
     }
 }
 
-impl Drop for Clean<'_> {
-    fn drop(&mut self) {
-        self.all();
+/// What this run calls what it makes. A peer may be shared: two benchmarks at once must not meet in a name, and a
+/// clean-up must find its own things only.
+struct Names {
+    /// Prefix of container names.
+    run: String,
+    /// `key=value`.
+    label: String,
+    /// The image of all rows but pulls.
+    image: String,
+}
+
+impl Names {
+    /// For a run whose folder (unique on this machine) is `folder`.
+    fn of(folder: &Path) -> Result<Self> {
+        let name = folder.file_name().and_then(|n| n.to_str()).context("a plain folder")?;
+        let run = name.to_ascii_lowercase();
+        Ok(Self { label: format!("coracle-bench={name}"), image: format!("{run}:latest"), run })
+    }
+
+    /// A container's name.
+    fn container(&self, what: impl std::fmt::Display) -> String {
+        format!("{}-{what}", self.run)
+    }
+
+    /// `docker run` with this run's label.
+    fn run_args<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        [&["run", "--label", &self.label], more].concat()
     }
 }
 
 struct Bench {
+    names: Names,
     rows: Vec<Row>,
     runs: usize,
     folder: PathBuf,
@@ -165,11 +197,6 @@ fn order(sides: usize, turn: usize) -> Vec<usize> {
         order.reverse();
     }
     order
-}
-
-/// `docker run` with the benchmark's label.
-fn run_args<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&["run", "--label", "coracle-bench"], more].concat()
 }
 
 impl Bench {
@@ -251,20 +278,22 @@ impl Bench {
     }
 
     fn one_container(&mut self, sides: &[&Side]) -> Result<()> {
+        let names = Names::of(&self.folder)?;
         let runs = self.runs;
         self.alternate(sides, "docker version", Target::None, runs, |s| s.time(&["version"]))?;
-        let args = run_args(&["--rm", IMAGE, "true"]);
+        let args = names.run_args(&["--rm", &names.image, "true"]);
         self.alternate(sides, "run --rm true", Target::Ratio(0.6), runs, |s| s.time(&args))?;
-        let args = run_args(&["--rm", "--network", "none", IMAGE, "true"]);
+        let args = names.run_args(&["--rm", "--network", "none", &names.image, "true"]);
         self.alternate(sides, "run --rm --network none true", Target::Ratio(0.5), runs, |s| s.time(&args))?;
+        let target = names.container("exec");
         for side in sides {
-            side.docker(&run_args(&["-d", "--name", "coracle-bench-exec", IMAGE, "sleep", "100000"]))?;
+            side.docker(&names.run_args(&["-d", "--name", &target, &names.image, "sleep", "100000"]))?;
         }
-        let exec = ["exec", "coracle-bench-exec", "true"];
+        let exec = ["exec", &target, "true"];
         self.alternate(sides, "exec true", Target::None, runs, |s| s.time(&exec))?;
         let mut groups = Vec::new();
         for side in sides {
-            groups.push(sys::controllers(side.container_pid("coracle-bench-exec")?)?);
+            groups.push(sys::controllers(side.container_pid(&target)?)?);
             println!("  cgroups of a container, {}: {}", side.name, groups[groups.len() - 1]);
         }
         if groups.windows(2).any(|g| g[0] != g[1]) {
@@ -276,10 +305,11 @@ impl Bench {
     }
 
     fn many(&mut self, sides: &[&Side]) -> Result<()> {
-        let names: Vec<String> = (0..MANY).map(|n| format!("coracle-bench-{n}")).collect();
-        let starts: Vec<Vec<String>> = names
+        let names = Names::of(&self.folder)?;
+        let many: Vec<String> = (0..MANY).map(|n| names.container(n)).collect();
+        let starts: Vec<Vec<String>> = many
             .iter()
-            .map(|name| run_args(&["-d", "--name", name, IMAGE, "sleep", "100000"]))
+            .map(|name| names.run_args(&["-d", "--name", name, &names.image, "sleep", "100000"]))
             .map(|args| args.into_iter().map(str::to_owned).collect())
             .collect();
         let (mut up, mut down, mut ps) = (vec![Vec::new(); 2], vec![Vec::new(); 2], vec![Vec::new(); 2]);
@@ -290,7 +320,7 @@ impl Bench {
                 let mut pids = Vec::new();
                 up[n].push(side.time_parallel(&starts).context("many at once")?);
                 if turn == 0 {
-                    for name in &names {
+                    for name in &many {
                         let pid = side.container_pid(name)?;
                         pids.push(pid);
                         let (_, parent) = sys::stat(pid).with_context(|| format!("{name} has ended"))?;
@@ -301,11 +331,23 @@ impl Bench {
                     ps[n].push(side.time(&["ps"])?);
                 }
                 let args: Vec<&str> =
-                    ["rm", "-f"].into_iter().chain(names.iter().map(String::as_str)).collect();
+                    ["rm", "-f"].into_iter().chain(many.iter().map(String::as_str)).collect();
                 down[n].push(side.time(&args)?);
                 // Acknowledged means gone: from the list, and the processes too.
-                let left = side.docker(&["ps", "-aq", "--filter", "label=coracle-bench"])?;
-                ensure!(left.lines().count() == 1, "{}: rm left containers: {left}", side.name);
+                let format = "{{.Names}}\t{{.Status}}\t{{.Command}}";
+                let list = side.docker(&[
+                    "ps",
+                    "-a",
+                    "--filter",
+                    &format!("label={}", names.label),
+                    "--format",
+                    format,
+                ])?;
+                let left: Vec<&str> = list
+                    .lines()
+                    .filter(|l| !l.starts_with(&format!("{}\t", names.container("exec"))))
+                    .collect();
+                ensure!(left.is_empty(), "{}: containers are left: {}", side.name, left.join("; "));
                 let alive = pids.iter().filter(|p| Path::new(&format!("/proc/{p}")).exists()).count();
                 ensure!(alive == 0, "{}: {alive} processes outlive the rm -f of their containers", side.name);
             }
@@ -324,22 +366,32 @@ impl Bench {
     }
 
     fn streams(&mut self, sides: &[&Side]) -> Result<()> {
+        let names = Names::of(&self.folder)?;
         let runs = self.runs.min(SLOW_RUNS);
-        let args = run_args(&["--name", "coracle-bench-log", IMAGE, "seq", LINES]);
+        let log = names.container("log");
+        let args = names.run_args(&["--name", &log, &names.image, "seq", LINES]);
         self.alternate(sides, "run, 1e6 lines (attach and log)", Target::None, runs, |s| {
-            let _ = s.docker(&["rm", "-f", "coracle-bench-log"]);
+            let _ = s.docker(&["rm", "-f", &log]);
             s.time(&args)
         })?;
         for side in sides {
-            let mut command = side.command(&["logs", "coracle-bench-log"]);
+            let mut command = side.command(&["logs", &log]);
             let out = command.stderr(Stdio::null()).output()?;
             let lines = out.stdout.iter().filter(|b| **b == b'\n').count();
             ensure!(lines.to_string() == LINES, "{}: logs shows {lines} of {LINES} lines", side.name);
         }
-        let args = ["logs", "coracle-bench-log"];
+        let args = ["logs", &log];
         self.alternate(sides, "logs, 1e6 lines", Target::None, runs, |s| s.time(&args))?;
-        let args =
-            run_args(&["--rm", "--log-driver", "none", IMAGE, "dd", "if=/dev/zero", "bs=1M", "count=100"]);
+        let args = names.run_args(&[
+            "--rm",
+            "--log-driver",
+            "none",
+            &names.image,
+            "dd",
+            "if=/dev/zero",
+            "bs=1M",
+            "count=100",
+        ]);
         for side in sides {
             let got = side.command(&args).output()?.stdout.len();
             ensure!(got == 100 << 20, "{}: {got} bytes of 100 MB came through attach", side.name);
@@ -370,10 +422,11 @@ impl Bench {
 
     /// How often each side forces data to disk: create, start, rm of one container.
     fn syncs(&mut self, sides: &[&Side]) -> Result<()> {
+        let names = Names::of(&self.folder)?;
         let tree = Debian::open("bookworm")?.tree("strace", &["strace"])?;
-        let name = "coracle-bench-sync";
+        let name: &str = &names.container("sync");
         let steps: [(&str, Vec<&str>); 3] = [
-            ("create", vec!["create", "--label", "coracle-bench", "--name", name, IMAGE, "true"]),
+            ("create", vec!["create", "--label", &names.label, "--name", name, &names.image, "true"]),
             ("start to exit", vec!["start", "-a", name]),
             ("rm", vec!["rm", name]),
         ];
@@ -404,7 +457,7 @@ impl Bench {
 }
 
 /// An image of busybox alone, as `docker load` takes it.
-fn image(busybox: &Path, folder: &Path) -> Result<PathBuf> {
+fn image(busybox: &Path, name: &str, folder: &Path) -> Result<PathBuf> {
     let root = folder.join("image");
     for name in ["bin", "etc", "tmp", "dev", "proc", "sys", "root"] {
         fs::create_dir_all(root.join(name))?;
@@ -430,15 +483,15 @@ fn image(busybox: &Path, folder: &Path) -> Result<PathBuf> {
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex(&Sha256::digest(fs::read(&layer)?)))] },
     })
     .to_string();
-    let name = format!("{}.json", hex(&Sha256::digest(config.as_bytes())));
-    fs::write(parts.join(&name), config)?;
-    let manifest = json!([{ "Config": name, "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]);
+    let config_name = format!("{}.json", hex(&Sha256::digest(config.as_bytes())));
+    fs::write(parts.join(&config_name), config)?;
+    let manifest = json!([{ "Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"] }]);
     fs::write(parts.join("manifest.json"), manifest.to_string())?;
     let archive = folder.join("image.tar");
     // Named one by one: readers of such archives know no "./".
     let mut whole = Command::new("tar");
     whole.arg("-C").arg(&parts).args(["--numeric-owner", "--owner=0", "--group=0", "-cf"]).arg(&archive);
-    stage::run(whole.args(["manifest.json", &name, "layer.tar"]))?;
+    stage::run(whole.args(["manifest.json", &config_name, "layer.tar"]))?;
     Ok(archive)
 }
 
@@ -471,4 +524,26 @@ fn serve_registry(sandbox: &Sandbox, program: &Path, root: &Path, folder: &Path)
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_runs_share_no_name() {
+        let (a, b) =
+            (Names::of(Path::new("/tmp/coracle-bench-aB1")), Names::of(Path::new("/tmp/coracle-bench-c")));
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_ne!(a.label, b.label);
+        assert_eq!(
+            (a.container("log").as_str(), b.image.as_str()),
+            ("coracle-bench-ab1-log", "coracle-bench-c:latest")
+        );
+    }
+
+    #[test]
+    fn each_side_goes_first_in_turn() {
+        assert_eq!((order(2, 0), order(2, 1), order(1, 1)), (vec![0, 1], vec![1, 0], vec![0]));
+    }
 }
