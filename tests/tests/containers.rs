@@ -259,7 +259,19 @@ fn options_of_run_have_effect() {
         run(&["--privileged", "busybox", "grep", "CapEff", "/proc/self/status"]).len(),
         "CapEff:\t000001ffffffffff".len()
     );
-    engine.docker(&["run", "--rm", "--gpus", "all", "busybox"]).fails(125, "--gpus is not there yet");
+    let first = run(&["--init", "busybox", "sh", "-c", "tr '\\0' ' ' </proc/1/cmdline; echo; echo $$"]);
+    assert!(first.contains("docker-init -- sh") && !first.ends_with("\n1"), "{first}");
+    for (option, value) in [("--gpus", "all"), ("--cgroup-parent", "/x"), ("--volume-driver", "nfs")] {
+        let refused = format!("{option} is not there yet");
+        engine.docker(&["run", "--rm", option, value, "busybox"]).fails(125, &refused);
+    }
+    let other = if std::env::consts::ARCH == "aarch64" { "linux/amd64" } else { "linux/arm64" };
+    let (status, words) = engine.request(
+        "POST",
+        &format!("/containers/create?platform={other}"),
+        Some("{\"Image\":\"busybox\"}"),
+    );
+    assert!(status == 404 && words.contains("does not provide the specified platform"), "{words}");
 }
 
 #[test]

@@ -95,6 +95,9 @@ fn an_image_is_pulled_from_a_registry_and_run() {
             .contains("Status: Image is up to date for 127.0.0.1:5000/box:latest")
     );
     assert_eq!(engine.docker(&["run", "--rm", "127.0.0.1:5000/box"]).ok(), "hello");
+    let (_, listed) = engine.request("GET", "/images/json?shared-size=1", None);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed[0]["SharedSize"], 0, "nothing is shared by one image: {listed}");
     assert_eq!(
         engine.docker(&["images", "-q", "--no-trunc"]).ok(),
         digest,
@@ -139,6 +142,11 @@ fn what_cannot_be_pulled_says_why() {
 fn saved_images_load_again() {
     let engine = Engine::with_busybox();
     let id = engine.docker(&["images", "-q", "--no-trunc", "busybox"]).ok();
+    assert_ne!(
+        engine.docker(&["history", "--format", "{{.Size}}", "busybox"]).ok(),
+        "0B",
+        "a layer has a size"
+    );
     engine.docker(&["tag", "busybox", "mine:1"]).ok();
     let archive = engine.path("saved.tar");
     let archive = archive.to_str().unwrap();

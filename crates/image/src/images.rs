@@ -209,6 +209,12 @@ impl Images {
         blocking(move || store.read(remove::disk_usage)).await
     }
 
+    /// Bytes on disk of an image's unpacked layers, the lowest first; a layer that is not unpacked counts 0.
+    pub async fn layer_sizes(&self, image: &Image) -> Result<Vec<u64>, Error> {
+        let (store, layers) = (self.store.clone(), image.diff_ids.clone());
+        blocking(move || store.read(|db| records::layer_sizes(db, &layers))).await
+    }
+
     /// Bytes on disk that a container wrote (its upper folder).
     pub async fn container_size(&self, key: &str) -> Result<u64, Error> {
         mount::check_key(key)?;

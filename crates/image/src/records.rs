@@ -64,6 +64,15 @@ fn stored(db: &Connection, digest: &str) -> Result<Option<(String, Vec<u8>)>, Er
         .optional()?)
 }
 
+/// Bytes on disk of unpacked layers; 0 for those that are not.
+pub(crate) fn layer_sizes(db: &Connection, diff_ids: &[String]) -> Result<Vec<u64>, Error> {
+    let mut size = db.prepare_cached("SELECT disk_bytes FROM image_layer WHERE diff_id = ?1")?;
+    diff_ids
+        .iter()
+        .map(|id| Ok(size.query_row([id], |r| r.get::<_, i64>(0)).optional()?.unwrap_or(0) as u64))
+        .collect()
+}
+
 /// Names of an image, in full form.
 pub(crate) fn names(db: &Connection, target: &Digest) -> Result<Vec<Reference>, Error> {
     let names: Vec<String> = db

@@ -35,18 +35,27 @@ struct CreateBody {
 
 pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let name = call.get("name").trim_start_matches('/').to_owned();
-    if !matches!(call.get("platform"), "" | "linux" | "linux/amd64" | "linux/arm64") {
-        return Err(Error::not_found(format!(
-            "image with reference was found but does not match the specified platform: wanted {}",
-            call.get("platform")
-        )));
-    }
+    let platform = match call.get("platform") {
+        "" => None,
+        text => Some((text.to_owned(), text.parse::<image::Platform>().map_err(Error::from)?)),
+    };
     let body: Value = call.json().await?;
     let config: Config = super::go_json::from_value(body.clone())?;
     let CreateBody { host_config, networking_config } = super::go_json::from_value(body)?;
     if config.image.is_empty() && config.cmd.is_none() && config.entrypoint.is_none() && config.env.is_empty()
     {
         return Err(Error::invalid("config cannot be empty in order to create a container"));
+    }
+    if let Some((text, wanted)) = platform {
+        let image = engine.images.get(&config.image).await?;
+        if image.os != wanted.os
+            || (!wanted.architecture.is_empty() && image.architecture != wanted.architecture)
+        {
+            return Err(Error::not_found(format!(
+                "image with reference {} was found but does not provide the specified platform ({text})",
+                config.image
+            )));
+        }
     }
     let name = (!name.is_empty()).then_some(name.as_str());
     let made = make::create(&engine, name, config, host_config, networking_config).await?;

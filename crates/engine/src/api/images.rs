@@ -180,7 +180,12 @@ fn or_null(map: &BTreeMap<String, String>) -> Value {
 }
 
 /// The entries of `GET /images/json`.
-pub async fn list_json(engine: &Engine, images: &[image::Image], shared: bool) -> Value {
+pub async fn list_json(engine: &Engine, images: &[image::Image], shared: bool) -> Result<Value> {
+    let mut shared_sizes = BTreeMap::new();
+    if shared {
+        let usage = engine.images.disk_usage().await?;
+        shared_sizes.extend(usage.images.into_iter().map(|i| (i.id.to_string(), i.shared)));
+    }
     let containers = engine.containers.list();
     let entry = |i: &image::Image| {
         let id = i.id.to_string();
@@ -188,13 +193,13 @@ pub async fn list_json(engine: &Engine, images: &[image::Image], shared: bool) -
         json!({
             "Containers": users, "Created": unix(i.created.as_deref()), "Id": id, "Labels": or_null(&i.config.labels),
             "ParentId": "", "RepoDigests": i.repo_digests, "RepoTags": i.repo_tags,
-            "SharedSize": if shared { 0 } else { -1 }, "Size": i.size,
+            "SharedSize": shared_sizes.get(&id).map_or(-1, |s| *s as i64), "Size": i.size,
             "Descriptor": { "mediaType": i.descriptor.media_type, "digest": i.descriptor.digest.to_string(), "size": i.descriptor.size },
         })
     };
     let mut out: Vec<Value> = images.iter().map(entry).collect();
     out.sort_by_key(|v| std::cmp::Reverse(v["Created"].as_i64()));
-    json!(out)
+    Ok(json!(out))
 }
 
 const LIST_FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
@@ -250,7 +255,7 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             });
         }
     }
-    Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size")).await))
+    Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size")).await?))
 }
 
 pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -293,17 +298,20 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 pub async fn history(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let i = engine.images.get(call.param(0)).await?;
+    // Steps that made a layer come in the order of the layers.
+    let mut layers = engine.images.layer_sizes(&i).await?.into_iter();
     let mut out: Vec<Value> = i
         .history
         .iter()
-        .rev()
         .map(|h| {
+            let size = if h.empty_layer { 0 } else { layers.next().unwrap_or(0) };
             json!({
                 "Id": "<missing>", "Created": unix(h.created.as_deref()), "CreatedBy": h.created_by,
-                "Tags": null, "Size": 0, "Comment": h.comment,
+                "Tags": null, "Size": size, "Comment": h.comment,
             })
         })
         .collect();
+    out.reverse();
     if let Some(top) = out.first_mut() {
         top["Id"] = json!(i.id.to_string());
         top["Tags"] = json!(i.repo_tags);

@@ -220,6 +220,26 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
     if !host.storage_opt.is_empty() {
         return missing("--storage-opt");
     }
+    if !host.cgroup_parent.is_empty() {
+        return missing("--cgroup-parent");
+    }
+    if !matches!(host.volume_driver.as_str(), "" | "local") {
+        return missing("--volume-driver");
+    }
+    if !host.blkio_weight_device.is_empty() {
+        return missing("--blkio-weight-device");
+    }
+    if host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0 {
+        return missing("CPU real-time scheduling");
+    }
+    if host.oom_kill_disable == Some(true) {
+        warnings.push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".into());
+        host.oom_kill_disable = None;
+    }
+    if host.memory_swappiness.is_some_and(|s| s != -1) {
+        warnings.push("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.".into());
+        host.memory_swappiness = None;
+    }
     if host.device_requests.as_ref().is_some_and(|d| !d.is_empty()) {
         return missing("--gpus");
     }

@@ -175,7 +175,11 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
 fn process(record: &Record, who: &Identity) -> Result<Process> {
     let (config, host) = (&record.config, &record.host);
     let mut process = Process::default();
-    let mut args = vec![record.path.clone()];
+    let mut args = Vec::new();
+    if host.init == Some(true) {
+        args.extend([runtime::shim::INIT_PATH.to_owned(), "--".to_owned()]);
+    }
+    args.push(record.path.clone());
     args.extend(record.args.iter().cloned());
     process.set_args(Some(args));
     process.set_env(Some(environment(&config.env, &config.hostname, who, config.tty)));
@@ -360,6 +364,11 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
                 *m = mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]);
             }
         }
+    }
+    if host.init == Some(true) {
+        // The shim's program is an init too, under that name; static, so that it runs in any image.
+        let shim = engine.paths.shim.to_string_lossy();
+        list.push(mount(runtime::shim::INIT_PATH, "bind", &shim, &["bind", "rprivate", "ro"]));
     }
     let folder = engine.paths.container(&record.id);
     for name in ["resolv.conf", "hostname", "hosts"] {
