@@ -13,12 +13,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let root = std::path::PathBuf::from(args.first().ok_or("usage: archive ROOT COMMAND ...")?);
     std::fs::create_dir_all(&root)?;
-    let images = Images::open(Config {
-        db: root.join("engine.db"),
-        root: root.clone(),
-        registry_mirrors: Vec::new(),
-        insecure_registries: Vec::new(),
-    })?;
+    let images =
+        Images::open(Config { db: root.join("engine.db"), root: root.clone(), ..Config::default() })?;
     let start = Instant::now();
     let words: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
     match words.as_slice() {

@@ -58,6 +58,15 @@ pub enum Error {
     /// The registry refuses to take or give this.
     #[error("denied: {0}")]
     Denied(String),
+    /// The registry wants us to ask less often.
+    #[error("toomanyrequests: {0}")]
+    RateLimited(String),
+    /// These credentials are none.
+    #[error("Get {url:?}: unauthorized: incorrect username or password")]
+    LoginFailed {
+        /// What was asked for.
+        url: String,
+    },
     /// No manifest in the index fits the platform.
     #[error("no matching manifest for {platform} in the manifest list entries")]
     NoPlatform {
@@ -157,9 +166,9 @@ impl Error {
             | Error::ManifestUnknown(_)
             | Error::PullDenied(_)
             | Error::NoPlatform { .. } => Code::NotFound,
-            Error::Unauthorized { .. } => Code::Unauthorized,
+            Error::Unauthorized { .. } | Error::LoginFailed { .. } => Code::Unauthorized,
             Error::Denied(_) => Code::Denied,
-            Error::Registry { .. } => Code::Unavailable,
+            Error::Registry { .. } | Error::RateLimited(_) => Code::Unavailable,
             Error::Schema1 { .. } | Error::Unsupported(_) => Code::NotImplemented,
             Error::Conflict { .. } => Code::Conflict,
             Error::Canceled => Code::Canceled,

@@ -11,13 +11,13 @@ use crate::pull::{Flights, Puller, permits, settle_later};
 use crate::registry::Registries;
 use crate::store::{Commit, Store};
 use crate::{
-    Digest, DiskUsage, Error, Image, InUse, LoadOptions, Loaded, ProgressSink, PruneOptions, Pruned,
-    PullOptions, Pulled, PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, load, mount,
-    records, remove, save,
+    Credentials, Digest, DiskUsage, Distribution, Error, Found, Image, InUse, LoadOptions, Loaded, NewImage,
+    ProgressSink, Proxies, PruneOptions, Pruned, PullOptions, Pulled, PushOptions, Pushed, Reference,
+    RemoveOptions, Removed, RootFs, load, make, mount, records, remove, save,
 };
 
 /// Where images are kept and where they come from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Config {
     /// Folder of the content; on a file system that overlayfs accepts as upper and lower.
     pub root: PathBuf,
@@ -27,6 +27,10 @@ pub struct Config {
     pub registry_mirrors: Vec<String>,
     /// Registries that may speak plain http or have a certificate nobody knows: `host[:port]` or CIDR blocks.
     pub insecure_registries: Vec<String>,
+    /// Folders like Docker's `certs.d`: certificates by registry.
+    pub certificates: Vec<PathBuf>,
+    /// Proxies on the way to registries.
+    pub proxies: Proxies,
 }
 
 /// All images of one engine. Cheap to clone.
@@ -43,7 +47,7 @@ impl Images {
     /// # Errors
     /// [`Error::NewerFormat`] for the database of a newer program; faults of the disk.
     pub fn open(config: Config) -> Result<Images, Error> {
-        let registries = Arc::new(Registries::new(&config.registry_mirrors, &config.insecure_registries)?);
+        let registries = Arc::new(Registries::new(&config)?);
         let store = Store::open(&config.root, &config.db)?;
         let puller = Puller {
             store: store.clone(),
@@ -79,6 +83,47 @@ impl Images {
         progress: ProgressSink,
     ) -> Result<Pushed, Error> {
         self.puller.push(reference, options, &progress).await
+    }
+
+    /// All tags of a repository at its registry.
+    ///
+    /// # Errors
+    /// What the registry answers, in Docker's words.
+    pub async fn tags(&self, reference: &Reference, auth: Option<Credentials>) -> Result<Vec<String>, Error> {
+        self.puller.registries.repository(reference, auth).tags().await
+    }
+
+    /// What a reference stands for at its registry; nothing is pulled.
+    ///
+    /// # Errors
+    /// What the registry answers, in Docker's words.
+    pub async fn distribution(
+        &self,
+        reference: &Reference,
+        auth: Option<Credentials>,
+    ) -> Result<Distribution, Error> {
+        self.puller.registries.repository(reference, auth).distribution().await
+    }
+
+    /// Proves credentials at a registry (`docker login`); an identity token is to be kept in place of the password.
+    ///
+    /// # Errors
+    /// [`Error::LoginFailed`]; [`Error::Registry`] when it cannot be asked.
+    pub async fn login(
+        &self,
+        server: &str,
+        user: &str,
+        credentials: &Credentials,
+    ) -> Result<Option<String>, Error> {
+        self.puller.registries.login(server, user, credentials).await
+    }
+
+    /// Searches Docker Hub, or the registry the term begins with.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] when it cannot be asked.
+    pub async fn search(&self, term: &str, limit: u32) -> Result<Vec<Found>, Error> {
+        self.puller.registries.search(term, limit).await
     }
 
     /// All images, the newest first.
@@ -203,6 +248,23 @@ impl Images {
         out.shutdown().await.map_err(|e| Error::Layer(archive::Error::Write(e)))
     }
 
+    /// The manifest a root file system was made from; `None` before it was first mounted.
+    pub async fn mounted_manifest(&self, key: &str) -> Result<Option<Digest>, Error> {
+        let (store, key) = (self.store.clone(), key.to_string());
+        blocking(move || store.read(|db| mount::manifest(db, &key))).await
+    }
+
+    /// Makes an image of what is here (`docker import`, `docker commit`); its ID is its manifest's digest.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] for the base; [`Error::Layer`] for an archive that is none. Nothing is left behind.
+    pub async fn make(&self, image: NewImage) -> Result<Digest, Error> {
+        let store = self.store.clone();
+        let id = blocking(move || make::make(&store, image)).await?;
+        settle_later(&self.store);
+        Ok(id)
+    }
+
     /// What images use of the disk.
     pub async fn disk_usage(&self) -> Result<DiskUsage, Error> {
         let store = self.store.clone();
@@ -220,6 +282,14 @@ impl Images {
         mount::check_key(key)?;
         let (store, key) = (self.store.clone(), key.to_string());
         blocking(move || remove::container_size(&store, &key)).await
+    }
+
+    /// Reads what a URL stands for, as `docker import URL` does; redirects are followed, proxies used.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] when it cannot be had.
+    pub async fn open_url(&self, url: &str) -> Result<impl AsyncRead + Send + Unpin + use<>, Error> {
+        self.puller.registries.open_url(url).await
     }
 
     /// Makes the root file system of a container, unpacking layers that are not. `image` is an image's ID or the
