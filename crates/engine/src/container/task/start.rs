@@ -40,7 +40,7 @@ impl Task {
         }
     }
 
-    pub(super) async fn bring_up(&mut self) -> std::result::Result<Run, StartError> {
+    async fn bring_up(&mut self) -> std::result::Result<Run, StartError> {
         let engine = self.engine.clone();
         let id = self.record.id.clone();
         let rootfs =
@@ -74,7 +74,7 @@ impl Task {
         }
     }
 
-    pub(super) async fn connect_and_start(
+    async fn connect_and_start(
         &mut self,
         run: &mut Run,
         ports: &mut Vec<PublishedPort>,
