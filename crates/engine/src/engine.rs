@@ -18,7 +18,7 @@ use network::Ports;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{EngineConfig, Paths};
-use crate::container::{Command, Containers, LastRun, Record, create, task};
+use crate::container::{Command, Containers, LastRun, Record, ports, task};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exec::Execs;
@@ -171,7 +171,7 @@ impl Engine {
             }
             let address = record.last.members.iter().find_map(|m| m.address);
             if let Some(address) = address.filter(|_| !record.last.ports.is_empty()) {
-                ports.push((id.clone(), create::ports_again(&record.last.ports, address.addr())));
+                ports.push((id.clone(), ports::ports_again(&record.last.ports, address.addr())));
             }
             found.push((id, record, running));
         }
