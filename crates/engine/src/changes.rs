@@ -5,7 +5,7 @@
 //! configuration's own environment; a list in JSON, or else a line for the shell.
 
 use crate::container::config::{Config, Empty, Healthcheck};
-use crate::container::create::parse_signal;
+use crate::container::signal::parse_signal;
 use crate::error::{Error, Result};
 use crate::time;
 

@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         ["save", file, names @ ..] => {
             let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
-            images.save(&names, tokio::fs::File::create(file).await?).await?;
+            images.save(&names, None, tokio::fs::File::create(file).await?).await?;
         }
         ["mount", name, key] => {
             let rootfs = images.mount(&images.get(name).await?.id, key).await?;

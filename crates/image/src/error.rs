@@ -73,6 +73,16 @@ pub enum Error {
         /// What was wanted.
         platform: String,
     },
+    /// The image is here, but not for this platform.
+    #[error(
+        "image with reference {image} was found but does not provide the specified platform ({platform})"
+    )]
+    PlatformNotHere {
+        /// As it was asked for.
+        image: String,
+        /// What was wanted.
+        platform: String,
+    },
     /// An image format from before 2016.
     #[error(
         "{reference} uses Docker image manifest schema 1, which is no longer served: push it again with a current docker"
@@ -165,7 +175,8 @@ impl Error {
             | Error::NoLocalImage(_)
             | Error::ManifestUnknown(_)
             | Error::PullDenied(_)
-            | Error::NoPlatform { .. } => Code::NotFound,
+            | Error::NoPlatform { .. }
+            | Error::PlatformNotHere { .. } => Code::NotFound,
             Error::Unauthorized { .. } | Error::LoginFailed { .. } => Code::Unauthorized,
             Error::Denied(_) => Code::Denied,
             Error::Registry { .. } | Error::RateLimited(_) => Code::Unavailable,

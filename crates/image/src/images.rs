@@ -11,9 +11,9 @@ use crate::pull::{Flights, Puller, permits, settle_later};
 use crate::registry::Registries;
 use crate::store::{Commit, Store};
 use crate::{
-    Credentials, Digest, DiskUsage, Distribution, Error, Found, Image, InUse, LoadOptions, Loaded, NewImage,
-    ProgressSink, Proxies, PruneOptions, Pruned, PullOptions, Pulled, PushOptions, Pushed, Reference,
-    RemoveOptions, Removed, RootFs, load, make, mount, records, remove, save,
+    Credentials, Digest, DiskUsage, Distribution, Error, Found, Image, InUse, LoadOptions, Loaded,
+    ManifestSummary, NewImage, Platform, ProgressSink, Proxies, PruneOptions, Pruned, PullOptions, Pulled,
+    PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, load, make, mount, records, remove, save,
 };
 
 /// Where images are kept and where they come from.
@@ -147,6 +147,32 @@ impl Images {
         .await
     }
 
+    /// The same as one of its platforms describes it.
+    ///
+    /// # Errors
+    /// As [`get`](Images::get); [`Error::PlatformNotHere`].
+    pub async fn get_for(&self, name_or_id: &str, platform: &Platform) -> Result<Image, Error> {
+        let (store, text, platform) = (self.store.clone(), name_or_id.to_string(), platform.clone());
+        blocking(move || {
+            store.read(|db| {
+                let (id, _) = records::find(db, &text)?;
+                records::image_for(db, &id, Some(&platform)).map_err(|e| match e {
+                    Error::PlatformNotHere { platform, .. } => {
+                        Error::PlatformNotHere { image: text, platform }
+                    }
+                    e => e,
+                })
+            })
+        })
+        .await
+    }
+
+    /// The manifests of an image: those of all platforms, here or not, and attestations.
+    pub async fn manifests(&self, id: &Digest) -> Result<Vec<ManifestSummary>, Error> {
+        let (store, id) = (self.store.clone(), *id);
+        blocking(move || store.read(|db| records::manifests(db, &id))).await
+    }
+
     /// Gives an image another name; a name in use moves.
     ///
     /// # Errors
@@ -227,17 +253,19 @@ impl Images {
         Ok(loaded)
     }
 
-    /// Writes images as one archive, which both Docker and tools for OCI layouts read.
+    /// Writes images as one archive, which both Docker and tools for OCI layouts read; of indexes only the manifest
+    /// of a platform, where one is given.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`] before the first byte is written.
+    /// [`Error::NoSuchImage`] and [`Error::PlatformNotHere`] before the first byte is written.
     pub async fn save(
         &self,
         names: &[String],
+        platform: Option<Platform>,
         mut out: impl AsyncWrite + Send + Unpin + 'static,
     ) -> Result<(), Error> {
         let (store, names) = (self.store.clone(), names.to_vec());
-        let plan = blocking(move || save::plan(&store, &names)).await?;
+        let plan = blocking(move || save::plan(&store, &names, platform.as_ref())).await?;
         let store = self.store.clone();
         let mut out = blocking(move || {
             let mut bridge = SyncIoBridge::new(&mut out);

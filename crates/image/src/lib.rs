@@ -38,7 +38,7 @@ pub use mount::RootFs;
 pub use platform::Platform;
 pub use pull::{Progress, ProgressSink, PullOptions, Pulled};
 pub use push::{PushOptions, Pushed};
-pub use records::Image;
+pub use records::{Image, ManifestKind, ManifestSummary};
 pub use reference::Reference;
 pub use registry::{Credentials, Distribution, Found, Proxies};
 pub use remove::{DiskUsage, ImageUsage, ImageUse, InUse, PruneOptions, Pruned, RemoveOptions, Removed};

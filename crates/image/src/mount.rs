@@ -54,7 +54,7 @@ pub(crate) fn manifest(db: &Connection, key: &str) -> Result<Option<Digest>, Err
         .prepare_cached("SELECT manifest FROM image_mount WHERE key = ?1")?
         .query_row([key], |r| r.get(0))
         .optional()?;
-    Ok(found.map(|m| m.parse()).transpose()?)
+    found.map(|m| m.parse()).transpose()
 }
 
 type Chain = Vec<(Digest, Option<Digest>)>;

@@ -47,7 +47,7 @@ async fn loaded(images: &Images, text: &str, tags: &[&str]) -> Digest {
 async fn save(images: &Images, names: &[&str]) -> Vec<u8> {
     let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
     let file = tempfile::NamedTempFile::new().unwrap();
-    images.save(&names, tokio::fs::File::create(file.path()).await.unwrap()).await.unwrap();
+    images.save(&names, None, tokio::fs::File::create(file.path()).await.unwrap()).await.unwrap();
     std::fs::read(file.path()).unwrap()
 }
 
@@ -124,6 +124,7 @@ async fn layers_are_shared_and_whiteouts_hide() {
     assert_eq!(recorded.count("Already exists"), 1);
     assert_eq!(place.names("layers").len(), 3, "the base is unpacked once");
     let rootfs = images.mount(&two, "c").await.unwrap();
+    // Two layers, and the one below every image.
     assert_eq!(rootfs.lower.len(), 3);
     assert_eq!(in_rootfs(&rootfs, "ls d o; cat keep"), "d:\n\no:\nnew\n1");
     let usage = images.disk_usage().await.unwrap();
@@ -338,7 +339,7 @@ async fn what_is_no_archive_of_images_loads_nothing() {
         place.settled().await;
     }
     let place = Place::new();
-    let missing = place.open().save(&["nope".to_string()], tokio::io::sink()).await.unwrap_err();
+    let missing = place.open().save(&["nope".to_string()], None, tokio::io::sink()).await.unwrap_err();
     assert_eq!(missing.to_string(), "No such image: nope:latest");
 }
 

@@ -140,7 +140,12 @@ fn or_null(map: &BTreeMap<String, String>) -> Value {
 }
 
 /// The entries of `GET /images/json`.
-pub async fn list_json(engine: &Engine, images: &[image::Image], shared: bool) -> Result<Value> {
+pub async fn list_json(
+    engine: &Engine,
+    images: &[image::Image],
+    shared: bool,
+    manifests: bool,
+) -> Result<Value> {
     let mut shared_sizes = BTreeMap::new();
     if shared {
         let usage = engine.images.disk_usage().await?;
@@ -158,8 +163,56 @@ pub async fn list_json(engine: &Engine, images: &[image::Image], shared: bool) -
         })
     };
     let mut out: Vec<Value> = images.iter().map(entry).collect();
+    if manifests {
+        for (entry, image) in out.iter_mut().zip(images) {
+            entry["Manifests"] = manifests_json(engine, image).await?;
+        }
+    }
     out.sort_by_key(|v| std::cmp::Reverse(v["Created"].as_i64()));
     Ok(json!(out))
+}
+
+/// `Manifests` of a list's entry or an inspection (API 1.47 and 1.48).
+async fn manifests_json(engine: &Engine, image: &image::Image) -> Result<Value> {
+    let id = image.id.to_string();
+    let mut out = Vec::new();
+    for m in engine.images.manifests(&image.id).await? {
+        let digest = m.descriptor.digest.to_string();
+        let mut entry = json!({
+            "ID": digest, "Descriptor": m.descriptor, "Available": m.available,
+            "Size": { "Content": m.content, "Total": m.content + m.unpacked },
+        });
+        match m.kind {
+            image::ManifestKind::Image(platform) => {
+                let containers: Vec<String> = if m.descriptor.digest == image.manifest {
+                    let list = engine.containers.list();
+                    let views = list.iter().map(|c| c.view().record);
+                    views.filter(|r| r.image_id == id).map(|r| r.id.clone()).collect()
+                } else {
+                    Vec::new()
+                };
+                entry["Kind"] = json!("image");
+                entry["ImageData"] = json!({
+                    "Platform": platform, "Size": { "Unpacked": m.unpacked }, "Containers": containers,
+                });
+            }
+            image::ManifestKind::Attestation(of) => {
+                entry["Kind"] = json!("attestation");
+                entry["AttestationData"] = json!({ "For": of });
+            }
+            image::ManifestKind::Unknown => entry["Kind"] = json!("unknown"),
+        }
+        out.push(entry);
+    }
+    Ok(json!(out))
+}
+
+/// The image a path names, as the platform asked for describes it.
+async fn named(engine: &Engine, call: &Call) -> Result<image::Image> {
+    Ok(match platform(call.get("platform"))? {
+        Some(platform) => engine.images.get_for(call.param(0), &platform).await?,
+        None => engine.images.get(call.param(0)).await?,
+    })
 }
 
 const LIST_FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
@@ -215,11 +268,14 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             });
         }
     }
-    Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size")).await?))
+    Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size"), call.flag("manifests")).await?))
 }
 
 pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let i = engine.images.get(call.param(0)).await?;
+    if call.flag("manifests") && !call.get("platform").is_empty() {
+        return Err(Error::invalid("conflicting options: manifests and platform options cannot both be set"));
+    }
+    let i = named(&engine, &call).await?;
     let c = &i.config;
     let set = |list: &[String]| {
         let map: BTreeMap<&String, Value> = list.iter().map(|k| (k, json!({}))).collect();
@@ -253,11 +309,14 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if !i.variant.is_empty() {
         out["Variant"] = json!(i.variant);
     }
+    if call.flag("manifests") {
+        out["Manifests"] = manifests_json(&engine, &i).await?;
+    }
     Ok(Reply::json(out))
 }
 
 pub async fn history(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let i = engine.images.get(call.param(0)).await?;
+    let i = named(&engine, &call).await?;
     // Steps that made a layer come in the order of the layers.
     let mut layers = engine.images.layer_sizes(&i).await?.into_iter();
     let mut out: Vec<Value> = i
@@ -410,11 +469,12 @@ pub async fn push(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 pub async fn load(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let quiet = call.flag("quiet");
+    let options = image::LoadOptions { platform: platform(call.get("platform"))? };
     let body = call.body.into_data_stream().map_err(std::io::Error::other);
     let input = tokio_util::io::StreamReader::new(body);
     with_progress(move |sink| async move {
         let sink: image::ProgressSink = if quiet { Arc::new(|_| {}) } else { sink };
-        let loaded = engine.images.load(input, image::LoadOptions::default(), sink).await?;
+        let loaded = engine.images.load(input, options, sink).await?;
         let mut lines = Vec::new();
         for l in loaded {
             let name = l.reference.as_ref().map(image::Reference::familiar);
@@ -436,7 +496,8 @@ pub async fn load(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 }
 
 pub async fn save_one(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    save(engine, vec![call.param(0).to_owned()]).await
+    let platform = platform(call.get("platform"))?;
+    save(engine, vec![call.param(0).to_owned()], platform).await
 }
 
 pub async fn save_all(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -445,15 +506,19 @@ pub async fn save_all(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if names.is_empty() {
         return Err(Error { code: Code::InvalidArgument, message: "no images were named".into() });
     }
-    save(engine, names).await
+    let platform = platform(call.get("platform"))?;
+    save(engine, names, platform).await
 }
 
 /// Bytes of an archive between the store and the connection.
 const SAVE_BUFFER: usize = 256 << 10;
 
-async fn save(engine: Arc<Engine>, names: Vec<String>) -> Result<Reply> {
+async fn save(engine: Arc<Engine>, names: Vec<String>, platform: Option<image::Platform>) -> Result<Reply> {
     for name in &names {
-        let image = engine.images.get(name).await?;
+        let image = match &platform {
+            Some(platform) => engine.images.get_for(name, platform).await?,
+            None => engine.images.get(name).await?,
+        };
         let attributes = BTreeMap::from([("name".to_owned(), name.clone())]);
         engine.events.emit("image", "save", image.id.to_string(), attributes);
     }
@@ -461,7 +526,7 @@ async fn save(engine: Arc<Engine>, names: Vec<String>) -> Result<Reply> {
     Ok(Reply::Stream(
         "application/x-tar",
         async_stream(move |out| async move {
-            let writing = async { engine.images.save(&names, far).await };
+            let writing = async { engine.images.save(&names, platform, far).await };
             let reading = async {
                 let mut pieces = tokio_util::io::ReaderStream::with_capacity(near, 64 << 10);
                 while let Some(Ok(piece)) = pieces.next().await {
