@@ -18,7 +18,7 @@ use network::Ports;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{EngineConfig, Paths};
-use crate::container::{Command, Containers, LastRun, Record, create, task};
+use crate::container::{Command, Containers, LastRun, Record, ports, task};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exec::Execs;
@@ -28,6 +28,8 @@ use crate::volumes::Volumes;
 
 /// The cgroup below which containers' groups are made.
 const CGROUP_PARENT: &str = "coracle";
+/// Where certificates of registries are looked for: Docker's own folder, and ours.
+const CERTIFICATES: [&str; 2] = ["/etc/docker/certs.d", "/etc/coracle/certs.d"];
 
 /// Everything a request needs.
 pub struct Engine {
@@ -97,6 +99,8 @@ impl Engine {
             db,
             registry_mirrors: config.registry_mirrors.clone(),
             insecure_registries: config.insecure_registries.clone(),
+            certificates: CERTIFICATES.into_iter().map(PathBuf::from).collect(),
+            proxies: config.proxies(),
         })?;
         let runtime = runtime::Runtime::new(runtime::Config {
             shim: paths.shim.clone(),
@@ -167,7 +171,7 @@ impl Engine {
             }
             let address = record.last.members.iter().find_map(|m| m.address);
             if let Some(address) = address.filter(|_| !record.last.ports.is_empty()) {
-                ports.push((id.clone(), create::ports_again(&record.last.ports, address.addr())));
+                ports.push((id.clone(), ports::ports_again(&record.last.ports, address.addr())));
             }
             found.push((id, record, running));
         }

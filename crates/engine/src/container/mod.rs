@@ -18,9 +18,13 @@
 pub mod config;
 pub mod create;
 pub mod mounts;
+pub mod names;
+pub mod ports;
+pub mod signal;
 pub mod spec;
 pub mod task;
 pub mod user;
+mod validate;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};

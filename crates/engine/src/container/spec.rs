@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::mounts::{MountKind, MountPoint};
 use super::user::{self, Identity};
-use super::{Record, create};
+use super::{Record, names};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::exec::ExecConfig;
@@ -26,7 +26,7 @@ const LOG_MAX_FILES: u32 = 5;
 
 /// Everything the runtime needs for a run.
 pub async fn bundle(engine: &Arc<Engine>, record: &Record, rootfs: image::RootFs) -> Result<runtime::Bundle> {
-    create::write_names(engine, record).await?;
+    names::write_names(engine, record).await?;
     let groups = record.host.group_add.clone().unwrap_or_default();
     let who = identity(engine, &rootfs, &record.config.user, &groups).await?;
     for mount in &record.mounts {

@@ -1,0 +1,165 @@
+//! Operations of the tag Container: its life here, what is shown of it in `look`, its processes in `processes`, its
+//! output and input in `streams`.
+
+mod look;
+mod processes;
+mod streams;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+pub use look::{inspect, list, summary};
+pub use processes::{resize, running, size, top, wait};
+pub use streams::{attach, detach_keys, logs, pump};
+
+use super::reply::Reply;
+use super::request::Call;
+use crate::container::config::{Config, HostConfig, NetworkingConfig};
+use crate::container::{Command, Record, Status, create as make, signal::parse_signal};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::time;
+
+/// Media types of attach and log streams: frames of two streams, or a terminal's bytes.
+pub const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
+pub const RAW: &str = "application/vnd.docker.raw-stream";
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct CreateBody {
+    // The container's own configuration stands at the top of the body, not in a field.
+    host_config: HostConfig,
+    networking_config: NetworkingConfig,
+}
+
+pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let name = call.get("name").trim_start_matches('/').to_owned();
+    let platform = match call.get("platform") {
+        "" => None,
+        text => Some((text.to_owned(), text.parse::<image::Platform>().map_err(Error::from)?)),
+    };
+    let body: Value = call.json().await?;
+    let config: Config = super::go_json::from_value(body.clone())?;
+    let CreateBody { host_config, networking_config } = super::go_json::from_value(body)?;
+    if config.image.is_empty() && config.cmd.is_none() && config.entrypoint.is_none() && config.env.is_empty()
+    {
+        return Err(Error::invalid("config cannot be empty in order to create a container"));
+    }
+    if let Some((text, wanted)) = platform {
+        let image = engine.images.get(&config.image).await?;
+        if image.os != wanted.os
+            || (!wanted.architecture.is_empty() && image.architecture != wanted.architecture)
+        {
+            return Err(Error::not_found(format!(
+                "image with reference {} was found but does not provide the specified platform ({text})",
+                config.image
+            )));
+        }
+    }
+    let name = (!name.is_empty()).then_some(name.as_str());
+    let made = make::create(&engine, name, config, host_config, networking_config).await?;
+    Ok(Reply::created(json!({ "Id": made.id, "Warnings": made.warnings })))
+}
+
+pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    if !call.get("checkpoint").is_empty() {
+        return Err(Error::not_implemented("checkpoints are not supported"));
+    }
+    let handle = engine.containers.find(call.param(0))?;
+    handle.ask(|reply| Command::Start { reply }).await??;
+    Ok(Reply::no_content())
+}
+
+fn signal(call: &Call) -> Result<Option<i32>> {
+    match call.get("signal") {
+        "" => Ok(None),
+        text => parse_signal(text).map(Some).ok_or_else(|| Error::invalid(format!("Invalid signal: {text}"))),
+    }
+}
+
+pub async fn stop(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let (signal, timeout) = (signal(&call)?, call.number("t")?);
+    handle.ask(|reply| Command::Stop { signal, timeout, by_user: true, reply }).await??;
+    Ok(Reply::no_content())
+}
+
+pub async fn restart(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let (signal, timeout) = (signal(&call)?, call.number("t")?);
+    handle.ask(|reply| Command::Restart { signal, timeout, reply }).await??;
+    Ok(Reply::no_content())
+}
+
+pub async fn kill(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let signal = signal(&call)?.unwrap_or(libc::SIGKILL);
+    handle.ask(|reply| Command::Kill { signal, reply }).await??;
+    Ok(Reply::no_content())
+}
+
+pub async fn pause(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    handle.ask(|reply| Command::Pause { pause: true, reply }).await??;
+    Ok(Reply::no_content())
+}
+
+pub async fn unpause(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    handle.ask(|reply| Command::Pause { pause: false, reply }).await??;
+    Ok(Reply::no_content())
+}
+
+pub async fn rename(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let name = call.get("name").trim_start_matches('/').to_owned();
+    if name.is_empty() {
+        return Err(Error::invalid("Neither old nor new names may be empty"));
+    }
+    handle.ask(|reply| Command::Rename { name, reply }).await??;
+    Ok(Reply::no_content())
+}
+
+pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    if call.flag("link") {
+        return Err(Error::not_implemented("removing links is not there yet"));
+    }
+    let (force, volumes) = (call.flag("force"), call.flag("v"));
+    handle.ask(|reply| Command::Remove { force, volumes, reply }).await??;
+    engine.execs.forget(&handle.view().record.id);
+    Ok(Reply::no_content())
+}
+
+pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let filters = call.filters()?.only(&["label", "label!", "until"])?;
+    let mut removed = Vec::new();
+    let mut bytes = 0;
+    for handle in engine.containers.list() {
+        let view = handle.view();
+        let idle = matches!(view.status, Status::Created | Status::Exited);
+        let old = filters.any("until", |u| {
+            time::parse_point(u)
+                .zip(time::parse(&view.record.created))
+                .is_some_and(|(until, made)| made < until)
+        });
+        if !idle || !old || !filters.labels(&view.record.config.labels) {
+            continue;
+        }
+        bytes += size_of(&engine, &view.record).await;
+        let gone = handle.ask(|reply| Command::Remove { force: false, volumes: false, reply }).await;
+        if matches!(gone, Ok(Ok(()))) {
+            removed.push(view.record.id.clone());
+        }
+    }
+    Ok(Reply::json(json!({
+        "ContainersDeleted": if removed.is_empty() { Value::Null } else { json!(removed) },
+        "SpaceReclaimed": bytes,
+    })))
+}
+
+/// Bytes of the container's own files.
+async fn size_of(engine: &Engine, record: &Record) -> u64 {
+    engine.images.container_size(&record.id).await.unwrap_or(0)
+}

@@ -1,0 +1,240 @@
+//! A container's output and input: `attach` and `logs`.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+
+use super::{MULTIPLEXED, RAW};
+use crate::api::hijack::Hijacked;
+use crate::api::reply::Reply;
+use crate::api::request::Call;
+use crate::container::{Command, Handle, Status, spec};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::time;
+
+/// `ctrl-p,ctrl-q` -> the bytes; empty text: Docker's default.
+pub fn detach_keys(text: &str) -> Result<Option<Vec<u8>>> {
+    let text = if text.is_empty() { "ctrl-p,ctrl-q" } else { text };
+    let key = |name: &str| match name.strip_prefix("ctrl-") {
+        Some(rest) => match rest.as_bytes() {
+            [c @ b'a'..=b'z'] => Some(c - b'a' + 1),
+            [b'@'] => Some(0),
+            [b'['] => Some(27),
+            [b'\\'] => Some(28),
+            [b']'] => Some(29),
+            [b'^'] => Some(30),
+            [b'_'] => Some(31),
+            _ => None,
+        },
+        None => match name.as_bytes() {
+            [c] => Some(*c),
+            _ => None,
+        },
+    };
+    text.split(',')
+        .map(key)
+        .collect::<Option<Vec<u8>>>()
+        .map(Some)
+        .ok_or_else(|| Error::invalid(format!("Invalid detach keys ({text}) provided")))
+}
+
+/// Moves bytes both ways until the output ends, then waits for `ended` before it tells the client. The client's end of
+/// input is the process's.
+pub async fn pump(io: Hijacked, attachment: runtime::Attachment, ended: impl Future<Output = ()>) {
+    let (mut from_client, mut to_client) = tokio::io::split(io);
+    let runtime::Attachment { mut reader, mut writer } = attachment;
+    let input = async {
+        let copied = tokio::io::copy(&mut from_client, &mut writer).await;
+        if let Err(e) = writer.shutdown().await {
+            tracing::debug!("end of input: {e} ({copied:?})");
+        }
+        // The output goes on: only its end ends the connection.
+        std::future::pending::<()>().await;
+    };
+    let output = async {
+        if let Err(e) = tokio::io::copy(&mut reader, &mut to_client).await {
+            tracing::debug!("output: {e}");
+        }
+        ended.await;
+        if let Err(e) = to_client.shutdown().await {
+            tracing::debug!("end of output: {e}");
+        }
+    };
+    tokio::select! {
+        () = input => {}
+        () = output => {}
+    }
+}
+
+pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let view = handle.view();
+    let record = view.record;
+    if matches!(view.status, Status::Running { paused: true, .. }) {
+        return Err(Error::conflict(format!(
+            "container {} is paused, unpause the container before attach",
+            record.id
+        )));
+    }
+    let stream = call.flag("stream");
+    let (stdin, stdout, stderr) = (call.flag("stdin"), call.flag("stdout"), call.flag("stderr"));
+    let detach_keys = detach_keys(call.get("detachKeys"))?;
+    let content_type = if record.config.tty { RAW } else { MULTIPLEXED };
+    let past = if call.flag("logs") {
+        Some(read_logs(&engine, &handle, LogWant { stdout, stderr, ..LogWant::default() }).await?)
+    } else {
+        None
+    };
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    if stream {
+        let want = runtime::AttachWant {
+            stdin: stdin && record.config.open_stdin,
+            stdout,
+            stderr,
+            detach_keys: record.config.tty.then_some(detach_keys).flatten(),
+        };
+        // Registered before the answer goes out: the client starts the container only after it, and loses nothing.
+        handle.send(Command::Attach { want, reply }).await?;
+    }
+    engine.container_event(&record, "attach", &[]);
+    Ok(Reply::Hijack(
+        content_type,
+        Box::new(move |mut io| {
+            Box::pin(async move {
+                if let Some(mut past) = past {
+                    while let Some(Ok(bytes)) = past.next().await {
+                        if io.write_all(&bytes).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                if !stream {
+                    return;
+                }
+                // Until the container starts; never, when it is removed before.
+                if let Ok(attachment) = answer.await {
+                    pump(io, attachment, std::future::ready(())).await;
+                }
+            })
+        }),
+    ))
+}
+
+#[derive(Default)]
+struct LogWant {
+    stdout: bool,
+    stderr: bool,
+    follow: bool,
+    timestamps: bool,
+    since: Option<SystemTime>,
+    until: Option<SystemTime>,
+    tail: Option<u64>,
+}
+
+pub async fn logs(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let record = handle.view().record;
+    let (stdout, stderr) = (call.flag("stdout"), call.flag("stderr"));
+    if !stdout && !stderr {
+        return Err(Error::invalid("Bad parameters: you must choose at least one stream"));
+    }
+    if record.host.log_config.r#type == "none" {
+        return Err(Error::not_implemented("configured logging driver does not support reading"));
+    }
+    let point = |name: &str| match call.get(name) {
+        "" | "0" => Ok(None),
+        text => time::parse_point(text)
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("invalid value for \"{name}\": {text}"))),
+    };
+    let want = LogWant {
+        stdout,
+        stderr,
+        follow: call.flag("follow"),
+        timestamps: call.flag("timestamps"),
+        since: point("since")?,
+        until: point("until")?,
+        tail: call.get("tail").parse().ok(),
+    };
+    let content_type = if record.config.tty { RAW } else { MULTIPLEXED };
+    Ok(Reply::Stream(content_type, read_logs(&engine, &handle, want).await?))
+}
+
+/// The log as the client reads it: frames, or plain for a terminal.
+async fn read_logs(engine: &Engine, handle: &Handle, want: LogWant) -> Result<crate::api::reply::ByteStream> {
+    let view = handle.view();
+    let record = view.record;
+    let follow = (want.follow && view.status.is_running()).then(|| {
+        let mut view = handle.watch();
+        let ended = async move {
+            // Ends when the container does; its task gone is the same.
+            let _ = view.wait_for(|v| !v.status.is_running()).await;
+        };
+        Box::pin(ended) as runtime::logs::Ended
+    });
+    let options = runtime::logs::Options {
+        since: want.since,
+        until: want.until,
+        tail: want.tail,
+        no_stdout: !want.stdout,
+        no_stderr: !want.stderr,
+    };
+    let path = spec::log_path(engine, &record);
+    if !path.exists() {
+        // Never started: nothing was said.
+        return Ok(Box::pin(futures_util::stream::empty()));
+    }
+    let reader =
+        runtime::logs::read(path, options, follow).await.map_err(|e| Error::internal(e.to_string()))?;
+    let (tty, timestamps) = (record.config.tty, want.timestamps);
+    Ok(Box::pin(futures_util::stream::unfold(Some(reader), move |reader| async move {
+        let mut reader = reader?;
+        let mut piece = Vec::new();
+        // Many lines a piece: each costs the connection a chunk.
+        while piece.len() < LOG_PIECE {
+            if piece.is_empty() {
+                match reader.next().await {
+                    Ok(Some(entry)) => write_entry(&mut piece, &entry, tty, timestamps),
+                    Ok(None) => return None,
+                    Err(e) => return Some((Err(std::io::Error::other(e.to_string())), None)),
+                }
+            } else if let Some(entry) = reader.ready() {
+                write_entry(&mut piece, &entry, tty, timestamps);
+            } else {
+                break;
+            }
+        }
+        Some((Ok(Bytes::from(piece)), Some(reader)))
+    })))
+}
+
+/// Bytes of log gathered before they are sent, where more is ready.
+const LOG_PIECE: usize = 64 << 10;
+
+fn write_entry(out: &mut Vec<u8>, entry: &runtime::logs::Entry, tty: bool, timestamps: bool) {
+    let stamp = if timestamps { format!("{} ", entry.timestamp()) } else { String::new() };
+    if !tty {
+        let length = (stamp.len() + entry.line.len()) as u32;
+        out.extend([entry.stream.number(), 0, 0, 0]);
+        out.extend(length.to_be_bytes());
+    }
+    out.extend(stamp.as_bytes());
+    out.extend(&entry.line);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detach_keys_are_control_characters_or_letters() {
+        assert_eq!(detach_keys("").unwrap(), Some(vec![16, 17]));
+        assert_eq!(detach_keys("ctrl-a,x").unwrap(), Some(vec![1, b'x']));
+        assert!(detach_keys("ctrl-A").is_err());
+        assert!(detach_keys("nope").is_err());
+    }
+}

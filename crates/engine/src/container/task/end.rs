@@ -1,0 +1,154 @@
+//! How a run ends, and the container with it.
+
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use super::{RESTART_CALM, RESTART_FIRST, RESTART_MAX, Run, State, Stopping, Task, tell};
+use crate::container::Status;
+use crate::error::{Error, Result};
+use crate::store::{Durability, Kind};
+
+impl Task {
+    /// Gives back what a run took. Errors are told, none stops it.
+    pub(super) async fn release(&self, run: Run) {
+        let id = &self.record.id;
+        drop(run.names);
+        self.engine.ports.close(id).await;
+        for member in &run.members {
+            self.engine.networks.leave(id, member);
+            if let Ok(network) = self.engine.networks.find(&member.network_id) {
+                self.engine.network_event(&network, "disconnect", id);
+            }
+        }
+        if let Err(e) = run.container.delete().await {
+            tracing::warn!("container {}: what its run used was not all released: {e}", self.record.name);
+        }
+    }
+
+    /// The container ended; `false` when it is gone with its record.
+    pub(super) async fn exited(&mut self, exit: std::result::Result<runtime::Exit, runtime::Error>) -> bool {
+        let State::Running(mut run) = std::mem::replace(&mut self.state, State::Idle) else { return true };
+        let exit = exit.unwrap_or_else(|e| {
+            tracing::error!("container {}: its end was not seen: {e}", self.record.name);
+            runtime::Exit { code: 255, finished_at: SystemTime::now(), oom_killed: false }
+        });
+        let stopping = run.stopping.take();
+        let ran_for = run.started.elapsed();
+        self.release(*run).await;
+        self.record.last.exit_code = exit.code;
+        self.record.last.finished_at = crate::time::format(exit.finished_at);
+        self.record.last.oom_killed = exit.oom_killed;
+        self.record.last.members.clear();
+        self.record.last.ports.clear();
+        self.exits += 1;
+        if exit.oom_killed {
+            self.emit("oom", &[]);
+        }
+        let died = [("exitCode", exit.code.to_string()), ("execDuration", ran_for.as_secs().to_string())];
+        self.emit("die", &died);
+        let was_stopped = stopping.is_some();
+        let Stopping { waiters, restart, mut remove, .. } = stopping.unwrap_or_default();
+        if !waiters.is_empty() || !restart.is_empty() {
+            self.emit("stop", &[]);
+        }
+        if !restart.is_empty() {
+            // A restart asked for wins over the policy, and over --rm.
+            self.publish(Status::Exited);
+            let result = self.start().await;
+            if result.is_ok() {
+                self.emit("restart", &[]);
+            }
+            restart.into_iter().for_each(|reply| tell(reply, result.clone()));
+            waiters.into_iter().for_each(|reply| tell(reply, Ok(())));
+            return true;
+        }
+        if !was_stopped && !self.record.stopped_by_user && self.policy_restarts(exit.code) {
+            if ran_for > RESTART_CALM {
+                self.back_off = RESTART_FIRST;
+            }
+            self.state = State::Waiting(Instant::now() + self.back_off);
+            self.back_off = (self.back_off * 2).min(RESTART_MAX);
+            self.save(Durability::Lazy).await;
+            self.publish(Status::Restarting);
+            waiters.into_iter().for_each(|reply| tell(reply, Ok(())));
+            return true;
+        }
+        let mut gone = false;
+        if self.record.host.auto_remove || !remove.is_empty() {
+            self.publish(Status::Exited);
+            let volumes = self.record.host.auto_remove || remove.iter().any(|(volumes, _)| *volumes);
+            let result = self.remove(volumes).await;
+            gone = result.is_ok();
+            for (_, reply) in remove.drain(..) {
+                tell(reply, result.clone());
+            }
+        } else {
+            // The shim's own record of the exit is durable: this one may be lost and is made again from it.
+            self.save(Durability::Lazy).await;
+            self.publish(Status::Exited);
+        }
+        waiters.into_iter().for_each(|reply| tell(reply, Ok(())));
+        !gone
+    }
+
+    pub(super) fn policy_restarts(&self, code: u8) -> bool {
+        let policy = &self.record.host.restart_policy;
+        match policy.name.as_str() {
+            "always" | "unless-stopped" => true,
+            "on-failure" => {
+                let max = policy.maximum_retry_count;
+                code != 0 && (max == 0 || i64::from(self.record.restart_count) < max)
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn wants_start_at_boot(&self) -> bool {
+        let started = !self.record.last.started_at.is_empty();
+        match self.record.host.restart_policy.name.as_str() {
+            "always" => started,
+            "unless-stopped" => started && !self.record.stopped_by_user,
+            _ => false,
+        }
+    }
+
+    pub(super) async fn start_again(&mut self) {
+        self.record.restart_count += 1;
+        if let Err(e) = self.start().await {
+            tracing::warn!("container {} did not start again: {e}", self.record.name);
+            self.state = State::Waiting(Instant::now() + self.back_off);
+            self.back_off = (self.back_off * 2).min(RESTART_MAX);
+            self.publish(Status::Restarting);
+        }
+    }
+
+    pub(super) async fn remove(&mut self, volumes: bool) -> Result<()> {
+        self.publish(Status::Removing);
+        let id = self.record.id.clone();
+        let removed = async {
+            self.engine.images.unmount_and_discard(&id).await.map_err(Error::from)?;
+            self.engine.store.delete(Kind::Container, &id, self.durability()).await
+        };
+        if let Err(e) = removed.await {
+            let e = e.context(&format!("cannot remove container \"{}\"", self.record.name));
+            self.record.last.error.clone_from(&e.message);
+            self.publish(Status::Exited);
+            return Err(e);
+        }
+        let folder = self.engine.paths.container(&id);
+        if let Err(e) = tokio::fs::remove_dir_all(&folder).await
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("{} is left behind: {e}", folder.display());
+        }
+        self.engine.containers.forget(&id);
+        if volumes {
+            self.engine.remove_anonymous_volumes(&self.record).await;
+        }
+        self.emit("destroy", &[]);
+        self.pending.clear();
+        self.publish(Status::Removed);
+        Ok(())
+    }
+}

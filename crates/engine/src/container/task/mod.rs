@@ -1,0 +1,289 @@
+//! The task that owns one container's state: wait for a command, an exit or a deadline, then apply it.
+//!
+//! What a run takes (a place in networks, ports, the shim) is held by [`Run`] and given back in one place,
+//! [`Task::release`], which the normal end and every failed start share; it collects errors and never stops at
+//! the first.
+
+mod end;
+mod start;
+mod steer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::{Command, Handle, Record, Status, View, channel};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::networks::Member;
+use crate::store::{Durability, Kind};
+
+/// Seconds a container has to stop before it is killed, unless it or the request says otherwise.
+pub const STOP_TIMEOUT_SECONDS: i64 = 10;
+/// How long a killed container may take to go before the request gives up waiting.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// First pause before a restart; it doubles up to [`RESTART_MAX`] and starts over after [`RESTART_CALM`].
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(60);
+const RESTART_CALM: Duration = Duration::from_secs(10);
+
+/// What a run holds.
+struct Run {
+    container: runtime::Container,
+    members: Vec<Member>,
+    names: Option<network::dns::Server>,
+    started: Instant,
+    paused: bool,
+    /// A stop in progress: when to kill, and who waits.
+    stopping: Option<Stopping>,
+}
+
+#[derive(Default)]
+struct Stopping {
+    /// When SIGKILL follows; `None`: never, or it was sent.
+    kill_at: Option<Instant>,
+    /// Told when the container has ended.
+    waiters: Vec<oneshot::Sender<Result<()>>>,
+    /// Start again once it has ended.
+    restart: Vec<oneshot::Sender<Result<()>>>,
+    /// Remove once it has ended: with its anonymous volumes?
+    remove: Vec<(bool, oneshot::Sender<Result<()>>)>,
+}
+
+enum State {
+    /// Created or exited: no process.
+    Idle,
+    /// It runs.
+    Running(Box<Run>),
+    /// The restart policy starts it again at this time.
+    Waiting(Instant),
+}
+
+enum Wake {
+    Command(Option<Command>),
+    Exit(std::result::Result<runtime::Exit, runtime::Error>),
+    KillNow,
+    StartAgain,
+}
+
+/// One container's task.
+pub struct Task {
+    engine: Arc<Engine>,
+    record: Record,
+    state: State,
+    /// Attachments that wait for the next start.
+    pending: Vec<(runtime::AttachWant, oneshot::Sender<runtime::Attachment>)>,
+    exits: u64,
+    back_off: Duration,
+    commands: mpsc::Receiver<Command>,
+    publish: watch::Sender<View>,
+}
+
+/// Starts the task of a container that is recorded, and answers its handle. `found` is the container when it
+/// was found running after the engine's restart.
+pub fn spawn(engine: &Arc<Engine>, record: Record, found: Option<runtime::Container>) -> Handle {
+    let status = match &found {
+        Some(container) => Status::Running { container: container.clone(), paused: false },
+        None if record.last.started_at.is_empty() => Status::Created,
+        None => Status::Exited,
+    };
+    let view = View { record: Arc::new(record.clone()), status, exits: 0 };
+    let (handle, commands, publish) = channel(view);
+    let mut task = Task {
+        engine: engine.clone(),
+        record,
+        state: State::Idle,
+        pending: Vec::new(),
+        exits: 0,
+        back_off: RESTART_FIRST,
+        commands,
+        publish,
+    };
+    engine.tasks.spawn(async move {
+        if let Some(container) = found {
+            task.adopt(container).await;
+        } else if task.wants_start_at_boot() {
+            task.state = State::Waiting(Instant::now());
+        }
+        task.run().await;
+    });
+    handle
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            let wake = self.wait().await;
+            let go_on = match wake {
+                Wake::Command(Some(command)) => self.apply(command).await,
+                // Nobody can ask any more: the engine is going down, the container stays with its shim.
+                Wake::Command(None) => false,
+                Wake::Exit(exit) => self.exited(exit).await,
+                Wake::KillNow => {
+                    self.kill_now().await;
+                    true
+                }
+                Wake::StartAgain => {
+                    self.start_again().await;
+                    true
+                }
+            };
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let never = Instant::now() + Duration::from_secs(365 * 86_400);
+        match &self.state {
+            State::Idle => Wake::Command(self.commands.recv().await),
+            State::Waiting(at) => tokio::select! {
+                command = self.commands.recv() => Wake::Command(command),
+                () = tokio::time::sleep_until(*at) => Wake::StartAgain,
+            },
+            State::Running(run) => {
+                let kill_at = run.stopping.as_ref().and_then(|s| s.kill_at);
+                tokio::select! {
+                    exit = run.container.wait() => Wake::Exit(exit),
+                    command = self.commands.recv() => Wake::Command(command),
+                    () = tokio::time::sleep_until(kill_at.unwrap_or(never)), if kill_at.is_some() => Wake::KillNow,
+                }
+            }
+        }
+    }
+
+    /// Applies one command; `false` when the container is gone.
+    async fn apply(&mut self, command: Command) -> bool {
+        match command {
+            Command::Start { reply } => {
+                let result = match &self.state {
+                    State::Running(run) if run.paused => {
+                        Err(Error::conflict("cannot start a paused container, try unpause instead"))
+                    }
+                    State::Running(_) => Err(Error::not_modified()),
+                    State::Idle | State::Waiting(_) => {
+                        self.back_off = RESTART_FIRST;
+                        self.start().await
+                    }
+                };
+                let leftover =
+                    result.is_err() && self.record.host.auto_remove && matches!(self.state, State::Idle);
+                // dockerd removes it before it answers: the client then waits for nothing.
+                let gone = leftover && self.remove(true).await.is_ok();
+                tell(reply, result);
+                return !gone;
+            }
+            Command::Stop { signal, timeout, by_user, reply } => match &mut self.state {
+                State::Running(_) => {
+                    self.record.stopped_by_user = by_user;
+                    self.begin_stop(signal, timeout).await.waiters.push(reply);
+                }
+                State::Waiting(_) => {
+                    self.record.stopped_by_user = by_user;
+                    self.state = State::Idle;
+                    self.publish(Status::Exited);
+                    tell(reply, Ok(()));
+                }
+                State::Idle => tell(reply, Err(Error::not_modified())),
+            },
+            Command::Restart { signal, timeout, reply } => match &self.state {
+                State::Running(_) => self.begin_stop(signal, timeout).await.restart.push(reply),
+                State::Idle | State::Waiting(_) => {
+                    let result = self.start().await;
+                    if result.is_ok() {
+                        self.emit("restart", &[]);
+                    }
+                    tell(reply, result);
+                }
+            },
+            Command::Kill { signal, reply } => {
+                let result = self.kill(signal).await;
+                tell(reply, result);
+            }
+            Command::Pause { pause, reply } => {
+                let result = self.pause(pause).await;
+                tell(reply, result);
+            }
+            Command::Attach { want, reply } => match &self.state {
+                State::Running(run) => match run.container.attach(want).await {
+                    Ok(attachment) => {
+                        // The client may have gone away.
+                        let _ = reply.send(attachment);
+                    }
+                    Err(e) => tracing::warn!("attach to {}: {e}", self.record.name),
+                },
+                State::Idle | State::Waiting(_) => {
+                    self.pending.retain(|(_, waiting)| !waiting.is_closed());
+                    self.pending.push((want, reply));
+                }
+            },
+            Command::Rename { name, reply } => {
+                let result = self.rename(name).await;
+                tell(reply, result);
+            }
+            Command::Remove { force, volumes, reply } => match &self.state {
+                State::Running(run) if !force => {
+                    let state = if run.paused { "paused" } else { "running" };
+                    let advice = if run.paused { "unpause and stop" } else { "stop" };
+                    tell(
+                        reply,
+                        Err(Error::conflict(format!(
+                            "cannot remove container \"{}\": container is {state}: {advice} the container before removing or force remove",
+                            self.record.name
+                        ))),
+                    );
+                }
+                State::Running(_) => {
+                    self.record.stopped_by_user = true;
+                    let stop = self.begin_stop(Some(libc::SIGKILL), Some(0)).await;
+                    stop.remove.push((volumes, reply));
+                }
+                State::Idle | State::Waiting(_) => {
+                    let result = self.remove(volumes).await;
+                    let gone = result.is_ok();
+                    tell(reply, result);
+                    return !gone;
+                }
+            },
+        }
+        true
+    }
+
+    fn view(&self, status: Status) -> View {
+        View { record: Arc::new(self.record.clone()), status, exits: self.exits }
+    }
+
+    fn publish(&self, status: Status) {
+        self.publish.send_replace(self.view(status));
+    }
+
+    fn publish_running(&self) {
+        if let State::Running(run) = &self.state {
+            self.publish(Status::Running { container: run.container.clone(), paused: run.paused });
+        }
+    }
+
+    /// A record that goes away with the container need not outlive a crash.
+    fn durability(&self) -> Durability {
+        if self.record.host.auto_remove { Durability::Lazy } else { Durability::Durable }
+    }
+
+    async fn save(&self, durability: Durability) {
+        let saved = self.engine.store.put(Kind::Container, &self.record.id, &self.record, durability).await;
+        if let Err(e) = saved {
+            tracing::error!("the record of container {} was not written: {e}", self.record.name);
+        }
+    }
+
+    fn emit(&self, action: &str, more: &[(&str, String)]) {
+        self.engine.container_event(&self.record, action, more);
+    }
+}
+
+/// Answers a request; the one that asked may have gone away, which is no failure.
+fn tell(reply: oneshot::Sender<Result<()>>, result: Result<()>) {
+    let _ = reply.send(result);
+}

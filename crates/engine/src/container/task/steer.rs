@@ -1,0 +1,117 @@
+//! What is done to a container while it runs: signals, stops, freezing, another name.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{KILL_PATIENCE, STOP_TIMEOUT_SECONDS, State, Stopping, Task};
+use crate::container::signal;
+use crate::error::{Error, Result};
+use crate::store::Durability;
+
+impl Task {
+    /// Sends the stop signal and sets the deadline. Called only while it runs.
+    pub(super) async fn begin_stop(&mut self, signal: Option<i32>, timeout: Option<i64>) -> &mut Stopping {
+        let signal = signal.unwrap_or_else(|| signal::stop_signal(&self.record.config));
+        let seconds = timeout.or(self.record.config.stop_timeout).unwrap_or(STOP_TIMEOUT_SECONDS);
+        let State::Running(run) = &mut self.state else {
+            unreachable!("a stop begins only while the container runs")
+        };
+        if run.paused {
+            if let Err(e) = run.container.resume().await {
+                tracing::warn!("thaw {} to stop it: {e}", self.record.name);
+            }
+            run.paused = false;
+        }
+        let mut kill_at = u64::try_from(seconds).ok().map(|s| Instant::now() + Duration::from_secs(s));
+        if let Err(e) = run.container.kill(signal).await
+            && e.code() != runtime::Code::NotRunning
+        {
+            tracing::warn!("stop signal to {}: {e}", self.record.name);
+            kill_at = Some(Instant::now());
+        }
+        self.engine.container_event(&self.record, "kill", &[("signal", signal.to_string())]);
+        let stopping = run.stopping.get_or_insert_default();
+        stopping.kill_at = match (signal, kill_at, stopping.kill_at) {
+            (libc::SIGKILL, ..) => None,
+            (_, Some(new), Some(old)) => Some(new.min(old)),
+            (_, new, old) => new.or(old),
+        };
+        stopping
+    }
+
+    pub(super) async fn kill_now(&mut self) {
+        let State::Running(run) = &mut self.state else { return };
+        let Some(stopping) = &mut run.stopping else { return };
+        if let Err(e) = run.container.kill(libc::SIGKILL).await
+            && e.code() != runtime::Code::NotRunning
+        {
+            tracing::error!("container {} could not be killed: {e}", self.record.name);
+        }
+        stopping.kill_at = Some(Instant::now() + KILL_PATIENCE);
+        self.engine.container_event(&self.record, "kill", &[("signal", libc::SIGKILL.to_string())]);
+    }
+
+    pub(super) async fn kill(&mut self, signal: i32) -> Result<()> {
+        let not_running = || {
+            Error::conflict(format!(
+                "cannot kill container: {}: container {} is not running",
+                self.record.name, self.record.id
+            ))
+        };
+        let State::Running(run) = &mut self.state else { return Err(not_running()) };
+        match run.container.kill(signal).await {
+            Ok(()) => {}
+            Err(e) if e.code() == runtime::Code::NotRunning => return Err(not_running()),
+            Err(e) => {
+                return Err(Error::internal(format!("cannot kill container {}: {e}", self.record.name)));
+            }
+        }
+        if signal == libc::SIGKILL {
+            // Frozen processes do not die until they are thawed.
+            if run.paused && run.container.resume().await.is_ok() {
+                run.paused = false;
+            }
+            self.record.stopped_by_user = true;
+        }
+        self.emit("kill", &[("signal", signal.to_string())]);
+        Ok(())
+    }
+
+    pub(super) async fn pause(&mut self, pause: bool) -> Result<()> {
+        let (name, id) = (self.record.name.clone(), self.record.id.clone());
+        let State::Running(run) = &mut self.state else {
+            return Err(Error::conflict(format!("container {id} is not running")));
+        };
+        if run.paused == pause {
+            let words = if pause {
+                format!("container {id} is already paused")
+            } else {
+                format!("container {id} is not paused")
+            };
+            return Err(Error::conflict(words));
+        }
+        let done = if pause { run.container.pause().await } else { run.container.resume().await };
+        done.map_err(|e| Error::internal(format!("cannot change container {name}: {e}")))?;
+        run.paused = pause;
+        self.publish_running();
+        self.emit(if pause { "pause" } else { "unpause" }, &[]);
+        Ok(())
+    }
+
+    pub(super) async fn rename(&mut self, name: String) -> Result<()> {
+        if !crate::names::is_valid(&name) {
+            return Err(Error::invalid(format!(
+                "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )));
+        }
+        self.engine.containers.reserve_name(&name, &self.record.id)?;
+        let old = std::mem::replace(&mut self.record.name, name);
+        self.engine.containers.release_name(&old, &self.record.id);
+        self.save(Durability::Durable).await;
+        let status = self.publish.borrow().status.clone();
+        self.publish(status);
+        self.emit("rename", &[("oldName", format!("/{old}"))]);
+        Ok(())
+    }
+}

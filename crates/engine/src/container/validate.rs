@@ -1,0 +1,172 @@
+//! What a container is asked to be, checked before anything is made.
+
+use super::config::{Config, HostConfig};
+use super::signal::parse_signal;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+/// Least memory limit that dockerd accepts, in bytes.
+const LEAST_MEMORY: i64 = 6 << 20;
+/// `/dev/shm` unless asked otherwise, in bytes.
+const SHM_SIZE: i64 = 64 << 20;
+
+/// Fills in defaults and refuses what cannot be. What this engine cannot do yet is refused, never ignored.
+pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    let missing = |what: &str| Err(Error::not_implemented(format!("{what} is not there yet")));
+    if host.memory != 0 && host.memory < LEAST_MEMORY {
+        return Err(Error::invalid("Minimum memory limit allowed is 6MB"));
+    }
+    if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
+        return Err(Error::invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
+    }
+    if host.memory == 0 && host.memory_swap > 0 {
+        return Err(Error::invalid(
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        ));
+    }
+    if host.nano_cpus < 0 || host.nano_cpus > 1_000_000_000 * engine.cpus as i64 {
+        return Err(Error::invalid(format!(
+            "range of CPUs is from 0.01 to {0}.00, as there are only {0} CPUs available",
+            engine.cpus
+        )));
+    }
+    if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
+        return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
+    }
+    match host.restart_policy.name.as_str() {
+        "" => host.restart_policy.name = "no".into(),
+        "no" | "always" | "unless-stopped" | "on-failure" => {}
+        other => {
+            return Err(Error::invalid(format!(
+                "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            )));
+        }
+    }
+    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+        return Err(Error::invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            config.working_dir
+        )));
+    }
+    if !config.stop_signal.is_empty() && parse_signal(&config.stop_signal).is_none() {
+        return Err(Error::invalid(format!("Invalid signal: {}", config.stop_signal)));
+    }
+    for variable in &config.env {
+        if variable.is_empty() || variable.starts_with('=') {
+            return Err(Error::invalid(format!("invalid environment variable: {variable}")));
+        }
+    }
+    match host.log_config.r#type.as_str() {
+        "" => {
+            host.log_config.r#type = engine.config.log_driver.clone().unwrap_or_else(|| "json-file".into());
+            if host.log_config.config.is_empty() {
+                host.log_config.config.clone_from(&engine.config.log_opts);
+            }
+        }
+        "json-file" | "none" => {}
+        other => return missing(&format!("log driver {other}")),
+    }
+    for key in host.log_config.config.keys() {
+        if !matches!(key.as_str(), "max-size" | "max-file") {
+            return Err(Error::invalid(format!("unknown log opt '{key}' for json-file log driver")));
+        }
+    }
+    if host.shm_size < 0 {
+        return Err(Error::invalid("SHM size can not be less than 0"));
+    }
+    if host.shm_size == 0 {
+        host.shm_size = SHM_SIZE;
+    }
+    match host.ipc_mode.as_str() {
+        "" => host.ipc_mode = "private".into(),
+        "private" | "none" | "host" | "shareable" => {}
+        other => return missing(&format!("IPC mode {other}")),
+    }
+    match host.cgroupns_mode.as_str() {
+        "" => host.cgroupns_mode = "private".into(),
+        "private" | "host" => {}
+        other => return Err(Error::invalid(format!("invalid cgroup namespace mode: {other}"))),
+    }
+    if !matches!(host.pid_mode.as_str(), "" | "private" | "host") {
+        return missing(&format!("PID mode {}", host.pid_mode));
+    }
+    if !matches!(host.uts_mode.as_str(), "" | "host") {
+        return Err(Error::invalid(format!("invalid UTS mode: {}", host.uts_mode)));
+    }
+    if !matches!(host.runtime.as_str(), "" | "runc" | "coracle" | "io.containerd.runc.v2") {
+        return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
+    }
+    if host.runtime.is_empty() {
+        host.runtime = "coracle".into();
+    }
+    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    if some(&host.volumes_from) {
+        return missing("--volumes-from");
+    }
+    if some(&host.links) {
+        return missing("--link (put both containers in a network of their own instead)");
+    }
+    if !host.userns_mode.is_empty() && host.userns_mode != "host" {
+        return missing("--userns");
+    }
+    if !host.storage_opt.is_empty() {
+        return missing("--storage-opt");
+    }
+    if !host.cgroup_parent.is_empty() {
+        return missing("--cgroup-parent");
+    }
+    if !matches!(host.volume_driver.as_str(), "" | "local") {
+        return missing("--volume-driver");
+    }
+    if !host.blkio_weight_device.is_empty() {
+        return missing("--blkio-weight-device");
+    }
+    if host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0 {
+        return missing("CPU real-time scheduling");
+    }
+    if host.oom_kill_disable == Some(true) {
+        warnings.push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".into());
+        host.oom_kill_disable = None;
+    }
+    if host.memory_swappiness.is_some_and(|s| s != -1) {
+        warnings.push("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.".into());
+        host.memory_swappiness = None;
+    }
+    if host.device_requests.as_ref().is_some_and(|d| !d.is_empty()) {
+        return missing("--gpus");
+    }
+    if !matches!(host.isolation.as_str(), "" | "default") {
+        return Err(Error::invalid(format!("invalid isolation: {}", host.isolation)));
+    }
+    for option in host.security_opt.iter().flatten() {
+        match option.as_str() {
+            "no-new-privileges"
+            | "no-new-privileges:true"
+            | "no-new-privileges=true"
+            | "no-new-privileges=false"
+            | "seccomp=unconfined"
+            | "seccomp:unconfined"
+            | "seccomp=builtin"
+            | "apparmor=unconfined"
+            | "apparmor:unconfined"
+            | "label=disable"
+            | "label:disable" => {}
+            other => return missing(&format!("--security-opt {other}")),
+        }
+    }
+    let controllers = engine.runtime.controllers();
+    if host.memory > 0 && !controllers.has("memory") {
+        warnings.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".into());
+    }
+    if host.pids_limit.is_some_and(|l| l > 0) && !controllers.has("pids") {
+        warnings.push("Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.".into());
+    }
+    if (host.nano_cpus > 0 || host.cpu_quota > 0) && !controllers.has("cpu") {
+        warnings.push("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.".into());
+    }
+    if host.network_mode == "host" && host.port_bindings.values().any(Option::is_some) {
+        warnings.push("Published ports are discarded when using host network mode".into());
+    }
+    Ok(warnings)
+}
