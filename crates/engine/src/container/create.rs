@@ -8,14 +8,15 @@ use network::{PortRequest, Protocol};
 
 use super::config::{Config, EndpointSettings, HostConfig, NetworkingConfig, PortBinding};
 use super::mounts::{self, MountKind, MountPoint};
-use super::{Handle, LastRun, PublishedPort, Record, task};
+use super::{Handle, LastRun, PublishedPort, Record, limits, spec, task};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::networks::Member;
 use crate::store::{Durability, Kind};
 
-/// Least memory limit that dockerd accepts, in bytes.
-const LEAST_MEMORY: i64 = 6 << 20;
+/// Docker's log drivers that are not there yet.
+const KNOWN_LOG_DRIVERS: &[&str] =
+    &["awslogs", "fluentd", "gcplogs", "gelf", "journald", "local", "splunk", "syslog"];
 /// `/dev/shm` unless asked otherwise, in bytes.
 const SHM_SIZE: i64 = 64 << 20;
 
@@ -45,6 +46,9 @@ pub async fn create(
         )));
     }
     let mut warnings = validate(engine, &config, &mut host)?;
+    if config.image.is_empty() {
+        command(&config)?;
+    }
     let image = engine.images.get(&config.image).await?;
     merge_image(&mut config, &image.config);
     let command = command(&config)?;
@@ -121,23 +125,8 @@ fn reserve(engine: &Engine, name: Option<&str>, id: &str) -> Result<String> {
 fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     let missing = |what: &str| Err(Error::not_implemented(format!("{what} is not there yet")));
-    if host.memory != 0 && host.memory < LEAST_MEMORY {
-        return Err(Error::invalid("Minimum memory limit allowed is 6MB"));
-    }
-    if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
-        return Err(Error::invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
-    }
-    if host.memory == 0 && host.memory_swap > 0 {
-        return Err(Error::invalid(
-            "You should always set the Memory limit when using Memoryswap limit, see usage",
-        ));
-    }
-    if host.nano_cpus < 0 || host.nano_cpus > 1_000_000_000 * engine.cpus as i64 {
-        return Err(Error::invalid(format!(
-            "range of CPUs is from 0.01 to {0}.00, as there are only {0} CPUs available",
-            engine.cpus
-        )));
-    }
+    limits::check(host, engine.cpus)?;
+    spec::check_capabilities(host)?;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
     }
@@ -150,6 +139,15 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
             )));
         }
     }
+    let retries = host.restart_policy.maximum_retry_count;
+    if retries != 0 && host.restart_policy.name != "on-failure" {
+        return Err(Error::invalid(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+        ));
+    }
+    if retries < 0 {
+        return Err(Error::invalid("invalid restart policy: maximum retry count cannot be negative"));
+    }
     if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
         return Err(Error::invalid(format!(
             "the working directory '{}' is invalid, it needs to be an absolute path",
@@ -157,7 +155,7 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
         )));
     }
     if !config.stop_signal.is_empty() && parse_signal(&config.stop_signal).is_none() {
-        return Err(Error::invalid(format!("Invalid signal: {}", config.stop_signal)));
+        return Err(Error::invalid(format!("invalid signal: {}", config.stop_signal)));
     }
     for variable in &config.env {
         if variable.is_empty() || variable.starts_with('=') {
@@ -172,7 +170,12 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
             }
         }
         "json-file" | "none" => {}
-        other => return missing(&format!("log driver {other}")),
+        other if KNOWN_LOG_DRIVERS.contains(&other) => return missing(&format!("log driver {other}")),
+        other => {
+            return Err(Error::invalid(format!(
+                "error looking up logging plugin {other}: plugin \"{other}\" not found"
+            )));
+        }
     }
     for key in host.log_config.config.keys() {
         if !matches!(key.as_str(), "max-size" | "max-file") {
@@ -188,7 +191,8 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
     match host.ipc_mode.as_str() {
         "" => host.ipc_mode = "private".into(),
         "private" | "none" | "host" | "shareable" => {}
-        other => return missing(&format!("IPC mode {other}")),
+        other if other.starts_with("container:") => return missing(&format!("IPC mode {other}")),
+        other => return Err(Error::invalid(format!("invalid IPC mode: {other}"))),
     }
     match host.cgroupns_mode.as_str() {
         "" => host.cgroupns_mode = "private".into(),
@@ -244,7 +248,10 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
         return missing("--gpus");
     }
     if !matches!(host.isolation.as_str(), "" | "default") {
-        return Err(Error::invalid(format!("invalid isolation: {}", host.isolation)));
+        return Err(Error::invalid(format!(
+            "invalid isolation ({}): linux only supports 'default'",
+            host.isolation
+        )));
     }
     for option in host.security_opt.iter().flatten() {
         match option.as_str() {
@@ -262,6 +269,12 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
             other => return missing(&format!("--security-opt {other}")),
         }
     }
+    // Nothing confines processes that see the host's: dockerd takes SELinux labels away, and says so.
+    let confined = host.ipc_mode != "host" && host.pid_mode != "host" && !host.privileged;
+    let labelled = host.security_opt.iter().flatten().any(|o| o.starts_with("label"));
+    if !confined && !labelled {
+        host.security_opt.get_or_insert_default().push("label=disable".into());
+    }
     let controllers = engine.runtime.controllers();
     if host.memory > 0 && !controllers.has("memory") {
         warnings.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".into());
@@ -271,6 +284,13 @@ fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<V
     }
     if (host.nano_cpus > 0 || host.cpu_quota > 0) && !controllers.has("cpu") {
         warnings.push("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.".into());
+    }
+    if host.blkio_weight > 0 && !controllers.has("io") {
+        warnings.push(
+            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+                .into(),
+        );
+        host.blkio_weight = 0;
     }
     if host.network_mode == "host" && host.port_bindings.values().any(Option::is_some) {
         warnings.push("Published ports are discarded when using host network mode".into());
@@ -287,8 +307,7 @@ fn merge_image(config: &mut Config, image: &image::ImageConfig) {
         config.exposed_ports.entry(port.clone()).or_default();
     }
     let named: BTreeSet<String> = config.env.iter().map(|e| env_name(e).to_owned()).collect();
-    let inherited = image.env.iter().filter(|e| !named.contains(env_name(e))).cloned();
-    config.env.extend(inherited.collect::<Vec<_>>());
+    config.env.extend(image.env.iter().filter(|e| !named.contains(env_name(e))).cloned());
     if config.entrypoint.is_none() {
         // A command of the image's belongs to its entrypoint: with another entrypoint it is dropped.
         if config.cmd.as_ref().is_none_or(Vec::is_empty) {
@@ -315,9 +334,6 @@ fn merge_image(config: &mut Config, image: &image::ImageConfig) {
         && let Some(signal) = &image.stop_signal
     {
         config.stop_signal.clone_from(signal);
-    }
-    if !config.env.iter().any(|e| env_name(e) == "PATH") {
-        config.env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
     }
 }
 
@@ -368,9 +384,9 @@ fn networks(
             && !ipam.ipv4_address.is_empty()
             && matches!(name.as_str(), "bridge" | "host" | "none")
         {
-            return Err(Error::invalid(
-                "invalid endpoint settings:\nuser specified IP address is supported on user defined networks only",
-            ));
+            return Err(Error::invalid(format!(
+                "invalid config for network {name}: invalid endpoint settings:\n* user specified IP address is supported on user defined networks only\n* user specified IP address is supported only when connecting to networks with user configured subnets"
+            )));
         }
         if settings.links.as_ref().is_some_and(|l| !l.is_empty()) {
             return Err(Error::not_implemented("links are not there yet"));
@@ -663,11 +679,11 @@ mod tests {
             env: vec!["A=image".into(), "B=image".into()],
             ..Default::default()
         };
-        let mut plain = Config { env: vec!["A=mine".into()], ..Config::default() };
+        let mut plain = Config { env: vec!["A=mine".into()].into(), ..Config::default() };
         merge_image(&mut plain, &image);
         assert_eq!(command(&plain).unwrap(), ("/entry".into(), vec!["default".into()]));
         assert_eq!(plain.env[..2], ["A=mine", "B=image"]);
-        assert!(plain.env[2].starts_with("PATH="));
+        assert_eq!(plain.env.len(), 2);
 
         let mut other = Config { entrypoint: Some(vec!["sh".into()]), ..Config::default() };
         merge_image(&mut other, &image);

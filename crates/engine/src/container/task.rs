@@ -222,15 +222,13 @@ impl Task {
             }
             Command::Remove { force, volumes, reply } => match &self.state {
                 State::Running(run) if !force => {
-                    let state = if run.paused { "paused" } else { "running" };
-                    let advice = if run.paused { "unpause and stop" } else { "stop" };
-                    tell(
-                        reply,
-                        Err(Error::conflict(format!(
-                            "cannot remove container \"{}\": container is {state}: {advice} the container before removing or force remove",
-                            self.record.name
-                        ))),
-                    );
+                    let why = if run.paused {
+                        "container is paused and must be unpaused first"
+                    } else {
+                        "container is running: stop the container before removing or force remove"
+                    };
+                    let words = format!("cannot remove container \"{}\": {why}", self.record.name);
+                    tell(reply, Err(Error::conflict(words)));
                 }
                 State::Running(_) => {
                     self.record.stopped_by_user = true;
@@ -327,6 +325,7 @@ impl Task {
         let mut ports = Vec::new();
         match self.connect_and_start(&mut run, &mut ports).await {
             Ok(()) => {
+                engine.volumes_event(&self.record, "mount");
                 self.record.last = LastRun {
                     started_at: crate::time::now(),
                     finished_at: self.record.last.finished_at.clone(),
@@ -473,6 +472,7 @@ impl Task {
         }
         let died = [("exitCode", exit.code.to_string()), ("execDuration", ran_for.as_secs().to_string())];
         self.emit("die", &died);
+        self.engine.volumes_event(&self.record, "unmount");
         let was_stopped = stopping.is_some();
         let Stopping { waiters, restart, mut remove, .. } = stopping.unwrap_or_default();
         if !waiters.is_empty() || !restart.is_empty() {
@@ -621,17 +621,19 @@ impl Task {
 
     async fn pause(&mut self, pause: bool) -> Result<()> {
         let (name, id) = (self.record.name.clone(), self.record.id.clone());
-        let State::Running(run) = &mut self.state else {
-            return Err(Error::conflict(format!("container {id} is not running")));
+        // dockerd answers 500 here.
+        let not_paused = || Error::internal(format!("Container {id} is not paused"));
+        let run = match &mut self.state {
+            State::Running(run) if run.paused && pause => {
+                return Err(Error::conflict(format!("Container {id} is already paused")));
+            }
+            State::Running(run) if !run.paused && !pause => return Err(not_paused()),
+            State::Running(run) => run,
+            State::Idle | State::Waiting(_) if pause => {
+                return Err(Error::conflict(format!("container {id} is not running")));
+            }
+            State::Idle | State::Waiting(_) => return Err(not_paused()),
         };
-        if run.paused == pause {
-            let words = if pause {
-                format!("container {id} is already paused")
-            } else {
-                format!("container {id} is not paused")
-            };
-            return Err(Error::conflict(words));
-        }
         let done = if pause { run.container.pause().await } else { run.container.resume().await };
         done.map_err(|e| Error::internal(format!("cannot change container {name}: {e}")))?;
         run.paused = pause;
@@ -641,12 +643,16 @@ impl Task {
     }
 
     async fn rename(&mut self, name: String) -> Result<()> {
+        if name == self.record.name {
+            return Err(Error::invalid("Renaming a container with the same name as its current name"));
+        }
+        let context = "Error when allocating new name";
         if !crate::names::is_valid(&name) {
             return Err(Error::invalid(format!(
-                "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+                "{context}: Invalid container name (/{name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
             )));
         }
-        self.engine.containers.reserve_name(&name, &self.record.id)?;
+        self.engine.containers.reserve_name(&name, &self.record.id).map_err(|e| e.context(context))?;
         let old = std::mem::replace(&mut self.record.name, name);
         self.engine.containers.release_name(&old, &self.record.id);
         self.save(Durability::Durable).await;
