@@ -170,7 +170,7 @@ fn saved_images_load_again() {
 fn images_in_use_are_kept() {
     let engine = Engine::with_busybox();
     engine.docker(&["run", "--name", "user", "busybox", "true"]).ok();
-    engine.docker(&["rmi", "busybox"]).fails(1, "(must force) - container");
+    engine.docker(&["rmi", "busybox"]).fails(1, "(must be forced) - container");
     engine.docker(&["rm", "user"]).ok();
     engine.docker(&["rmi", "busybox"]).ok();
     engine.docker(&["rmi", "busybox"]).fails(1, "No such image: busybox:latest");

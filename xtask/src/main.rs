@@ -3,6 +3,7 @@
 mod bench;
 mod cpio;
 mod debian;
+mod fixtures;
 mod image;
 mod licences;
 mod modules;
@@ -38,6 +39,14 @@ enum Task {
         full: bool,
         /// Only tests whose name contains this
         filter: Option<String>,
+    },
+    /// Record what a real dockerd answers, for the differential test to compare ours with
+    Fixtures {
+        /// dockerd's socket; a registry answers on port 5000 of its network namespace
+        #[arg(long)]
+        peer: PathBuf,
+        /// Only groups whose name contains this
+        group: Option<String>,
     },
     /// Measure our engine beside a real dockerd
     Bench(bench::Options),
@@ -80,6 +89,7 @@ fn main() -> anyhow::Result<()> {
                 println!("export {variable}='{}'", path.display());
             }
         }
+        Task::Fixtures { peer, group } => fixtures::record(&peer, group.as_deref())?,
         Task::Bench(options) => bench::run(&options)?,
         Task::Stage => println!("{}", stage::build()?.display()),
         Task::Image { arch, programs, out } => {

@@ -57,8 +57,10 @@ fn one(config: &mut Config, line: &str) -> Result<()> {
         "ENTRYPOINT" => config.entrypoint = command(rest),
         "ENV" => {
             for (name, value) in pairs(&instruction, rest, &config.env)? {
-                config.env.retain(|e| e.split('=').next() != Some(&name));
-                config.env.push(format!("{name}={value}"));
+                let other = |e: &&String| e.split('=').next() != Some(&name);
+                let mut env: Vec<String> = config.env.iter().filter(other).cloned().collect();
+                env.push(format!("{name}={value}"));
+                config.env = env.into();
             }
         }
         "LABEL" => {
@@ -274,7 +276,7 @@ mod tests {
     use super::*;
 
     fn changed(lines: &[&str]) -> Result<Config> {
-        let mut config = Config { env: vec!["HOME=/root".into()], ..Config::default() };
+        let mut config = Config { env: vec!["HOME=/root".into()].into(), ..Config::default() };
         let lines: Vec<String> = lines.iter().map(|l| (*l).to_owned()).collect();
         apply(&mut config, &lines).map(|()| config)
     }
@@ -296,7 +298,7 @@ mod tests {
             "HEALTHCHECK --interval=1m30s --retries=2 CMD curl localhost",
         ])
         .unwrap();
-        assert_eq!(c.env, ["HOME=/root", "A=1", "B=two words", "C=/root/x", "OLD=the rest"]);
+        assert_eq!(c.env[..], ["HOME=/root", "A=1", "B=two words", "C=/root/x", "OLD=the rest"]);
         assert_eq!(c.cmd.unwrap(), ["/bin/sh", "-c", "echo hi"]);
         assert_eq!(c.entrypoint.unwrap(), ["/e", "x"]);
         let ports: Vec<&String> = c.exposed_ports.keys().collect();

@@ -257,6 +257,20 @@ impl Engine {
         self.events.emit("volume", action, name, attributes);
     }
 
+    /// Tells that a container's volumes came into use (`mount`) or went out of it (`unmount`).
+    pub fn volumes_event(&self, record: &Record, action: &str) {
+        for mount in &record.mounts {
+            let Some(name) = &mount.volume else { continue };
+            let mut attributes = BTreeMap::from([("container".to_owned(), record.id.clone())]);
+            if action == "mount" {
+                attributes.insert("destination".into(), mount.destination.display().to_string());
+                attributes.insert("read/write".into(), mount.rw.to_string());
+                attributes.insert("propagation".into(), mount.propagation.clone());
+            }
+            self.volume_event(name, action, attributes);
+        }
+    }
+
     /// Tells of something that happened to a network; `container`: who came or went, or empty.
     pub fn network_event(&self, network: &Network, action: &str, container: &str) {
         let mut attributes = BTreeMap::from([

@@ -110,11 +110,12 @@ impl Execs {
         self.lock().get(id).cloned().ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))
     }
 
-    /// Ids of the execs of a container that run.
-    pub fn running_in(&self, container: &str) -> Vec<String> {
+    /// Ids of the execs of a container that have not ended.
+    pub fn of(&self, container: &str) -> Vec<String> {
         let all = self.lock();
-        let runs = |e: &&Arc<Exec>| e.container == container && matches!(e.state(), ExecState::Running(_));
-        all.values().filter(runs).map(|e| e.id.clone()).collect()
+        let open =
+            |e: &&Arc<Exec>| e.container == container && !matches!(e.state(), ExecState::Exited { .. });
+        all.values().filter(open).map(|e| e.id.clone()).collect()
     }
 
     /// Forgets the execs of a container that is gone.

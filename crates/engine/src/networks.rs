@@ -262,6 +262,15 @@ impl Networks {
     /// Makes a network. Errors are Docker's.
     pub async fn create(&self, r: NetworkRequest) -> Result<Arc<Network>> {
         let _one_at_a_time = self.changing.lock().await;
+        if r.name.trim().is_empty() {
+            return Err(Error::invalid("invalid name: name is empty"));
+        }
+        if matches!(r.name.as_str(), "bridge" | "host" | "none" | "default") {
+            return Err(Error::forbidden(format!(
+                "operation is not permitted on predefined {} network",
+                r.name
+            )));
+        }
         if !crate::names::is_valid(&r.name) && r.name.len() != 1 {
             return Err(Error::invalid(format!(
                 "invalid name {:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
@@ -283,9 +292,7 @@ impl Networks {
                 return Err(Error::not_implemented(format!("network driver {} is not there yet", r.driver)));
             }
             other => {
-                return Err(Error::not_found(format!(
-                    "could not resolve driver {other} in v2 plugin registry: plugin not found"
-                )));
+                return Err(Error::not_found(format!("plugin \"{other}\" not found")));
             }
         }
         let link = match r.options.get("com.docker.network.bridge.name") {

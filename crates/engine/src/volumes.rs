@@ -85,11 +85,20 @@ impl Volumes {
     ) -> Result<(Arc<Volume>, bool)> {
         if !matches!(driver, "" | "local") {
             return Err(Error::not_found(format!(
-                "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+                "create {name}: error looking up volume plugin {driver}: plugin \"{driver}\" not found"
             )));
+        }
+        let known = |option: &&String| matches!(option.as_str(), "type" | "o" | "device" | "size");
+        if let Some(option) = options.iter().flat_map(BTreeMap::keys).find(|o| !known(o)) {
+            return Err(Error::invalid(format!("create {name}: invalid option: \"{option}\"")));
         }
         if options.as_ref().is_some_and(|o| !o.is_empty()) {
             return Err(Error::not_implemented("options of the local volume driver are not there yet"));
+        }
+        if name.len() < 2 {
+            return Err(Error::invalid(format!(
+                "create {name}: volume name is too short, names should be at least two alphanumeric characters"
+            )));
         }
         if !crate::names::is_valid(name) {
             return Err(Error::invalid(format!(

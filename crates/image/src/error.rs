@@ -123,7 +123,7 @@ pub enum Error {
     /// The image is used.
     #[error("conflict: unable to {what} {name} {why}")]
     Conflict {
-        /// `delete` or `remove repository reference`, in Docker's order of words.
+        /// `delete`, in Docker's order of words.
         what: &'static str,
         /// Short ID or reference as given.
         name: String,

@@ -100,7 +100,7 @@ impl FromStr for Platform {
 
     /// `os/arch[/variant]`, or an architecture alone, or `linux` alone.
     fn from_str(text: &str) -> Result<Platform, Error> {
-        let bad = || Error::Invalid(format!("{text:?} is an invalid platform: expected os/arch[/variant]"));
+        let bad = || Error::Invalid(format!("{text:?}: cannot parse platform specifier: invalid argument"));
         let part = |s: &str| {
             !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
         };

@@ -127,7 +127,12 @@ pub(crate) fn find(db: &Connection, text: &str) -> Result<(Digest, Option<Refere
             _ => return Err(Error::Ambiguous(text.into())),
         }
     }
-    Err(Error::NoSuchImage(reference.map_or_else(|_| text.to_string(), |r| r.familiar())))
+    Err(match reference {
+        Ok(reference) => Error::NoSuchImage(reference.familiar()),
+        // An ID that is none of ours is no name, and no bad one.
+        Err(_) if hex.len() == 64 => Error::NoSuchImage(text.into()),
+        Err(e) => e,
+    })
 }
 
 /// The manifest of an image to use here: itself, or the best of an index's that are complete.

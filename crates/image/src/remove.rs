@@ -109,10 +109,10 @@ pub(crate) fn remove(
         if let Some(user) = uses.first() {
             if !options.force {
                 return Err(Error::Conflict {
-                    what: "remove repository reference",
-                    name: format!("{:?}", name.familiar()),
+                    what: "delete",
+                    name: name.familiar(),
                     why: format!(
-                        "(must force) - container {} is using its referenced image {short}",
+                        "(must be forced) - container {} is using its referenced image {short}",
                         container(user)
                     ),
                 });

@@ -242,7 +242,7 @@ async fn removal_goes_by_dockers_rules_and_gives_all_space_back() {
     assert_eq!(
         remove("app:2", false, &stopped).await.unwrap_err().1,
         format!(
-            "conflict: unable to remove repository reference \"app:2\" (must force) - container 0123456789ab is using its referenced image {short}"
+            "conflict: unable to delete app:2 (must be forced) - container 0123456789ab is using its referenced image {short}"
         )
     );
     // Forced by name it loses the name only.

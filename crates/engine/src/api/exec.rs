@@ -20,17 +20,32 @@ use crate::exec::{Exec, ExecConfig, ExecState};
 const EXIT_AFTER_OUTPUT: Duration = Duration::from_secs(3);
 
 pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let handle = engine.containers.find(call.param(0))?;
+    let name = call.param(0).to_owned();
+    let handle = engine.containers.find(&name)?;
     let config: ExecConfig = call.json().await?;
     if config.cmd.is_empty() {
         return Err(Error::invalid("No exec command specified"));
     }
-    detach_keys(&config.detach_keys)?;
-    let (record, _) = running(&handle)?;
-    let action = format!("exec_create: {}", config.cmd.join(" "));
+    if let Err(e) = running(&handle).map(drop) {
+        // dockerd names it as it was asked for.
+        let id = format!("Container {}", handle.view().record.id);
+        return Err(Error { message: e.message.replace(&id, &format!("Container {name}")), ..e });
+    }
+    detach_keys(&config.detach_keys)
+        .map_err(|_| Error::internal(format!("Invalid escape keys ({}) provided", config.detach_keys)))?;
+    let (record, container) = running(&handle)?;
+    // A user that is not there is refused now: at the start the client has no ears for an error any more.
+    spec::exec_process(&record, &container, &config).await?;
+    let action = told_command("exec_create", &config);
     let exec = engine.execs.create(&record.id, config);
     engine.container_event(&record, &action, &[("execID", exec.id.clone())]);
     Ok(Reply::created(json!({ "Id": exec.id })))
+}
+
+/// An event's action, as dockerd words it: a program without arguments leaves a space behind.
+fn told_command(action: &str, config: &ExecConfig) -> String {
+    let (program, arguments) = config.cmd.split_first().map_or(("", &[][..]), |(p, rest)| (p.as_str(), rest));
+    format!("{action}: {program} {}", arguments.join(" "))
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -123,7 +138,7 @@ async fn begin(
     if let Err(e) = started.start().await {
         return Err(not_started(exec, e));
     }
-    let action = format!("exec_start: {}", exec.config.cmd.join(" "));
+    let action = told_command("exec_start", &exec.config);
     engine.container_event(record, &action, &[("execID", exec.id.clone())]);
     watch(engine, exec, record.clone(), started);
     Ok(())
@@ -141,6 +156,8 @@ async fn told(exec: &Exec) {
 fn not_started(exec: &Exec, e: runtime::Error) -> Error {
     let code = match e.code() {
         runtime::Code::NotFound => 127,
+        // dockerd goes by the words, too: a working directory that is not there.
+        _ if e.to_string().ends_with("no such file or directory") => 127,
         _ => 126,
     };
     exec.set(ExecState::Exited { code, pid: 0, at: Instant::now() });
@@ -197,7 +214,7 @@ pub async fn resize(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             running.resize(rows, columns).await.map_err(|e| Error::internal(e.to_string()))?;
             Ok(Reply::Empty(StatusCode::OK))
         }
-        _ => Err(Error::conflict(format!("exec {} is not running", exec.id))),
+        _ => Err(Error::not_found(format!("NotFound: process does not exist {}: not found", exec.id))),
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::registry::credentials;
 use super::reply::Reply;
-use super::request::Call;
+use super::request::{Call, Version};
 use super::system::{Out, async_stream};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
@@ -215,6 +215,23 @@ async fn named(engine: &Engine, call: &Call) -> Result<image::Image> {
     })
 }
 
+/// What older clients get: fields that have gone since, none that have come.
+pub fn for_version(image: &mut Value, version: Version) {
+    if version < Version(1, 44) {
+        image["VirtualSize"] = image["Size"].clone();
+    }
+    if version < Version(1, 48)
+        && let Some(fields) = image.as_object_mut()
+    {
+        fields.remove("Descriptor");
+    }
+    if version < Version(1, 51)
+        && let Some(containers) = image.get_mut("Containers")
+    {
+        *containers = json!(-1);
+    }
+}
+
 const LIST_FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
 
 /// Whether a shell-like pattern (`*` and `?`) fits the whole text.
@@ -268,7 +285,11 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             });
         }
     }
-    Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size"), call.flag("manifests")).await?))
+    let mut list = list_json(&engine, &images, call.flag("shared-size"), call.flag("manifests")).await?;
+    for entry in list.as_array_mut().into_iter().flatten() {
+        for_version(entry, call.version);
+    }
+    Ok(Reply::json(list))
 }
 
 pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -283,7 +304,7 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     };
     let mut config = json!({
         "Cmd": c.cmd, "Entrypoint": c.entrypoint, "Env": if c.env.is_empty() { Value::Null } else { json!(c.env) },
-        "Labels": or_null(&c.labels), "OnBuild": c.on_build, "User": c.user, "Volumes": set(&c.volumes),
+        "Labels": or_null(&c.labels), "OnBuild": if c.on_build.is_empty() { Value::Null } else { json!(c.on_build) }, "User": c.user, "Volumes": set(&c.volumes),
         "WorkingDir": c.working_dir,
     });
     if !c.exposed_ports.is_empty() {
@@ -294,6 +315,25 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     if let Some(test) = &c.healthcheck {
         config["Healthcheck"] = test.clone();
+    }
+    if let Some(shell) = &c.shell {
+        config["Shell"] = json!(shell);
+    }
+    if call.version < Version(1, 50) {
+        // A container's fields, which no image has.
+        for (field, value) in [
+            ("Hostname", json!("")),
+            ("Domainname", json!("")),
+            ("Image", json!("")),
+            ("AttachStdin", json!(false)),
+            ("AttachStdout", json!(false)),
+            ("AttachStderr", json!(false)),
+            ("Tty", json!(false)),
+            ("OpenStdin", json!(false)),
+            ("StdinOnce", json!(false)),
+        ] {
+            config[field] = value;
+        }
     }
     let descriptor = json!({
         "mediaType": i.descriptor.media_type, "digest": i.descriptor.digest.to_string(), "size": i.descriptor.size,
@@ -312,6 +352,7 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if call.flag("manifests") {
         out["Manifests"] = manifests_json(&engine, &i).await?;
     }
+    for_version(&mut out, call.version);
     Ok(Reply::json(out))
 }
 

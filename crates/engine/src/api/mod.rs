@@ -142,12 +142,6 @@ async fn dispatch(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Rep
     let (version, path) = split_version(path)?;
     let (operation, params) = match router::route(request.method(), path) {
         Route::To(operation, params) => (operation, params),
-        Route::WrongMethod => {
-            return Ok(Reply::Json(
-                StatusCode::METHOD_NOT_ALLOWED,
-                serde_json::json!({ "message": "method not allowed" }),
-            ));
-        }
         Route::Nowhere => return Err(Error::not_found("page not found")),
     };
     match operation.handler {

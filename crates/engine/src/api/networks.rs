@@ -49,12 +49,15 @@ fn json(network: &Network, members: &Members, detailed: bool) -> Value {
 pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(&["dangling", "driver", "id", "label", "name", "scope", "type"])?;
     let dangling = filters.truth("dangling")?;
+    if let Some(kind) = filters.values("type").iter().find(|t| !matches!(t.as_str(), "builtin" | "custom")) {
+        return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
+    }
     let mut out = Vec::new();
     for (network, members) in engine.networks.list() {
         let kind = if network.is_predefined() { "builtin" } else { "custom" };
         let keep = filters.allows("driver", network.driver.name())
-            && filters.any("id", |v| network.id.contains(v))
-            && filters.any("name", |v| network.name.contains(v))
+            && filters.matches("id", &[&network.id])
+            && filters.matches("name", &[&network.name])
             && filters.allows("scope", "local")
             && filters.allows("type", kind)
             && filters.labels(&network.labels)
@@ -111,9 +114,22 @@ fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<Option<T>> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| {
-        Error::invalid(format!("invalid network config:\ninvalid {what} {text}: not an IPv4 one"))
-    })
+    let why = if what == "gateway" { "invalid address" } else { "invalid CIDR block notation" };
+    text.parse()
+        .map(Some)
+        .map_err(|_| Error::invalid(format!("invalid network config:\ninvalid {what} {text}: {why}")))
+}
+
+/// A subnet that names itself by its first address, as dockerd wants it.
+fn subnet(text: &str) -> Result<Option<network::Ipv4Net>> {
+    let subnet: Option<network::Ipv4Net> = parse("subnet", text)?;
+    match subnet {
+        Some(net) if net.trunc() != net => Err(Error::invalid(format!(
+            "invalid network config:\ninvalid subnet {text}: it should be {}",
+            net.trunc()
+        ))),
+        other => Ok(other),
+    }
 }
 
 pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -147,7 +163,7 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             driver: body.driver,
             internal: body.internal,
             attachable: body.attachable,
-            subnet: parse("subnet", &ipam.subnet)?,
+            subnet: subnet(&ipam.subnet)?,
             gateway: parse("gateway", &ipam.gateway)?,
             ip_range: parse("ip-range", &ipam.ip_range)?,
             options: body.options,

@@ -81,7 +81,8 @@ impl Call {
             text => text
                 .parse()
                 .map(Some)
-                .map_err(|_| Error::invalid(format!("invalid value for '{name}': {text}"))),
+                // Go's words, and its status for them.
+                .map_err(|_| Error::internal(format!("strconv.Atoi: parsing \"{text}\": invalid syntax"))),
         }
     }
 
@@ -178,13 +179,22 @@ impl Filters {
         self.values("label").iter().all(matches) && !self.values("label!").iter().any(matches)
     }
 
+    /// Whether one of the filter's values is one of `texts`, or as a regular expression is found in one; true when
+    /// there is no such filter.
+    pub fn matches(&self, key: &str, texts: &[&str]) -> bool {
+        self.any(key, |v| {
+            texts.contains(&v)
+                || regex::Regex::new(v).is_ok_and(|pattern| texts.iter().any(|t| pattern.is_match(t)))
+        })
+    }
+
     /// A yes-or-no filter.
     pub fn truth(&self, key: &str) -> Result<Option<bool>> {
         match self.values(key) {
             [] => Ok(None),
             [one] if matches!(one.as_str(), "1" | "true") => Ok(Some(true)),
             [one] if matches!(one.as_str(), "0" | "false") => Ok(Some(false)),
-            other => Err(Error::invalid(format!("invalid filter '{key}={other:?}'"))),
+            other => Err(Error::invalid(format!("invalid filter '{key}=[{}]'", other.join(" ")))),
         }
     }
 }

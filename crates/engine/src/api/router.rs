@@ -171,24 +171,21 @@ pub fn served() -> Vec<&'static str> {
 pub enum Route {
     /// This operation, with its path parameters.
     To(&'static Operation, Vec<String>),
-    /// The path is known, the method is not.
-    WrongMethod,
     /// Nothing.
     Nowhere,
 }
 
 /// Finds the operation for a path without its version.
 pub fn route(method: &Method, path: &str) -> Route {
-    let mut known = false;
     for operation in OPERATIONS {
-        if let Some(params) = matches(operation.path, path) {
-            if operation.method == *method {
-                return Route::To(operation, params);
-            }
-            known = true;
+        if operation.method == *method
+            && let Some(params) = matches(operation.path, path)
+        {
+            return Route::To(operation, params);
         }
     }
-    if known { Route::WrongMethod } else { Route::Nowhere }
+    // Also for a method that a known path does not have: dockerd tells no difference.
+    Route::Nowhere
 }
 
 /// The parameters, when the path fits the pattern.
@@ -226,7 +223,7 @@ mod tests {
     fn id(method: Method, path: &str) -> Option<(&'static str, Vec<String>)> {
         match route(&method, path) {
             Route::To(operation, params) => Some((operation.id, params)),
-            Route::WrongMethod | Route::Nowhere => None,
+            Route::Nowhere => None,
         }
     }
 
@@ -238,9 +235,9 @@ mod tests {
     }
 
     #[test]
-    fn unknown_paths_and_methods_differ() {
+    fn unknown_paths_and_methods_lead_nowhere() {
         assert!(matches!(route(&Method::GET, "/nope"), Route::Nowhere));
-        assert!(matches!(route(&Method::PUT, "/containers/json"), Route::WrongMethod));
+        assert!(matches!(route(&Method::PUT, "/containers/json"), Route::Nowhere));
         assert!(matches!(route(&Method::GET, "/containers//json"), Route::Nowhere));
     }
 

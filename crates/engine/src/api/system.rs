@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::reply::{ByteStream, Reply};
-use super::request::{Call, Filters};
+use super::request::{Call, Filters, Version};
 use super::{NEWEST, OLDEST};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -142,6 +142,10 @@ pub async fn no_plugins(_: Arc<Engine>, _: Call) -> Result<Reply> {
 
 pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let wanted = call.all("type");
+    let known = |kind: &&String| matches!(kind.as_str(), "container" | "image" | "volume" | "build-cache");
+    if let Some(kind) = wanted.iter().find(|k| !known(k)) {
+        return Err(Error::invalid(format!("unknown object type: {kind}")));
+    }
     let want = |kind: &str| wanted.is_empty() || wanted.iter().any(|w| w == kind);
     let mut out =
         json!({ "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null });
@@ -149,6 +153,11 @@ pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         let usage = engine.images.disk_usage().await?;
         out["LayersSize"] = json!(usage.total);
         out["Images"] = super::images::list_json(&engine, &engine.images.list().await?, true, false).await?;
+        if call.version < Version(1, 44) {
+            for image in out["Images"].as_array_mut().into_iter().flatten() {
+                image["VirtualSize"] = image["Size"].clone();
+            }
+        }
     }
     if want("container") {
         let mut list = Vec::new();
@@ -173,24 +182,6 @@ pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     Ok(Reply::json(out))
 }
 
-/// Filters of `GET /events`.
-const EVENT_FILTERS: &[&str] = &[
-    "config",
-    "container",
-    "daemon",
-    "event",
-    "image",
-    "label",
-    "network",
-    "node",
-    "plugin",
-    "scope",
-    "secret",
-    "service",
-    "type",
-    "volume",
-];
-
 fn wanted(filters: &Filters, event: &Event) -> bool {
     let name = event.attributes.get("name").map_or("", String::as_str);
     let is = |kind: &'static str| {
@@ -208,7 +199,8 @@ fn wanted(filters: &Filters, event: &Event) -> bool {
 }
 
 pub async fn events(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let filters = call.filters()?.only(EVENT_FILTERS)?;
+    // Unknown filters are no error here, as with dockerd.
+    let filters = call.filters()?;
     let point = |name: &str| match call.get(name) {
         "" => Ok(None),
         text => time::parse_point(text)
@@ -216,6 +208,12 @@ pub async fn events(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             .ok_or_else(|| Error::invalid(format!("failed to parse value as time or duration: \"{text}\""))),
     };
     let (since, until) = (point("since")?, point("until")?);
+    if let (Some(from), Some(to)) = (since, until)
+        && from > to
+    {
+        let (from, to) = (call.get("since"), call.get("until"));
+        return Err(Error::invalid(format!("`since` time ({from}) cannot be after `until` time ({to})")));
+    }
     let (past, mut live) = engine.events.subscribe();
     let past: Vec<Event> = match since {
         Some(since) => past.into_iter().filter(|e| e.at >= since).collect(),

@@ -30,7 +30,7 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         .iter()
         .filter(|v| {
             filters.allows("driver", "local")
-                && filters.any("name", |n| v.name.contains(n))
+                && filters.matches("name", &[&v.name])
                 && filters.labels(v.labels.as_ref().unwrap_or(&BTreeMap::new()))
                 && dangling.is_none_or(|d| d == engine.containers.using_volume(&v.name).is_empty())
         })
@@ -101,6 +101,6 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         removed.push(volume.name.clone());
     }
     Ok(Reply::json(json!({
-        "VolumesDeleted": if removed.is_empty() { Value::Null } else { json!(removed) }, "SpaceReclaimed": bytes,
+        "VolumesDeleted": removed, "SpaceReclaimed": bytes,
     })))
 }

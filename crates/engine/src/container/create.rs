@@ -37,6 +37,9 @@ pub async fn create(
         )));
     }
     let mut warnings = validate(engine, &config, &mut host)?;
+    if config.image.is_empty() {
+        command(&config)?;
+    }
     let image = engine.images.get(&config.image).await?;
     merge_image(&mut config, &image.config);
     let command = command(&config)?;
@@ -118,8 +121,7 @@ fn merge_image(config: &mut Config, image: &image::ImageConfig) {
         config.exposed_ports.entry(port.clone()).or_default();
     }
     let named: BTreeSet<String> = config.env.iter().map(|e| env_name(e).to_owned()).collect();
-    let inherited = image.env.iter().filter(|e| !named.contains(env_name(e))).cloned();
-    config.env.extend(inherited.collect::<Vec<_>>());
+    config.env.extend(image.env.iter().filter(|e| !named.contains(env_name(e))).cloned());
     if config.entrypoint.is_none() {
         // A command of the image's belongs to its entrypoint: with another entrypoint it is dropped.
         if config.cmd.as_ref().is_none_or(Vec::is_empty) {
@@ -146,9 +148,6 @@ fn merge_image(config: &mut Config, image: &image::ImageConfig) {
         && let Some(signal) = &image.stop_signal
     {
         config.stop_signal.clone_from(signal);
-    }
-    if !config.env.iter().any(|e| env_name(e) == "PATH") {
-        config.env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
     }
 }
 
@@ -199,9 +198,9 @@ fn networks(
             && !ipam.ipv4_address.is_empty()
             && matches!(name.as_str(), "bridge" | "host" | "none")
         {
-            return Err(Error::invalid(
-                "invalid endpoint settings:\nuser specified IP address is supported on user defined networks only",
-            ));
+            return Err(Error::invalid(format!(
+                "invalid config for network {name}: invalid endpoint settings:\n* user specified IP address is supported on user defined networks only\n* user specified IP address is supported only when connecting to networks with user configured subnets"
+            )));
         }
         if settings.links.as_ref().is_some_and(|l| !l.is_empty()) {
             return Err(Error::not_implemented("links are not there yet"));
@@ -280,11 +279,11 @@ mod tests {
             env: vec!["A=image".into(), "B=image".into()],
             ..Default::default()
         };
-        let mut plain = Config { env: vec!["A=mine".into()], ..Config::default() };
+        let mut plain = Config { env: vec!["A=mine".into()].into(), ..Config::default() };
         merge_image(&mut plain, &image);
         assert_eq!(command(&plain).unwrap(), ("/entry".into(), vec!["default".into()]));
         assert_eq!(plain.env[..2], ["A=mine", "B=image"]);
-        assert!(plain.env[2].starts_with("PATH="));
+        assert_eq!(plain.env.len(), 2);
 
         let mut other = Config { entrypoint: Some(vec!["sh".into()]), ..Config::default() };
         merge_image(&mut other, &image);

@@ -17,6 +17,8 @@
 
 pub mod config;
 pub mod create;
+pub mod limits;
+pub mod list;
 pub mod mounts;
 pub mod names;
 pub mod ports;

@@ -91,7 +91,7 @@ fn destination(text: &str, spec: &str) -> Result<PathBuf> {
     }
     if path == Path::new("/") {
         return Err(Error::invalid(format!(
-            "invalid volume specification: '{spec}': invalid mount config: invalid specification: destination can't be '/'"
+            "invalid volume specification: '{spec}': invalid mount config for type \"volume\": invalid specification: destination can't be '/'"
         )));
     }
     Ok(path)
@@ -118,8 +118,9 @@ fn parse_bind(spec: &str) -> Result<MountPoint> {
     let parts: Vec<&str> = spec.split(':').collect();
     let (source, target, mode) = match parts[..] {
         [target] => ("", target, ""),
-        [source, target] if target.starts_with('/') => (source, target, ""),
-        [target, mode] => ("", target, mode),
+        // An anonymous volume with a mode, or a name and a place that is none.
+        [target, mode] if target.starts_with('/') && !mode.starts_with('/') => ("", target, mode),
+        [source, target] => (source, target, ""),
         [source, target, mode] => (source, target, mode),
         _ => return Err(bad()),
     };
@@ -145,7 +146,7 @@ fn parse_bind(spec: &str) -> Result<MountPoint> {
         }
         volume
     };
-    mount.mode = mode.to_owned();
+    mount.mode = shown_mode(mount.kind, mode);
     for word in mode.split(',').filter(|w| !w.is_empty()) {
         match word {
             "rw" => mount.rw = true,
@@ -163,6 +164,11 @@ fn parse_bind(spec: &str) -> Result<MountPoint> {
         }
     }
     Ok(mount)
+}
+
+/// dockerd shows `z` for a volume without a mode.
+fn shown_mode(kind: MountKind, mode: &str) -> String {
+    if mode.is_empty() && kind == MountKind::Volume { "z".into() } else { mode.to_owned() }
 }
 
 fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
@@ -231,9 +237,10 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
         "image" | "npipe" | "cluster" => {
             return Err(Error::not_implemented(format!("mounts of type {} are not there yet", m.r#type)));
         }
-        other => return Err(Error::invalid(format!("mount type unknown: {other:?}"))),
+        _ => return Err(invalid("mount type unknown")),
     };
     mount.rw = !m.read_only;
+    mount.mode = shown_mode(mount.kind, "");
     Ok(mount)
 }
 
@@ -252,6 +259,9 @@ pub fn collect(host: &HostConfig, volumes: &Set) -> Result<Vec<MountPoint>> {
         add(from_mount(mount)?)?;
     }
     for (path, options) in &host.tmpfs {
+        if !path.starts_with('/') {
+            return Err(Error::invalid(format!("invalid mount path: '{path}' mount path must be absolute")));
+        }
         let mut tmpfs = MountPoint::new(MountKind::Tmpfs, destination(path, path)?);
         tmpfs.tmpfs_options = options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
         add(tmpfs)?;

@@ -214,13 +214,14 @@ fn rlimit(u: &super::config::Ulimit) -> Result<PosixRlimit> {
         .map_err(|_| Error::invalid(format!("invalid ulimit type: {}", u.name)))
 }
 
+/// Where programs are looked for unless the container says otherwise.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The process's environment: what was asked, and what a shell expects.
 fn environment(asked: &[String], hostname: &str, who: &Identity, tty: bool) -> Vec<String> {
     let mut env = Vec::with_capacity(asked.len() + 3);
     let has = |name: &str| asked.iter().any(|e| e.split('=').next() == Some(name));
-    if let Some(path) = asked.iter().find(|e| e.starts_with("PATH=")) {
-        env.push(path.clone());
-    }
+    env.push(asked.iter().find(|e| e.starts_with("PATH=")).map_or(DEFAULT_PATH, String::as_str).to_owned());
     if !has("HOSTNAME") {
         env.push(format!("HOSTNAME={hostname}"));
     }
@@ -233,6 +234,11 @@ fn environment(asked: &[String], hostname: &str, who: &Identity, tty: bool) -> V
         env.push(format!("HOME={}", who.home));
     }
     env
+}
+
+/// Refuses capabilities that there are not.
+pub fn check_capabilities(host: &super::config::HostConfig) -> Result<()> {
+    capabilities(false, &host.cap_add, &host.cap_drop, 0).map(drop)
 }
 
 fn capabilities(
@@ -420,8 +426,12 @@ fn devices(record: &Record) -> Result<Vec<LinuxDevice>> {
 fn device(on_host: &str, inside: &str) -> Result<LinuxDevice> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let gather = |e: &dyn std::fmt::Display| {
+        // As Go words it: the CLI tells exit codes by it.
+        let words = e.to_string();
+        let words = words.split(" (os error").next().unwrap_or_default();
+        let words = words.replacen("No such", "no such", 1);
         Error::internal(format!(
-            "error gathering device information while adding custom device \"{on_host}\": {e}"
+            "error gathering device information while adding custom device \"{on_host}\": {words}"
         ))
     };
     let meta = std::fs::metadata(on_host).map_err(|e| gather(&e))?;
@@ -559,7 +569,7 @@ pub async fn exec_process(
             .await
             .map_err(|e| Error::internal(e.to_string()))??
     };
-    let mut env = record.config.env.clone();
+    let mut env = record.config.env.to_vec();
     for variable in &exec.env {
         let name = variable.split('=').next().unwrap_or_default();
         env.retain(|e| e.split('=').next() != Some(name));

@@ -2,11 +2,13 @@
 
 use super::config::{Config, HostConfig};
 use super::signal::parse_signal;
+use super::{limits, spec};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
-/// Least memory limit that dockerd accepts, in bytes.
-const LEAST_MEMORY: i64 = 6 << 20;
+/// Docker's log drivers that are not there yet.
+const KNOWN_LOG_DRIVERS: &[&str] =
+    &["awslogs", "fluentd", "gcplogs", "gelf", "journald", "local", "splunk", "syslog"];
 /// `/dev/shm` unless asked otherwise, in bytes.
 const SHM_SIZE: i64 = 64 << 20;
 
@@ -14,23 +16,8 @@ const SHM_SIZE: i64 = 64 << 20;
 pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     let missing = |what: &str| Err(Error::not_implemented(format!("{what} is not there yet")));
-    if host.memory != 0 && host.memory < LEAST_MEMORY {
-        return Err(Error::invalid("Minimum memory limit allowed is 6MB"));
-    }
-    if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
-        return Err(Error::invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
-    }
-    if host.memory == 0 && host.memory_swap > 0 {
-        return Err(Error::invalid(
-            "You should always set the Memory limit when using Memoryswap limit, see usage",
-        ));
-    }
-    if host.nano_cpus < 0 || host.nano_cpus > 1_000_000_000 * engine.cpus as i64 {
-        return Err(Error::invalid(format!(
-            "range of CPUs is from 0.01 to {0}.00, as there are only {0} CPUs available",
-            engine.cpus
-        )));
-    }
+    limits::check(host, engine.cpus)?;
+    spec::check_capabilities(host)?;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
     }
@@ -43,6 +30,15 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
             )));
         }
     }
+    let retries = host.restart_policy.maximum_retry_count;
+    if retries != 0 && host.restart_policy.name != "on-failure" {
+        return Err(Error::invalid(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+        ));
+    }
+    if retries < 0 {
+        return Err(Error::invalid("invalid restart policy: maximum retry count cannot be negative"));
+    }
     if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
         return Err(Error::invalid(format!(
             "the working directory '{}' is invalid, it needs to be an absolute path",
@@ -50,7 +46,7 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         )));
     }
     if !config.stop_signal.is_empty() && parse_signal(&config.stop_signal).is_none() {
-        return Err(Error::invalid(format!("Invalid signal: {}", config.stop_signal)));
+        return Err(Error::invalid(format!("invalid signal: {}", config.stop_signal)));
     }
     for variable in &config.env {
         if variable.is_empty() || variable.starts_with('=') {
@@ -65,7 +61,12 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
             }
         }
         "json-file" | "none" => {}
-        other => return missing(&format!("log driver {other}")),
+        other if KNOWN_LOG_DRIVERS.contains(&other) => return missing(&format!("log driver {other}")),
+        other => {
+            return Err(Error::invalid(format!(
+                "error looking up logging plugin {other}: plugin \"{other}\" not found"
+            )));
+        }
     }
     for key in host.log_config.config.keys() {
         if !matches!(key.as_str(), "max-size" | "max-file") {
@@ -81,7 +82,8 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     match host.ipc_mode.as_str() {
         "" => host.ipc_mode = "private".into(),
         "private" | "none" | "host" | "shareable" => {}
-        other => return missing(&format!("IPC mode {other}")),
+        other if other.starts_with("container:") => return missing(&format!("IPC mode {other}")),
+        other => return Err(Error::invalid(format!("invalid IPC mode: {other}"))),
     }
     match host.cgroupns_mode.as_str() {
         "" => host.cgroupns_mode = "private".into(),
@@ -137,7 +139,10 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         return missing("--gpus");
     }
     if !matches!(host.isolation.as_str(), "" | "default") {
-        return Err(Error::invalid(format!("invalid isolation: {}", host.isolation)));
+        return Err(Error::invalid(format!(
+            "invalid isolation ({}): linux only supports 'default'",
+            host.isolation
+        )));
     }
     for option in host.security_opt.iter().flatten() {
         match option.as_str() {
@@ -155,6 +160,12 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
             other => return missing(&format!("--security-opt {other}")),
         }
     }
+    // Nothing confines processes that see the host's: dockerd takes SELinux labels away, and says so.
+    let confined = host.ipc_mode != "host" && host.pid_mode != "host" && !host.privileged;
+    let labelled = host.security_opt.iter().flatten().any(|o| o.starts_with("label"));
+    if !confined && !labelled {
+        host.security_opt.get_or_insert_default().push("label=disable".into());
+    }
     let controllers = engine.runtime.controllers();
     if host.memory > 0 && !controllers.has("memory") {
         warnings.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".into());
@@ -164,6 +175,13 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     }
     if (host.nano_cpus > 0 || host.cpu_quota > 0) && !controllers.has("cpu") {
         warnings.push("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.".into());
+    }
+    if host.blkio_weight > 0 && !controllers.has("io") {
+        warnings.push(
+            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+                .into(),
+        );
+        host.blkio_weight = 0;
     }
     if host.network_mode == "host" && host.port_bindings.values().any(Option::is_some) {
         warnings.push("Published ports are discarded when using host network mode".into());

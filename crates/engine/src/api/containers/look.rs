@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::size_of;
 use crate::api::reply::Reply;
-use crate::api::request::{Call, Filters};
+use crate::api::request::{Call, Filters, Version};
 use crate::container::{Handle, Record, Status, View, spec};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::networks::Member;
 use crate::time;
 
@@ -57,24 +57,42 @@ fn endpoint(record: &Record, name: &str, member: Option<&Member>) -> Value {
     })
 }
 
-fn endpoints(record: &Record) -> Value {
+fn endpoints(engine: &Engine, record: &Record) -> Value {
     let member = |name: &str| record.last.members.iter().find(|m| m.network == name);
-    let all: BTreeMap<&String, Value> =
-        record.networks.keys().map(|name| (name, endpoint(record, name, member(name)))).collect();
+    let shown = |name: &String| {
+        let mut shown = endpoint(record, name, member(name));
+        // A container that ended keeps its place in the network, without addresses.
+        if member(name).is_none()
+            && !record.last.started_at.is_empty()
+            && let Ok(network) = engine.networks.find(name)
+        {
+            shown["NetworkID"] = json!(network.id);
+        }
+        shown
+    };
+    let all: BTreeMap<&String, Value> = record.networks.keys().map(|name| (name, shown(name))).collect();
     json!(all)
 }
 
-/// dockerd shows `z` for a named volume without a mode.
-fn volume_mode<'a>(m: &'a crate::container::mounts::MountPoint, name: &str) -> &'a str {
-    let anonymous = name.len() == 64;
-    if m.mode.is_empty() && !anonymous { "z" } else { &m.mode }
+/// The image's manifest for this machine, as the containerd store describes it; `None` when the image is gone.
+async fn manifest_of(engine: &Engine, image: &str) -> Option<Value> {
+    let image = engine.images.get(image).await.ok()?;
+    let mut platform = json!({ "architecture": image.architecture, "os": image.os });
+    if !image.variant.is_empty() {
+        platform["variant"] = json!(image.variant);
+    }
+    let descriptor = &image.descriptor;
+    Some(json!({
+        "mediaType": descriptor.media_type, "digest": descriptor.digest.to_string(), "size": descriptor.size,
+        "platform": platform,
+    }))
 }
 
 fn mounts(engine: &Engine, record: &Record) -> Value {
     let mount = |m: &crate::container::mounts::MountPoint| match &m.volume {
         Some(name) => json!({
             "Type": "volume", "Name": name, "Source": engine.volumes.data(name), "Destination": m.destination,
-            "Driver": "local", "Mode": volume_mode(m, name),
+            "Driver": "local", "Mode": m.mode,
             "RW": m.rw, "Propagation": "",
         }),
         None => json!({
@@ -107,17 +125,27 @@ pub async fn summary(engine: &Engine, view: &View, size: bool) -> Value {
     }
     let created = time::parse(&record.created).and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
     let mut out = json!({
-        "Id": record.id, "Names": [format!("/{}", record.name)], "Image": record.config.image,
+        "Id": record.id, "Names": [format!("/{}", record.name)], "Image": shown_image(engine, record).await,
         "ImageID": record.image_id, "Command": command_line(record), "Created": created.map_or(0, |c| c.as_secs()),
         "Ports": ports, "Labels": record.config.labels, "State": view.status.name(), "Status": sentence(view),
         "HostConfig": { "NetworkMode": network_mode(record) },
-        "NetworkSettings": { "Networks": endpoints(record) }, "Mounts": mounts(engine, record),
+        "NetworkSettings": { "Networks": endpoints(engine, record) }, "Mounts": mounts(engine, record),
     });
     if size {
         out["SizeRw"] = json!(size_of(engine, record).await);
         out["SizeRootFs"] = json!(engine.images.get(&record.image_id).await.map_or(0, |i| i.size));
     }
     out
+}
+
+/// The image's name, or its id once the name is gone or means another.
+async fn shown_image<'a>(engine: &Engine, record: &'a Record) -> &'a str {
+    let named = engine.images.get(&record.config.image).await;
+    if named.is_ok_and(|i| i.id.to_string() == record.image_id) {
+        &record.config.image
+    } else {
+        &record.image_id
+    }
 }
 
 fn network_mode(record: &Record) -> &str {
@@ -128,13 +156,10 @@ fn network_mode(record: &Record) -> &str {
     }
 }
 
-/// The command as a shell would take it, as dockerd shows it.
+/// The command as dockerd shows it: quotes around words with spaces, and no thought for a shell.
 fn command_line(record: &Record) -> String {
-    let quote = |word: &String| {
-        let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c));
-        if plain && !word.is_empty() { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
-    };
-    std::iter::once(&record.path).chain(&record.args).map(quote).collect::<Vec<_>>().join(" ")
+    let quote = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
+    std::iter::once(record.path.clone()).chain(record.args.iter().map(quote)).collect::<Vec<_>>().join(" ")
 }
 
 const LIST_FILTERS: &[&str] = &[
@@ -146,10 +171,8 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(LIST_FILTERS)?;
     let limit: Option<i64> = call.number("limit")?;
     let limit = limit.filter(|l| *l > 0);
-    let all = call.flag("all")
-        || limit.is_some()
-        || !filters.values("status").is_empty()
-        || !filters.values("exited").is_empty();
+    let all = call.flag("all") || limit.is_some() || !filters.values("status").is_empty();
+    check_list_filters(&filters)?;
     let created =
         |reference: &str| engine.containers.find(reference).map(|h| h.view().record.created.clone());
     let since = filters.values("since").first().map(|r| created(r)).transpose()?;
@@ -177,7 +200,13 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     let mut out = Vec::with_capacity(views.len());
     for view in &views {
-        out.push(summary(&engine, view, call.flag("size")).await);
+        let mut entry = summary(&engine, view, call.flag("size")).await;
+        if call.version >= Version(1, 48)
+            && let Some(descriptor) = manifest_of(&engine, &view.record.image_id).await
+        {
+            entry["ImageManifestDescriptor"] = descriptor;
+        }
+        out.push(entry);
     }
     Ok(Reply::json(json!(out)))
 }
@@ -185,20 +214,9 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 fn keeps(engine: &Engine, filters: &Filters, view: &View) -> bool {
     let record = &view.record;
     let exited = || view.record.last.exit_code.to_string();
-    filters.any("id", |v| record.id.starts_with(v))
-        && filters.any("name", |v| {
-            let bare = v.trim_start_matches('/');
-            // Docker takes a regular expression; names are mostly given plain or anchored.
-            let (start, bare) = bare.strip_prefix('^').map_or((false, bare), |b| (true, b));
-            let bare = bare.trim_start_matches('/');
-            let (end, bare) = bare.strip_suffix('$').map_or((false, bare), |b| (true, b));
-            match (start, end) {
-                (true, true) => record.name == bare,
-                (true, false) => record.name.starts_with(bare),
-                (false, true) => record.name.ends_with(bare),
-                (false, false) => record.name.contains(bare),
-            }
-        })
+    filters.matches("id", &[&record.id])
+        // Names are matched with their slash and without.
+        && filters.matches("name", &[&record.name, &format!("/{}", record.name)])
         && filters.allows("status", view.status.name())
         && filters.any("exited", |v| matches!(view.status, Status::Exited) && v == exited())
         && filters.any("health", |v| v == "none")
@@ -213,20 +231,71 @@ fn keeps(engine: &Engine, filters: &Filters, view: &View) -> bool {
                 .any(|m| m.volume.as_deref() == Some(v) || m.destination == std::path::Path::new(v))
         })
         && filters.any("publish", |v| {
-            record.last.ports.iter().any(|p| p.port == v || p.port.split('/').next() == Some(v))
+            let published = |p: &crate::container::PublishedPort| {
+                let protocol = p.port.split_once('/').map_or("tcp", |(_, protocol)| protocol);
+                ports_of(v).is_ok_and(|(range, wanted)| wanted == protocol && range.contains(&p.host_port))
+            };
+            record.last.ports.iter().any(published)
         })
         && filters.any("expose", |v| {
-            record.config.exposed_ports.keys().any(|p| p == v || p.split('/').next() == Some(v))
+            let exposed = |port: &String| {
+                let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+                let number = number.parse().unwrap_or(0);
+                ports_of(v).is_ok_and(|(range, wanted)| wanted == protocol && range.contains(&number))
+            };
+            record.config.exposed_ports.keys().any(exposed)
         })
         && filters.any("is-task", |v| matches!(v, "0" | "false"))
         && filters.labels(&record.config.labels)
+}
+
+/// `80`, `80/udp`, `8000-9000/tcp` -> the range and the protocol.
+fn ports_of(text: &str) -> std::result::Result<(std::ops::RangeInclusive<u16>, &str), String> {
+    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+    let number = |word: &str| {
+        word.parse::<u16>().map_err(|_| format!("strconv.ParseUint: parsing \"{word}\": invalid syntax"))
+    };
+    Ok((number(first)?..=number(last)?, protocol))
+}
+
+/// Refuses values of filters that there are not, in Docker's words.
+fn check_list_filters(filters: &Filters) -> Result<()> {
+    let one_of = |key: &str, what: &str, known: &[&str]| -> Result<()> {
+        match filters.values(key).iter().find(|v| !known.contains(&v.as_str())) {
+            Some(v) => Err(Error::invalid(format!(
+                "invalid filter '{key}={v}': invalid value for {what} ({v}): must be one of {}",
+                known.join(", ")
+            ))),
+            None => Ok(()),
+        }
+    };
+    let states = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
+    one_of("status", "state", &states)?;
+    one_of("health", "health", &["none", "starting", "healthy", "unhealthy"])?;
+    for v in filters.values("exited") {
+        if v.parse::<i64>().is_err() {
+            return Err(Error::invalid(format!(
+                "invalid filter 'exited={v}': strconv.Atoi: parsing \"{v}\": invalid syntax"
+            )));
+        }
+    }
+    for key in ["expose", "publish"] {
+        for v in filters.values(key) {
+            ports_of(v).map_err(|e| Error::internal(format!("error while looking up for {key} {v}: {e}")))?;
+        }
+    }
+    Ok(())
 }
 
 pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let view = engine.containers.find(call.param(0))?.view();
     let record = &view.record;
     let last = &record.last;
+    // The files are made when it starts for the first time.
+    let prepared = !last.started_at.is_empty() || !last.error.is_empty();
     let folder = engine.paths.container(&record.id);
+    let file = |name: &str| if prepared { json!(folder.join(name)) } else { json!("") };
     let running = view.status.is_running();
     let pid = match &view.status {
         Status::Running { container, .. } => container.pid(),
@@ -254,7 +323,7 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     let bridge = last.members.iter().find(|m| m.network == "bridge");
     let address = bridge.and_then(|m| m.address);
-    let execs = engine.execs.running_in(&record.id);
+    let execs = engine.execs.of(&record.id);
     let mut out = json!({
         "Id": record.id, "Created": record.created, "Path": record.path, "Args": record.args,
         "State": {
@@ -263,9 +332,9 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             "Pid": pid, "ExitCode": if running { 0 } else { last.exit_code }, "Error": last.error,
             "StartedAt": or_zero(&last.started_at), "FinishedAt": or_zero(&last.finished_at),
         },
-        "Image": record.image_id, "ResolvConfPath": folder.join("resolv.conf"),
-        "HostnamePath": folder.join("hostname"), "HostsPath": folder.join("hosts"),
-        "LogPath": if record.host.log_config.r#type == "json-file" { json!(spec::log_path(&engine, record)) } else { json!("") },
+        "Image": record.image_id, "ResolvConfPath": file("resolv.conf"),
+        "HostnamePath": file("hostname"), "HostsPath": file("hosts"),
+        "LogPath": if prepared && record.host.log_config.r#type == "json-file" { json!(spec::log_path(&engine, record)) } else { json!("") },
         "Name": format!("/{}", record.name), "RestartCount": record.restart_count, "Driver": "overlayfs",
         "Platform": "linux", "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "",
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
@@ -284,9 +353,14 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             "IPAddress": address.map(|a| a.addr().to_string()).unwrap_or_default(),
             "IPPrefixLen": address.map_or(0, |a| a.prefix_len()),
             "IPv6Gateway": "", "MacAddress": bridge.map_or("", |m| &m.mac),
-            "Networks": endpoints(record),
+            "Networks": endpoints(&engine, record),
         },
     });
+    if call.version >= Version(1, 48)
+        && let Some(descriptor) = manifest_of(&engine, &record.image_id).await
+    {
+        out["ImageManifestDescriptor"] = descriptor;
+    }
     if call.flag("size") {
         out["SizeRw"] = json!(size_of(&engine, record).await);
         out["SizeRootFs"] = json!(engine.images.get(&record.image_id).await.map_or(0, |i| i.size));

@@ -14,7 +14,7 @@ pub use processes::{resize, running, size, top, wait};
 pub use streams::{attach, detach_keys, logs, pump};
 
 use super::reply::Reply;
-use super::request::Call;
+use super::request::{Call, Version};
 use crate::container::config::{Config, HostConfig, NetworkingConfig};
 use crate::container::{Command, Record, Status, create as make, signal::parse_signal};
 use crate::engine::Engine;
@@ -39,11 +39,21 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         "" => None,
         text => Some((text.to_owned(), text.parse::<image::Platform>().map_err(Error::from)?)),
     };
+    let version = call.version;
     let body: Value = call.json().await?;
+    let beside =
+        |key: &String| ["HostConfig", "NetworkingConfig"].iter().any(|other| other.eq_ignore_ascii_case(key));
+    let empty = body.as_object().is_none_or(|fields| fields.keys().all(beside));
     let config: Config = super::go_json::from_value(body.clone())?;
-    let CreateBody { host_config, networking_config } = super::go_json::from_value(body)?;
-    if config.image.is_empty() && config.cmd.is_none() && config.entrypoint.is_none() && config.env.is_empty()
-    {
+    let CreateBody { mut host_config, networking_config } = super::go_json::from_value(body)?;
+    // What older clients expect where they say nothing.
+    if version < Version(1, 40) && host_config.ipc_mode.is_empty() {
+        host_config.ipc_mode = "shareable".into();
+    }
+    if version < Version(1, 41) && host_config.cgroupns_mode.is_empty() {
+        host_config.cgroupns_mode = "host".into();
+    }
+    if empty {
         return Err(Error::invalid("config cannot be empty in order to create a container"));
     }
     if let Some((text, wanted)) = platform {
@@ -66,6 +76,13 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if !call.get("checkpoint").is_empty() {
         return Err(Error::not_implemented("checkpoints are not supported"));
     }
+    // Docker took a configuration here once; one that is sent must not be lost without a word.
+    let length = call.headers.get(hyper::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    if length.unwrap_or(0) > 2u64 {
+        return Err(Error::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
     let handle = engine.containers.find(call.param(0))?;
     handle.ask(|reply| Command::Start { reply }).await??;
     Ok(Reply::no_content())
@@ -74,13 +91,18 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 fn signal(call: &Call) -> Result<Option<i32>> {
     match call.get("signal") {
         "" => Ok(None),
-        text => parse_signal(text).map(Some).ok_or_else(|| Error::invalid(format!("Invalid signal: {text}"))),
+        text => parse_signal(text).map(Some).ok_or_else(|| Error::invalid(format!("invalid signal: {text}"))),
     }
 }
 
 pub async fn stop(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let handle = engine.containers.find(call.param(0))?;
-    let (signal, timeout) = (signal(&call)?, call.number("t")?);
+    let timeout = call.number("t")?;
+    if !matches!(handle.view().status, Status::Running { .. } | Status::Restarting) {
+        return Err(Error::not_modified());
+    }
+    let context = |e: Error| Error::internal(format!("cannot stop container: {}: {e}", call.param(0)));
+    let signal = signal(&call).map_err(context)?;
     handle.ask(|reply| Command::Stop { signal, timeout, by_user: true, reply }).await??;
     Ok(Reply::no_content())
 }
@@ -93,8 +115,9 @@ pub async fn restart(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 }
 
 pub async fn kill(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let handle = engine.containers.find(call.param(0))?;
-    let signal = signal(&call)?.unwrap_or(libc::SIGKILL);
+    let context = |e: Error| e.context(&format!("cannot kill container: {}", call.param(0)));
+    let handle = engine.containers.find(call.param(0)).map_err(context)?;
+    let signal = signal(&call).map_err(context)?.unwrap_or(libc::SIGKILL);
     handle.ask(|reply| Command::Kill { signal, reply }).await??;
     Ok(Reply::no_content())
 }

@@ -98,7 +98,9 @@ pub async fn resize(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 /// `h` and `w` of a resize.
 pub fn size(call: &Call) -> Result<(u16, u16)> {
     let side = |name: &str| -> Result<u16> {
-        call.number(name)?.ok_or_else(|| Error::invalid(format!("invalid resize {name}: missing")))
+        let what = if name == "h" { "height" } else { "width" };
+        let text = call.get(name);
+        text.parse().map_err(|_| Error::invalid(format!("invalid resize {what} \"{text}\": invalid syntax")))
     };
     Ok((side("h")?, side("w")?))
 }

@@ -47,6 +47,7 @@ impl Task {
         }
         let died = [("exitCode", exit.code.to_string()), ("execDuration", ran_for.as_secs().to_string())];
         self.emit("die", &died);
+        self.engine.volumes_event(&self.record, "unmount");
         let was_stopped = stopping.is_some();
         let Stopping { waiters, restart, mut remove, .. } = stopping.unwrap_or_default();
         if !waiters.is_empty() || !restart.is_empty() {

@@ -226,15 +226,13 @@ impl Task {
             }
             Command::Remove { force, volumes, reply } => match &self.state {
                 State::Running(run) if !force => {
-                    let state = if run.paused { "paused" } else { "running" };
-                    let advice = if run.paused { "unpause and stop" } else { "stop" };
-                    tell(
-                        reply,
-                        Err(Error::conflict(format!(
-                            "cannot remove container \"{}\": container is {state}: {advice} the container before removing or force remove",
-                            self.record.name
-                        ))),
-                    );
+                    let why = if run.paused {
+                        "container is paused and must be unpaused first"
+                    } else {
+                        "container is running: stop the container before removing or force remove"
+                    };
+                    let words = format!("cannot remove container \"{}\": {why}", self.record.name);
+                    tell(reply, Err(Error::conflict(words)));
                 }
                 State::Running(_) => {
                     self.record.stopped_by_user = true;

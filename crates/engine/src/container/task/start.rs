@@ -58,6 +58,7 @@ impl Task {
         let mut ports = Vec::new();
         match self.connect_and_start(&mut run, &mut ports).await {
             Ok(()) => {
+                engine.volumes_event(&self.record, "mount");
                 self.record.last = LastRun {
                     started_at: crate::time::now(),
                     finished_at: self.record.last.finished_at.clone(),

@@ -80,17 +80,19 @@ impl Task {
 
     pub(super) async fn pause(&mut self, pause: bool) -> Result<()> {
         let (name, id) = (self.record.name.clone(), self.record.id.clone());
-        let State::Running(run) = &mut self.state else {
-            return Err(Error::conflict(format!("container {id} is not running")));
+        // dockerd answers 500 here.
+        let not_paused = || Error::internal(format!("Container {id} is not paused"));
+        let run = match &mut self.state {
+            State::Running(run) if run.paused && pause => {
+                return Err(Error::conflict(format!("Container {id} is already paused")));
+            }
+            State::Running(run) if !run.paused && !pause => return Err(not_paused()),
+            State::Running(run) => run,
+            State::Idle | State::Waiting(_) if pause => {
+                return Err(Error::conflict(format!("container {id} is not running")));
+            }
+            State::Idle | State::Waiting(_) => return Err(not_paused()),
         };
-        if run.paused == pause {
-            let words = if pause {
-                format!("container {id} is already paused")
-            } else {
-                format!("container {id} is not paused")
-            };
-            return Err(Error::conflict(words));
-        }
         let done = if pause { run.container.pause().await } else { run.container.resume().await };
         done.map_err(|e| Error::internal(format!("cannot change container {name}: {e}")))?;
         run.paused = pause;
@@ -100,12 +102,16 @@ impl Task {
     }
 
     pub(super) async fn rename(&mut self, name: String) -> Result<()> {
+        if name == self.record.name {
+            return Err(Error::invalid("Renaming a container with the same name as its current name"));
+        }
+        let context = "Error when allocating new name";
         if !crate::names::is_valid(&name) {
             return Err(Error::invalid(format!(
-                "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+                "{context}: Invalid container name (/{name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
             )));
         }
-        self.engine.containers.reserve_name(&name, &self.record.id)?;
+        self.engine.containers.reserve_name(&name, &self.record.id).map_err(|e| e.context(context))?;
         let old = std::mem::replace(&mut self.record.name, name);
         self.engine.containers.release_name(&old, &self.record.id);
         self.save(Durability::Durable).await;

@@ -1,0 +1,120 @@
+//! What a container asks of the machine's resources: checked, and brought into the form that is kept.
+
+use super::config::HostConfig;
+use crate::error::{Error, Result};
+
+/// Least memory limit that dockerd accepts, in bytes.
+const LEAST_MEMORY: i64 = 6 << 20;
+/// What the kernel takes as a process's out-of-memory score adjustment.
+const OOM_SCORE_ADJ: std::ops::RangeInclusive<i32> = -1000..=1000;
+
+/// Refuses limits that cannot be, in Docker's words, and fills in what follows from others. `cpus`: those of the
+/// machine.
+pub fn check(host: &mut HostConfig, cpus: usize) -> Result<()> {
+    let invalid = |words: &str| Err(Error::invalid(words));
+    if host.memory != 0 && host.memory < LEAST_MEMORY {
+        return invalid("Minimum memory limit allowed is 6MB");
+    }
+    if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
+        return invalid("Minimum memoryswap limit should be larger than memory limit, see usage");
+    }
+    if host.memory == 0 && host.memory_swap > 0 {
+        return invalid("You should always set the Memory limit when using Memoryswap limit, see usage");
+    }
+    if host.memory > 0 && host.memory_reservation > host.memory {
+        return invalid("Minimum memory limit can not be less than memory reservation limit, see usage");
+    }
+    if host.memory > 0 && host.memory_swap == 0 {
+        // Not said: as much swap again as memory.
+        host.memory_swap = host.memory.saturating_mul(2);
+    }
+    if host.nano_cpus < 0 || host.nano_cpus > 1_000_000_000 * cpus as i64 {
+        return Err(Error::invalid(format!(
+            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+        )));
+    }
+    if host.cpu_shares < 0 {
+        return Err(Error::invalid(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            host.cpu_shares
+        )));
+    }
+    let asked = processors(&host.cpuset_cpus)?;
+    if asked.iter().any(|c| *c >= cpus) {
+        let last = cpus.saturating_sub(1);
+        let available = if last == 0 { "0".to_owned() } else { format!("0-{last}") };
+        return Err(Error::invalid(format!(
+            "Requested CPUs are not available - requested {}, available: {available}",
+            host.cpuset_cpus
+        )));
+    }
+    if !OOM_SCORE_ADJ.contains(&host.oom_score_adj) {
+        return Err(Error::invalid(format!(
+            "Invalid value {}, range for oom score adj is [-1000, 1000]",
+            host.oom_score_adj
+        )));
+    }
+    // Words for "no limit": kept as nothing.
+    host.pids_limit = host.pids_limit.filter(|limit| *limit > 0);
+    host.memory_swappiness = host.memory_swappiness.filter(|swappiness| *swappiness != -1);
+    Ok(())
+}
+
+/// `0-2,5` -> the processors' numbers.
+fn processors(text: &str) -> Result<Vec<usize>> {
+    let bad = || Error::invalid(format!("Invalid value {text} for cpuset cpus: invalid format: {text}"));
+    let number = |word: &str| word.trim().parse::<usize>().map_err(|_| bad());
+    let mut all = Vec::new();
+    for part in text.split(',').filter(|p| !p.is_empty()) {
+        match part.split_once('-') {
+            None => all.push(number(part)?),
+            // The ends are all that is looked at: a hostile range makes no list.
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last)?);
+                if first > last {
+                    return Err(bad());
+                }
+                all.extend([first, last]);
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(host: HostConfig) -> std::result::Result<HostConfig, String> {
+        let mut host = host;
+        check(&mut host, 2).map(|()| host).map_err(|e| e.message)
+    }
+
+    #[test]
+    fn what_follows_is_filled_in() {
+        let host = HostConfig {
+            memory: 64 << 20,
+            pids_limit: Some(-1),
+            memory_swappiness: Some(-1),
+            ..HostConfig::default()
+        };
+        let host = checked(host).unwrap();
+        assert_eq!((host.memory_swap, host.pids_limit, host.memory_swappiness), (128 << 20, None, None));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let cpuset = |text: &str| checked(HostConfig { cpuset_cpus: text.into(), ..HostConfig::default() });
+        assert!(cpuset("0,1").is_ok() && cpuset("0-1").is_ok() && cpuset("").is_ok());
+        assert_eq!(
+            cpuset("900").unwrap_err(),
+            "Requested CPUs are not available - requested 900, available: 0-1"
+        );
+        assert_eq!(cpuset("x").unwrap_err(), "Invalid value x for cpuset cpus: invalid format: x");
+        assert!(cpuset("0-18446744073709551615").is_err() && cpuset("1-0").is_err());
+        assert!(checked(HostConfig { oom_score_adj: 5000, ..HostConfig::default() }).is_err());
+        assert!(checked(HostConfig { cpu_shares: -1, ..HostConfig::default() }).is_err());
+        let more = HostConfig { memory: 8 << 20, memory_reservation: 16 << 20, ..HostConfig::default() };
+        assert!(checked(more).is_err());
+    }
+}

@@ -1,0 +1,224 @@
+//! One of the two that are compared: a shell with the stock CLI in front of an engine's socket.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::{Answer, Case, Compared, Step, rules};
+use crate::{Cli, Engine, Outcome, Registry, images};
+
+/// Seconds a line may take.
+const LINE_LIMIT: &str = "60";
+
+/// `api METHOD PATH [BODY]` of the cases' shell.
+const API: &str = r#"#!/bin/sh
+method=$1 path=$2
+shift 2
+[ "$method" = HEAD ] && set -- -I
+[ $# -gt 0 ] && [ "$method" != HEAD ] && set -- -H 'Content-Type: application/json' -d "$1"
+[ "$method" = HEAD ] || set -- -X "$method" "$@"
+body=$(mktemp)
+status=$(curl -sS -g --max-time 30 -o "$body" -w '%{http_code}' "$@" --unix-socket "$SOCKET" "http://x$path")
+echo "HTTP $status"
+cat "$body"
+rm -f "$body"
+"#;
+
+/// `try OPTIONS` of the cases' shell: whether a container can be made with them.
+const TRY: &str = r#"#!/bin/sh
+docker create --name d-try "$@" d-busybox
+code=$?
+docker rm -f d-try >/dev/null 2>&1
+exit $code
+"#;
+
+/// Removes what a case left behind: containers, networks, volumes and images whose name begins with `d-`, but for the
+/// two images of all cases.
+const CLEAN: &str = r#"
+docker ps -aq --filter name=^/d- | xargs -r docker rm -fv
+docker network ls -q --filter name=^d- | xargs -r docker network rm
+docker volume ls -q --filter name=^d- | xargs -r docker volume rm
+docker images --format '{{.Repository}}:{{.Tag}}' | grep -E '^(127\.0\.0\.1:5000/)?d-' |
+    grep -vxE 'd-(busybox|rich):latest' | xargs -r docker rmi -f
+rm -rf "$DIR"/*
+"#;
+
+/// What is in front of the shell.
+enum Where {
+    /// An engine of ours, with a registry.
+    Ours(Box<(Registry, Engine)>),
+    /// A dockerd on this machine, by its socket.
+    Peer,
+}
+
+/// One side.
+pub struct Side {
+    place: Where,
+    socket: PathBuf,
+    /// `docker` and `api` of the shell, its CLI's settings, the cases' folder.
+    folder: tempfile::TempDir,
+    /// Folders of this side, with what they are called in answers.
+    paths: Vec<(String, &'static str)>,
+}
+
+impl Side {
+    /// An engine of ours.
+    pub fn ours() -> Self {
+        // The settings of the dockerd that is recorded.
+        let engine = Engine::with_config(json!({
+            "registry-mirrors": ["http://127.0.0.1:5000"],
+            "insecure-registries": ["127.0.0.1:5000", "localhost:5000", "registry:5000"],
+        }));
+        let registry = Registry::start(&engine.sandbox, engine.folder.path());
+        let socket = engine.socket();
+        Self::new(Where::Ours(Box::new((registry, engine))), socket)
+    }
+
+    /// The dockerd behind a socket. A registry answers on its port 5000.
+    pub fn peer(socket: &Path) -> Self {
+        Self::new(Where::Peer, socket.to_owned())
+    }
+
+    fn new(place: Where, socket: PathBuf) -> Self {
+        let folder = tempfile::Builder::new().prefix("coracle-cases-").tempdir().expect("a temporary folder");
+        for below in ["bin", "config", "files"] {
+            std::fs::create_dir(folder.path().join(below)).expect("make a folder");
+        }
+        let docker = format!("#!/bin/sh\nexec '{}' \"$@\"\n", Cli::V28.program().display());
+        for (name, text) in [("docker", docker.as_str()), ("api", API), ("try", TRY)] {
+            let path = folder.path().join("bin").join(name);
+            std::fs::write(&path, text).expect("write a script");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        }
+        let mut side = Self { place, socket, folder, paths: Vec::new() };
+        for (name, config) in [("d-busybox", json!({ "Cmd": ["sh"] })), ("d-rich", rich())] {
+            let path = side.folder.path().join(format!("{name}.tar"));
+            images::archive(&path, &format!("{name}:latest"), config, &[images::busybox_layer(&[])]);
+            side.must(&format!("docker load -q -i {}", path.display()));
+        }
+        let root = side.must("docker info -f '{{.DockerRootDir}}'");
+        side.paths.push((root.trim().to_owned(), "<root>"));
+        side.paths.push((side.files().display().to_string(), "<dir>"));
+        side.must(CLEAN);
+        side
+    }
+
+    fn files(&self) -> PathBuf {
+        self.folder.path().join("files")
+    }
+
+    fn shell(&self, line: &str, start: &str) -> Outcome {
+        let mut command = match &self.place {
+            Where::Ours(ours) => ours.1.sandbox.command("timeout"),
+            Where::Peer => Command::new("timeout"),
+        };
+        let path = std::env::var("PATH").unwrap_or_default();
+        command
+            .args([LINE_LIMIT, "sh", "-c", line])
+            .env("PATH", format!("{}:{path}", self.folder.path().join("bin").display()))
+            .env("SOCKET", &self.socket)
+            .env("DOCKER_HOST", format!("unix://{}", self.socket.display()))
+            .env("DOCKER_CONFIG", self.folder.path().join("config"))
+            .env("DOCKER_CLI_HINTS", "false")
+            .env("DIR", self.files())
+            .env("START", start)
+            .env("TZ", "UTC")
+            .env("LC_ALL", "C")
+            .current_dir(self.files())
+            .stdin(Stdio::null());
+        command.output().expect("a shell").into()
+    }
+
+    fn must(&self, line: &str) -> String {
+        self.shell(line, "0").ok()
+    }
+
+    /// Which engine answers, for a recording's header.
+    pub fn describe(&self) -> Value {
+        let version: Value =
+            serde_json::from_str(&self.must("docker version -f '{{json .}}'")).expect("JSON");
+        let driver = self.must("docker info -f '{{.Driver}} {{json .DriverStatus}}'");
+        let store = if driver.contains("io.containerd.snapshotter") { "containerd" } else { "graph drivers" };
+        json!({
+            "Version": version["Server"]["Version"], "ApiVersion": version["Server"]["ApiVersion"],
+            "Store": store, "Cli": version["Client"]["Version"],
+        })
+    }
+
+    /// Runs a case and removes what it left; the compared lines with their answers.
+    pub fn run(&self, case: &Case) -> Vec<(String, Answer)> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        let start = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
+        let mut answers = Vec::new();
+        for step in &case.steps {
+            let outcome = self.shell(&step.line, &start);
+            if step.compared == Compared::Nothing {
+                let said = format!("{}{}", outcome.out, outcome.err);
+                assert_eq!(outcome.code, Some(0), "setup of {:?}: {}: {said}", case.name, step.line);
+                continue;
+            }
+            answers.push((step.line.clone(), self.answer(step, outcome)));
+        }
+        self.must(CLEAN);
+        answers
+    }
+
+    fn answer(&self, step: &Step, outcome: Outcome) -> Answer {
+        let code = outcome.code.unwrap_or(-1);
+        let out = rules::text(&outcome.out, &self.paths);
+        let err = rules::text(&outcome.err, &self.paths);
+        // What is no JSON where it should be is compared as the text it is.
+        let parsed = || documents(&outcome.out).unwrap_or_else(|_| json!(out));
+        match step.compared {
+            Compared::Nothing | Compared::Exit => Answer { code, out: Value::Null, err: String::new() },
+            Compared::Text => Answer { code, out: json!(out), err },
+            Compared::Lines => {
+                let mut lines: Vec<&str> = out.lines().collect();
+                lines.sort_unstable();
+                Answer { code, out: json!(lines.join("\n")), err }
+            }
+            Compared::Json => Answer { code, out: rules::json(parsed(), &self.paths), err },
+            Compared::Shape => Answer { code, out: rules::json(rules::shape(&parsed()), &self.paths), err },
+        }
+    }
+}
+
+/// Everything an image's configuration can say.
+fn rich() -> Value {
+    json!({
+        "User": "33:50", "ExposedPorts": { "80/tcp": {}, "53/udp": {} }, "Env": ["A=image", "B=two words"],
+        "Entrypoint": ["sh", "-c"], "Cmd": ["echo rich"], "Volumes": { "/data": {} }, "WorkingDir": "/tmp",
+        "Labels": { "maintainer": "nobody", "org.example.x": "1" }, "StopSignal": "SIGINT",
+        "Shell": ["/bin/sh", "-ec"], "OnBuild": ["RUN true"],
+    })
+}
+
+/// An output that is JSON: one document, or a list of those that follow each other; `HTTP status` in front is kept.
+fn documents(out: &str) -> Result<Value, String> {
+    let (status, rest) = match out.strip_prefix("HTTP ").and_then(|rest| rest.split_once('\n')) {
+        Some((status, rest)) => (Some(status), rest),
+        None => (None, out),
+    };
+    let all: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(rest).into_iter().collect();
+    let mut all = all.map_err(|e| e.to_string())?;
+    let body = if all.len() == 1 { all.remove(0) } else { Value::Array(all) };
+    Ok(match status {
+        Some(status) => json!({ "status": status, "body": body }),
+        None => body,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_documents() {
+        assert_eq!(documents("HTTP 200\n{}\n").unwrap(), json!({"status": "200", "body": {}}));
+        assert_eq!(documents("{}\n[1]\n").unwrap(), json!([{}, [1]]));
+        assert_eq!(documents("HTTP 204\n").unwrap(), json!({"status": "204", "body": []}));
+        assert!(documents("Error: x").is_err());
+    }
+}
