@@ -42,7 +42,6 @@ docker network ls -q --filter name=^d- | xargs -r docker network rm
 docker volume ls -q --filter name=^d- | xargs -r docker volume rm
 docker images --format '{{.Repository}}:{{.Tag}}' | grep -E '^(127\.0\.0\.1:5000/)?d-' |
     grep -vxE 'd-(busybox|rich):latest' | xargs -r docker rmi -f
-rm -rf "$DIR"/*
 "#;
 
 /// What is in front of the shell.
@@ -101,8 +100,16 @@ impl Side {
         let root = side.must("docker info -f '{{.DockerRootDir}}'");
         side.paths.push((root.trim().to_owned(), "<root>"));
         side.paths.push((side.files().display().to_string(), "<dir>"));
-        side.must(CLEAN);
+        side.clean();
         side
+    }
+
+    /// Removes what a case left behind, at the engine and in the cases' own folder.
+    fn clean(&self) {
+        self.must(CLEAN);
+        let files = self.files();
+        std::fs::remove_dir_all(&files).expect("remove the cases' files");
+        std::fs::create_dir(&files).expect("make the cases' folder");
     }
 
     fn files(&self) -> PathBuf {
@@ -161,7 +168,7 @@ impl Side {
             }
             answers.push((step.line.clone(), self.answer(step, outcome)));
         }
-        self.must(CLEAN);
+        self.clean();
         answers
     }
 
