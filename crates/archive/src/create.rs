@@ -24,6 +24,8 @@ pub struct CreateOptions {
     pub rename: Option<Vec<u8>>,
     /// Write only what lies in the folder, as `./...` with the folder itself first.
     pub contents_only: bool,
+    /// Folders, by device and inode, that are written without what lies in them: `/proc` and its like.
+    pub without_contents: Vec<(u64, u64)>,
 }
 
 /// Writes `path` (below the folder `root`, resolved as if that were `/`; not followed in its last component) and all
@@ -44,7 +46,12 @@ pub fn create(
     let dir =
         openat2(root, above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
             .map_err(|e| Error::os("open", parent, e))?;
-    let mut walk = Walk { out, links: HashMap::new(), summary: Summary::default() };
+    let mut walk = Walk {
+        out,
+        links: HashMap::new(),
+        summary: Summary::default(),
+        without_contents: &options.without_contents,
+    };
     let name = if name.is_empty() { &b"."[..] } else { name };
     let shown = match &options.rename {
         Some(shown) => shown.clone(),
@@ -57,14 +64,15 @@ pub fn create(
     Ok(walk.summary)
 }
 
-struct Walk<W> {
+struct Walk<'a, W> {
     out: W,
+    without_contents: &'a [(u64, u64)],
     /// First member of each file with more than one name, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
     summary: Summary,
 }
 
-impl<W: Write> Walk<W> {
+impl<W: Write> Walk<'_, W> {
     fn add(&mut self, dir: BorrowedFd<'_>, name: &[u8], shown: Vec<u8>) -> Result<(), Error> {
         let mut stack: Vec<(OwnedFd, Vec<u8>, std::vec::IntoIter<Vec<u8>>)> = Vec::new();
         if let Some(folder) = self.one(dir, name, &shown)? {
@@ -148,6 +156,9 @@ impl<W: Write> Walk<W> {
         };
         self.out.write_all(&member.encode()).map_err(Error::Write)?;
         match (kind, opened) {
+            (FileType::Directory, _) if self.without_contents.contains(&(stat.st_dev, stat.st_ino)) => {
+                Ok(None)
+            }
             (FileType::Directory, folder) => Ok(folder),
             (FileType::RegularFile, Some(fd)) => {
                 let size = member.size;

@@ -31,6 +31,7 @@ mod store;
 pub use digest::Digest;
 pub use error::{Code, Error};
 pub use images::{Config, Images};
+pub use layer::decompress;
 pub use load::{LoadOptions, Loaded};
 pub use mount::RootFs;
 pub use platform::Platform;

@@ -17,6 +17,7 @@
 
 pub mod config;
 pub mod create;
+pub mod files;
 pub mod mounts;
 pub mod names;
 pub mod ports;
@@ -202,7 +203,11 @@ pub enum Command {
 pub struct Handle {
     tx: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
+    files: FilesLock,
 }
+
+/// Held by whoever mounts a container's files writable (a start, a copy into a stopped container) or removes them.
+pub type FilesLock = Arc<tokio::sync::Mutex<()>>;
 
 impl Handle {
     /// The newest snapshot.
@@ -213,6 +218,11 @@ impl Handle {
     /// Snapshots from now on.
     pub fn watch(&self) -> watch::Receiver<View> {
         self.view.clone()
+    }
+
+    /// The right to mount its files writable.
+    pub fn files(&self) -> &FilesLock {
+        &self.files
     }
 
     /// Sends a command and waits for its answer.
@@ -324,5 +334,5 @@ impl Containers {
 pub fn channel(view: View) -> (Handle, mpsc::Receiver<Command>, watch::Sender<View>) {
     let (tx, rx) = mpsc::channel(COMMAND_QUEUE);
     let (publish, view) = watch::channel(view);
-    (Handle { tx, view }, rx, publish)
+    (Handle { tx, view, files: FilesLock::default() }, rx, publish)
 }

@@ -1,6 +1,7 @@
 //! Operations of the tag Container: its life here, what is shown of it in `look`, its processes in `processes`, its
 //! output and input in `streams`.
 
+mod archive;
 mod look;
 mod processes;
 mod streams;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+pub use archive::{archive_get, archive_info, archive_put};
 pub use look::{inspect, list, summary};
 pub use processes::{resize, running, size, top, wait};
 pub use streams::{attach, detach_keys, logs, pump};

@@ -125,6 +125,7 @@ impl Task {
 
     pub(super) async fn remove(&mut self, volumes: bool) -> Result<()> {
         self.publish(Status::Removing);
+        let _files = self.files.clone().lock_owned().await;
         let id = self.record.id.clone();
         let removed = async {
             self.engine.images.unmount_and_discard(&id).await.map_err(Error::from)?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, Handle, Record, Status, View, channel};
+use super::{Command, FilesLock, Handle, Record, Status, View, channel};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::networks::Member;
@@ -79,6 +79,7 @@ pub struct Task {
     back_off: Duration,
     commands: mpsc::Receiver<Command>,
     publish: watch::Sender<View>,
+    files: FilesLock,
 }
 
 /// Starts the task of a container that is recorded, and answers its handle. `found` is the container when it
@@ -100,6 +101,7 @@ pub fn spawn(engine: &Arc<Engine>, record: Record, found: Option<runtime::Contai
         back_off: RESTART_FIRST,
         commands,
         publish,
+        files: handle.files().clone(),
     };
     engine.tasks.spawn(async move {
         if let Some(container) = found {

@@ -43,10 +43,13 @@ impl Task {
     async fn bring_up(&mut self) -> std::result::Result<Run, StartError> {
         let engine = self.engine.clone();
         let id = self.record.id.clone();
+        let files = self.files.clone().lock_owned().await;
         let rootfs =
             engine.images.mount(&create::image_digest(&self.record)?, &id).await.map_err(Error::from)?;
         let bundle = spec::bundle(&engine, &self.record, rootfs).await?;
         let container = engine.runtime.create(bundle).await.map_err(start_error)?;
+        // Mounted: from here on its files are reached through its first process.
+        drop(files);
         let mut run = Run {
             container,
             members: Vec::new(),
