@@ -24,6 +24,8 @@ pub struct CreateOptions {
     pub rename: Option<Vec<u8>>,
     /// Write only what lies in the folder, as `./...` with the folder itself first.
     pub contents_only: bool,
+    /// Write only what lies in the folder, by its plain path (`etc/passwd`), without the folder itself.
+    pub bare: bool,
     /// Folders, by device and inode, that are written without what lies in them: `/proc` and its like.
     pub without_contents: Vec<(u64, u64)>,
 }
@@ -55,10 +57,11 @@ pub fn create(
     let name = if name.is_empty() { &b"."[..] } else { name };
     let shown = match &options.rename {
         Some(shown) => shown.clone(),
+        None if options.bare => Vec::new(),
         None if options.contents_only => b".".to_vec(),
         None => name.to_vec(),
     };
-    walk.add(dir.as_fd(), name, shown)?;
+    walk.add(dir.as_fd(), name, shown, options.bare)?;
     walk.out.write_all(&[0; 1024]).map_err(Error::Write)?;
     walk.out.flush().map_err(Error::Write)?;
     Ok(walk.summary)
@@ -73,9 +76,15 @@ struct Walk<'a, W> {
 }
 
 impl<W: Write> Walk<'_, W> {
-    fn add(&mut self, dir: BorrowedFd<'_>, name: &[u8], shown: Vec<u8>) -> Result<(), Error> {
+    fn add(&mut self, dir: BorrowedFd<'_>, name: &[u8], shown: Vec<u8>, bare: bool) -> Result<(), Error> {
         let mut stack: Vec<(OwnedFd, Vec<u8>, std::vec::IntoIter<Vec<u8>>)> = Vec::new();
-        if let Some(folder) = self.one(dir, name, &shown)? {
+        if bare {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let folder = openat(dir, OsStr::from_bytes(name), flags, Mode::empty())
+                .map_err(|e| Error::os("open", name, e))?;
+            let names = names_in(&folder, name)?;
+            stack.push((folder, shown, names.into_iter()));
+        } else if let Some(folder) = self.one(dir, name, &shown)? {
             let names = names_in(&folder, &shown)?;
             stack.push((folder, shown, names.into_iter()));
         }
@@ -84,7 +93,10 @@ impl<W: Write> Walk<'_, W> {
                 stack.pop();
                 continue;
             };
-            let shown = [shown.as_slice(), name.as_slice()].join(&b'/');
+            let shown = match shown.as_slice() {
+                [] if bare => name.clone(),
+                above => [above, name.as_slice()].join(&b'/'),
+            };
             if let Some(below) = self.one(folder.as_fd(), &name, &shown)? {
                 let names = names_in(&below, &shown)?;
                 stack.push((below, shown, names.into_iter()));

@@ -12,7 +12,7 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use super::mounts::MountKind;
-use super::{Handle, Record, Status, create, spec, user};
+use super::{Handle, Record, Status, changes, create, spec, user};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::rootfs::{self, Bind, Place, Root};
@@ -96,8 +96,7 @@ async fn look<T: Send + 'static>(
             return Err(Error::not_found(format!("No such container: {}", record.id)));
         }
         Status::Created | Status::Exited | Status::Restarting => {
-            let image = create::image_digest(&record)?;
-            let rootfs = engine.images.mount(&image, &record.id).await.map_err(Error::from)?;
+            let rootfs = rootfs_of(engine, &record).await?;
             (Place::Stopped { rootfs, binds: binds(engine, &record), writable }, files)
         }
     };
@@ -227,8 +226,8 @@ pub async fn archive(
         let rename = if stat.name == "/" { String::new() } else { stat.name.clone() };
         let options = archive::CreateOptions {
             rename: Some(rename.into_bytes()),
-            contents_only: false,
             without_contents: root.made_up().to_vec(),
+            ..archive::CreateOptions::default()
         };
         found(stat);
         archive::create(root.fd(), source.as_os_str().as_bytes(), &options, out)
@@ -236,6 +235,31 @@ pub async fn archive(
             .map_err(|e| Error::internal(e.to_string()))
     })
     .await
+}
+
+/// Writes all files of a container but for its mounts' as an archive.
+pub async fn export(engine: &Arc<Engine>, handle: &Handle, out: impl Write + Send + 'static) -> Result<()> {
+    let record = handle.view().record;
+    let rootfs = rootfs_of(engine, &record).await?;
+    let place = Place::Stopped { rootfs, binds: Vec::new(), writable: false };
+    let written = rootfs::look(place, engine.paths.exec_root.join("rootfs"), move |root| {
+        let options = archive::CreateOptions { bare: true, ..archive::CreateOptions::default() };
+        archive::create(root.fd(), b"", &options, out).map(drop).map_err(|e| Error::internal(e.to_string()))
+    });
+    written.await.map(drop)
+}
+
+/// What a container has changed of its image.
+pub async fn changes(engine: &Arc<Engine>, handle: &Handle) -> Result<Vec<(PathBuf, changes::Kind)>> {
+    let rootfs = rootfs_of(engine, &handle.view().record).await?;
+    tokio::task::spawn_blocking(move || changes::changes(&rootfs))
+        .await
+        .map_err(|e| Error::internal(e.to_string()))?
+}
+
+async fn rootfs_of(engine: &Engine, record: &Record) -> Result<image::RootFs> {
+    let image = create::image_digest(record)?;
+    engine.images.mount(&image, &record.id).await.map_err(Error::from)
 }
 
 /// Extracts an archive, compressed or not, into a folder of the container.

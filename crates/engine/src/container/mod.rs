@@ -15,6 +15,7 @@
 //!
 //! A start that fails leaves the state as it was, with the failure in `State.Error`.
 
+pub mod changes;
 pub mod config;
 pub mod create;
 pub mod files;
@@ -23,7 +24,9 @@ pub mod names;
 pub mod ports;
 pub mod signal;
 pub mod spec;
+pub mod stats;
 pub mod task;
+pub mod update;
 pub mod user;
 mod validate;
 
@@ -189,6 +192,11 @@ pub enum Command {
     },
     Rename {
         name: String,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Other limits, another restart policy; what is zero or empty stays.
+    Update {
+        wanted: Box<HostConfig>,
         reply: oneshot::Sender<Result<()>>,
     },
     Remove {

@@ -70,6 +70,30 @@ pub async fn archive_get(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     Ok(Reply::StreamWith("application/x-tar", vec![header(&stat)], stream))
 }
 
+pub async fn export(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let record = handle.view().record;
+    let (out, stream) = pieces();
+    let (owner, errors) = (engine.clone(), out.tx.clone());
+    tokio::spawn(async move {
+        let out = BufWriter::with_capacity(PIECE, out);
+        if let Err(e) = files::export(&owner, &handle, out).await {
+            tracing::debug!("export: {e}");
+            let _ = errors.send(Err(std::io::Error::other(e.message))).await;
+        }
+    });
+    engine.container_event(&record, "export", &[]);
+    Ok(Reply::Stream("application/octet-stream", stream))
+}
+
+pub async fn changes(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let found = files::changes(&engine, &handle).await?;
+    let list: Vec<_> =
+        found.iter().map(|(path, kind)| json!({ "Path": path, "Kind": *kind as u8 })).collect();
+    Ok(Reply::json(if list.is_empty() { serde_json::Value::Null } else { json!(list) }))
+}
+
 pub async fn archive_put(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let path = path(&call)?;
     let reference = call.param(0).to_owned();

@@ -226,6 +226,10 @@ impl Task {
                 let result = self.rename(name).await;
                 tell(reply, result);
             }
+            Command::Update { wanted, reply } => {
+                let result = self.update(&wanted).await;
+                tell(reply, result);
+            }
             Command::Remove { force, volumes, reply } => match &self.state {
                 State::Running(run) if !force => {
                     let state = if run.paused { "paused" } else { "running" };
