@@ -19,6 +19,7 @@ pub mod changes;
 pub mod config;
 pub mod create;
 pub mod files;
+pub mod health;
 pub mod mounts;
 pub mod names;
 pub mod ports;
@@ -89,6 +90,8 @@ pub struct LastRun {
     pub oom_killed: bool,
     /// Why it could not start.
     pub error: String,
+    /// What its health checks say; `None` without them.
+    pub health: Option<health::Health>,
     /// Its places in networks while it runs.
     pub members: Vec<Member>,
     /// Its published ports while it runs.
@@ -193,6 +196,12 @@ pub enum Command {
     Rename {
         name: String,
         reply: oneshot::Sender<Result<()>>,
+    },
+    /// A health check has ended, begun when the container had run for `age`; answers what it is now.
+    Probed {
+        probe: health::Probe,
+        age: std::time::Duration,
+        reply: oneshot::Sender<health::Status>,
     },
     /// Other limits, another restart policy; what is zero or empty stays.
     Update {

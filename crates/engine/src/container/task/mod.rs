@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, FilesLock, Handle, Record, Status, View, channel};
+use super::{Command, FilesLock, Handle, Record, Status, View, channel, health};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::networks::Member;
@@ -36,6 +36,8 @@ struct Run {
     names: Option<network::dns::Server>,
     started: Instant,
     paused: bool,
+    /// Runs its health checks.
+    _monitor: Option<health::Monitor>,
     /// A stop in progress: when to kill, and who waits.
     stopping: Option<Stopping>,
 }
@@ -225,6 +227,11 @@ impl Task {
             Command::Rename { name, reply } => {
                 let result = self.rename(name).await;
                 tell(reply, result);
+            }
+            Command::Probed { probe, age, reply } => {
+                let status = self.probed(probe, age).await;
+                // The monitor ends with the run.
+                let _ = reply.send(status);
             }
             Command::Update { wanted, reply } => {
                 let result = self.update(&wanted).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Run, State, Task};
-use crate::container::{LastRun, PublishedPort, Status, create, names, ports, spec};
+use crate::container::{LastRun, PublishedPort, Status, create, health, names, ports, spec};
 use crate::error::{Code, Error, Result};
 use crate::networks::ContainerNames;
 use crate::store::Durability;
@@ -56,6 +56,7 @@ impl Task {
             names: None,
             started: Instant::now(),
             paused: false,
+            _monitor: None,
             stopping: None,
         };
         let mut ports = Vec::new();
@@ -66,8 +67,13 @@ impl Task {
                     finished_at: self.record.last.finished_at.clone(),
                     members: run.members.clone(),
                     ports,
+                    health: health::command(&self.record.config).map(|_| health::Health {
+                        log: self.record.last.health.take().map(|h| h.log).unwrap_or_default(),
+                        ..health::Health::default()
+                    }),
                     ..LastRun::default()
                 };
+                run._monitor = health::watch(&engine, &self.record, &run.container);
                 Ok(run)
             }
             Err(e) => {
@@ -179,6 +185,7 @@ impl Task {
             names: None,
             started: Instant::now(),
             paused: false,
+            _monitor: health::watch(&self.engine, &self.record, &container),
             stopping: None,
             container,
         };

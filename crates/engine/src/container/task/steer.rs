@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{KILL_PATIENCE, STOP_TIMEOUT_SECONDS, State, Stopping, Task};
 use crate::container::config::HostConfig;
-use crate::container::{signal, spec, update};
+use crate::container::{health, signal, spec, update};
 use crate::error::{Error, Result};
 use crate::store::Durability;
 
@@ -98,6 +98,26 @@ impl Task {
         self.publish_running();
         self.emit(if pause { "pause" } else { "unpause" }, &[]);
         Ok(())
+    }
+
+    /// Enters the result of a health check.
+    pub(super) async fn probed(&mut self, probe: health::Probe, age: Duration) -> health::Status {
+        let running = matches!(self.state, State::Running(_));
+        let (Some(health), Some(check)) = (&mut self.record.last.health, &self.record.config.healthcheck)
+        else {
+            return health::Status::default();
+        };
+        if !running {
+            return health.status;
+        }
+        let changed = health.enter(probe, check, age);
+        let status = health.status;
+        self.publish_running();
+        if changed {
+            self.save(Durability::Lazy).await;
+            self.emit(&format!("health_status: {}", status.name()), &[]);
+        }
+        status
     }
 
     pub(super) async fn update(&mut self, wanted: &HostConfig) -> Result<()> {
