@@ -24,20 +24,30 @@ pub struct CreateOptions {
     pub rename: Option<Vec<u8>>,
     /// Write only what lies in the folder, as `./...` with the folder itself first.
     pub contents_only: bool,
+    /// Write only what lies in the folder, by its plain path (`etc/passwd`), without the folder itself.
+    pub bare: bool,
+    /// Folders, by device and inode, that are written without what lies in them: `/proc` and its like.
+    pub without_contents: Vec<(u64, u64)>,
     /// What overlayfs' whiteouts become: `.wh.` files of a layer, or devices as they are.
     pub whiteouts: Whiteouts,
 }
 
 impl Default for CreateOptions {
     fn default() -> Self {
-        CreateOptions { rename: None, contents_only: false, whiteouts: Whiteouts::Literal }
+        CreateOptions {
+            rename: None,
+            contents_only: false,
+            bare: false,
+            without_contents: Vec::new(),
+            whiteouts: Whiteouts::Literal,
+        }
     }
 }
 
 impl CreateOptions {
     /// For the upper folder of an overlay, as a layer of an image: its contents without the folder itself.
     pub fn layer() -> Self {
-        CreateOptions { rename: None, contents_only: true, whiteouts: Whiteouts::Overlay }
+        CreateOptions { bare: true, whiteouts: Whiteouts::Overlay, ..CreateOptions::default() }
     }
 }
 
@@ -59,23 +69,29 @@ pub fn create(
     let dir =
         openat2(root, above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
             .map_err(|e| Error::os("open", parent, e))?;
-    let overlay = options.whiteouts == Whiteouts::Overlay;
-    let mut walk = Walk { out, links: HashMap::new(), summary: Summary::default(), overlay };
+    let mut walk = Walk {
+        out,
+        links: HashMap::new(),
+        summary: Summary::default(),
+        without_contents: &options.without_contents,
+        overlay: options.whiteouts == Whiteouts::Overlay,
+    };
     let name = if name.is_empty() { &b"."[..] } else { name };
     let shown = match &options.rename {
         Some(shown) => shown.clone(),
-        None if overlay => Vec::new(),
+        None if options.bare => Vec::new(),
         None if options.contents_only => b".".to_vec(),
         None => name.to_vec(),
     };
-    walk.add(dir.as_fd(), name, shown)?;
+    walk.add(dir.as_fd(), name, shown, options.bare)?;
     walk.out.write_all(&[0; 1024]).map_err(Error::Write)?;
     walk.out.flush().map_err(Error::Write)?;
     Ok(walk.summary)
 }
 
-struct Walk<W> {
+struct Walk<'a, W> {
     out: W,
+    without_contents: &'a [(u64, u64)],
     /// First member of each file with more than one name, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
     summary: Summary,
@@ -83,10 +99,16 @@ struct Walk<W> {
     overlay: bool,
 }
 
-impl<W: Write> Walk<W> {
-    fn add(&mut self, dir: BorrowedFd<'_>, name: &[u8], shown: Vec<u8>) -> Result<(), Error> {
+impl<W: Write> Walk<'_, W> {
+    fn add(&mut self, dir: BorrowedFd<'_>, name: &[u8], shown: Vec<u8>, bare: bool) -> Result<(), Error> {
         let mut stack: Vec<(OwnedFd, Vec<u8>, std::vec::IntoIter<Vec<u8>>)> = Vec::new();
-        if let Some(folder) = self.one(dir, name, &shown)? {
+        if bare {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let folder = openat(dir, OsStr::from_bytes(name), flags, Mode::empty())
+                .map_err(|e| Error::os("open", name, e))?;
+            let names = names_in(&folder, name)?;
+            stack.push((folder, shown, names.into_iter()));
+        } else if let Some(folder) = self.one(dir, name, &shown)? {
             let names = names_in(&folder, &shown)?;
             stack.push((folder, shown, names.into_iter()));
         }
@@ -96,8 +118,8 @@ impl<W: Write> Walk<W> {
                 continue;
             };
             let shown = match shown.as_slice() {
-                b"" => name.clone(),
-                folder => [folder, name.as_slice()].join(&b'/'),
+                [] if bare => name.clone(),
+                above => [above, name.as_slice()].join(&b'/'),
             };
             if let Some(below) = self.one(folder.as_fd(), &name, &shown)? {
                 let names = names_in(&below, &shown)?;
@@ -134,9 +156,6 @@ impl<W: Write> Walk<W> {
         let whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
         if self.overlay && whiteout {
             return self.whiteout(shown, &stat).map(|()| None);
-        }
-        if shown.is_empty() {
-            return Ok(opened);
         }
         let mut member = Member::new(shown, &stat);
         self.summary.entries += 1;
@@ -177,6 +196,9 @@ impl<W: Write> Walk<W> {
         };
         self.out.write_all(&member.encode()).map_err(Error::Write)?;
         match (kind, opened) {
+            (FileType::Directory, _) if self.without_contents.contains(&(stat.st_dev, stat.st_ino)) => {
+                Ok(None)
+            }
             (FileType::Directory, Some(folder)) => {
                 if self.overlay && is_opaque(&folder).map_err(os("xattr"))? {
                     let mark = Member::new(&[shown, WHITEOUT_OPAQUE].join(&b'/'), &stat).empty();

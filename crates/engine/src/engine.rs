@@ -55,6 +55,8 @@ pub struct Engine {
     pub containers: Containers,
     /// Commands run in containers.
     pub execs: Execs,
+    /// Counts what containers use, for those who watch.
+    pub sampler: crate::container::stats::Sampler,
     /// What happens.
     pub events: Events,
     /// Owner of the engine's background tasks.
@@ -127,6 +129,7 @@ impl Engine {
             ports,
             containers: Containers::default(),
             execs: Execs::default(),
+            sampler: crate::container::stats::Sampler::default(),
             events: Events::default(),
             tasks,
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -1,12 +1,22 @@
 //! Looking into a container's file system from outside.
 //!
+//! [`Root`] is a container's `/` as it stands in the container: that of its first process while it runs, else its
+//! overlay with its volumes, mounted in a namespace of one short-lived thread. Every path in it is resolved by the
+//! kernel in one call that cannot leave it, so that a container that exchanges folders and links meanwhile gains
+//! nothing (CVE-2018-15664); nothing of the container is ever run or loaded (CVE-2019-14271).
+//!
 //! A container's overlay is mounted only in its own mount namespace, so nothing is ever mounted on the host.
 //! Where the engine itself must see the merged files (a user's number, what an image has at a volume's place),
 //! [`merged`] mounts the overlay read-only in a namespace of one short-lived thread.
 
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
 
 use image::RootFs;
+use rustix::fs::{OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
@@ -20,16 +30,175 @@ pub async fn merged<T: Send + 'static>(
     scratch: PathBuf,
     work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    on_thread(move || {
+        sys::mount_privately(&rootfs, &scratch)?;
+        work(&scratch)
+    })
+    .await
+}
+
+/// Runs `work` on a thread of its own: a file system that hangs holds up nobody else.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let (tx, rx) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("rootfs".into())
         .spawn(move || {
-            let result = sys::mount_privately(&rootfs, &scratch).and_then(|()| work(&scratch));
+            let result = work();
             // The one that asked may have gone away.
             let _ = tx.send(result);
         })
         .map_err(|e| Error::internal(format!("start a thread: {e}")))?;
-    rx.await.map_err(|_| Error::internal("the thread that looked into the image died"))?
+    rx.await.map_err(|_| Error::internal("the thread that looked into the container died"))?
+}
+
+/// A file or folder of the host that is seen in a container.
+#[derive(Clone, Debug)]
+pub struct Bind {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the container, absolute.
+    pub destination: PathBuf,
+}
+
+/// Where a container's files are.
+pub enum Place {
+    /// It runs: where its first process is.
+    Running {
+        /// That process.
+        pid: u32,
+        /// The container, in whose group the process must be.
+        id: String,
+    },
+    /// It does not: its layers, and what is mounted over them.
+    Stopped {
+        /// Its layers.
+        rootfs: RootFs,
+        /// Volumes and binds, parents first.
+        binds: Vec<Bind>,
+        /// Whether it may be written to: then nobody else may mount it meanwhile.
+        writable: bool,
+    },
+}
+
+/// A container's `/`.
+pub struct Root {
+    fd: OwnedFd,
+    /// Folders whose contents are the kernel's, not the container's: by device and inode.
+    made_up: Vec<(u64, u64)>,
+}
+
+/// Runs `work` on a thread that sees the container's files; `None` when the container is not there as `place` says.
+pub async fn look<T: Send + 'static>(
+    place: Place,
+    scratch: PathBuf,
+    work: impl FnOnce(&Root) -> Result<T> + Send + 'static,
+) -> Result<Option<T>> {
+    on_thread(move || {
+        let root = match place {
+            Place::Running { pid, id } => {
+                let Some(fd) = sys::root_of_process(pid, &id)? else { return Ok(None) };
+                let mut root = Root { fd, made_up: Vec::new() };
+                for path in ["/proc", "/sys", "/dev"] {
+                    if let Ok(stat) = root.stat_folder(Path::new(path)) {
+                        root.made_up.push((stat.st_dev, stat.st_ino));
+                    }
+                }
+                root
+            }
+            Place::Stopped { rootfs, binds, writable } => {
+                sys::mount_view(&rootfs, &binds, writable, &scratch)?;
+                Root { fd: sys::open_root(&scratch)?, made_up: Vec::new() }
+            }
+        };
+        work(&root).map(Some)
+    })
+    .await
+}
+
+/// Links followed on one path before it counts as a loop (the kernel's own limit).
+const LINK_LIMIT: usize = 40;
+
+impl Root {
+    /// As a folder that paths are resolved in.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Folders whose contents are the kernel's: by device and inode.
+    pub fn made_up(&self) -> &[(u64, u64)] {
+        &self.made_up
+    }
+
+    fn stat_folder(&self, path: &Path) -> rustix::io::Result<rustix::fs::Stat> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        rustix::fs::fstat(&sys::open_in(&self.fd, path, flags, ResolveFlags::empty())?)
+    }
+
+    /// Opens a path without following a link in its last part, unless `follow`.
+    pub fn open(&self, path: &Path, follow: bool) -> rustix::io::Result<OwnedFd> {
+        let flags = if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
+        sys::open_in(&self.fd, path, flags, ResolveFlags::empty())
+    }
+
+    /// Opens a file for reading; `None` when it is not there.
+    pub fn read(&self, path: &Path) -> Result<Option<std::fs::File>> {
+        lookup(&self.fd, path, OFlags::RDONLY | OFlags::NONBLOCK)
+    }
+
+    /// The path with all links followed, as far as it exists; what does not exist stays as it is. For showing and for
+    /// opening through this root again: by itself it proves nothing, for the container may change meanwhile.
+    pub fn evaluate(&self, path: &Path) -> Result<PathBuf> {
+        let parts = |path: &Path| -> Vec<OsString> {
+            let part = |c: Component<'_>| match c {
+                Component::Normal(name) => Some(name.to_owned()),
+                Component::ParentDir => Some("..".into()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+            };
+            path.components().filter_map(part).collect()
+        };
+        let mut pending: VecDeque<OsString> = parts(path).into();
+        let (mut done, mut links) = (PathBuf::from("/"), 0);
+        while let Some(name) = pending.pop_front() {
+            if name == ".." {
+                done.pop();
+                continue;
+            }
+            let next = done.join(&name);
+            let flags = OFlags::PATH | OFlags::NOFOLLOW;
+            let target = match sys::open_in(&self.fd, &next, flags, ResolveFlags::NO_SYMLINKS) {
+                // EINVAL and ENOENT: not a link.
+                Ok(fd) => rustix::fs::readlinkat(&fd, "", Vec::new()).ok(),
+                Err(Errno::NOENT | Errno::NOTDIR) => None,
+                Err(e) => return Err(Error::internal(format!("{}: {e}", next.display()))),
+            };
+            let Some(target) = target else {
+                done = next;
+                continue;
+            };
+            links += 1;
+            if links > LINK_LIMIT {
+                return Err(Error::invalid(format!("{}: too many links", path.display())));
+            }
+            let target =
+                PathBuf::from(<OsString as std::os::unix::ffi::OsStringExt>::from_vec(target.into_bytes()));
+            if target.is_absolute() {
+                done = PathBuf::from("/");
+            }
+            for part in parts(&target).into_iter().rev() {
+                pending.push_front(part);
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Opens `path` as if `root` were `/`; `None` when it is not there.
+fn lookup(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<Option<std::fs::File>> {
+    match sys::open_in(root, path, flags, ResolveFlags::empty()) {
+        Ok(fd) => Ok(Some(fd.into())),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(e) => Err(Error::internal(format!("open {} in the image: {e}", path.display()))),
+    }
 }
 
 /// Opens `path` inside `root`, links resolved as if `root` were `/`; `None` when it is not there.

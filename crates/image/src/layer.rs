@@ -60,8 +60,12 @@ impl BufRead for Chunks {
     }
 }
 
-/// Decompresses by what the first bytes are: registries' media types are not always true to it.
-pub(crate) fn decompress<'a>(mut input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+/// Decompresses by what the first bytes are: registries' media types are not always true to it. What is not known to
+/// be compressed comes as it is.
+///
+/// # Errors
+/// When the input cannot be read, or is compressed in a way that is not supported.
+pub fn decompress<'a>(mut input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut head = Vec::with_capacity(6);
     while head.len() < 6 {
         let available = input.fill_buf()?;

@@ -32,6 +32,7 @@ mod store;
 pub use digest::Digest;
 pub use error::{Code, Error};
 pub use images::{Config, Images};
+pub use layer::decompress;
 pub use load::{LoadOptions, Loaded};
 pub use make::{LayerSource, NewImage};
 pub use mount::RootFs;

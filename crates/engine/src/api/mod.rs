@@ -119,6 +119,9 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
             reply::with_type(StatusCode::OK, "text/plain; charset=utf-8", reply::full(text))
         }
         Ok(Reply::Stream(content_type, stream)) => reply::stream(content_type, stream),
+        Ok(Reply::StreamWith(content_type, list, stream)) => {
+            reply::with_headers(reply::stream(content_type, stream), list)
+        }
         Ok(Reply::Headers(status, list, body)) => reply::headers(status, list, body),
         Err(e) => reply::error(&e),
     };

@@ -30,6 +30,8 @@ pub enum Reply {
     Text(String),
     /// A body that is produced while it is read.
     Stream(&'static str, ByteStream),
+    /// A body that is produced while it is read, with headers of the handler's own.
+    StreamWith(&'static str, Vec<(&'static str, String)>, ByteStream),
     /// The connection itself, from here on not HTTP.
     Hijack(&'static str, OnHijack),
     /// A status and headers of the handler's own making.
@@ -112,7 +114,11 @@ pub fn stream(content_type: &'static str, stream: ByteStream) -> Response<Body> 
 
 /// A response with headers of the handler's own making.
 pub fn headers(status: StatusCode, list: Vec<(&'static str, String)>, body: Option<Bytes>) -> Response<Body> {
-    let mut r = plain(status, full(body.unwrap_or_default()));
+    with_headers(plain(status, full(body.unwrap_or_default())), list)
+}
+
+/// Adds headers of the handler's own making.
+pub fn with_headers(mut r: Response<Body>, list: Vec<(&'static str, String)>) -> Response<Body> {
     for (name, value) in list {
         if let Ok(value) = HeaderValue::from_str(&value) {
             r.headers_mut().insert(HeaderName::from_static(name), value);

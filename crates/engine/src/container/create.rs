@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::config::{Config, EndpointSettings, HostConfig, NetworkingConfig};
+use super::config::{Config, EndpointSettings, Healthcheck, HostConfig, NetworkingConfig};
 use super::mounts::{self, MountKind, MountPoint};
 use super::validate::validate;
 use super::{Handle, LastRun, Record, task};
@@ -36,18 +36,13 @@ pub async fn create(
             "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         )));
     }
-    let mut warnings = validate(engine, &config, &mut host)?;
+    let warnings = validate(engine, &config, &mut host)?;
     if config.image.is_empty() {
         command(&config)?;
     }
     let image = engine.images.get(&config.image).await?;
     merge_image(&mut config, &image.config);
     let command = command(&config)?;
-    if config.healthcheck.as_ref().is_some_and(|h| h.test.first().is_some_and(|t| t != "NONE")) {
-        warnings.push(
-            "This engine does not run health checks yet: the container will have no health status.".into(),
-        );
-    }
     let networks = networks(engine, &host, networking)?;
     let mut mounts = mounts::collect(&host, &config.volumes)?;
 
@@ -132,8 +127,22 @@ fn merge_image(config: &mut Config, image: &image::ImageConfig) {
         // `--entrypoint ""` takes the image's away.
         config.entrypoint = None;
     }
-    if config.healthcheck.is_none() {
-        config.healthcheck = image.healthcheck.clone().and_then(|h| serde_json::from_value(h).ok());
+    let inherited: Option<Healthcheck> =
+        image.healthcheck.clone().and_then(|h| serde_json::from_value(h).ok());
+    match (&mut config.healthcheck, inherited) {
+        (none @ None, inherited) => *none = inherited,
+        (Some(own), Some(image)) => {
+            if own.test.is_empty() {
+                own.test = image.test;
+            }
+            let or = |own: &mut i64, image: i64| *own = if *own == 0 { image } else { *own };
+            or(&mut own.interval, image.interval);
+            or(&mut own.timeout, image.timeout);
+            or(&mut own.start_period, image.start_period);
+            or(&mut own.start_interval, image.start_interval);
+            or(&mut own.retries, image.retries);
+        }
+        (Some(_), None) => {}
     }
     for (key, value) in &image.labels {
         config.labels.entry(key.clone()).or_insert_with(|| value.clone());

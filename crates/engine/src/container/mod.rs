@@ -15,8 +15,11 @@
 //!
 //! A start that fails leaves the state as it was, with the failure in `State.Error`.
 
+pub mod changes;
 pub mod config;
 pub mod create;
+pub mod files;
+pub mod health;
 pub mod limits;
 pub mod list;
 pub mod mounts;
@@ -24,7 +27,9 @@ pub mod names;
 pub mod ports;
 pub mod signal;
 pub mod spec;
+pub mod stats;
 pub mod task;
+pub mod update;
 pub mod user;
 mod validate;
 
@@ -87,6 +92,8 @@ pub struct LastRun {
     pub oom_killed: bool,
     /// Why it could not start.
     pub error: String,
+    /// What its health checks say; `None` without them.
+    pub health: Option<health::Health>,
     /// Its places in networks while it runs.
     pub members: Vec<Member>,
     /// Its published ports while it runs.
@@ -192,6 +199,17 @@ pub enum Command {
         name: String,
         reply: oneshot::Sender<Result<()>>,
     },
+    /// A health check has ended, begun when the container had run for `age`; answers what it is now.
+    Probed {
+        probe: health::Probe,
+        age: std::time::Duration,
+        reply: oneshot::Sender<health::Status>,
+    },
+    /// Other limits, another restart policy; what is zero or empty stays.
+    Update {
+        wanted: Box<HostConfig>,
+        reply: oneshot::Sender<Result<()>>,
+    },
     Remove {
         force: bool,
         volumes: bool,
@@ -204,7 +222,11 @@ pub enum Command {
 pub struct Handle {
     tx: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
+    files: FilesLock,
 }
+
+/// Held by whoever mounts a container's files writable (a start, a copy into a stopped container) or removes them.
+pub type FilesLock = Arc<tokio::sync::Mutex<()>>;
 
 impl Handle {
     /// The newest snapshot.
@@ -215,6 +237,11 @@ impl Handle {
     /// Snapshots from now on.
     pub fn watch(&self) -> watch::Receiver<View> {
         self.view.clone()
+    }
+
+    /// The right to mount its files writable.
+    pub fn files(&self) -> &FilesLock {
+        &self.files
     }
 
     /// Sends a command and waits for its answer.
@@ -326,5 +353,5 @@ impl Containers {
 pub fn channel(view: View) -> (Handle, mpsc::Receiver<Command>, watch::Sender<View>) {
     let (tx, rx) = mpsc::channel(COMMAND_QUEUE);
     let (publish, view) = watch::channel(view);
-    (Handle { tx, view }, rx, publish)
+    (Handle { tx, view, files: FilesLock::default() }, rx, publish)
 }

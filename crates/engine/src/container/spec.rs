@@ -399,11 +399,7 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
                 list.push(mount(&place, "tmpfs", "tmpfs", &options));
             }
             MountKind::Bind | MountKind::Volume => {
-                let source = match &m.volume {
-                    Some(name) => engine.volumes.data(name),
-                    None if is_own_socket(engine, m) => engine.paths.socket.clone(),
-                    None => m.source.clone(),
-                };
+                let source = source(engine, m);
                 let propagation = if m.propagation.is_empty() { "rprivate" } else { &m.propagation };
                 let mut options = vec![if m.recursive { "rbind" } else { "bind" }, propagation];
                 if !m.rw {
@@ -414,6 +410,15 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
         }
     }
     list
+}
+
+/// Where the files of a bind or volume are on the host.
+pub fn source(engine: &Engine, mount: &MountPoint) -> PathBuf {
+    match &mount.volume {
+        Some(name) => engine.volumes.data(name),
+        None if is_own_socket(engine, mount) => engine.paths.socket.clone(),
+        None => mount.source.clone(),
+    }
 }
 
 fn devices(record: &Record) -> Result<Vec<LinuxDevice>> {

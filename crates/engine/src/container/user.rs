@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::rootfs::open_inside;
+use crate::rootfs::{Root, open_inside};
 
 /// Largest `/etc/passwd` or `/etc/group` that is read, in bytes.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -29,8 +29,18 @@ pub fn resolve(root: &Path, user: &str, group_add: &[String]) -> Result<Identity
     identity(&passwd, &group, user, group_add)
 }
 
+/// Resolves `user[:group]` in a container's files.
+pub fn resolve_in(root: &Root, user: &str) -> Result<Identity> {
+    let text = |path| root.read(Path::new(path)).and_then(contents);
+    identity(&text("/etc/passwd")?, &text("/etc/group")?, user, &[])
+}
+
 fn read(root: &Path, path: &str) -> Result<String> {
-    let Some(file) = open_inside(root, Path::new(path))? else { return Ok(String::new()) };
+    contents(open_inside(root, Path::new(path))?)
+}
+
+fn contents(file: Option<std::fs::File>) -> Result<String> {
+    let Some(file) = file else { return Ok(String::new()) };
     if !file.metadata()?.is_file() {
         return Ok(String::new());
     }

@@ -48,6 +48,20 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     if !config.stop_signal.is_empty() && parse_signal(&config.stop_signal).is_none() {
         return Err(Error::invalid(format!("invalid signal: {}", config.stop_signal)));
     }
+    if let Some(check) = &config.healthcheck {
+        let durations = [
+            (check.interval, "Interval"),
+            (check.timeout, "Timeout"),
+            (check.start_period, "StartPeriod"),
+            (check.start_interval, "StartInterval"),
+        ];
+        if let Some((_, what)) = durations.iter().find(|(d, _)| *d != 0 && *d < 1_000_000) {
+            return Err(Error::invalid(format!("{what} in Healthcheck cannot be less than 1ms")));
+        }
+        if check.retries < 0 {
+            return Err(Error::invalid("Retries in Healthcheck cannot be negative"));
+        }
+    }
     for variable in &config.env {
         if variable.is_empty() || variable.starts_with('=') {
             return Err(Error::invalid(format!("invalid environment variable: {variable}")));

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::RootFs;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timestamps, Uid};
@@ -13,15 +13,35 @@ use rustix::thread::UnshareFlags;
 
 use crate::error::{Error, Result};
 
-/// Gives this thread a mount namespace of its own with the overlay, read-only, at `scratch`.
-pub(super) fn mount_privately(rootfs: &RootFs, scratch: &Path) -> Result<()> {
-    let step = |what: &str, e: rustix::io::Errno| Error::internal(format!("{what}: {e}"));
+fn step(what: &str, e: rustix::io::Errno) -> Error {
+    Error::internal(format!("{what}: {e}"))
+}
+
+/// Gives this thread a mount namespace of its own.
+fn enter_own_namespace() -> Result<()> {
     #[allow(unsafe_code)]
     // SAFETY: the thread is our own, made for this, and ends after the work: nothing else runs on it.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }
         .map_err(|e| step("unshare the mount namespace", e))?;
     rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-        .map_err(|e| step("make mounts private", e))?;
+        .map_err(|e| step("make mounts private", e))
+}
+
+fn mount_overlay(options: &str, flags: MountFlags, at: &Path) -> Result<()> {
+    let options =
+        std::ffi::CString::new(options).map_err(|_| Error::internal("a layer's path has a NUL byte"))?;
+    rustix::mount::mount("overlay", at, "overlay", flags, Some(options.as_c_str()))
+        .map_err(|e| step("mount the image", e))
+}
+
+fn layers(folders: &[PathBuf]) -> String {
+    let text: Vec<String> = folders.iter().map(|p| p.display().to_string().replace(':', "\\:")).collect();
+    text.join(":")
+}
+
+/// Gives this thread a mount namespace of its own with the overlay, read-only, at `scratch`.
+pub(super) fn mount_privately(rootfs: &RootFs, scratch: &Path) -> Result<()> {
+    enter_own_namespace()?;
     std::fs::create_dir_all(scratch)?;
     // Read-only overlays need no work folder; the container's own changes lie on top.
     let mut lower = vec![rootfs.upper.clone()];
@@ -30,31 +50,155 @@ pub(super) fn mount_privately(rootfs: &RootFs, scratch: &Path) -> Result<()> {
         // An image without layers: overlayfs wants at least two.
         return rustix::mount::mount_bind(&rootfs.upper, scratch).map_err(|e| step("bind the image", e));
     }
-    // Layers are named relative to their common folder where they can be: mount options end at a page.
-    let text: Vec<String> = lower.iter().map(|p| p.display().to_string().replace(':', "\\:")).collect();
-    let options = std::ffi::CString::new(format!("lowerdir={}", text.join(":")))
-        .map_err(|_| Error::internal("a layer's path has a NUL byte"))?;
-    rustix::mount::mount("overlay", scratch, "overlay", MountFlags::RDONLY, Some(options.as_c_str()))
-        .map_err(|e| step("mount the image", e))
+    mount_overlay(&format!("lowerdir={}", layers(&lower)), MountFlags::RDONLY, scratch)
+}
+
+/// Gives this thread a mount namespace of its own in which the files of a container that does not run stand at
+/// `scratch` as they do in the container, with its volumes and binds. Writable, it must be the only one that mounts
+/// them; read-only, nothing at all is changed on disk.
+pub(super) fn mount_view(
+    rootfs: &RootFs,
+    binds: &[super::Bind],
+    writable: bool,
+    scratch: &Path,
+) -> Result<()> {
+    enter_own_namespace()?;
+    std::fs::create_dir_all(scratch)?;
+    if writable && !rootfs.lower.is_empty() {
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            layers(&rootfs.lower),
+            rootfs.upper.display(),
+            rootfs.work.display()
+        );
+        mount_overlay(&options, MountFlags::empty(), scratch)?;
+    } else if writable {
+        rustix::mount::mount_bind(&rootfs.upper, scratch).map_err(|e| step("bind the image", e))?;
+    } else {
+        // The places of mounts that the image lacks are folders of a lowest layer that nobody else sees. First it
+        // is at `scratch` itself: the overlay hides it there.
+        rustix::mount::mount("tmpfs", scratch, "tmpfs", MountFlags::empty(), Some(c"mode=755"))
+            .map_err(|e| step("mount the places of mounts", e))?;
+        for bind in binds {
+            make_place(&scratch.join(relative(&bind.destination)), &bind.source)?;
+        }
+        let mut lower = vec![rootfs.upper.clone()];
+        lower.extend(rootfs.lower.iter().cloned());
+        lower.push(scratch.to_owned());
+        mount_overlay(&format!("lowerdir={}", layers(&lower)), MountFlags::RDONLY, scratch)?;
+    }
+    for bind in binds {
+        bind_inside(scratch, bind, writable)?;
+    }
+    Ok(())
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+/// An empty file or folder for `source` to be mounted on.
+fn make_place(place: &Path, source: &Path) -> Result<()> {
+    if std::fs::metadata(source).is_ok_and(|m| m.is_dir()) {
+        std::fs::create_dir_all(place)?;
+    } else {
+        if let Some(folder) = place.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        File::create(place)?;
+    }
+    Ok(())
+}
+
+fn bind_inside(root: &Path, bind: &super::Bind, writable: bool) -> Result<()> {
+    let Ok(source) = std::fs::metadata(&bind.source) else {
+        // The file or folder of the host is gone: what lies below is shown.
+        return Ok(());
+    };
+    let root = open_root(root)?;
+    let mut place = super::lookup(&root, &bind.destination, OFlags::PATH)?;
+    if place.is_none() && writable {
+        make_place_inside(&root, &bind.destination, source.is_dir())
+            .map_err(|e| step("make a mount's place", e))?;
+        place = super::lookup(&root, &bind.destination, OFlags::PATH)?;
+    }
+    let Some(place) = place else { return Ok(()) };
+    rustix::mount::mount_bind_recursive(&bind.source, super::path_of(&place))
+        .map_err(|e| step("bind a volume", e))
+}
+
+/// Makes the file or folder `path` and the folders above it, as far as they are missing.
+fn make_place_inside(root: &OwnedFd, path: &Path, folder: bool) -> rustix::io::Result<()> {
+    use rustix::io::Errno;
+    let mut at = open_in(root, Path::new("/"), OFlags::PATH, ResolveFlags::empty())?;
+    let parts: Vec<_> = relative(path).components().collect();
+    let mut so_far = PathBuf::from("/");
+    for (n, part) in parts.iter().enumerate() {
+        so_far.push(part);
+        if n + 1 == parts.len() && !folder {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            return rustix::fs::openat(&at, part.as_os_str(), flags, Mode::from_raw_mode(0o644)).map(drop);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        at = match open_in(root, &so_far, flags, ResolveFlags::empty()) {
+            Err(Errno::NOENT) => {
+                rustix::fs::mkdirat(&at, part.as_os_str(), Mode::from_raw_mode(0o755))?;
+                open_in(root, &so_far, flags, ResolveFlags::empty())?
+            }
+            other => other?,
+        };
+    }
+    Ok(())
+}
+
+/// The folder as a root to resolve in.
+pub(super) fn open_root(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::internal(format!("open {}: {e}", path.display())))
+}
+
+/// The root of the process `pid` in its mount namespace; `None` when it is not (any more) a process of the group
+/// `id`: process ids are used again.
+pub(super) fn root_of_process(pid: u32, id: &str) -> Result<Option<OwnedFd>> {
+    // The open folder stands for this process only: once it has ended, nothing is found in it.
+    let Ok(process) = open_root(Path::new(&format!("/proc/{pid}"))) else { return Ok(None) };
+    let read = |name: &str| -> io::Result<String> {
+        let fd = rustix::fs::openat(&process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        io::read_to_string(File::from(fd))
+    };
+    if !read("cgroup").is_ok_and(|groups| groups.lines().any(|l| l.contains(id))) {
+        return Ok(None);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat(&process, "root", flags, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::NOENT) => Ok(None),
+        Err(e) => Err(step("open the container's root", e)),
+    }
+}
+
+/// Opens `path` as if `root` were `/`. No link, however quickly it is exchanged, leads out: the kernel resolves in one
+/// call.
+pub(super) fn open_in(
+    root: &OwnedFd,
+    path: &Path,
+    flags: OFlags,
+    more: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let path = relative(path);
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
+    loop {
+        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // A rename somewhere on the system raced with "..": the kernel asks to try again.
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            other => return other,
+        }
+    }
 }
 
 pub(super) fn open_inside(root: &Path, path: &Path) -> Result<Option<File>> {
-    let dir = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| Error::internal(format!("open {}: {e}", root.display())))?;
-    let relative = path.strip_prefix("/").unwrap_or(path);
-    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    match rustix::fs::openat2(
-        &dir,
-        relative,
-        flags,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    ) {
-        Ok(fd) => Ok(Some(File::from(fd))),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
-        Err(e) => Err(Error::internal(format!("open {} in the image: {e}", path.display()))),
-    }
+    super::lookup(&open_root(root)?, path, OFlags::RDONLY | OFlags::NONBLOCK)
 }
 
 /// Copies the contents of `source` into the folder `target`; never follows a link of the source.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::size_of;
 use crate::api::reply::Reply;
 use crate::api::request::{Call, Filters, Version};
-use crate::container::{Handle, Record, Status, View, spec};
+use crate::container::{Handle, Record, Status, View, health, spec};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::networks::Member;
@@ -29,7 +29,13 @@ fn sentence(view: &View) -> String {
     match &view.status {
         Status::Created => "Created".into(),
         Status::Running { paused: true, .. } => format!("Up {} (Paused)", ago(&last.started_at)),
-        Status::Running { .. } => format!("Up {}", ago(&last.started_at)),
+        Status::Running { .. } => match &last.health {
+            Some(h) if h.status == health::Status::Starting => {
+                format!("Up {} (health: starting)", ago(&last.started_at))
+            }
+            Some(h) => format!("Up {} ({})", ago(&last.started_at), h.status.name()),
+            None => format!("Up {}", ago(&last.started_at)),
+        },
         Status::Restarting => format!("Restarting ({}) {} ago", last.exit_code, ago(&last.finished_at)),
         Status::Exited => format!("Exited ({}) {} ago", last.exit_code, ago(&last.finished_at)),
         Status::Removing | Status::Removed => "Removal In Progress".into(),
@@ -219,7 +225,7 @@ fn keeps(engine: &Engine, filters: &Filters, view: &View) -> bool {
         && filters.matches("name", &[&record.name, &format!("/{}", record.name)])
         && filters.allows("status", view.status.name())
         && filters.any("exited", |v| matches!(view.status, Status::Exited) && v == exited())
-        && filters.any("health", |v| v == "none")
+        && filters.allows("health", record.last.health.as_ref().map_or("none", |h| h.status.name()))
         && filters.any("network", |v| {
             record.networks.contains_key(v)
                 || engine.networks.find(v).is_ok_and(|n| record.networks.contains_key(&n.name))
@@ -360,6 +366,9 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         && let Some(descriptor) = manifest_of(&engine, &record.image_id).await
     {
         out["ImageManifestDescriptor"] = descriptor;
+    }
+    if let Some(health) = &last.health {
+        out["State"]["Health"] = health.to_json();
     }
     if call.flag("size") {
         out["SizeRw"] = json!(size_of(&engine, record).await);

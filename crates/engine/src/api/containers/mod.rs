@@ -1,22 +1,28 @@
 //! Operations of the tag Container: its life here, what is shown of it in `look`, its processes in `processes`, its
 //! output and input in `streams`.
 
+mod archive;
 mod look;
 mod processes;
+mod stats;
 mod streams;
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+pub use archive::{archive_get, archive_info, archive_put, changes, export};
 pub use look::{inspect, list, summary};
 pub use processes::{resize, running, size, top, wait};
+pub use stats::stats;
 pub use streams::{attach, detach_keys, logs, pump};
 
 use super::reply::Reply;
 use super::request::{Call, Version};
 use crate::container::config::{Config, HostConfig, NetworkingConfig};
-use crate::container::{Command, Record, Status, create as make, signal::parse_signal};
+use crate::container::{
+    Command, Record, Status, create as make, signal::parse_signal, update as make_update,
+};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::time;
@@ -180,6 +186,15 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         "ContainersDeleted": if removed.is_empty() { Value::Null } else { json!(removed) },
         "SpaceReclaimed": bytes,
     })))
+}
+
+pub async fn update(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let handle = engine.containers.find(call.param(0))?;
+    let wanted = make_update::only_limits(call.json().await?);
+    let warnings = make_update::check(&engine, &wanted)?;
+    let wanted = Box::new(wanted);
+    handle.ask(|reply| Command::Update { wanted, reply }).await??;
+    Ok(Reply::json(json!({ "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) } })))
 }
 
 /// Bytes of the container's own files.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::{RESTART_CALM, RESTART_FIRST, RESTART_MAX, Run, State, Stopping, Task, tell};
-use crate::container::Status;
+use crate::container::{Status, health};
 use crate::error::{Error, Result};
 use crate::store::{Durability, Kind};
 
@@ -40,6 +40,10 @@ impl Task {
         self.record.last.finished_at = crate::time::format(exit.finished_at);
         self.record.last.oom_killed = exit.oom_killed;
         self.record.last.members.clear();
+        if let Some(health) = &mut self.record.last.health {
+            // Nothing is healthy that does not run: dockerd's word for it.
+            health.status = health::Status::Unhealthy;
+        }
         self.record.last.ports.clear();
         self.exits += 1;
         if exit.oom_killed {
@@ -126,6 +130,7 @@ impl Task {
 
     pub(super) async fn remove(&mut self, volumes: bool) -> Result<()> {
         self.publish(Status::Removing);
+        let _files = self.files.clone().lock_owned().await;
         let id = self.record.id.clone();
         let removed = async {
             self.engine.images.unmount_and_discard(&id).await.map_err(Error::from)?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, Handle, Record, Status, View, channel};
+use super::{Command, FilesLock, Handle, Record, Status, View, channel, health};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::networks::Member;
@@ -36,6 +36,8 @@ struct Run {
     names: Option<network::dns::Server>,
     started: Instant,
     paused: bool,
+    /// Runs its health checks.
+    _monitor: Option<health::Monitor>,
     /// A stop in progress: when to kill, and who waits.
     stopping: Option<Stopping>,
 }
@@ -79,6 +81,7 @@ pub struct Task {
     back_off: Duration,
     commands: mpsc::Receiver<Command>,
     publish: watch::Sender<View>,
+    files: FilesLock,
 }
 
 /// Starts the task of a container that is recorded, and answers its handle. `found` is the container when it
@@ -100,6 +103,7 @@ pub fn spawn(engine: &Arc<Engine>, record: Record, found: Option<runtime::Contai
         back_off: RESTART_FIRST,
         commands,
         publish,
+        files: handle.files().clone(),
     };
     engine.tasks.spawn(async move {
         if let Some(container) = found {
@@ -222,6 +226,15 @@ impl Task {
             },
             Command::Rename { name, reply } => {
                 let result = self.rename(name).await;
+                tell(reply, result);
+            }
+            Command::Probed { probe, age, reply } => {
+                let status = self.probed(probe, age).await;
+                // The monitor ends with the run.
+                let _ = reply.send(status);
+            }
+            Command::Update { wanted, reply } => {
+                let result = self.update(&wanted).await;
                 tell(reply, result);
             }
             Command::Remove { force, volumes, reply } => match &self.state {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Run, State, Task};
-use crate::container::{LastRun, PublishedPort, Status, create, names, ports, spec};
+use crate::container::{LastRun, PublishedPort, Status, create, health, names, ports, spec};
 use crate::error::{Code, Error, Result};
 use crate::networks::ContainerNames;
 use crate::store::Durability;
@@ -43,16 +43,20 @@ impl Task {
     async fn bring_up(&mut self) -> std::result::Result<Run, StartError> {
         let engine = self.engine.clone();
         let id = self.record.id.clone();
+        let files = self.files.clone().lock_owned().await;
         let rootfs =
             engine.images.mount(&create::image_digest(&self.record)?, &id).await.map_err(Error::from)?;
         let bundle = spec::bundle(&engine, &self.record, rootfs).await?;
         let container = engine.runtime.create(bundle).await.map_err(start_error)?;
+        // Mounted: from here on its files are reached through its first process.
+        drop(files);
         let mut run = Run {
             container,
             members: Vec::new(),
             names: None,
             started: Instant::now(),
             paused: false,
+            _monitor: None,
             stopping: None,
         };
         let mut ports = Vec::new();
@@ -64,8 +68,13 @@ impl Task {
                     finished_at: self.record.last.finished_at.clone(),
                     members: run.members.clone(),
                     ports,
+                    health: health::command(&self.record.config).map(|_| health::Health {
+                        log: self.record.last.health.take().map(|h| h.log).unwrap_or_default(),
+                        ..health::Health::default()
+                    }),
                     ..LastRun::default()
                 };
+                run._monitor = health::watch(&engine, &self.record, &run.container);
                 Ok(run)
             }
             Err(e) => {
@@ -177,6 +186,7 @@ impl Task {
             names: None,
             started: Instant::now(),
             paused: false,
+            _monitor: health::watch(&self.engine, &self.record, &container),
             stopping: None,
             container,
         };

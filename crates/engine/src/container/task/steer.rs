@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{KILL_PATIENCE, STOP_TIMEOUT_SECONDS, State, Stopping, Task};
-use crate::container::signal;
+use crate::container::config::HostConfig;
+use crate::container::{health, signal, spec, update};
 use crate::error::{Error, Result};
 use crate::store::Durability;
 
@@ -98,6 +99,45 @@ impl Task {
         run.paused = pause;
         self.publish_running();
         self.emit(if pause { "pause" } else { "unpause" }, &[]);
+        Ok(())
+    }
+
+    /// Enters the result of a health check.
+    pub(super) async fn probed(&mut self, probe: health::Probe, age: Duration) -> health::Status {
+        let running = matches!(self.state, State::Running(_));
+        let (Some(health), Some(check)) = (&mut self.record.last.health, &self.record.config.healthcheck)
+        else {
+            return health::Status::default();
+        };
+        if !running {
+            return health.status;
+        }
+        let changed = health.enter(probe, check, age);
+        let status = health.status;
+        self.publish_running();
+        if changed {
+            self.save(Durability::Lazy).await;
+            self.emit(&format!("health_status: {}", status.name()), &[]);
+        }
+        status
+    }
+
+    pub(super) async fn update(&mut self, wanted: &HostConfig) -> Result<()> {
+        let cannot = |e: Error| e.context(&format!("Cannot update container {}", self.record.id));
+        let host = update::merge(&self.record.host, wanted).map_err(cannot)?;
+        let mut record = self.record.clone();
+        record.host = host;
+        if let State::Running(run) = &self.state {
+            let mut limits = spec::resources(&record).map_err(cannot)?;
+            // Device rules are as they were.
+            limits.set_devices(None);
+            run.container.update(&limits).await.map_err(|e| cannot(Error::internal(e.to_string())))?;
+        }
+        self.record = record;
+        self.save(Durability::Durable).await;
+        let status = self.publish.borrow().status.clone();
+        self.publish(status);
+        self.emit("update", &[]);
         Ok(())
     }
 
