@@ -398,8 +398,8 @@ fn bad_requests_get_dockers_own_errors_and_leave_nothing() {
         engine.request("GET", "/containers/nope/json", None),
         (404, "{\"message\":\"No such container: nope\"}\n".into())
     );
-    let (status, words) = engine.request("POST", "/commit", None);
-    assert!(status == 501 && words.contains("ImageCommit"), "{words}");
+    let (status, words) = engine.request("POST", "/plugins/pull", None);
+    assert!(status == 501 && words.contains("PluginPull"), "{words}");
     assert_eq!(engine.request("GET", "/services", None).0, 503);
     engine
         .docker(&["run", "--name", "a b", "busybox"])

@@ -12,13 +12,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::{Error, Summary, error::lossy};
+use crate::{Error, OVERLAY_OPAQUE, Summary, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, Whiteouts, error::lossy};
 
 /// Longest list of attribute names, and longest value, that Linux has (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`), bytes.
 const XATTR_BYTES: usize = 64 * 1024;
 
 /// How to make an archive.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct CreateOptions {
     /// Name the members get in place of the path given: `docker cp` renames its source so.
     pub rename: Option<Vec<u8>>,
@@ -28,6 +28,27 @@ pub struct CreateOptions {
     pub bare: bool,
     /// Folders, by device and inode, that are written without what lies in them: `/proc` and its like.
     pub without_contents: Vec<(u64, u64)>,
+    /// What overlayfs' whiteouts become: `.wh.` files of a layer, or devices as they are.
+    pub whiteouts: Whiteouts,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        CreateOptions {
+            rename: None,
+            contents_only: false,
+            bare: false,
+            without_contents: Vec::new(),
+            whiteouts: Whiteouts::Literal,
+        }
+    }
+}
+
+impl CreateOptions {
+    /// For the upper folder of an overlay, as a layer of an image: its contents without the folder itself.
+    pub fn layer() -> Self {
+        CreateOptions { contents_only: true, whiteouts: Whiteouts::Overlay, ..CreateOptions::default() }
+    }
 }
 
 /// Writes `path` (below the folder `root`, resolved as if that were `/`; not followed in its last component) and all
@@ -48,16 +69,18 @@ pub fn create(
     let dir =
         openat2(root, above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
             .map_err(|e| Error::os("open", parent, e))?;
+    let overlay = options.whiteouts == Whiteouts::Overlay;
     let mut walk = Walk {
         out,
         links: HashMap::new(),
         summary: Summary::default(),
+        overlay,
         without_contents: &options.without_contents,
     };
     let name = if name.is_empty() { &b"."[..] } else { name };
     let shown = match &options.rename {
         Some(shown) => shown.clone(),
-        None if options.bare => Vec::new(),
+        None if overlay || options.bare => Vec::new(),
         None if options.contents_only => b".".to_vec(),
         None => name.to_vec(),
     };
@@ -73,6 +96,8 @@ struct Walk<'a, W> {
     /// First member of each file with more than one name, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
     summary: Summary,
+    /// Whiteouts are written as a layer has them.
+    overlay: bool,
 }
 
 impl<W: Write> Walk<'_, W> {
@@ -94,7 +119,8 @@ impl<W: Write> Walk<'_, W> {
                 continue;
             };
             let shown = match shown.as_slice() {
-                [] if bare => name.clone(),
+                // The root renamed to nothing is `/`; where it has no entry itself, names are plain.
+                [] if bare || self.overlay => name.clone(),
                 above => [above, name.as_slice()].join(&b'/'),
             };
             if let Some(below) = self.one(folder.as_fd(), &name, &shown)? {
@@ -128,6 +154,13 @@ impl<W: Write> Walk<'_, W> {
         };
         if FileType::from_raw_mode(stat.st_mode) != kind {
             return Err(Error::os("open", shown, io::Error::other("changed while it was read")));
+        }
+        let whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
+        if self.overlay && whiteout {
+            return self.whiteout(shown, &stat).map(|()| None);
+        }
+        if shown.is_empty() {
+            return Ok(opened);
         }
         let mut member = Member::new(shown, &stat);
         self.summary.entries += 1;
@@ -171,7 +204,13 @@ impl<W: Write> Walk<'_, W> {
             (FileType::Directory, _) if self.without_contents.contains(&(stat.st_dev, stat.st_ino)) => {
                 Ok(None)
             }
-            (FileType::Directory, folder) => Ok(folder),
+            (FileType::Directory, Some(folder)) => {
+                if self.overlay && is_opaque(&folder).map_err(os("xattr"))? {
+                    let mark = Member::new(&[shown, WHITEOUT_OPAQUE].join(&b'/'), &stat).empty();
+                    self.out.write_all(&mark.encode()).map_err(Error::Write)?;
+                }
+                Ok(Some(folder))
+            }
             (FileType::RegularFile, Some(fd)) => {
                 let size = member.size;
                 let mut file = std::fs::File::from(fd).take(size);
@@ -184,6 +223,31 @@ impl<W: Write> Walk<'_, W> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Writes what stands for the removal of a lower file.
+    fn whiteout(&mut self, shown: &[u8], stat: &Stat) -> Result<(), Error> {
+        let (folder, name) = crate::path::split(shown);
+        let mut path = folder.to_vec();
+        if !folder.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(WHITEOUT_PREFIX);
+        path.extend_from_slice(name);
+        self.summary.entries += 1;
+        self.out.write_all(&Member::new(&path, stat).empty().encode()).map_err(Error::Write)
+    }
+}
+
+/// Whether overlayfs has marked a folder as hiding the lower ones.
+fn is_opaque(folder: &OwnedFd) -> Result<bool, Errno> {
+    let mut value = [0; 1];
+    match fgetxattr(folder, OVERLAY_OPAQUE, &mut value) {
+        // `x` marks folders that merely hold whiteouts of another kind.
+        Ok(n) => Ok(n == 1 && value[0] == b'y'),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(Errno::RANGE) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -259,6 +323,12 @@ impl Member {
             device: (major(stat.st_rdev), minor(stat.st_rdev)),
             xattrs: Vec::new(),
         }
+    }
+
+    /// As an empty file that only its name says something of.
+    fn empty(mut self) -> Self {
+        (self.flag, self.mode, self.size, self.device) = (b'0', 0, 0, (0, 0));
+        self
     }
 
     /// The ustar block, with a PAX header before it where a field does not fit.

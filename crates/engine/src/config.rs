@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub registry_mirrors: Vec<String>,
     /// Registries (host:port, host or CIDR) that may be spoken to in plain text.
     pub insecure_registries: Vec<String>,
+    /// Proxies on the way to registries; without them those of the environment.
+    pub proxies: Proxies,
     /// `json-file` or `none`.
     pub log_driver: Option<String>,
     /// Defaults of containers' log options.
@@ -41,6 +43,18 @@ pub struct EngineConfig {
     pub shutdown_timeout: Option<u64>,
     /// Feature switches; kept for compatibility.
     pub features: BTreeMap<String, bool>,
+}
+
+/// `proxies`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct Proxies {
+    /// URL of the proxy for http.
+    pub http_proxy: Option<String>,
+    /// URL of the proxy for https.
+    pub https_proxy: Option<String>,
+    /// What is asked directly, separated by commas.
+    pub no_proxy: Option<String>,
 }
 
 /// One entry of `default-address-pools`.
@@ -77,6 +91,16 @@ impl EngineConfig {
         }
         config.address_pools()?;
         Ok(config)
+    }
+
+    /// The proxies to use: those of the settings, else those of the environment.
+    pub fn proxies(&self) -> image::Proxies {
+        let env = image::Proxies::from_env();
+        image::Proxies {
+            http: self.proxies.http_proxy.clone().or(env.http),
+            https: self.proxies.https_proxy.clone().or(env.https),
+            direct: self.proxies.no_proxy.clone().or(env.direct),
+        }
     }
 
     /// `default-address-pools`, checked; `None`: Docker's defaults.

@@ -28,6 +28,8 @@ use crate::volumes::Volumes;
 
 /// The cgroup below which containers' groups are made.
 const CGROUP_PARENT: &str = "coracle";
+/// Where certificates of registries are looked for: Docker's own folder, and ours.
+const CERTIFICATES: [&str; 2] = ["/etc/docker/certs.d", "/etc/coracle/certs.d"];
 
 /// Everything a request needs.
 pub struct Engine {
@@ -99,6 +101,8 @@ impl Engine {
             db,
             registry_mirrors: config.registry_mirrors.clone(),
             insecure_registries: config.insecure_registries.clone(),
+            certificates: CERTIFICATES.into_iter().map(PathBuf::from).collect(),
+            proxies: config.proxies(),
         })?;
         let runtime = runtime::Runtime::new(runtime::Config {
             shim: paths.shim.clone(),

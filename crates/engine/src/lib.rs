@@ -4,6 +4,7 @@
 
 pub mod api;
 mod build;
+mod changes;
 pub mod config;
 pub mod container;
 pub mod engine;

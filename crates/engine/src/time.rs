@@ -1,6 +1,6 @@
 //! Time as the API writes it.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -27,7 +27,34 @@ pub fn parse_point(text: &str) -> Option<SystemTime> {
     if let Ok(seconds) = text.parse::<f64>() {
         return SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::try_from_secs_f64(seconds).ok()?);
     }
-    parse(text)
+    parse(text).or_else(|| SystemTime::now().checked_sub(parse_duration(text)?))
+}
+
+/// Go's durations, not negative: `1h30m`, `1.5s`, `300ms`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let seconds = match &after[..unit] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" | "μs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        let value: f64 = number.parse().ok()?;
+        total = total.checked_add(Duration::try_from_secs_f64(value * seconds).ok()?)?;
+        rest = &after[unit..];
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 /// Docker's words for how long ago something was: `About a minute`, `3 hours`.
@@ -64,5 +91,17 @@ mod tests {
         assert_eq!(human(0), "Less than a second");
         assert_eq!(human(70), "About a minute");
         assert_eq!(human(7200), "2 hours");
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        let ms = |text| parse_duration(text).map(|d| d.as_millis());
+        assert_eq!(ms("1h30m"), Some(5_400_000));
+        assert_eq!(ms("1.5s"), Some(1500));
+        assert_eq!(ms("300ms"), Some(300));
+        for bad in ["", "5", "x", "1d", "s", "-1s", "1h30"] {
+            assert_eq!(ms(bad), None, "{bad}");
+        }
+        assert!(parse_point("24h").unwrap() < SystemTime::now());
     }
 }

@@ -13,12 +13,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let root = std::path::PathBuf::from(args.first().ok_or("usage: archive ROOT COMMAND ...")?);
     std::fs::create_dir_all(&root)?;
-    let images = Images::open(Config {
-        db: root.join("engine.db"),
-        root: root.clone(),
-        registry_mirrors: Vec::new(),
-        insecure_registries: Vec::new(),
-    })?;
+    let images =
+        Images::open(Config { db: root.join("engine.db"), root: root.clone(), ..Config::default() })?;
     let start = Instant::now();
     let words: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
     match words.as_slice() {
@@ -30,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         ["save", file, names @ ..] => {
             let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
-            images.save(&names, tokio::fs::File::create(file).await?).await?;
+            images.save(&names, None, tokio::fs::File::create(file).await?).await?;
         }
         ["mount", name, key] => {
             let rootfs = images.mount(&images.get(name).await?.id, key).await?;

@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         db: root.join("engine.db"),
         root: root.clone(),
         registry_mirrors: std::env::var("MIRROR").ok().into_iter().collect(),
-        insecure_registries: Vec::new(),
+        ..Config::default()
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let verbose = std::env::var_os("VERBOSE").is_some();

@@ -58,9 +58,28 @@ pub enum Error {
     /// The registry refuses to take or give this.
     #[error("denied: {0}")]
     Denied(String),
+    /// The registry wants us to ask less often.
+    #[error("toomanyrequests: {0}")]
+    RateLimited(String),
+    /// These credentials are none.
+    #[error("Get {url:?}: unauthorized: incorrect username or password")]
+    LoginFailed {
+        /// What was asked for.
+        url: String,
+    },
     /// No manifest in the index fits the platform.
     #[error("no matching manifest for {platform} in the manifest list entries")]
     NoPlatform {
+        /// What was wanted.
+        platform: String,
+    },
+    /// The image is here, but not for this platform.
+    #[error(
+        "image with reference {image} was found but does not provide the specified platform ({platform})"
+    )]
+    PlatformNotHere {
+        /// As it was asked for.
+        image: String,
         /// What was wanted.
         platform: String,
     },
@@ -156,10 +175,11 @@ impl Error {
             | Error::NoLocalImage(_)
             | Error::ManifestUnknown(_)
             | Error::PullDenied(_)
-            | Error::NoPlatform { .. } => Code::NotFound,
-            Error::Unauthorized { .. } => Code::Unauthorized,
+            | Error::NoPlatform { .. }
+            | Error::PlatformNotHere { .. } => Code::NotFound,
+            Error::Unauthorized { .. } | Error::LoginFailed { .. } => Code::Unauthorized,
             Error::Denied(_) => Code::Denied,
-            Error::Registry { .. } => Code::Unavailable,
+            Error::Registry { .. } | Error::RateLimited(_) => Code::Unavailable,
             Error::Schema1 { .. } | Error::Unsupported(_) => Code::NotImplemented,
             Error::Conflict { .. } => Code::Conflict,
             Error::Canceled => Code::Canceled,

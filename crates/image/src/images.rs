@@ -11,13 +11,13 @@ use crate::pull::{Flights, Puller, permits, settle_later};
 use crate::registry::Registries;
 use crate::store::{Commit, Store};
 use crate::{
-    Digest, DiskUsage, Error, Image, InUse, LoadOptions, Loaded, ProgressSink, PruneOptions, Pruned,
-    PullOptions, Pulled, PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, load, mount,
-    records, remove, save,
+    Credentials, Digest, DiskUsage, Distribution, Error, Found, Image, InUse, LoadOptions, Loaded,
+    ManifestSummary, NewImage, Platform, ProgressSink, Proxies, PruneOptions, Pruned, PullOptions, Pulled,
+    PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, load, make, mount, records, remove, save,
 };
 
 /// Where images are kept and where they come from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Config {
     /// Folder of the content; on a file system that overlayfs accepts as upper and lower.
     pub root: PathBuf,
@@ -27,6 +27,10 @@ pub struct Config {
     pub registry_mirrors: Vec<String>,
     /// Registries that may speak plain http or have a certificate nobody knows: `host[:port]` or CIDR blocks.
     pub insecure_registries: Vec<String>,
+    /// Folders like Docker's `certs.d`: certificates by registry.
+    pub certificates: Vec<PathBuf>,
+    /// Proxies on the way to registries.
+    pub proxies: Proxies,
 }
 
 /// All images of one engine. Cheap to clone.
@@ -43,7 +47,7 @@ impl Images {
     /// # Errors
     /// [`Error::NewerFormat`] for the database of a newer program; faults of the disk.
     pub fn open(config: Config) -> Result<Images, Error> {
-        let registries = Arc::new(Registries::new(&config.registry_mirrors, &config.insecure_registries)?);
+        let registries = Arc::new(Registries::new(&config)?);
         let store = Store::open(&config.root, &config.db)?;
         let puller = Puller {
             store: store.clone(),
@@ -81,6 +85,47 @@ impl Images {
         self.puller.push(reference, options, &progress).await
     }
 
+    /// All tags of a repository at its registry.
+    ///
+    /// # Errors
+    /// What the registry answers, in Docker's words.
+    pub async fn tags(&self, reference: &Reference, auth: Option<Credentials>) -> Result<Vec<String>, Error> {
+        self.puller.registries.repository(reference, auth).tags().await
+    }
+
+    /// What a reference stands for at its registry; nothing is pulled.
+    ///
+    /// # Errors
+    /// What the registry answers, in Docker's words.
+    pub async fn distribution(
+        &self,
+        reference: &Reference,
+        auth: Option<Credentials>,
+    ) -> Result<Distribution, Error> {
+        self.puller.registries.repository(reference, auth).distribution().await
+    }
+
+    /// Proves credentials at a registry (`docker login`); an identity token is to be kept in place of the password.
+    ///
+    /// # Errors
+    /// [`Error::LoginFailed`]; [`Error::Registry`] when it cannot be asked.
+    pub async fn login(
+        &self,
+        server: &str,
+        user: &str,
+        credentials: &Credentials,
+    ) -> Result<Option<String>, Error> {
+        self.puller.registries.login(server, user, credentials).await
+    }
+
+    /// Searches Docker Hub, or the registry the term begins with.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] when it cannot be asked.
+    pub async fn search(&self, term: &str, limit: u32) -> Result<Vec<Found>, Error> {
+        self.puller.registries.search(term, limit).await
+    }
+
     /// All images, the newest first.
     pub async fn list(&self) -> Result<Vec<Image>, Error> {
         let store = self.store.clone();
@@ -100,6 +145,32 @@ impl Images {
             })
         })
         .await
+    }
+
+    /// The same as one of its platforms describes it.
+    ///
+    /// # Errors
+    /// As [`get`](Images::get); [`Error::PlatformNotHere`].
+    pub async fn get_for(&self, name_or_id: &str, platform: &Platform) -> Result<Image, Error> {
+        let (store, text, platform) = (self.store.clone(), name_or_id.to_string(), platform.clone());
+        blocking(move || {
+            store.read(|db| {
+                let (id, _) = records::find(db, &text)?;
+                records::image_for(db, &id, Some(&platform)).map_err(|e| match e {
+                    Error::PlatformNotHere { platform, .. } => {
+                        Error::PlatformNotHere { image: text, platform }
+                    }
+                    e => e,
+                })
+            })
+        })
+        .await
+    }
+
+    /// The manifests of an image: those of all platforms, here or not, and attestations.
+    pub async fn manifests(&self, id: &Digest) -> Result<Vec<ManifestSummary>, Error> {
+        let (store, id) = (self.store.clone(), *id);
+        blocking(move || store.read(|db| records::manifests(db, &id))).await
     }
 
     /// Gives an image another name; a name in use moves.
@@ -182,17 +253,19 @@ impl Images {
         Ok(loaded)
     }
 
-    /// Writes images as one archive, which both Docker and tools for OCI layouts read.
+    /// Writes images as one archive, which both Docker and tools for OCI layouts read; of indexes only the manifest
+    /// of a platform, where one is given.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`] before the first byte is written.
+    /// [`Error::NoSuchImage`] and [`Error::PlatformNotHere`] before the first byte is written.
     pub async fn save(
         &self,
         names: &[String],
+        platform: Option<Platform>,
         mut out: impl AsyncWrite + Send + Unpin + 'static,
     ) -> Result<(), Error> {
         let (store, names) = (self.store.clone(), names.to_vec());
-        let plan = blocking(move || save::plan(&store, &names)).await?;
+        let plan = blocking(move || save::plan(&store, &names, platform.as_ref())).await?;
         let store = self.store.clone();
         let mut out = blocking(move || {
             let mut bridge = SyncIoBridge::new(&mut out);
@@ -201,6 +274,23 @@ impl Images {
         })
         .await?;
         out.shutdown().await.map_err(|e| Error::Layer(archive::Error::Write(e)))
+    }
+
+    /// The manifest a root file system was made from; `None` before it was first mounted.
+    pub async fn mounted_manifest(&self, key: &str) -> Result<Option<Digest>, Error> {
+        let (store, key) = (self.store.clone(), key.to_string());
+        blocking(move || store.read(|db| mount::manifest(db, &key))).await
+    }
+
+    /// Makes an image of what is here (`docker import`, `docker commit`); its ID is its manifest's digest.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] for the base; [`Error::Layer`] for an archive that is none. Nothing is left behind.
+    pub async fn make(&self, image: NewImage) -> Result<Digest, Error> {
+        let store = self.store.clone();
+        let id = blocking(move || make::make(&store, image)).await?;
+        settle_later(&self.store);
+        Ok(id)
     }
 
     /// What images use of the disk.
@@ -220,6 +310,14 @@ impl Images {
         mount::check_key(key)?;
         let (store, key) = (self.store.clone(), key.to_string());
         blocking(move || remove::container_size(&store, &key)).await
+    }
+
+    /// Reads what a URL stands for, as `docker import URL` does; redirects are followed, proxies used.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] when it cannot be had.
+    pub async fn open_url(&self, url: &str) -> Result<impl AsyncRead + Send + Unpin + use<>, Error> {
+        self.puller.registries.open_url(url).await
     }
 
     /// Makes the root file system of a container, unpacking layers that are not. `image` is an image's ID or the

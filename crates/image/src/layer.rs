@@ -115,12 +115,20 @@ pub(crate) fn unpack(
     to: &Path,
     diff_id: Option<&Digest>,
 ) -> Result<(u64, Digest), Error> {
+    let decoder = decompress(input).map_err(|e| Error::Layer(archive::Error::Read(e)))?;
+    unpack_tar(decoder, to, diff_id)
+}
+
+/// The same for a layer that is not compressed.
+pub(crate) fn unpack_tar(
+    input: impl Read,
+    to: &Path,
+    diff_id: Option<&Digest>,
+) -> Result<(u64, Digest), Error> {
     std::fs::create_dir(to).map_err(|e| Error::os("mkdir", to, e))?;
     let folder = File::open(to).map_err(|e| Error::os("open", to, e))?;
     let read = |e: io::Error| Error::Layer(archive::Error::Read(e));
-    let decoder = decompress(input).map_err(read)?;
-    let mut buffered =
-        BufReader::with_capacity(BUFFER, Hashing { inner: decoder, hasher: Hasher::default() });
+    let mut buffered = BufReader::with_capacity(BUFFER, Hashing { inner: input, hasher: Hasher::default() });
     let summary = archive::extract(&mut buffered, folder.as_fd(), &ExtractOptions::layer())?;
     // The digest covers all bytes, also those after the end of the archive.
     io::copy(&mut buffered, &mut io::sink()).map_err(read)?;

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! Images --> pull, push -> registry (HTTP)       load, save: archives
-//!        |     '----> layer (decompress, sha256, archive::extract)
+//!        |     '----> layer (decompress, sha256, archive::extract)    make: import, commit
 //!        '-> records, mount ---> store (folders, leases, transactions, collection)
 //! ```
 //! The tree on disk and the rules by which it changes stand in the documentation of `store`.
@@ -16,6 +16,7 @@ mod error;
 mod images;
 mod layer;
 mod load;
+mod make;
 mod mount;
 mod platform;
 mod pull;
@@ -33,12 +34,13 @@ pub use error::{Code, Error};
 pub use images::{Config, Images};
 pub use layer::decompress;
 pub use load::{LoadOptions, Loaded};
+pub use make::{LayerSource, NewImage};
 pub use mount::RootFs;
 pub use platform::Platform;
 pub use pull::{Progress, ProgressSink, PullOptions, Pulled};
 pub use push::{PushOptions, Pushed};
-pub use records::Image;
+pub use records::{Image, ManifestKind, ManifestSummary};
 pub use reference::Reference;
-pub use registry::Credentials;
+pub use registry::{Credentials, Distribution, Found, Proxies};
 pub use remove::{DiskUsage, ImageUsage, ImageUse, InUse, PruneOptions, Pruned, RemoveOptions, Removed};
 pub use spec::{Descriptor, History, ImageConfig};

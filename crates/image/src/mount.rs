@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rusqlite::OptionalExtension as _;
+use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::error::blocking;
 use crate::pull::{settle_later, unpack_stored};
@@ -48,18 +48,23 @@ pub(crate) async fn mount(store: Arc<Store>, image: Digest, key: &str) -> Result
     blocking(move || record(&store, &manifest, &chain, &key)).await
 }
 
+/// What a key was mounted from.
+pub(crate) fn manifest(db: &Connection, key: &str) -> Result<Option<Digest>, Error> {
+    let found: Option<String> = db
+        .prepare_cached("SELECT manifest FROM image_mount WHERE key = ?1")?
+        .query_row([key], |r| r.get(0))
+        .optional()?;
+    found.map(|m| m.parse()).transpose()
+}
+
 type Chain = Vec<(Digest, Option<Digest>)>;
 
 /// The manifest, and its layers from the lowest up: with the blob of those that are still to be unpacked.
 fn plan(store: &Arc<Store>, image: Digest, key: &str) -> Result<(Digest, Chain, Pin), Error> {
     let manifest = store.read(|db| {
         // A container keeps what it was made from, whatever else the image has meanwhile.
-        let mounted: Option<String> = db
-            .prepare_cached("SELECT manifest FROM image_mount WHERE key = ?1")?
-            .query_row([key], |r| r.get(0))
-            .optional()?;
-        match mounted {
-            Some(manifest) => Ok(manifest.parse()?),
+        match self::manifest(db, key)? {
+            Some(manifest) => Ok(manifest),
             None => records::manifest_of(db, &image, &Platform::host())?
                 .map(|(manifest, _)| manifest)
                 .ok_or_else(|| Error::NoSuchImage(image.to_string())),
@@ -121,7 +126,8 @@ fn record(store: &Store, manifest: &Digest, chain: &Chain, key: &str) -> Result<
     }
     let folder = store.container_path(key);
     let (upper, work) = (folder.join("upper"), folder.join("work"));
-    let lower: Vec<PathBuf> = wanted.iter().rev().map(|id| store.layer_path(*id)).collect();
+    let lower: Vec<PathBuf> =
+        wanted.iter().rev().map(|id| store.layer_path(*id)).chain([store.bottom_path()]).collect();
     for path in [&folder, &work] {
         make_folder(path)?;
     }

@@ -500,7 +500,8 @@ pub(crate) fn read_config(data: &[u8], manifest: &Manifest, name: &str) -> Resul
     Ok(config)
 }
 
-async fn fetch_config(repository: &Repository, config: &Descriptor) -> Result<Vec<u8>, Error> {
+/// Fetches a configuration, whole and verified.
+pub(crate) async fn fetch_config(repository: &Repository, config: &Descriptor) -> Result<Vec<u8>, Error> {
     if config.size > DOCUMENT_BYTES {
         return Err(Error::content("image configuration", format!("larger than {DOCUMENT_BYTES} bytes")));
     }

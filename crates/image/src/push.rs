@@ -1,18 +1,20 @@
 //! Pushing: what the registry has is not sent again, and everything goes as it came: a pulled image pushed elsewhere
 //! keeps its digest.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{StreamExt, TryStreamExt};
 
+use rusqlite::Connection;
+
 use crate::error::blocking;
 use crate::pull::Puller;
+use crate::pull::descriptor;
 use crate::registry::{Repository, Sent, Source};
 use crate::spec::{Document, Manifest};
 use crate::store::{Pin, Store};
-use crate::{Credentials, Digest, Error, Progress, ProgressSink, Reference, records};
+use crate::{Credentials, Descriptor, Digest, Error, Platform, Progress, ProgressSink, Reference, records};
 
 /// Blobs sent at the same time (Docker's default).
 const BLOBS_AT_ONCE: usize = 5;
@@ -22,15 +24,17 @@ const BLOBS_AT_ONCE: usize = 5;
 pub struct PushOptions {
     /// Credentials for the registry.
     pub auth: Option<Credentials>,
+    /// Push the manifest of this platform alone.
+    pub platform: Option<Platform>,
 }
 
 /// A pushed image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pushed {
-    /// Digest of the index or manifest that was pushed.
-    pub digest: Digest,
-    /// Its length, bytes.
-    pub size: u64,
+    /// Index or manifest that was pushed.
+    pub descriptor: Descriptor,
+    /// The image's index, when one of its manifests was pushed instead: not all of its platforms are here.
+    pub instead_of: Option<Descriptor>,
 }
 
 /// Manifests (children first) and blobs to send.
@@ -40,6 +44,7 @@ struct Plan {
     layers: Vec<(Digest, u64)>,
     /// Other repositories of the same registry that this image has names in: layers may be mounted from there.
     siblings: Vec<String>,
+    instead_of: Option<Descriptor>,
     _pin: Pin,
 }
 
@@ -55,7 +60,8 @@ impl Puller {
         };
         say(None, format!("The push refers to repository [{}]", reference.familiar_name()), 0, 0);
         let (store, name) = (self.store.clone(), reference.clone());
-        let plan = blocking(move || plan(&store, &name)).await?;
+        let platform = options.platform;
+        let plan = blocking(move || plan(&store, &name, platform.as_ref())).await?;
         let repository = self.registries.repository(reference, options.auth).for_push().await?;
         for (digest, _) in &plan.layers {
             say(Some(digest.short()), "Preparing".into(), 0, 0);
@@ -79,10 +85,10 @@ impl Puller {
             repository.send_document(&digest.to_string(), media_type, data).await?;
         }
         repository.send_document(&reference.target(), media_type, data).await?;
-        let pushed = Pushed { digest: *top, size: data.len() as u64 };
+        let pushed = descriptor(media_type, *top, data);
         let tag = reference.tag().unwrap_or_default();
         say(None, format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size), 0, 0);
-        Ok(pushed)
+        Ok(Pushed { descriptor: pushed, instead_of: plan.instead_of })
     }
 
     /// Sends one layer, or has the registry take it from a sibling repository.
@@ -111,64 +117,111 @@ impl Puller {
     }
 }
 
-fn plan(store: &Arc<Store>, reference: &Reference) -> Result<Plan, Error> {
+/// What is pushed for an image, by dockerd's rules: the index with all it names when all of that is here, else the
+/// manifest that fits the platform best.
+fn plan(store: &Arc<Store>, reference: &Reference, platform: Option<&Platform>) -> Result<Plan, Error> {
     let absent = || Error::NoLocalImage(reference.familiar_name());
     let id = store
         .read(|db| Ok(records::find(db, &reference.to_string()).ok().map(|(id, _)| id)))?
         .ok_or_else(absent)?;
     let pin = store.pin([id]);
     store.read(|db| {
-        let mut plan =
-            Plan { documents: Vec::new(), configs: Vec::new(), layers: Vec::new(), siblings: Vec::new(), _pin: pin };
+        let mut plan = Plan {
+            documents: Vec::new(),
+            configs: Vec::new(),
+            layers: Vec::new(),
+            siblings: Vec::new(),
+            instead_of: None,
+            _pin: pin,
+        };
         for name in records::names(db, &id)? {
             if name.domain() == reference.domain() && name.path() != reference.path() {
                 plan.siblings.push(name.path().to_string());
             }
         }
         let (media_type, data) = records::document_in(db, &id)?.ok_or_else(absent)?;
-        let mut seen = BTreeSet::new();
-        let mut add = |manifest: &Manifest, plan: &mut Plan| -> Result<(), Error> {
-            let missing = |d: &Digest| Error::content("image", format!("{d} is not here"));
-            let config = manifest.config.digest;
-            if seen.insert(config) {
-                let (_, data) = records::document_in(db, &config)?.ok_or_else(|| missing(&config))?;
-                plan.configs.push((config, data));
-            }
-            for layer in &manifest.layers {
-                if !seen.insert(layer.digest) {
-                    continue;
-                }
-                let here = db
-                    .prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?
-                    .exists([layer.digest.to_string()])?;
-                if !here {
-                    return Err(missing(&layer.digest));
-                }
-                plan.layers.push((layer.digest, layer.size));
-            }
-            Ok(())
-        };
-        match Document::parse(&media_type, &data, &reference.familiar())?.0 {
-            Document::Manifest(manifest) => add(&manifest, &mut plan)?,
-            Document::Index(index) => {
-                for child in &index.manifests {
-                    // An index whose manifests are not all there would be refused by the registry.
-                    let Some((child_type, child_data)) = records::document_in(db, &child.digest)? else {
-                        return Err(Error::Unsupported(format!(
-                            "{} is a multi-platform image of which only some platforms are here: pull the others, or push the manifest of one platform",
-                            reference.familiar()
-                        )));
-                    };
-                    if let (Document::Manifest(manifest), _) =
-                        Document::parse(&child_type, &child_data, &child.digest.to_string())?
-                    {
-                        add(&manifest, &mut plan)?;
+        let index = match Document::parse(&media_type, &data, &reference.familiar())?.0 {
+            Document::Index(index) => index,
+            Document::Manifest(manifest) => {
+                if let Some(platform) = platform {
+                    let found = records::manifest_of(db, &id, platform)?;
+                    if found.is_none_or(|(_, p)| platform.fit(&p).is_none()) {
+                        return Err(Error::NoPlatform { platform: platform.to_string() });
                     }
-                    plan.documents.push((child.digest, child_type, child_data));
                 }
+                plan.add(db, &manifest)?;
+                plan.documents.push((id, media_type, data));
+                return Ok(plan);
             }
+        };
+        let whole =
+            index.manifests.iter().try_fold(true, |all, m| Ok::<_, Error>(all && is_here(db, &m.digest)?))?;
+        let children: Vec<Digest> = if whole && platform.is_none() {
+            index.manifests.iter().map(|m| m.digest).collect()
+        } else {
+            let wanted = platform.cloned().unwrap_or_else(Platform::host);
+            let best = records::manifest_of(db, &id, &wanted)?
+                .filter(|(_, p)| platform.is_none() || wanted.fit(p).is_some())
+                .ok_or_else(|| Error::NoPlatform { platform: wanted.to_string() })?;
+            vec![best.0]
+        };
+        for child in &children {
+            let (child_type, child_data) = records::document_in(db, child)?.ok_or_else(absent)?;
+            if let (Document::Manifest(manifest), _) =
+                Document::parse(&child_type, &child_data, &child.to_string())?
+            {
+                plan.add(db, &manifest)?;
+            }
+            plan.documents.push((*child, child_type, child_data));
         }
-        plan.documents.push((id, media_type, data));
+        if whole && platform.is_none() {
+            plan.documents.push((id, media_type, data));
+        } else {
+            plan.instead_of = Some(descriptor(&media_type, id, &data));
+        }
         Ok(plan)
     })
+}
+
+/// Whether a manifest's document and everything it names are here.
+fn is_here(db: &Connection, manifest: &Digest) -> Result<bool, Error> {
+    let Some((media_type, data)) = records::document_in(db, manifest)? else { return Ok(false) };
+    let Document::Manifest(manifest) = Document::parse(&media_type, &data, "manifest")?.0 else {
+        return Ok(false);
+    };
+    for digest in crate::pull::manifest_children(&manifest) {
+        let here = records::document_in(db, &digest)?.is_some()
+            || db
+                .prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?
+                .exists([digest.to_string()])?;
+        if !here {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+impl Plan {
+    /// Adds what a manifest names, each piece once.
+    fn add(&mut self, db: &Connection, manifest: &Manifest) -> Result<(), Error> {
+        let missing = |d: &Digest| Error::content("image", format!("{d} is not here"));
+        let config = manifest.config.digest;
+        if !self.configs.iter().any(|(d, _)| *d == config) {
+            let (_, data) = records::document_in(db, &config)?.ok_or_else(|| missing(&config))?;
+            self.configs.push((config, data));
+        }
+        for layer in &manifest.layers {
+            if self.layers.iter().any(|(d, _)| *d == layer.digest) {
+                continue;
+            }
+            let here = db
+                .prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?
+                .exists([layer.digest.to_string()])?;
+            if !here {
+                return Err(missing(&layer.digest));
+            }
+            self.layers.push((layer.digest, layer.size));
+        }
+        Ok(())
+    }
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use crate::spec::{ConfigDocument, History, ImageConfig};
+use crate::spec::{ConfigDocument, Document, History, ImageConfig};
 use crate::store::Store;
 use crate::{Descriptor, Digest, Error, Platform, Reference};
 
@@ -153,8 +153,96 @@ pub(crate) fn manifest_of(
         .transpose()
 }
 
-/// All of one image.
+/// One manifest of an image: what is here of it and what it takes (`GET /images/json?manifests=1`).
+#[derive(Debug, Clone)]
+pub struct ManifestSummary {
+    /// What the index says of it; of an image without an index its own descriptor.
+    pub descriptor: Descriptor,
+    /// Whether all of its content is here.
+    pub available: bool,
+    /// Bytes of its content that are here.
+    pub content: u64,
+    /// Bytes of its unpacked layers.
+    pub unpacked: u64,
+    /// What it is.
+    pub kind: ManifestKind,
+}
+
+/// What a manifest is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestKind {
+    /// Something to run, for this platform.
+    Image(Platform),
+    /// Statements about another manifest (BuildKit's attestations).
+    Attestation(String),
+    /// Another artifact, or an image of which too little is here to tell.
+    Unknown,
+}
+
+/// Annotations by which BuildKit marks attestations.
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+const ATTESTATION: &str = "attestation-manifest";
+
+/// The manifests an image's index names, here or not; of an image without one that itself.
+pub(crate) fn manifests(db: &Connection, id: &Digest) -> Result<Vec<ManifestSummary>, Error> {
+    let gone = || Error::NoSuchImage(id.to_string());
+    let (media_type, data) = document_in(db, id)?.ok_or_else(gone)?;
+    let named = match Document::parse(&media_type, &data, &id.to_string())?.0 {
+        Document::Index(index) => index.manifests,
+        Document::Manifest(_) => vec![crate::pull::descriptor(&media_type, *id, &data)],
+    };
+    named.into_iter().map(|descriptor| summary(db, descriptor)).collect()
+}
+
+fn summary(db: &Connection, mut descriptor: Descriptor) -> Result<ManifestSummary, Error> {
+    let digest = descriptor.digest.to_string();
+    let platform: Option<Platform> = db
+        .prepare_cached("SELECT os, architecture, variant FROM image_manifest WHERE digest = ?1")?
+        .query_row([&digest], |r| Ok(Platform { os: r.get(0)?, architecture: r.get(1)?, variant: r.get(2)? }))
+        .optional()?;
+    let children: i64 = db
+        .prepare_cached("SELECT count(*) FROM image_child WHERE parent = ?1")?
+        .query_row([&digest], |r| r.get(0))?;
+    let present: i64 = db
+        .prepare_cached(
+            "SELECT count(*) FROM image_child WHERE parent = ?1 AND
+             (child IN (SELECT digest FROM image_blob) OR child IN (SELECT digest FROM image_document))",
+        )?
+        .query_row([&digest], |r| r.get(0))?;
+    let unpacked: i64 = db
+        .prepare_cached(
+            "SELECT coalesce(sum(disk_bytes), 0) FROM image_layer WHERE diff_id IN
+             (SELECT diff_id FROM image_chain WHERE manifest = ?1)",
+        )?
+        .query_row([&digest], |r| r.get(0))?;
+    let attests = descriptor.annotations.get(REFERENCE_TYPE).is_some_and(|t| t == ATTESTATION);
+    let kind = match (attests, platform.clone().or_else(|| descriptor.platform.clone())) {
+        (true, _) => ManifestKind::Attestation(
+            descriptor.annotations.get(REFERENCE_DIGEST).cloned().unwrap_or_default(),
+        ),
+        (false, Some(platform)) if platform.os != "unknown" => ManifestKind::Image(platform),
+        _ => ManifestKind::Unknown,
+    };
+    if descriptor.platform.is_none() {
+        descriptor.platform = platform;
+    }
+    Ok(ManifestSummary {
+        available: children > 0 && present == children,
+        content: content_size(db, &descriptor.digest)?,
+        unpacked: unpacked as u64,
+        kind,
+        descriptor,
+    })
+}
+
+/// All of one image, as the manifest that fits this machine best describes it.
 pub(crate) fn image(db: &Connection, id: &Digest) -> Result<Image, Error> {
+    image_for(db, id, None)
+}
+
+/// The same for a platform, which must then be here.
+pub(crate) fn image_for(db: &Connection, id: &Digest, wanted: Option<&Platform>) -> Result<Image, Error> {
     let gone = || Error::NoSuchImage(id.to_string());
     let descriptor = db
         .prepare_cached("SELECT media_type, size FROM image_target WHERE digest = ?1")?
@@ -169,7 +257,12 @@ pub(crate) fn image(db: &Connection, id: &Digest) -> Result<Image, Error> {
         })
         .optional()?
         .ok_or_else(gone)?;
-    let (manifest, platform) = manifest_of(db, id, &Platform::host())?.ok_or_else(gone)?;
+    let (manifest, platform) = match wanted {
+        None => manifest_of(db, id, &Platform::host())?.ok_or_else(gone)?,
+        Some(wanted) => manifest_of(db, id, wanted)?
+            .filter(|(_, found)| wanted.fit(found).is_some())
+            .ok_or_else(|| Error::PlatformNotHere { image: id.to_string(), platform: wanted.to_string() })?,
+    };
     let config_digest: String = db
         .prepare_cached("SELECT config FROM image_manifest WHERE digest = ?1")?
         .query_row([manifest.to_string()], |r| r.get(0))?;

@@ -133,6 +133,17 @@ impl Reference {
         Reference { tag: None, digest: Some(digest), ..self.clone() }
     }
 
+    /// The same repository with only this tag.
+    ///
+    /// # Errors
+    /// [`Error::Reference`] for what cannot be a tag.
+    pub fn with_tag(&self, tag: &str) -> Result<Reference, Error> {
+        if !is_tag(tag) {
+            return Err(Error::Reference("".into()));
+        }
+        Ok(Reference { tag: Some(tag.to_string()), digest: None, ..self.clone() })
+    }
+
     /// The name under which the store keeps it: a digest wins over a tag given with it, as in Docker.
     pub(crate) fn stored(&self) -> Reference {
         match self.digest {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::spec::{Document, OCI_INDEX};
 use crate::store::{Pin, Store};
-use crate::{Descriptor, Digest, Error, Reference, records};
+use crate::{Descriptor, Digest, Error, Platform, Reference, records};
 
 /// Bytes written at once.
 const BUFFER: usize = 256 * 1024;
@@ -24,7 +24,7 @@ pub(crate) struct Plan {
 }
 
 /// Looks everything up before the first byte goes out, so that a wrong name is an error and not half an archive.
-pub(crate) fn plan(store: &Arc<Store>, names: &[String]) -> Result<Plan, Error> {
+pub(crate) fn plan(store: &Arc<Store>, names: &[String], platform: Option<&Platform>) -> Result<Plan, Error> {
     if names.is_empty() {
         return Err(Error::Invalid("no image given to save".into()));
     }
@@ -51,7 +51,12 @@ pub(crate) fn plan(store: &Arc<Store>, names: &[String]) -> Result<Plan, Error> 
         let mut blobs = Vec::new();
         let (mut index, mut manifest) = (Vec::new(), Vec::new());
         for (id, tags) in &found {
-            let image = records::image(db, id)?;
+            let image = records::image_for(db, id, platform).map_err(|e| match (e, tags.first()) {
+                (Error::PlatformNotHere { platform, .. }, Some(tag)) => {
+                    Error::PlatformNotHere { image: tag.familiar(), platform }
+                }
+                (e, _) => e,
+            })?;
             let mut open = vec![*id];
             while let Some(digest) = open.pop() {
                 if records::document_in(db, &digest)?.is_none() {
@@ -73,7 +78,12 @@ pub(crate) fn plan(store: &Arc<Store>, names: &[String]) -> Result<Plan, Error> 
                     .query_map([digest.to_string()], |r| r.get(0))?
                     .collect::<Result<_, _>>()?;
                 for child in children {
-                    open.push(child.parse()?);
+                    let child = child.parse()?;
+                    // Of an index only the manifest asked for; what others have besides stays away.
+                    if platform.is_none() || digest != *id || *id == image.manifest || child == image.manifest
+                    {
+                        open.push(child);
+                    }
                 }
             }
             let entries: Vec<Option<&Reference>> =

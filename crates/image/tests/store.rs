@@ -47,7 +47,7 @@ async fn loaded(images: &Images, text: &str, tags: &[&str]) -> Digest {
 async fn save(images: &Images, names: &[&str]) -> Vec<u8> {
     let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
     let file = tempfile::NamedTempFile::new().unwrap();
-    images.save(&names, tokio::fs::File::create(file.path()).await.unwrap()).await.unwrap();
+    images.save(&names, None, tokio::fs::File::create(file.path()).await.unwrap()).await.unwrap();
     std::fs::read(file.path()).unwrap()
 }
 
@@ -124,7 +124,8 @@ async fn layers_are_shared_and_whiteouts_hide() {
     assert_eq!(recorded.count("Already exists"), 1);
     assert_eq!(place.names("layers").len(), 3, "the base is unpacked once");
     let rootfs = images.mount(&two, "c").await.unwrap();
-    assert_eq!(rootfs.lower.len(), 2);
+    // Two layers, and the one below every image.
+    assert_eq!(rootfs.lower.len(), 3);
     assert_eq!(in_rootfs(&rootfs, "ls d o; cat keep"), "d:\n\no:\nnew\n1");
     let usage = images.disk_usage().await.unwrap();
     assert_eq!(usage.images.len(), 3);
@@ -338,7 +339,7 @@ async fn what_is_no_archive_of_images_loads_nothing() {
         place.settled().await;
     }
     let place = Place::new();
-    let missing = place.open().save(&["nope".to_string()], tokio::io::sink()).await.unwrap_err();
+    let missing = place.open().save(&["nope".to_string()], None, tokio::io::sink()).await.unwrap_err();
     assert_eq!(missing.to_string(), "No such image: nope:latest");
 }
 
@@ -378,12 +379,7 @@ async fn a_newer_database_is_refused_in_a_sentence() {
     drop(place.open());
     let db = rusqlite::Connection::open(place.db()).unwrap();
     db.execute("UPDATE schema SET version = 99 WHERE part = 'image'", []).unwrap();
-    let config = image::Config {
-        root: place.root(),
-        db: place.db(),
-        registry_mirrors: Vec::new(),
-        insecure_registries: Vec::new(),
-    };
+    let config = image::Config { root: place.root(), db: place.db(), ..image::Config::default() };
     let error = Images::open(config).err().unwrap();
     assert!(error.to_string().contains("has format 99"), "{error}");
 }
@@ -422,17 +418,31 @@ async fn a_pushed_image_keeps_its_digest_and_is_sent_once() {
         push(&copy).await.unwrap_err().to_string(),
         format!("An image does not exist locally with the tag: {}/copy", registry.host)
     );
+    let options = |platform: &str| image::PushOptions {
+        platform: Some(platform.parse().unwrap()),
+        ..image::PushOptions::default()
+    };
     let on =
         |platform: &str| PullOptions { platform: Some(platform.parse().unwrap()), ..PullOptions::default() };
     images.pull(&name, on("linux/amd64"), silent()).await.unwrap();
     images.tag(&name.familiar(), &copy).await.unwrap();
-    assert_eq!(push(&copy).await.unwrap_err().code(), Code::NotImplemented, "half an index is not pushed");
+    let (alone, _) = push(&copy).await.unwrap();
+    assert_eq!(alone.descriptor.digest, amd.id(), "of half an index the manifest that is here is pushed");
+    assert_eq!(alone.instead_of.unwrap().digest, Digest::of(&both));
+    let other = options("linux/arm64");
+    assert_eq!(images.push(&copy, other.clone(), silent()).await.unwrap_err().code(), Code::NotFound);
     images.pull(&name, on("linux/arm64"), silent()).await.unwrap();
+    let one = images.push(&copy, other, silent()).await.unwrap();
+    assert_eq!(one.descriptor.digest, arm.id(), "one platform alone when asked for");
     let (pushed, lines) = push(&copy).await.unwrap();
-    assert_eq!(pushed, image::Pushed { digest: Digest::of(&both), size: both.len() as u64 });
+    assert_eq!((pushed.descriptor.digest, pushed.descriptor.size), (Digest::of(&both), both.len() as u64));
+    assert_eq!(pushed.instead_of, None);
     assert_eq!(lines.first().unwrap(), &format!("The push refers to repository [{}/copy]", registry.host));
-    assert_eq!(lines.iter().filter(|l| l.ends_with(": Mounted from app")).count(), 2, "{lines:?}");
-    assert_eq!(lines.last().unwrap(), &format!("2: digest: {} size: {}", pushed.digest, pushed.size));
+    assert_eq!(lines.iter().filter(|l| l.ends_with(": Layer already exists")).count(), 2, "{lines:?}");
+    assert_eq!(
+        lines.last().unwrap(),
+        &format!("2: digest: {} size: {}", pushed.descriptor.digest, pushed.descriptor.size)
+    );
     let (_, lines) = push(&copy).await.unwrap();
     assert_eq!(lines.iter().filter(|l| l.ends_with(": Layer already exists")).count(), 2, "{lines:?}");
     // An image that came otherwise is uploaded, and others can pull it.

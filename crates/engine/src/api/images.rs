@@ -4,61 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
+use super::registry::credentials;
 use super::reply::Reply;
 use super::request::Call;
 use super::system::{Out, async_stream};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::time;
-
-/// `X-Registry-Auth`: base64url JSON; empty or `{}` means: no credentials.
-fn credentials(call: &Call) -> Result<Option<image::Credentials>> {
-    #[derive(Default, serde::Deserialize)]
-    #[serde(default)]
-    struct AuthConfig {
-        username: String,
-        password: String,
-        auth: String,
-        identitytoken: String,
-        registrytoken: String,
-    }
-    let Some(header) = call.headers.get("x-registry-auth") else { return Ok(None) };
-    let bad = || Error::invalid("invalid X-Registry-Auth header: not base64url-encoded JSON");
-    let text = header.to_str().map_err(|_| bad())?.trim_end_matches('=');
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD
-        .decode(text)
-        .or_else(|_| base64::engine::general_purpose::STANDARD_NO_PAD.decode(text))
-        .map_err(|_| bad())?;
-    if raw.is_empty() {
-        return Ok(None);
-    }
-    let mut config: AuthConfig = serde_json::from_slice(&raw).map_err(|_| bad())?;
-    if config.username.is_empty() && !config.auth.is_empty() {
-        let pair = base64::engine::general_purpose::STANDARD.decode(&config.auth).map_err(|_| bad())?;
-        if let Some((user, password)) = String::from_utf8_lossy(&pair).split_once(':') {
-            config.username = user.to_owned();
-            config.password = password.to_owned();
-        }
-    }
-    Ok(if !config.registrytoken.is_empty() {
-        Some(image::Credentials::RegistryToken(config.registrytoken))
-    } else if !config.identitytoken.is_empty() {
-        Some(image::Credentials::IdentityToken(config.identitytoken))
-    } else if !config.username.is_empty() {
-        Some(image::Credentials::Basic { user: config.username, password: config.password })
-    } else {
-        None
-    })
-}
 
 /// One line of a progress stream, as Docker's clients read them.
 fn progress_line(p: &image::Progress) -> Bytes {
@@ -82,7 +39,7 @@ fn error_line(e: &Error) -> Bytes {
 const PROGRESS_QUEUE: usize = 1024;
 
 /// Runs `work`, streaming its progress. A failure before the first line is an ordinary error response.
-async fn with_progress<F, Fut>(work: F) -> Result<Reply>
+pub async fn with_progress<F, Fut>(work: F) -> Result<Reply>
 where
     F: FnOnce(image::ProgressSink) -> Fut,
     Fut: Future<Output = Result<Vec<Bytes>>> + Send + 'static,
@@ -133,7 +90,7 @@ where
 
 pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if !call.get("fromSrc").is_empty() {
-        return Err(Error::not_implemented("ImageCreate from an archive (docker import) is not there yet"));
+        return super::make::import(engine, call).await;
     }
     let name = call.get("fromImage");
     if name.is_empty() {
@@ -145,26 +102,29 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         digest if digest.contains(':') => format!("{name}@{digest}"),
         tag => format!("{name}:{tag}"),
     };
-    if tag.is_empty()
-        && call.get("tag").is_empty()
-        && !text.contains('@')
-        && !text.rsplit('/').next().is_some_and(|l| l.contains(':'))
-    {
-        // `docker pull -a`: the client leaves the tag out. Old clients mean all tags too.
-        return Err(Error::not_implemented("pulling all tags of a repository is not there yet: name one"));
-    }
+    // `docker pull -a` leaves the tag out.
+    let all =
+        tag.is_empty() && !text.contains('@') && !text.rsplit('/').next().is_some_and(|l| l.contains(':'));
     let reference: image::Reference = text.parse().map_err(Error::from)?;
     let platform = match call.get("platform") {
         "" => None,
         text => Some(text.parse().map_err(Error::from)?),
     };
     let options = image::PullOptions { platform, auth: credentials(&call)? };
-    let owner = engine.clone();
     with_progress(move |sink| async move {
-        owner.images.pull(&reference, options, sink).await?;
-        let familiar = reference.familiar();
-        let attributes = BTreeMap::from([("name".to_owned(), familiar.clone())]);
-        owner.events.emit("image", "pull", familiar, attributes);
+        let wanted = if all {
+            let tags = engine.images.tags(&reference, options.auth.clone()).await?;
+            let named = tags.iter().map(|tag| reference.with_tag(tag));
+            named.collect::<std::result::Result<Vec<_>, _>>()?
+        } else {
+            vec![reference]
+        };
+        for reference in wanted {
+            engine.images.pull(&reference, options.clone(), sink.clone()).await?;
+            let familiar = reference.familiar();
+            let attributes = BTreeMap::from([("name".to_owned(), reference.familiar_name())]);
+            engine.events.emit("image", "pull", familiar, attributes);
+        }
         Ok(Vec::new())
     })
     .await
@@ -180,7 +140,12 @@ fn or_null(map: &BTreeMap<String, String>) -> Value {
 }
 
 /// The entries of `GET /images/json`.
-pub async fn list_json(engine: &Engine, images: &[image::Image], shared: bool) -> Result<Value> {
+pub async fn list_json(
+    engine: &Engine,
+    images: &[image::Image],
+    shared: bool,
+    manifests: bool,
+) -> Result<Value> {
     let mut shared_sizes = BTreeMap::new();
     if shared {
         let usage = engine.images.disk_usage().await?;
@@ -198,8 +163,56 @@ pub async fn list_json(engine: &Engine, images: &[image::Image], shared: bool) -
         })
     };
     let mut out: Vec<Value> = images.iter().map(entry).collect();
+    if manifests {
+        for (entry, image) in out.iter_mut().zip(images) {
+            entry["Manifests"] = manifests_json(engine, image).await?;
+        }
+    }
     out.sort_by_key(|v| std::cmp::Reverse(v["Created"].as_i64()));
     Ok(json!(out))
+}
+
+/// `Manifests` of a list's entry or an inspection (API 1.47 and 1.48).
+async fn manifests_json(engine: &Engine, image: &image::Image) -> Result<Value> {
+    let id = image.id.to_string();
+    let mut out = Vec::new();
+    for m in engine.images.manifests(&image.id).await? {
+        let digest = m.descriptor.digest.to_string();
+        let mut entry = json!({
+            "ID": digest, "Descriptor": m.descriptor, "Available": m.available,
+            "Size": { "Content": m.content, "Total": m.content + m.unpacked },
+        });
+        match m.kind {
+            image::ManifestKind::Image(platform) => {
+                let containers: Vec<String> = if m.descriptor.digest == image.manifest {
+                    let list = engine.containers.list();
+                    let views = list.iter().map(|c| c.view().record);
+                    views.filter(|r| r.image_id == id).map(|r| r.id.clone()).collect()
+                } else {
+                    Vec::new()
+                };
+                entry["Kind"] = json!("image");
+                entry["ImageData"] = json!({
+                    "Platform": platform, "Size": { "Unpacked": m.unpacked }, "Containers": containers,
+                });
+            }
+            image::ManifestKind::Attestation(of) => {
+                entry["Kind"] = json!("attestation");
+                entry["AttestationData"] = json!({ "For": of });
+            }
+            image::ManifestKind::Unknown => entry["Kind"] = json!("unknown"),
+        }
+        out.push(entry);
+    }
+    Ok(json!(out))
+}
+
+/// The image a path names, as the platform asked for describes it.
+async fn named(engine: &Engine, call: &Call) -> Result<image::Image> {
+    Ok(match platform(call.get("platform"))? {
+        Some(platform) => engine.images.get_for(call.param(0), &platform).await?,
+        None => engine.images.get(call.param(0)).await?,
+    })
 }
 
 const LIST_FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
@@ -255,11 +268,14 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             });
         }
     }
-    Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size")).await?))
+    Ok(Reply::json(list_json(&engine, &images, call.flag("shared-size"), call.flag("manifests")).await?))
 }
 
 pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let i = engine.images.get(call.param(0)).await?;
+    if call.flag("manifests") && !call.get("platform").is_empty() {
+        return Err(Error::invalid("conflicting options: manifests and platform options cannot both be set"));
+    }
+    let i = named(&engine, &call).await?;
     let c = &i.config;
     let set = |list: &[String]| {
         let map: BTreeMap<&String, Value> = list.iter().map(|k| (k, json!({}))).collect();
@@ -293,11 +309,14 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if !i.variant.is_empty() {
         out["Variant"] = json!(i.variant);
     }
+    if call.flag("manifests") {
+        out["Manifests"] = manifests_json(&engine, &i).await?;
+    }
     Ok(Reply::json(out))
 }
 
 pub async fn history(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let i = engine.images.get(call.param(0)).await?;
+    let i = named(&engine, &call).await?;
     // Steps that made a layer come in the order of the layers.
     let mut layers = engine.images.layer_sizes(&i).await?.into_iter();
     let mut out: Vec<Value> = i
@@ -386,39 +405,76 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     ))
 }
 
+/// A platform as newer clients give it: JSON (OCI image-spec); older ones write `os/arch[/variant]`.
+fn platform(text: &str) -> Result<Option<image::Platform>> {
+    match text {
+        "" => Ok(None),
+        json if json.starts_with('{') => serde_json::from_str(json)
+            .map(Some)
+            .map_err(|e| Error::invalid(format!("failed to parse platform: {e}"))),
+        words => Ok(Some(words.parse().map_err(Error::from)?)),
+    }
+}
+
+/// The local tags of a repository, for `docker push -a`.
+async fn tags_of(engine: &Engine, repository: &image::Reference) -> Result<Vec<image::Reference>> {
+    let mut tags = Vec::new();
+    for image in engine.images.list().await? {
+        for tag in &image.repo_tags {
+            let reference: image::Reference = tag.parse().map_err(Error::from)?;
+            if reference.familiar_name() == repository.familiar_name() {
+                tags.push(reference);
+            }
+        }
+    }
+    if tags.is_empty() {
+        return Err(image::Error::NoLocalImage(repository.familiar_name()).into());
+    }
+    Ok(tags)
+}
+
 pub async fn push(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let name = call.param(0);
-    let text = match call.get("tag") {
-        "" if !name.rsplit('/').next().is_some_and(|l| l.contains(':')) => {
-            return Err(Error::not_implemented(
-                "pushing all tags of a repository is not there yet: name one",
-            ));
-        }
-        "" => name.to_owned(),
-        tag => format!("{name}:{tag}"),
+    let (text, all) = match call.get("tag") {
+        "" => (name.to_owned(), !name.rsplit('/').next().is_some_and(|l| l.contains(':'))),
+        tag => (format!("{name}:{tag}"), false),
     };
     let reference: image::Reference = text.parse().map_err(Error::from)?;
-    let options = image::PushOptions { auth: credentials(&call)? };
-    let owner = engine.clone();
+    let platform = platform(call.get("platform"))?;
+    let options = image::PushOptions { auth: credentials(&call)?, platform };
     with_progress(move |sink| async move {
-        let pushed = owner.images.push(&reference, options, sink).await?;
-        let attributes = BTreeMap::from([("name".to_owned(), reference.familiar())]);
-        owner.events.emit("image", "push", reference.familiar(), attributes);
-        let aux = json!({ "progressDetail": {}, "aux": {
-            "Tag": reference.tag(), "Digest": pushed.digest.to_string(), "Size": pushed.size,
-        }});
-        Ok(vec![Bytes::from(format!("{aux}\r\n"))])
+        let wanted = if all { tags_of(&engine, &reference).await? } else { vec![reference] };
+        let mut lines = Vec::new();
+        for reference in wanted {
+            let pushed = engine.images.push(&reference, options.clone(), sink.clone()).await?;
+            let attributes = BTreeMap::from([("name".to_owned(), reference.familiar_name())]);
+            engine.events.emit("image", "push", reference.familiar(), attributes);
+            let mut tell = |aux: Value| {
+                lines.push(Bytes::from(format!("{}\r\n", json!({ "progressDetail": {}, "aux": aux }))));
+            };
+            if let Some(index) = &pushed.instead_of {
+                // The client says that other platforms were not pushed.
+                tell(json!({
+                    "manifestPushedInsteadOfIndex": true,
+                    "originalIndex": index, "selectedManifest": pushed.descriptor,
+                }));
+            }
+            let digest = pushed.descriptor.digest.to_string();
+            tell(json!({ "Tag": reference.tag(), "Digest": digest, "Size": pushed.descriptor.size }));
+        }
+        Ok(lines)
     })
     .await
 }
 
 pub async fn load(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let quiet = call.flag("quiet");
+    let options = image::LoadOptions { platform: platform(call.get("platform"))? };
     let body = call.body.into_data_stream().map_err(std::io::Error::other);
     let input = tokio_util::io::StreamReader::new(body);
     with_progress(move |sink| async move {
         let sink: image::ProgressSink = if quiet { Arc::new(|_| {}) } else { sink };
-        let loaded = engine.images.load(input, image::LoadOptions::default(), sink).await?;
+        let loaded = engine.images.load(input, options, sink).await?;
         let mut lines = Vec::new();
         for l in loaded {
             let name = l.reference.as_ref().map(image::Reference::familiar);
@@ -440,7 +496,8 @@ pub async fn load(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 }
 
 pub async fn save_one(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    save(engine, vec![call.param(0).to_owned()]).await
+    let platform = platform(call.get("platform"))?;
+    save(engine, vec![call.param(0).to_owned()], platform).await
 }
 
 pub async fn save_all(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -449,15 +506,19 @@ pub async fn save_all(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if names.is_empty() {
         return Err(Error { code: Code::InvalidArgument, message: "no images were named".into() });
     }
-    save(engine, names).await
+    let platform = platform(call.get("platform"))?;
+    save(engine, names, platform).await
 }
 
 /// Bytes of an archive between the store and the connection.
 const SAVE_BUFFER: usize = 256 << 10;
 
-async fn save(engine: Arc<Engine>, names: Vec<String>) -> Result<Reply> {
+async fn save(engine: Arc<Engine>, names: Vec<String>, platform: Option<image::Platform>) -> Result<Reply> {
     for name in &names {
-        let image = engine.images.get(name).await?;
+        let image = match &platform {
+            Some(platform) => engine.images.get_for(name, platform).await?,
+            None => engine.images.get(name).await?,
+        };
         let attributes = BTreeMap::from([("name".to_owned(), name.clone())]);
         engine.events.emit("image", "save", image.id.to_string(), attributes);
     }
@@ -465,7 +526,7 @@ async fn save(engine: Arc<Engine>, names: Vec<String>) -> Result<Reply> {
     Ok(Reply::Stream(
         "application/x-tar",
         async_stream(move |out| async move {
-            let writing = async { engine.images.save(&names, far).await };
+            let writing = async { engine.images.save(&names, platform, far).await };
             let reading = async {
                 let mut pieces = tokio_util::io::ReaderStream::with_capacity(near, 64 << 10);
                 while let Some(Ok(piece)) = pieces.next().await {

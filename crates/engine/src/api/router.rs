@@ -9,7 +9,7 @@ use hyper::Method;
 
 use super::reply::Reply;
 use super::request::{Call, decode};
-use super::{containers, exec, images, networks, system, volumes};
+use super::{containers, exec, images, make, networks, registry, system, volumes};
 use crate::engine::Engine;
 use crate::error::Result;
 
@@ -62,7 +62,7 @@ pub const OPERATIONS: &[Operation] = operations! {
     GET "/info" SystemInfo => system::info;
     GET "/events" SystemEvents => system::events;
     GET "/system/df" SystemDataUsage => system::disk_usage;
-    POST "/auth" SystemAuth => missing;
+    POST "/auth" SystemAuth => registry::auth;
     GET "/coracle/v1/features" CoracleFeatures => system::features;
 
     GET "/containers/json" ContainerList => containers::list;
@@ -94,13 +94,13 @@ pub const OPERATIONS: &[Operation] = operations! {
     POST "/exec/{id}/start" ExecStart => exec::start;
     POST "/exec/{id}/resize" ExecResize => exec::resize;
     GET "/exec/{id}/json" ExecInspect => exec::inspect;
-    POST "/commit" ImageCommit => missing;
+    POST "/commit" ImageCommit => make::commit;
 
     GET "/images/json" ImageList => images::list;
     POST "/images/create" ImageCreate => images::create;
     POST "/images/load" ImageLoad => images::load;
     GET "/images/get" ImageGetAll => images::save_all;
-    GET "/images/search" ImageSearch => missing;
+    GET "/images/search" ImageSearch => registry::search;
     POST "/images/prune" ImagePrune => images::prune;
     GET "/images/{name...}/json" ImageInspect => images::inspect;
     GET "/images/{name...}/history" ImageHistory => images::history;
@@ -108,7 +108,7 @@ pub const OPERATIONS: &[Operation] = operations! {
     POST "/images/{name...}/push" ImagePush => images::push;
     POST "/images/{name...}/tag" ImageTag => images::tag;
     DELETE "/images/{name...}" ImageDelete => images::delete;
-    GET "/distribution/{name...}/json" DistributionInspect => missing;
+    GET "/distribution/{name...}/json" DistributionInspect => registry::distribution;
     POST "/build" ImageBuild => missing;
     POST "/build/prune" BuildPrune => missing;
     POST "/session" Session => missing;

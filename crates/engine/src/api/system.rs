@@ -148,7 +148,7 @@ pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if want("image") {
         let usage = engine.images.disk_usage().await?;
         out["LayersSize"] = json!(usage.total);
-        out["Images"] = super::images::list_json(&engine, &engine.images.list().await?, true).await?;
+        out["Images"] = super::images::list_json(&engine, &engine.images.list().await?, true, false).await?;
     }
     if want("container") {
         let mut list = Vec::new();

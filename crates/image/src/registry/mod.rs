@@ -7,18 +7,25 @@
 //!   token server it names.
 
 mod auth;
+mod connect;
+mod login;
+mod query;
 mod upload;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use auth::Challenge;
 pub use auth::Credentials;
+use connect::Connections;
+pub use connect::Proxies;
+pub use query::{Distribution, Found};
 pub(crate) use upload::{Sent, Source};
 
 use crate::spec::{DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_BYTES, OCI_INDEX, OCI_MANIFEST};
@@ -26,16 +33,12 @@ use crate::{Digest, Error, Reference};
 
 const HUB: &str = "https://registry-1.docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
-/// Time to make a connection.
-const CONNECT: Duration = Duration::from_secs(20);
-/// Longest silence of a server.
-const SILENCE: Duration = Duration::from_secs(60);
-/// Redirects followed for one request.
-const REDIRECTS: usize = 10;
 /// Attempts at one request to a server that answers 5xx or 429, or breaks off.
 pub(crate) const ATTEMPTS: u32 = 5;
 /// Pause after the first failed attempt; doubled each time.
 const BACKOFF: Duration = Duration::from_millis(200);
+/// Longest pause that a registry may ask for by `Retry-After`; with a longer one the pull fails and says so.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Longest answer of a token server or error text read, bytes.
 const ANSWER_BYTES: u64 = 1024 * 1024;
 
@@ -47,8 +50,7 @@ pub(crate) async fn back_off(n: u32) {
 /// One registry client for all registries.
 #[derive(Debug)]
 pub(crate) struct Registries {
-    verified: Client,
-    unverified: OnceLock<Client>,
+    connections: Connections,
     mirrors: Vec<String>,
     insecure: Vec<String>,
     /// Endpoint that worked last, by domain: spares a failed TLS handshake each time.
@@ -82,8 +84,9 @@ struct Endpoint {
 }
 
 impl Registries {
-    pub(crate) fn new(mirrors: &[String], insecure: &[String]) -> Result<Registries, Error> {
-        let mirrors: Vec<String> = mirrors.iter().map(|m| m.trim_end_matches('/').to_string()).collect();
+    pub(crate) fn new(config: &crate::Config) -> Result<Registries, Error> {
+        let mirrors: Vec<String> =
+            config.registry_mirrors.iter().map(|m| m.trim_end_matches('/').to_string()).collect();
         for mirror in &mirrors {
             Url::parse(mirror)
                 .ok()
@@ -91,10 +94,9 @@ impl Registries {
                 .ok_or_else(|| Error::Invalid(format!("invalid mirror: {mirror:?} is not an http(s) URL")))?;
         }
         Ok(Registries {
-            verified: client(true)?,
-            unverified: OnceLock::new(),
+            connections: Connections::new(&config.certificates, &config.proxies)?,
             mirrors,
-            insecure: insecure.to_vec(),
+            insecure: config.insecure_registries.clone(),
             working: Mutex::default(),
         })
     }
@@ -115,6 +117,29 @@ impl Registries {
             credentials,
             tokens: Arc::default(),
         }
+    }
+
+    /// Reads what any URL stands for.
+    pub(crate) async fn open_url(
+        &self,
+        url: &str,
+    ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>, Error> {
+        let parsed = Url::parse(url).map_err(|e| Error::Invalid(format!("{url}: {e}")))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(Error::Invalid(format!("{url}: neither http nor https")));
+        }
+        let response = self
+            .connections
+            .to(host_of(url), false)?
+            .get(parsed)
+            .send()
+            .await
+            .map_err(|e| registry(url, causes(&e)))?;
+        if !response.status().is_success() {
+            return Err(registry(url, format!("unexpected status {}", response.status())));
+        }
+        let body = response.bytes_stream().map_err(|e| std::io::Error::other(causes(&e)));
+        Ok(tokio_util::io::StreamReader::new(Box::pin(body)))
     }
 
     fn endpoints(&self, domain: &str) -> Vec<Endpoint> {
@@ -151,15 +176,8 @@ impl Registries {
             .any(|named| named == domain || named == host || ip.is_some_and(|ip| in_block(named, ip)))
     }
 
-    fn client(&self, endpoint: &Endpoint) -> Result<&Client, Error> {
-        if !endpoint.insecure {
-            return Ok(&self.verified);
-        }
-        if let Some(client) = self.unverified.get() {
-            return Ok(client);
-        }
-        let client = client(false)?;
-        Ok(self.unverified.get_or_init(|| client))
+    fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
+        self.connections.to(host_of(&endpoint.base), endpoint.insecure)
     }
 }
 
@@ -181,107 +199,6 @@ fn in_block(block: &str, ip: IpAddr) -> bool {
 
 fn host_of(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default()
-}
-
-fn client(verify: bool) -> Result<Client, Error> {
-    let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("setting up TLS: {e}"));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| failed(&e))?;
-    let mut tls = if verify {
-        let mut roots = rustls::RootCertStore::empty();
-        // The system's bundle (and SSL_CERT_FILE); a machine without one gets Mozilla's list.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
-        builder.with_root_certificates(roots).with_no_client_auth()
-    } else {
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(unverified::AnyCertificate(provider)))
-            .with_no_client_auth()
-    };
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let redirects = reqwest::redirect::Policy::custom(move |attempt| {
-        let downgrade = verify && attempt.url().scheme() != "https";
-        if downgrade {
-            attempt.error("a redirect to plain http from a registry that is not insecure")
-        } else if attempt.previous().len() > REDIRECTS {
-            attempt.error("too many redirects")
-        } else {
-            attempt.follow()
-        }
-    });
-    Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(redirects)
-        .connect_timeout(CONNECT)
-        .read_timeout(SILENCE)
-        // A fixed 64 KiB window would bound a layer's speed by the distance to the registry.
-        .http2_adaptive_window(true)
-        .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|e| failed(&e))
-}
-
-mod unverified {
-    use std::sync::Arc;
-
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::CryptoProvider;
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-
-    /// For registries the user named insecure: encrypted, but to whom is anyone's guess.
-    #[derive(Debug)]
-    pub(super) struct AnyCertificate(pub(super) Arc<CryptoProvider>);
-
-    impl ServerCertVerifier for AnyCertificate {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls12_signature(
-                message,
-                cert,
-                dss,
-                &self.0.signature_verification_algorithms,
-            )
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls13_signature(
-                message,
-                cert,
-                dss,
-                &self.0.signature_verification_algorithms,
-            )
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
-        }
-    }
 }
 
 impl Repository {
@@ -421,7 +338,7 @@ impl Repository {
         let mut attempt = 0;
         let mut authorised = false;
         loop {
-            let mut request = build(client)?;
+            let mut request = build(&client)?;
             let token = self.tokens.lock().unwrap_or_else(|e| e.into_inner()).get(&endpoint.base).cloned();
             // An upload may be sent elsewhere: the token is not for there.
             if let Some(token) = token.filter(|_| host_of(url) == host_of(&endpoint.base)) {
@@ -440,10 +357,14 @@ impl Repository {
                 }
             }
             let again = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-            if !again || attempt + 1 == ATTEMPTS {
+            let asked = retry_after(&response);
+            if !again || attempt + 1 == ATTEMPTS || asked.is_some_and(|pause| pause > RETRY_AFTER) {
                 return Ok(response);
             }
-            back_off(attempt).await;
+            match asked {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => back_off(attempt).await,
+            }
             attempt += 1;
         }
     }
@@ -526,6 +447,7 @@ impl Repository {
     /// The error for an answer that is not a success, in Docker's words.
     async fn refusal(&self, response: Response, path: &str) -> Error {
         let (status, url) = (response.status(), response.url().to_string());
+        let asked = retry_after(&response);
         let body = read_bounded(response, ANSWER_BYTES).await.unwrap_or_default();
         let (code, message) = first_error(&body);
         let name = self.reference.familiar_name();
@@ -539,10 +461,26 @@ impl Repository {
                 url,
                 message: if message.is_empty() { "authentication required".into() } else { message },
             },
+            (StatusCode::TOO_MANY_REQUESTS, _) => {
+                let when =
+                    asked.map(|p| format!(" (try again in {} seconds)", p.as_secs())).unwrap_or_default();
+                let message = if message.is_empty() { "too many requests" } else { &message };
+                Error::RateLimited(format!("{message}{when}"))
+            }
             _ if message.is_empty() => registry(&url, format!("unexpected status {status}")),
             _ => registry(&url, format!("{status}: {message}")),
         }
     }
+}
+
+/// The pause a server asks for (RFC 9110, 10.2.3): seconds, or a date.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let text = response.headers().get("retry-after")?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = chrono::DateTime::parse_from_rfc2822(text).ok()?;
+    (at.to_utc() - chrono::Utc::now()).to_std().ok()
 }
 
 mod url {
@@ -613,9 +551,12 @@ mod tests {
 
     #[test]
     fn plain_http_only_for_what_is_insecure() {
-        let registries =
-            Registries::new(&["http://127.0.0.1:5000/".into()], &["reg:5000".into(), "10.0.0.0/8".into()])
-                .unwrap();
+        let config = |mirror: &str| crate::Config {
+            registry_mirrors: vec![mirror.into()],
+            insecure_registries: vec!["reg:5000".into(), "10.0.0.0/8".into()],
+            ..crate::Config::default()
+        };
+        let registries = Registries::new(&config("http://127.0.0.1:5000/")).unwrap();
         let bases = |d: &str| registries.endpoints(d).into_iter().map(|e| e.base).collect::<Vec<_>>();
         assert_eq!(bases("docker.io"), ["http://127.0.0.1:5000", HUB]);
         assert_eq!(bases("ghcr.io"), ["https://ghcr.io"]);
@@ -625,6 +566,6 @@ mod tests {
         for secure in ["reg", "reg:5001", "11.0.0.1", "localhost.example.com"] {
             assert_eq!(bases(secure).len(), 1, "{secure}");
         }
-        assert!(Registries::new(&["ftp://x".into()], &[]).is_err());
+        assert!(Registries::new(&config("ftp://x")).is_err());
     }
 }

@@ -5,6 +5,7 @@
 //!   blobs/sha256/HEX     layer blobs as fetched (compressed), verified, on disk (fdatasync) before they are named here
 //!   layers/ID/           a layer unpacked in overlayfs' own form; ID is a small number that is never used again
 //!                        (short paths: all lower folders of a mount must fit in its options)
+//!   bottom/              what every container finds below its image: bottom.rs
 //!   containers/KEY/      upper/ and work/ of a container's root file system
 //!   ingest/ID            blobs being fetched and folders being removed: emptied at start
 //! database               documents (indexes, manifests, configurations) and all records: schema.rs
@@ -25,6 +26,7 @@
 //! **Garbage** is whatever no image, mount or pin reaches; it is looked for under the writer's lock, and pins are
 //! taken before the database is asked what is there, so content in use never goes.
 
+mod bottom;
 mod schema;
 
 use std::collections::{BTreeSet, HashMap};
@@ -38,6 +40,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use crate::{Descriptor, Digest, Error};
+
+/// Folder of the lowest layer of every container.
+const BOTTOM: &str = "bottom";
 
 /// Where content is kept. All its functions block.
 pub(crate) struct Store {
@@ -130,6 +135,7 @@ impl Store {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
                 .map_err(|e| Error::os("chmod", &path, e))?;
         }
+        bottom::make(&root.join(BOTTOM))?;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(|e| Error::os("read", "/proc/sys/kernel/random/boot_id", e))?
             .trim()
@@ -182,6 +188,10 @@ impl Store {
 
     pub(crate) fn layer_path(&self, id: i64) -> PathBuf {
         self.root.join("layers").join(id.to_string())
+    }
+
+    pub(crate) fn bottom_path(&self) -> PathBuf {
+        self.root.join(BOTTOM)
     }
 
     pub(crate) fn container_path(&self, key: &str) -> PathBuf {

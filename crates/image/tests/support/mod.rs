@@ -41,7 +41,7 @@ impl Place {
             root: self.root(),
             db: self.db(),
             registry_mirrors: mirrors.to_vec(),
-            insecure_registries: Vec::new(),
+            ..Config::default()
         })
         .unwrap()
     }
@@ -238,6 +238,11 @@ pub struct Registry {
 impl Registry {
     /// `None`, with a line that says so, where the program is not given.
     pub async fn start() -> Option<Registry> {
+        Registry::start_with(None).await
+    }
+
+    /// With TLS: the files of a certificate, its key, and the authority that clients' certificates must have.
+    pub async fn start_with(tls: Option<[&Path; 3]>) -> Option<Registry> {
         let Some(program) = std::env::var_os("CORACLE_TEST_REGISTRY") else {
             eprintln!("SKIPPED: CORACLE_TEST_REGISTRY does not name a docker-registry program");
             return None;
@@ -249,8 +254,14 @@ impl Registry {
         std::fs::write(
             &settings,
             format!(
-                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
-                dir.path().display()
+                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"{}}}\n",
+                dir.path().display(),
+                tls.map_or(String::new(), |[cert, key, clients]| format!(
+                    ", tls: {{certificate: {}, key: {}, clientcas: [{}]}}",
+                    cert.display(),
+                    key.display(),
+                    clients.display()
+                )),
             ),
         )
         .unwrap();
@@ -263,7 +274,7 @@ impl Registry {
             .unwrap();
         let registry = Registry { child, host, _dir: dir };
         for _ in 0..500 {
-            if reqwest_get(&format!("http://{}/v2/", registry.host)).await {
+            if tokio::net::TcpStream::connect(&registry.host).await.is_ok() {
                 return Some(registry);
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -305,10 +316,6 @@ fn http() -> reqwest::Client {
     // A process has one default provider; a second installation is refused and does not matter.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
-}
-
-async fn reqwest_get(url: &str) -> bool {
-    http().get(url).send().await.is_ok()
 }
 
 async fn request(method: &str, url: &str, content_type: &str, body: &[u8]) -> reqwest::Response {

@@ -185,7 +185,7 @@ fn clone_tree(from: impl AsFd, path: &str, recursive: bool) -> Result<OwnedFd, E
     open_tree(from, path, flags)
 }
 
-fn overlay(lower: &[String], upper: &str, work: &str) -> Step<OwnedFd> {
+fn overlay(lower: &[String], upper: &str, work: &str, mountpoint: &str) -> Step<OwnedFd> {
     let failed = || "cannot mount the container's overlay".to_owned();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(failed)?;
     fsconfig_set_string(&context, "source", "overlay").doing(failed)?;
@@ -193,9 +193,7 @@ fn overlay(lower: &[String], upper: &str, work: &str) -> Step<OwnedFd> {
     for layer in lower {
         match fsconfig_set_string(&context, "lowerdir+", layer.as_str()) {
             Ok(()) => {}
-            Err(Errno::INVAL) if lower.len() == 1 => {
-                fsconfig_set_string(&context, "lowerdir", layer.as_str()).doing(failed)?;
-            }
+            Err(Errno::INVAL) => return overlay_by_options(lower, upper, work, mountpoint),
             Err(e) => return Err(e).doing(|| format!("{}: layer {layer}", failed())),
         }
     }
@@ -206,12 +204,35 @@ fn overlay(lower: &[String], upper: &str, work: &str) -> Step<OwnedFd> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).doing(failed)
 }
 
+/// The same for older kernels (Debian 12 has 6.1), by `mount(2)`: all options together must fit in a page. That call
+/// mounts somewhere: at the mountpoint, from where the mount is taken again.
+fn overlay_by_options(lower: &[String], upper: &str, work: &str, mountpoint: &str) -> Step<OwnedFd> {
+    let failed = || "cannot mount the container's overlay".to_owned();
+    let escaped = |path: &str| path.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
+    let lower: Vec<String> = lower.iter().map(|l| escaped(l)).collect();
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), escaped(upper), escaped(work));
+    if options.len() >= OPTIONS_BYTES {
+        return Err(Errno::NAMETOOLONG)
+            .doing(|| format!("{}: this kernel takes no more layers (Linux 6.5 does)", failed()));
+    }
+    let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL).doing(failed)?;
+    rustix::mount::mount("overlay", mountpoint, "overlay", rustix::mount::MountFlags::empty(), &*options)
+        .doing(failed)?;
+    let tree = clone_tree(CWD, mountpoint, false);
+    rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH).doing(failed)?;
+    tree.doing(failed)
+}
+
+/// Bytes of mount options the kernel takes: a page.
+const OPTIONS_BYTES: usize = 4096;
+
 /// The container's root, mounted; everything after works with this descriptor.
 pub(super) fn mount_root(plan: &Plan) -> Step<OwnedFd> {
     rustix::mount::mount_change("/", propagation_flags(plan.propagation))
         .doing(|| "cannot set the propagation of the mount namespace".into())?;
     let mount = match &plan.root {
-        RootPlan::Overlay { lower, upper, work } => overlay(lower, upper, work)?,
+        RootPlan::Overlay { lower, upper, work } => overlay(lower, upper, work, &plan.mountpoint)?,
         RootPlan::Dir(path) => {
             let tree = clone_tree(CWD, path, true).doing(|| format!("cannot bind the root {path}"))?;
             sys::mount_setattr(&tree, true, 0, 0, libc::MS_PRIVATE)
