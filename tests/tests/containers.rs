@@ -261,7 +261,7 @@ fn options_of_run_have_effect() {
     );
     let first = run(&["--init", "busybox", "sh", "-c", "tr '\\0' ' ' </proc/1/cmdline; echo; echo $$"]);
     assert!(first.contains("docker-init -- sh") && !first.ends_with("\n1"), "{first}");
-    for (option, value) in [("--gpus", "all"), ("--cgroup-parent", "/x"), ("--volume-driver", "nfs")] {
+    for (option, value) in [("--cgroup-parent", "/x"), ("--volume-driver", "nfs")] {
         let refused = format!("{option} is not there yet");
         engine.docker(&["run", "--rm", option, value, "busybox"]).fails(125, &refused);
     }

@@ -1,7 +1,7 @@
 //! `docker cp`, `diff` and `export`, by the stock CLI; and the races that others' `cp` has lost.
 
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use tests::Engine;
 
@@ -112,16 +112,6 @@ fn with_a_the_containers_user_owns_what_is_copied() {
     let mut archive = tar::Archive::new(&archive[..]);
     let entry = archive.entries().unwrap().next().unwrap().unwrap();
     assert_eq!((entry.header().uid().unwrap(), entry.header().gid().unwrap()), (33, 33));
-}
-
-/// A command that goes on until the value goes.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// CVE-2018-15664: the container exchanges a folder and a link while `docker cp` resolves the path.

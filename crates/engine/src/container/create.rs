@@ -44,7 +44,7 @@ pub async fn create(
     merge_image(&mut config, &image.config);
     let command = command(&config)?;
     let networks = networks(engine, &host, networking)?;
-    let mut mounts = mounts::collect(&host, &config.volumes)?;
+    let mut mounts = mounts::collect(&host, &config.volumes, mounts::inherited(&engine.containers, &host)?)?;
 
     let id = crate::names::random_id();
     if config.hostname.is_empty() {

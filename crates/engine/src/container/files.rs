@@ -129,7 +129,7 @@ fn not_there(reference: &str, path: &str) -> Error {
 fn is_made_up(fd: &rustix::fd::OwnedFd) -> bool {
     const KERNELS: [i64; 7] =
         [0x9fa0, 0x6265_6572, 0x6367_7270, 0x0027_e0eb, 0x1cd1, 0x1980_0202, 0x7472_6163];
-    rustix::fs::fstatfs(fd).is_ok_and(|s| KERNELS.contains(&(s.f_type as i64)))
+    rustix::fs::fstatfs(fd).is_ok_and(|s| KERNELS.contains(&s.f_type))
 }
 
 /// Opens what was asked for, and tells what it is. `shown` are the container and the path in the client's words.

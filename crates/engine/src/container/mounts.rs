@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Containers;
 use super::config::{HostConfig, Set};
 use crate::error::{Error, Result};
 
@@ -244,9 +245,39 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
     Ok(mount)
 }
 
-/// All mounts a container asks for, one per destination, parents before children. Explicit ones win over the
-/// image's volumes.
-pub fn collect(host: &HostConfig, volumes: &Set) -> Result<Vec<MountPoint>> {
+/// The mounts of other containers that `--volumes-from` names: their volumes and binds, `CONTAINER[:ro|rw]`.
+pub fn inherited(containers: &Containers, host: &HostConfig) -> Result<Vec<MountPoint>> {
+    let mut all: BTreeMap<PathBuf, MountPoint> = BTreeMap::new();
+    for spec in host.volumes_from.iter().flatten() {
+        let (name, mode) = spec.split_once(':').unwrap_or((spec, "rw"));
+        if name.is_empty() {
+            return Err(Error::invalid(format!("malformed 'VolumesFrom' specification: {spec}")));
+        }
+        let mut writable = true;
+        for word in mode.split(',') {
+            match word {
+                "rw" | "z" | "Z" => {}
+                "ro" => writable = false,
+                _ => return Err(Error::invalid(format!("invalid mode: {mode}"))),
+            }
+        }
+        // 400, not 404: the CLI would take that for a missing image.
+        let other = containers.find(name).map_err(|e| Error::invalid(e.message))?;
+        for mount in &other.view().record.mounts {
+            if mount.kind != MountKind::Tmpfs {
+                let mut mount = mount.clone();
+                mount.rw &= writable;
+                mount.copy_up = false;
+                all.insert(mount.destination.clone(), mount);
+            }
+        }
+    }
+    Ok(all.into_values().collect())
+}
+
+/// All mounts a container asks for, one per destination, parents before children. Explicit ones win over those of
+/// other containers, and these over the image's volumes.
+pub fn collect(host: &HostConfig, volumes: &Set, inherited: Vec<MountPoint>) -> Result<Vec<MountPoint>> {
     let mut all: BTreeMap<PathBuf, MountPoint> = BTreeMap::new();
     let mut add = |m: MountPoint| match all.insert(m.destination.clone(), m) {
         None => Ok(()),
@@ -265,6 +296,9 @@ pub fn collect(host: &HostConfig, volumes: &Set) -> Result<Vec<MountPoint>> {
         let mut tmpfs = MountPoint::new(MountKind::Tmpfs, destination(path, path)?);
         tmpfs.tmpfs_options = options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
         add(tmpfs)?;
+    }
+    for mount in inherited {
+        all.entry(mount.destination.clone()).or_insert(mount);
     }
     for path in volumes.keys() {
         let volume = MountPoint::new(MountKind::Volume, destination(path, path)?);
@@ -302,11 +336,14 @@ mod tests {
         let host = HostConfig { binds: Some(vec!["first:/data".into()]), ..HostConfig::default() };
         let volumes =
             Set::from([("/data".into(), Default::default()), ("/other".into(), Default::default())]);
-        let all = collect(&host, &volumes).unwrap();
+        let all = collect(&host, &volumes, Vec::new()).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].volume.as_deref(), Some("first"));
         let twice =
             HostConfig { binds: Some(vec!["first:/d".into(), "second:/d".into()]), ..HostConfig::default() };
-        assert_eq!(collect(&twice, &Set::new()).unwrap_err().message, "Duplicate mount point: /d");
+        assert_eq!(
+            collect(&twice, &Set::new(), Vec::new()).unwrap_err().message,
+            "Duplicate mount point: /d"
+        );
     }
 }

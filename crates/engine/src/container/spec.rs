@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::mounts::{MountKind, MountPoint};
 use super::user::{self, Identity};
-use super::{Record, names};
+use super::{Record, Status, names};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::exec::ExecConfig;
@@ -153,7 +153,7 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
 
     let mut linux = Linux::default();
     linux.set_cgroups_path(None);
-    linux.set_namespaces(Some(namespaces(record)?));
+    linux.set_namespaces(Some(namespaces(engine, record)?));
     linux.set_resources(Some(resources(record)?));
     linux.set_devices(Some(devices(record)?));
     linux.set_sysctl((!host.sysctls.is_empty()).then(|| host.sysctls.clone().into_iter().collect()));
@@ -314,7 +314,7 @@ fn seccomp(engine: &Engine, record: &Record) -> Result<Option<Arc<[u8]>>> {
     Ok(Some(program))
 }
 
-fn namespaces(record: &Record) -> Result<Vec<LinuxNamespace>> {
+fn namespaces(engine: &Engine, record: &Record) -> Result<Vec<LinuxNamespace>> {
     let host = &record.host;
     let mut list = vec![LinuxNamespaceType::Mount];
     let wanted = [
@@ -332,9 +332,24 @@ fn namespaces(record: &Record) -> Result<Vec<LinuxNamespace>> {
         .map(|kind| {
             let mut namespace = LinuxNamespace::default();
             namespace.set_typ(kind);
+            if let (LinuxNamespaceType::Pid, Some(other)) = (kind, host.pid_mode.strip_prefix("container:")) {
+                namespace.set_path(Some(format!("/proc/{}/ns/pid", running(engine, other)?).into()));
+            }
             Ok(namespace)
         })
         .collect()
+}
+
+/// The first process of another container whose processes are shared.
+fn running(engine: &Engine, other: &str) -> Result<u32> {
+    let view = engine.containers.find(other)?.view();
+    match view.status {
+        Status::Running { container, .. } => Ok(container.pid()),
+        Status::Restarting => Err(Error::conflict(format!(
+            "container {other} is restarting, wait until the container is running"
+        ))),
+        _ => Err(Error::conflict(format!("cannot join PID of a non running container: {}", view.record.id))),
+    }
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// Docker's log drivers that are not there yet.
 const KNOWN_LOG_DRIVERS: &[&str] =
-    &["awslogs", "fluentd", "gcplogs", "gelf", "journald", "local", "splunk", "syslog"];
+    &["awslogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"];
 /// `/dev/shm` unless asked otherwise, in bytes.
 const SHM_SIZE: i64 = 64 << 20;
 
@@ -74,7 +74,7 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
                 host.log_config.config.clone_from(&engine.config.log_opts);
             }
         }
-        "json-file" | "none" => {}
+        "json-file" | "local" | "none" => {}
         other if KNOWN_LOG_DRIVERS.contains(&other) => return missing(&format!("log driver {other}")),
         other => {
             return Err(Error::invalid(format!(
@@ -84,7 +84,8 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     }
     for key in host.log_config.config.keys() {
         if !matches!(key.as_str(), "max-size" | "max-file") {
-            return Err(Error::invalid(format!("unknown log opt '{key}' for json-file log driver")));
+            let driver = &host.log_config.r#type;
+            return Err(Error::invalid(format!("unknown log opt '{key}' for {driver} log driver")));
         }
     }
     if host.shm_size < 0 {
@@ -104,8 +105,9 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         "private" | "host" => {}
         other => return Err(Error::invalid(format!("invalid cgroup namespace mode: {other}"))),
     }
-    if !matches!(host.pid_mode.as_str(), "" | "private" | "host") {
-        return missing(&format!("PID mode {}", host.pid_mode));
+    let of_another = host.pid_mode.strip_prefix("container:").is_some_and(|name| !name.is_empty());
+    if !of_another && !matches!(host.pid_mode.as_str(), "" | "private" | "host") {
+        return Err(Error::invalid(format!("invalid PID mode: {}", host.pid_mode)));
     }
     if !matches!(host.uts_mode.as_str(), "" | "host") {
         return Err(Error::invalid(format!("invalid UTS mode: {}", host.uts_mode)));
@@ -117,9 +119,6 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         host.runtime = "coracle".into();
     }
     let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
-    if some(&host.volumes_from) {
-        return missing("--volumes-from");
-    }
     if some(&host.links) {
         return missing("--link (put both containers in a network of their own instead)");
     }
@@ -149,8 +148,8 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         warnings.push("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.".into());
         host.memory_swappiness = None;
     }
-    if host.device_requests.as_ref().is_some_and(|d| !d.is_empty()) {
-        return missing("--gpus");
+    if let Some(request) = host.device_requests.iter().flatten().next() {
+        return Err(no_driver(request));
     }
     if !matches!(host.isolation.as_str(), "" | "default") {
         return Err(Error::invalid(format!(
@@ -201,4 +200,18 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         warnings.push("Published ports are discarded when using host network mode".into());
     }
     Ok(warnings)
+}
+
+/// No driver for GPUs and their like: Docker's words for a machine without one.
+fn no_driver(request: &serde_json::Value) -> Error {
+    let words = |list: &serde_json::Value| -> String {
+        let all = list.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+        format!("[{}]", all.collect::<Vec<_>>().join(" "))
+    };
+    let sets: Vec<String> = request["Capabilities"].as_array().into_iter().flatten().map(words).collect();
+    Error::invalid(format!(
+        "could not select device driver {:?} with capabilities: [{}]",
+        request["Driver"].as_str().unwrap_or_default(),
+        sets.join(" ")
+    ))
 }
