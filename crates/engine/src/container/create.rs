@@ -47,6 +47,9 @@ pub async fn create(
     }
     let networks = networks(engine, &host, networking)?;
     let mut mounts = mounts::collect(&host, &config.volumes)?;
+    for mount in &mounts {
+        super::spec::check_source(engine, mount).await?;
+    }
 
     let id = crate::names::random_id();
     if config.hostname.is_empty() {
