@@ -23,6 +23,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("link", &["wire"]),
     ("network", &[]),
     ("runtime", &[]),
+    ("capng", &[]),
+    ("share", &[]),
     ("src-tauri", &["app"]),
     ("tests", &[]),
     ("wire", &[]),

@@ -1,7 +1,7 @@
 //! Builds the programs as they are shipped and puts them where everything expects them.
 //!
 //! ```text
-//! target/stage/bin/                  coracle, coracle-engine, coracle-shim, coracle-guest
+//! target/stage/bin/                  coracle, coracle-share, coracle-engine, coracle-shim, coracle-guest
 //! target/stage/share/coracle/images/ archives that the guest loads at its first boot
 //! target/stage/share/coracle/guest/  the guest's image (`cargo xtask image`)
 //! ```
@@ -23,7 +23,7 @@ const STATIC: &[(&str, &str, &[&str])] = &[
     ("guest", "coracle-guest", &[]),
 ];
 /// Programs of the host.
-const HOST: &[(&str, &str)] = &[("cli", "coracle")];
+const HOST: &[(&str, &str)] = &[("cli", "coracle"), ("share", "coracle-share")];
 
 /// The host's target triple, which static builds must name.
 pub fn triple() -> String {

@@ -22,6 +22,7 @@ use crate::container::{Command, Containers, LastRun, Record, ports, task};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exec::Execs;
+use crate::host_paths::HostPaths;
 use crate::networks::{Network, Networks};
 use crate::store::{Durability, Kind, Store};
 use crate::volumes::Volumes;
@@ -41,6 +42,8 @@ pub struct Engine {
     pub paths: Paths,
     /// Records on disk.
     pub store: Store,
+    /// Where the host's folders are.
+    pub host_paths: HostPaths,
     /// Images.
     pub images: image::Images,
     /// Containers' processes.
@@ -75,12 +78,15 @@ pub struct Options {
     pub paths: Paths,
     /// The guest agent's socket for published ports; `None`: this host binds them.
     pub ports_socket: Option<PathBuf>,
+    /// Folders of the host that are mounted here.
+    pub host_paths: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Engine {
     /// Opens state and finds containers again. Fails in words when another engine has the same root.
     pub async fn open(options: Options) -> Result<Arc<Self>> {
-        let Options { config, paths, ports_socket } = options;
+        let Options { config, paths, ports_socket, host_paths } = options;
+        let host_paths = HostPaths::new(ports_socket.is_some(), host_paths);
         for folder in [&paths.root, &paths.exec_root, &paths.root.join("containers")] {
             tokio::fs::create_dir_all(folder)
                 .await
@@ -118,6 +124,7 @@ impl Engine {
             None => Box::new(network::LocalPorts::default()),
         };
         let engine = Arc::new(Self {
+            host_paths,
             id,
             config,
             paths,

@@ -12,6 +12,7 @@ pub mod error;
 pub mod events;
 pub mod exec;
 mod guest_ports;
+pub mod host_paths;
 mod names;
 pub mod networks;
 mod rootfs;

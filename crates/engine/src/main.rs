@@ -46,9 +46,16 @@ struct Serve {
     /// Socket on which published ports are asked for, instead of binding them here
     #[arg(long)]
     ports_socket: Option<PathBuf>,
+    /// A folder of the host that is mounted here, as HOST=HERE; may come several times
+    #[arg(long, value_parser = host_path)]
+    host_path: Vec<(PathBuf, PathBuf)>,
     /// The shim's program [default: coracle-shim beside this one]
     #[arg(long)]
     shim: Option<PathBuf>,
+}
+
+fn host_path(text: &str) -> std::result::Result<(PathBuf, PathBuf), String> {
+    engine::host_paths::HostPaths::parse(text).ok_or_else(|| "two absolute paths as HOST=HERE".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -116,7 +123,13 @@ async fn serve(options: Serve) -> Result<()> {
     let listener = engine::api::listen(&paths.socket).await?;
     let pid_file = paths.exec_root.join("engine.pid");
     let socket = paths.socket.clone();
-    let engine = Engine::open(Options { config, paths, ports_socket: options.ports_socket }).await?;
+    let engine = Engine::open(Options {
+        config,
+        paths,
+        ports_socket: options.ports_socket,
+        host_paths: options.host_path,
+    })
+    .await?;
     tokio::fs::write(&pid_file, format!("{}\n", std::process::id())).await?;
     if let Some(folder) = options.preload {
         engine.preload(folder).await?;

@@ -4,7 +4,11 @@ use std::{convert::Infallible, fs, path::Path, time::Duration};
 
 use nix::mount::MsFlags;
 
-use crate::{GuestError, IN_ROOT, cmdline::Arguments, disk, modules, network, say, sys};
+use crate::{
+    GuestError, IN_ROOT,
+    cmdline::{Arguments, Share},
+    disk, modules, network, say, sys,
+};
 
 /// Time in which the root's device must appear after its driver was loaded.
 const ROOT_DEVICE_LIMIT: Duration = Duration::from_secs(10);
@@ -102,6 +106,7 @@ pub fn services(arguments: &Arguments) -> Result<(), GuestError> {
                 say(error); // without a network the engine still runs what it has
             }
         });
+        let shares = scope.spawn(|| mount_shares(&arguments.shares));
         let data = match &arguments.data {
             Some(device) => disk::mount(device),
             None => Err(GuestError::Invalid("no coracle.data= among the boot arguments".into())),
@@ -109,8 +114,24 @@ pub fn services(arguments: &Arguments) -> Result<(), GuestError> {
         if network.join().is_err() {
             say("setting up the network panicked");
         }
+        if shares.join().is_err() {
+            say("mounting the shares panicked");
+        }
         data
     })
+}
+
+/// The host's folders. One that cannot be mounted is said; whoever asks for it finds an empty folder.
+fn mount_shares(shares: &[Share]) {
+    for share in shares {
+        let place = share.place();
+        let mounted = fs::create_dir_all(&place)
+            .map_err(GuestError::io("making", &place))
+            .and_then(|()| sys::mount(&share.tag, &place, "virtiofs", MsFlags::MS_NODEV, ""));
+        if let Err(error) = mounted {
+            say(error);
+        }
+    }
 }
 
 /// Every controller of the kernel for the groups below the root: whoever makes groups finds them usable.

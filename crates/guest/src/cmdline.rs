@@ -13,6 +13,48 @@ pub struct Arguments {
     pub data: Option<String>,
     /// The first network interface.
     pub net: Option<Net>,
+    /// Folders of the host.
+    pub shares: Vec<Share>,
+}
+
+/// A folder of the host, to be mounted by virtio-fs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The device's tag.
+    pub tag: String,
+    /// The folder's path on the host.
+    pub host: String,
+}
+
+impl Share {
+    /// Where it is mounted.
+    pub fn place(&self) -> String {
+        format!("/run/host/{}", self.tag)
+    }
+
+    /// `TAG,PATH`, everything but letters, digits and `/._-` of the path as `%XX`.
+    fn parse(text: &str) -> Option<Self> {
+        let (tag, path) = text.split_once(',')?;
+        let fine = |b: u8| b.is_ascii_alphanumeric();
+        let host = unescape(path)?;
+        (!tag.is_empty() && tag.bytes().all(fine) && host.starts_with('/'))
+            .then(|| Self { tag: tag.to_owned(), host })
+    }
+}
+
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut out = Vec::new();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let digits = [bytes.next()?, bytes.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(out).ok()
 }
 
 /// A fixed IPv4 configuration.
@@ -41,6 +83,12 @@ impl Arguments {
                         GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
                     })?;
                     arguments.net = Some(net);
+                }
+                Some(("coracle.share", share)) => {
+                    let share = Share::parse(share).ok_or_else(|| {
+                        GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
+                    })?;
+                    arguments.shares.push(share);
                 }
                 _ => {}
             }
@@ -77,5 +125,16 @@ mod tests {
         assert_eq!(arguments.net.unwrap().prefix, 24);
         assert!(Arguments::parse("coracle.net=10.0.2.15/99,10.0.2.2,10.0.2.3").is_err());
         assert!(Arguments::parse("coracle.net=nonsense").is_err());
+    }
+
+    #[test]
+    fn shares_have_any_path() {
+        let arguments =
+            Arguments::parse("coracle.share=share0,/home/me coracle.share=s1,/a%20b%c3%a4%2c").unwrap();
+        assert_eq!(arguments.shares[0].place(), "/run/host/share0");
+        assert_eq!(arguments.shares[1].host, "/a bä,");
+        for bad in ["x", "x,y", "a/b,/x", "x,/%2", "x,/%zz", "x,/%ff"] {
+            assert!(Arguments::parse(&format!("coracle.share={bad}")).is_err(), "{bad}");
+        }
     }
 }

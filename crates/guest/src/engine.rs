@@ -25,7 +25,7 @@ use tokio::{
 };
 use wire::control::Engine as State;
 
-use crate::{GuestError, disk, modules, ports, reaper::Reaper, say, sys};
+use crate::{GuestError, cmdline::Share, disk, modules, ports, reaper::Reaper, say, sys};
 
 /// The engine's API.
 pub const SOCKET: &str = "/run/docker.sock";
@@ -48,6 +48,7 @@ const LINE: usize = 400;
 pub struct Engine {
     state: Arc<watch::Sender<State>>,
     wish: Arc<watch::Sender<Wish>>,
+    shares: Arc<[Share]>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,10 +62,11 @@ type LastWords = Arc<Mutex<VecDeque<String>>>;
 
 impl Engine {
     /// Starts it once `booted` is through.
-    pub fn start(reaper: Reaper, booted: JoinHandle<Result<(), GuestError>>) -> Self {
+    pub fn start(reaper: Reaper, booted: JoinHandle<Result<(), GuestError>>, shares: Vec<Share>) -> Self {
         let engine = Self {
             state: Arc::new(watch::Sender::new(State::Starting)),
             wish: Arc::new(watch::Sender::new(Wish::Run)),
+            shares: shares.into(),
         };
         tokio::spawn(engine.clone().supervise(reaper, booted));
         engine
@@ -131,7 +133,7 @@ impl Engine {
     ) -> Option<String> {
         let last_words = LastWords::default();
         let started = reaper.spawn(|| {
-            let mut child = command().spawn()?;
+            let mut child = command(&self.shares).spawn()?;
             listen(child.stdout.take(), &last_words);
             listen(child.stderr.take(), &last_words);
             let pid = child.id();
@@ -170,7 +172,7 @@ impl Engine {
     }
 }
 
-fn command() -> Command {
+fn command(shares: &[Share]) -> Command {
     let mut command = Command::new(PROGRAM);
     command
         .args(["serve", "--socket", SOCKET, "--root", &format!("{}/engine", disk::MOUNT)])
@@ -184,6 +186,9 @@ fn command() -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    for share in shares {
+        command.args(["--host-path", &format!("{}={}", share.host, share.place())]);
+    }
     if Path::new(CONFIG).exists() {
         command.args(["--config", CONFIG]);
     }

@@ -129,7 +129,7 @@ async fn run(arguments: cmdline::Arguments) {
         let arguments = arguments.clone();
         move || boot::services(&arguments)
     });
-    let engine = engine::Engine::start(reaper.clone(), booted);
+    let engine = engine::Engine::start(reaper.clone(), booted, arguments.shares.clone());
     tokio::spawn(ports.clone().serve());
     let link = tokio::spawn(serve::link(engine.clone(), ports, arguments.data.clone(), stop, reaper));
     let grace = shutdown::wait(stopping).await;

@@ -4,6 +4,7 @@
 pub mod local;
 pub mod qemu;
 mod qmp;
+mod shares;
 
 use std::path::PathBuf;
 

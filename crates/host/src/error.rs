@@ -52,6 +52,10 @@ pub enum HostError {
     Shrink { now: u64, wanted: u64 },
     #[error("the engine's program was not found beside coracle ({0}): install Coracle again")]
     EngineMissing(PathBuf),
+    #[error("the program coracle-share was not found beside coracle ({0}): install Coracle again")]
+    ShareMissing(PathBuf),
+    #[error("the folder {0} could not be shared with the machine: {1}")]
+    Share(PathBuf, String),
     #[error("{0}")]
     Setting(String),
     #[error("the machine is not running: `coracle start` starts it")]
@@ -92,6 +96,8 @@ impl HostError {
             Self::DiskFull { .. } | Self::StandsStill { .. } => "disk_full",
             Self::Shrink { .. } => "shrink",
             Self::EngineMissing(_) => "engine_missing",
+            Self::ShareMissing(_) => "share_missing",
+            Self::Share(..) => "share",
             Self::Setting(_) => "setting",
             Self::NotRunning => "not_running",
             Self::Busy(_) => "busy",

@@ -89,6 +89,15 @@ pub fn engine() -> Result<PathBuf, HostError> {
     if path.is_file() { Ok(path) } else { Err(HostError::EngineMissing(path)) }
 }
 
+/// The program that gives a folder to the guest: `CORACLE_SHARE`, or beside this one.
+pub fn share() -> Result<PathBuf, HostError> {
+    let path = match std::env::var_os("CORACLE_SHARE").filter(|f| !f.is_empty()) {
+        Some(path) => path.into(),
+        None => beside("coracle-share")?,
+    };
+    if path.is_file() { Ok(path) } else { Err(HostError::ShareMissing(path)) }
+}
+
 /// QEMU's program: the setting, `CORACLE_QEMU`, or in `PATH`.
 pub fn qemu(settings: &Settings) -> Result<PathBuf, HostError> {
     let named = settings.qemu.clone().or_else(|| std::env::var_os("CORACLE_QEMU").map(PathBuf::from));

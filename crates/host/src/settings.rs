@@ -31,6 +31,8 @@ pub struct Settings {
     pub driver: DriverKind,
     /// How QEMU runs the guest's instructions.
     pub accel: AccelChoice,
+    /// Folders of this computer that containers can mount by their own paths; the user's home unless set.
+    pub shares: Vec<PathBuf>,
     /// QEMU's program, where it isn't found by itself.
     pub qemu: Option<PathBuf>,
     /// More boot arguments of the guest's kernel.
@@ -72,6 +74,7 @@ impl Default for Settings {
             disk_gib: DEFAULT_DISK,
             driver: DriverKind::Qemu,
             accel: AccelChoice::Auto,
+            shares: home_folder().into_iter().collect(),
             qemu: None,
             kernel_arguments: String::new(),
             boot_limit_s: 0,
@@ -114,6 +117,7 @@ impl Settings {
         let field = json.get_mut(key).ok_or_else(|| settings.unknown(key))?;
         *field = match (key, value) {
             ("qemu", "") => serde_json::Value::Null,
+            ("shares", list) => list.split(',').map(str::trim).filter(|p| !p.is_empty()).collect(),
             ("cpus" | "memory-mib" | "disk-gib" | "boot-limit-s", _) => value
                 .parse::<u64>()
                 .map_err(|_| HostError::Setting(format!("{key} is a whole number, not {value:?}")))?
@@ -142,6 +146,12 @@ impl Settings {
         if !(DISK.0..=DISK.1).contains(&self.disk_gib) {
             return wrong(format!("disk-gib must be between {} and {}", DISK.0, DISK.1));
         }
+        if let Some(path) = self.shares.iter().find(|p| !p.is_absolute()) {
+            return wrong(format!(
+                "shares are whole paths, separated by commas, not {:?}",
+                path.display().to_string()
+            ));
+        }
         Ok(())
     }
 
@@ -155,10 +165,16 @@ impl Settings {
     }
 }
 
+/// The user's home folder.
+fn home_folder() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| home.is_absolute() && home.parent().is_some() && home.is_dir())
+}
+
 fn plain(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Null => String::new(),
+        serde_json::Value::Array(list) => list.iter().map(plain).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
 }
@@ -176,6 +192,10 @@ mod tests {
         assert!(Settings::set(&home, "cpus", "many").unwrap_err().to_string().contains("whole number"));
         assert!(Settings::set(&home, "colour", "red").unwrap_err().to_string().contains("memory-mib"));
         assert_eq!(Settings::set(&home, "driver", "vmware").unwrap_err().code(), "setting");
+        Settings::set(&home, "shares", "/srv, /opt").unwrap();
+        assert_eq!(Settings::load(&home).unwrap().get("shares").unwrap(), "/srv,/opt");
+        assert!(Settings::set(&home, "shares", "srv").unwrap_err().to_string().contains("whole paths"));
+        assert!(Settings::set(&home, "shares", "").unwrap().shares.is_empty());
         assert_eq!(Settings::set(&home, "driver", "local").unwrap().driver, DriverKind::Local);
     }
 

@@ -45,6 +45,9 @@ pub async fn create(
     let command = command(&config)?;
     let networks = networks(engine, &host, networking)?;
     let mut mounts = mounts::collect(&host, &config.volumes, mounts::inherited(&engine.containers, &host)?)?;
+    for mount in &mounts {
+        super::spec::check_source(engine, mount).await?;
+    }
 
     let id = crate::names::random_id();
     if config.hostname.is_empty() {

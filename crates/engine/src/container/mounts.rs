@@ -200,9 +200,6 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
                 bind.create_source = o.create_mountpoint;
                 bind.recursive = !o.non_recursive;
             }
-            if !bind.create_source && !bind.source.exists() {
-                return Err(invalid(&format!("bind source path does not exist: {}", m.source)));
-            }
             bind
         }
         "volume" => {

@@ -106,15 +106,31 @@ async fn identity(
     crate::rootfs::merged(rootfs.clone(), scratch, move |root| user::resolve(root, &user, &groups)).await
 }
 
+/// Whether a bind's source is there, or will be made, and is within reach: asked when a container is made.
+pub async fn check_source(engine: &Engine, mount: &MountPoint) -> Result<()> {
+    if mount.kind != MountKind::Bind || is_own_socket(engine, mount) {
+        return Ok(());
+    }
+    let here = engine.host_paths.here(&mount.source)?;
+    if mount.create_source || tokio::fs::symlink_metadata(&here).await.is_ok() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "invalid mount config for type \"bind\": bind source path does not exist: {}",
+        mount.source.display()
+    )))
+}
+
 /// `-v /missing:/x` makes the folder, as dockerd does; anything else that is missing is an error.
 async fn make_source(engine: &Engine, mount: &MountPoint) -> Result<()> {
     if mount.kind != MountKind::Bind || is_own_socket(engine, mount) {
         return Ok(());
     }
-    match tokio::fs::symlink_metadata(&mount.source).await {
+    let here = engine.host_paths.here(&mount.source)?;
+    match tokio::fs::symlink_metadata(&here).await {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && mount.create_source => {
-            tokio::fs::create_dir_all(&mount.source).await.map_err(|e| {
+            tokio::fs::create_dir_all(&here).await.map_err(|e| {
                 Error::internal(format!(
                     "error while creating mount source path '{}': {e}",
                     mount.source.display()

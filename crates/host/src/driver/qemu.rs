@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     Event,
     qmp::{Monitor, Said},
+    shares::Shares,
 };
 use crate::{
     Home, HostError, Settings,
@@ -182,10 +183,11 @@ impl Launch<'_> {
         {
             let _ = fs::remove_file(stale);
         }
+        let shares = Shares::start(home, self.settings).await?;
         let log = home.machine("qemu.log");
         let said = File::create(&log).map_err(HostError::io("making", &log))?;
         let mut command = Command::new(self.program);
-        command.args(arguments(home, self.settings, self.image, accel));
+        command.args(arguments(home, self.settings, self.image, accel, &shares));
         command.stdout(Stdio::null()).stderr(Stdio::from(said));
         tracing::info!("starting {command:?}");
         let mut child = sys::spawn_detached(&mut command).map_err(HostError::io("running", self.program))?;
@@ -203,6 +205,7 @@ impl Launch<'_> {
             }
         };
         let monitor = monitor.inspect_err(|_| sys::end(pid, true))?;
+        shares.keep();
         Ok(Qemu { monitor, record, link: home.link_socket() })
     }
 }
@@ -330,12 +333,14 @@ fn disk(home: &Home, settings: &Settings) -> Result<(), HostError> {
     Ok(())
 }
 
-fn arguments(home: &Home, settings: &Settings, image: &Image, accel: Accel) -> Vec<String> {
+fn arguments(home: &Home, settings: &Settings, image: &Image, accel: Accel, shares: &Shares) -> Vec<String> {
     let path = |p: PathBuf| p.display().to_string().replace(',', ",,"); // QEMU's own escape
     let file = |name: &str| path(image.folder.join(name));
     let append = format!(
-        "{} coracle.root=/dev/vda coracle.data=/dev/vdb coracle.net={NET} {}",
-        image.cmdline, settings.kernel_arguments
+        "{} coracle.root=/dev/vda coracle.data=/dev/vdb coracle.net={NET}{} {}",
+        image.cmdline,
+        shares.boot_arguments(),
+        settings.kernel_arguments
     );
     let memory = settings.memory_mib;
     let (accel, cpu) = match accel {
@@ -344,7 +349,7 @@ fn arguments(home: &Home, settings: &Settings, image: &Image, accel: Accel) -> V
     };
     // Whole paths that aren't options' values need no escape.
     let plain = |name: &str| image.folder.join(name).display().to_string();
-    let pairs: Vec<(&str, String)> = vec![
+    let mut pairs: Vec<(&str, String)> = vec![
         ("-name", "coracle".into()),
         ("-machine", "q35,memory-backend=memory".into()),
         ("-accel", accel.into()),
@@ -380,6 +385,7 @@ fn arguments(home: &Home, settings: &Settings, image: &Image, accel: Accel) -> V
         ("-mon", "chardev=qmp,mode=control".into()),
         ("-pidfile", home.machine("qemu.pid").display().to_string()),
     ];
+    pairs.extend(shares.devices());
     let flags = ["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned);
     let display = ["-display", "none"].map(str::to_owned);
     let pairs = pairs.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
