@@ -124,7 +124,7 @@ pub fn postgres(folder: &Path) -> PathBuf {
     let bin = format!("/usr/lib/postgresql/{}/bin", version.display());
     let (passwd, group) = users("postgres", SERVER, DATA);
     let layer = top(
-        &[Folder("var/lib/postgresql/data/", 0o700, SERVER), Folder("run/postgresql/", 0o775, SERVER)],
+        &[Folder("var/lib/postgresql/data/", 0o700, SERVER), Folder("var/run/postgresql/", 0o775, SERVER)],
         &[
             File("etc/passwd", 0o644, passwd.as_bytes()),
             File("etc/group", 0o644, group.as_bytes()),
