@@ -205,6 +205,8 @@ while [ $# -gt 0 ]; do
     case "$1" in --socket) socket=$2 ;; --root) root=$2 ;; esac
     shift
 done
+# runc's pivot_root wants the mount that its root stands on to be nobody else's.
+mount --make-rprivate /
 top=/run/dockerd
 mkdir -p $top/disk $top/rw $top/root "$root"
 mount -t erofs -o ro /dev/vdc $top/disk

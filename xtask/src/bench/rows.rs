@@ -76,6 +76,9 @@ impl Bench {
             side.docker(&names.run_args(&["-d", "--name", &target, &names.image, "sleep", "100000"]))?;
         }
         let exec = ["exec", &target, "true"];
+        for side in sides {
+            side.docker(&exec)?;
+        }
         self.alternate(sides, "exec true", Target::None, runs, |s| s.time(&exec))?;
         let mut groups = Vec::new();
         for side in sides {

@@ -49,7 +49,9 @@ impl Side {
     pub fn docker(&self, args: &[&str]) -> Result<String> {
         let done = self.command(args).output().context("run docker")?;
         if !done.status.success() {
-            let said = String::from_utf8_lossy(&done.stderr);
+            // An exec's error comes as its output.
+            let said = [&done.stdout[..], &done.stderr[..]].concat();
+            let said = String::from_utf8_lossy(&said);
             bail!("{}: docker {} failed ({}): {}", self.name, args.join(" "), done.status, said.trim());
         }
         Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
