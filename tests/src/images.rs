@@ -1,4 +1,8 @@
-//! Test images, made from Debian's busybox: archives as `docker load` takes them.
+//! Test images, made from Debian's packages: archives as `docker load` takes them.
+
+mod debian;
+
+pub use debian::{minbase, nginx, postgres, redis};
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -109,40 +113,5 @@ pub fn web(folder: &Path) -> PathBuf {
     let config =
         json!({ "Cmd": ["httpd", "-f", "-p", "80", "-h", "/www"], "ExposedPorts": { "80/tcp": {} } });
     archive(&path, "web:latest", config, &[busybox_layer(&[page])]);
-    path
-}
-
-/// `nginx:latest`: Debian's, as its package unpacks, with the users and the site that its scripts would make.
-pub fn nginx(folder: &Path) -> PathBuf {
-    let tree = tool("CORACLE_TEST_NGINX");
-    let base = folder.join("nginx-base.tar");
-    let packed = std::process::Command::new("tar")
-        .args(["--numeric-owner", "--owner=0", "--group=0", "--exclude=./.packages", "-cf"])
-        .arg(&base)
-        .arg("-C")
-        .arg(&tree)
-        .arg(".")
-        .status();
-    assert!(packed.is_ok_and(|s| s.success()), "tar of {}", tree.display());
-    let mut top = tar::Builder::new(Vec::new());
-    for folder in ["tmp/", "run/", "dev/", "proc/", "sys/", "var/log/nginx/", "var/lib/nginx/", "var/www/"] {
-        top.append(&header(folder, tar::EntryType::Directory, 0o1777, 0), std::io::empty()).expect("tar");
-    }
-    let site = b"server { listen 80; root /var/www; }\n";
-    let passwd = b"root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\n";
-    let files = [
-        File("etc/passwd", 0o644, passwd),
-        File("etc/group", 0o644, b"root:x:0:\nwww-data:x:33:\n"),
-        File("etc/nginx/sites-enabled/default", 0o644, site),
-        File("var/www/index.html", 0o644, b"<h1>Welcome to nginx!</h1>\n"),
-    ];
-    for File(path, mode, contents) in files {
-        top.append(&header(path, tar::EntryType::Regular, mode, contents.len() as u64), contents)
-            .expect("tar");
-    }
-    let path = folder.join("nginx.tar");
-    let config = json!({ "Cmd": ["/usr/sbin/nginx", "-g", "daemon off;"], "ExposedPorts": { "80/tcp": {} } });
-    let layers = [std::fs::read(base).expect("read the layer"), top.into_inner().expect("tar")];
-    archive(&path, "nginx:latest", config, &layers);
     path
 }

@@ -203,11 +203,40 @@ fn ports_are_the_hosts() {
     let numbers: Vec<&str> = port.lines().map(|l| l.rsplit(':').next().unwrap()).collect();
     assert_eq!(numbers.len(), 2, "{port}");
     assert_eq!(numbers[0], numbers[1], "both families have the same number");
-    let numbers: Vec<&str> = port.lines().map(|l| l.rsplit(':').next().unwrap()).collect();
-    assert_eq!(numbers.len(), 2, "{port}");
-    assert_eq!(numbers[0], numbers[1], "both families have the same number");
     let port = port.lines().next().unwrap().rsplit(':').next().unwrap().to_owned();
     eventually("the random port", || machine.curl(&format!("http://127.0.0.1:{port}/")).code == Some(0));
+}
+
+/// What redis answers at a port of the host to one command and QUIT, as it is on the wire.
+fn redis(port: u16, command: &str) -> std::io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
+    write!(stream, "{command}\r\nQUIT\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn redis_keeps_its_data_in_a_volume() {
+    let machine = Machine::start("redis");
+    let folder = tempfile::tempdir().unwrap();
+    machine.load(&images::redis(folder.path()));
+    let start = || {
+        machine
+            .docker(&["run", "-d", "--name", "redis", "-p", "18085:6379", "-v", "kept:/data", "redis"])
+            .ok();
+        eventually("redis answers", || redis(18085, "PING").is_ok_and(|a| a == "+PONG\r\n+OK\r\n"));
+    };
+    start();
+    assert_eq!(redis(18085, "SET key value").unwrap(), "+OK\r\n+OK\r\n");
+    machine.docker(&["rm", "-f", "redis"]).ok();
+    start();
+    assert_eq!(redis(18085, "GET key").unwrap(), "$5\r\nvalue\r\n+OK\r\n");
+    // The machine's end is a power-off: what was written is on the disk that stays.
+    machine.coracle(&["restart"]).ok();
+    machine.docker(&["start", "redis"]).ok();
+    eventually("redis answers again", || redis(18085, "GET key").is_ok_and(|a| a.contains("value")));
 }
 
 #[test]

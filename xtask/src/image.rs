@@ -34,6 +34,8 @@ const SUITE: &str = "trixie";
 const PROGRAMS: [&str; 3] = ["coracle-guest", "coracle-engine", "coracle-shim"];
 /// The root's UUID: fixed, so that bytes are reproducible.
 const ROOT_UUID: &str = "c0ac1e00-0000-4000-8000-000000000001";
+/// How the root is packed; one thread, so that bytes are reproducible.
+const COMPRESSION: [&str; 4] = ["-zlz4hc,12", "-C65536", "-Eall-fragments,dedupe", "--workers=0"];
 /// Folders of the root: places to mount on and links' targets.
 const FOLDERS: [&str; 14] = [
     "data",
@@ -131,7 +133,7 @@ pub fn build(options: &Options) -> Result<PathBuf> {
     fs::create_dir_all(&part)?;
     fs::write(part.join("kernel"), kernel_image(&kernel_tree)?)?;
     fs::write(part.join("initrd"), initrd(&options.programs.join("coracle-guest"), &modules)?)?;
-    make_erofs(&root, &part.join("root.erofs"))?;
+    erofs(&root, &part.join("root.erofs"), &COMPRESSION)?;
     let manifest = manifest(options, &part, &kernel, &debs, &used, &tree, &kernel_tree, &modules)?;
     fs::write(part.join("manifest.json"), serde_json::to_vec_pretty(&manifest)?)?;
     fs::remove_dir_all(&work)?;
@@ -315,19 +317,13 @@ fn normalise(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn make_erofs(root: &Path, out: &Path) -> Result<()> {
+/// A read-only file system of a folder: all root's, the same bytes for the same files.
+pub fn erofs(root: &Path, out: &Path, compression: &[&str]) -> Result<()> {
     let tools = Debian::open(SUITE)?.tree("erofs-utils", &["erofs-utils"])?;
     let output = tools
         .command("/usr/bin/mkfs.erofs")
-        .args([
-            "-zlz4hc,12",
-            "-C65536",
-            "-Eall-fragments,dedupe",
-            "-T0",
-            "--all-time",
-            "--all-root",
-            "--workers=0",
-        ])
+        .args(compression)
+        .args(["-T0", "--all-time", "--all-root"])
         .args(["-U", ROOT_UUID, "-Lcoracle-root"])
         .arg(out)
         .arg(root)

@@ -78,7 +78,8 @@ pub fn build() -> Result<PathBuf> {
     Ok(bin)
 }
 
-fn cargo(build: &str) -> Command {
+/// Cargo, building into the stage's target folder.
+pub fn cargo(build: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // One target folder, whatever the caller's environment: the stage takes its programs from there.
     cargo.current_dir(workspace()).env("CARGO_TARGET_DIR", target_dir()).env("CORACLE_BUILD", build);

@@ -86,6 +86,60 @@ const TOOLS: &[Tool] = &[
         closure: true,
         into_image: true,
     },
+    Tool {
+        variable: "CORACLE_TEST_REDIS",
+        suite: "trixie",
+        packages: &["redis-server"],
+        program: "/",
+        closure: true,
+        into_image: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_POSTGRES",
+        suite: "trixie",
+        // initdb and the start script want a shell and what it calls.
+        packages: &["postgresql", "dash", "coreutils"],
+        program: "/",
+        closure: true,
+        into_image: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_MINBASE",
+        suite: "trixie",
+        packages: MINBASE,
+        program: "/",
+        closure: true,
+        into_image: true,
+    },
+];
+
+/// Debian's essential packages and apt: what its smallest installations consist of.
+const MINBASE: &[&str] = &[
+    "base-files",
+    "base-passwd",
+    "bash",
+    "bsdutils",
+    "coreutils",
+    "dash",
+    "debianutils",
+    "diffutils",
+    "dpkg",
+    "findutils",
+    "grep",
+    "gzip",
+    "hostname",
+    "init-system-helpers",
+    "libc-bin",
+    "mawk",
+    "ncurses-base",
+    "ncurses-bin",
+    "perl-base",
+    "sed",
+    "sysvinit-utils",
+    "tar",
+    "util-linux",
+    "apt",
+    "debian-archive-keyring",
 ];
 
 /// The newest stock CLI.

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::sys::{Running, Sandbox, await_ping, listener};
+use super::place::{Memory, Place};
+use super::sys::{Running, Sandbox, await_ping};
 
 /// One of the two: how to reach it, and the CLI that speaks to it.
 pub struct Side {
@@ -14,6 +15,8 @@ pub struct Side {
     pub name: &'static str,
     /// Docker API.
     pub socket: PathBuf,
+    /// Where its processes are.
+    pub place: Place,
     cli: PathBuf,
     config: PathBuf,
 }
@@ -21,7 +24,13 @@ pub struct Side {
 impl Side {
     /// A side behind a socket; `folder` takes the CLI's settings.
     pub fn new(name: &'static str, socket: &Path, cli: &Path, folder: &Path) -> Self {
-        Self { name, socket: socket.into(), cli: cli.into(), config: folder.join("docker-config") }
+        let config = folder.join("docker-config");
+        Self { name, socket: socket.into(), place: Place::Here, cli: cli.into(), config }
+    }
+
+    /// The same side, its processes in a guest.
+    pub fn in_guest(self, place: Place) -> Self {
+        Self { place, ..self }
     }
 
     /// A command of the stock CLI.
@@ -40,7 +49,9 @@ impl Side {
     pub fn docker(&self, args: &[&str]) -> Result<String> {
         let done = self.command(args).output().context("run docker")?;
         if !done.status.success() {
-            let said = String::from_utf8_lossy(&done.stderr);
+            // An exec's error comes as its output.
+            let said = [&done.stdout[..], &done.stderr[..]].concat();
+            let said = String::from_utf8_lossy(&said);
             bail!("{}: docker {} failed ({}): {}", self.name, args.join(" "), done.status, said.trim());
         }
         Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
@@ -90,14 +101,14 @@ impl Side {
         Ok(took)
     }
 
-    /// Process id of a container, as this machine sees it.
+    /// Process id of a container, as its own machine sees it.
     pub fn container_pid(&self, name: &str) -> Result<u32> {
         Ok(self.docker(&["inspect", "-f", "{{.State.Pid}}", name])?.parse()?)
     }
 
-    /// The daemon's process id.
-    pub fn pid(&self) -> Result<u32> {
-        listener(&self.socket)
+    /// Memory of the daemon and its helpers.
+    pub fn daemon_memory(&self) -> Result<Memory> {
+        self.place.memory_of(&self.place.daemon(&self.socket)?)
     }
 }
 

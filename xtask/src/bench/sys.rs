@@ -1,10 +1,10 @@
-//! The programs a benchmark starts and what it reads of `/proc`.
+//! The programs a benchmark starts.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -125,85 +125,6 @@ pub fn listener(socket: &Path) -> Result<u32> {
     Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
 }
 
-/// `/proc/<pid>/stat`: name and parent.
-pub fn stat(pid: u32) -> Option<(String, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (head, tail) = stat.rsplit_once(')')?;
-    let name = head.split_once('(')?.1.to_owned();
-    Some((name, tail.split_whitespace().nth(1)?.parse().ok()?))
-}
-
-/// A daemon's own processes: itself and its children, not what runs containers (shims and what is below them).
-pub fn daemon_processes(pid: u32) -> Vec<u32> {
-    let all: Vec<(u32, String, u32)> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| stat(pid).map(|(name, parent)| (pid, name, parent)))
-        .collect();
-    let mut found = vec![pid];
-    let mut next = 0;
-    while next < found.len() {
-        let parent = found[next];
-        // The kernel cuts names at 15 bytes: "containerd-shim".
-        found.extend(all.iter().filter(|(_, n, p)| *p == parent && !n.contains("-shim")).map(|(p, ..)| *p));
-        next += 1;
-    }
-    found
-}
-
-/// Resident and proportional memory of a process, kB.
-#[derive(Clone, Copy, Default)]
-pub struct Memory {
-    /// Resident set.
-    pub rss: u64,
-    /// Proportional set: shared pages divided by their users.
-    pub pss: u64,
-}
-
-/// Reads it (`smaps_rollup`).
-pub fn memory(pid: u32) -> Result<Memory> {
-    let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let field = |name: &str| {
-        text.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse().ok())
-    };
-    Ok(Memory {
-        rss: field("Rss:").context("smaps_rollup has Rss")?,
-        pss: field("Pss:").context("smaps_rollup has Pss")?,
-    })
-}
-
-/// cgroup controllers in which a process has a group of its own, as `v1:memory,...` and `v2:cpu,...`.
-pub fn controllers(pid: u32) -> Result<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    // What this program itself is in is no group that an engine made.
-    let own = fs::read_to_string("/proc/self/cgroup")?;
-    let mut found: Vec<String> = Vec::new();
-    for line in text.lines().filter(|l| !own.lines().any(|o| o == *l)) {
-        let mut parts = line.splitn(3, ':');
-        let (_, names, path) = (parts.next(), parts.next().unwrap_or(""), parts.next().unwrap_or("/"));
-        if path == "/" {
-            continue;
-        }
-        if names.is_empty() {
-            let file = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
-                .iter()
-                .find_map(|m| fs::read_to_string(format!("{m}{path}/cgroup.controllers")).ok());
-            let list = file.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(",");
-            found.push(if list.is_empty() {
-                "v2 group without controllers".into()
-            } else {
-                format!("v2: {list}")
-            });
-        } else {
-            found.push(format!("v1 {names}"));
-        }
-    }
-    found.sort();
-    Ok(if found.is_empty() { "none".into() } else { found.join(" ") })
-}
-
 /// Counts calls that force data to disk in `pids` and all they start while `work` runs.
 pub fn syncs(
     strace: &mut Command,
@@ -264,12 +185,5 @@ mod tests {
         assert!(is_sync_call("123   fdatasync(5 <unfinished ...>"));
         assert!(!is_sync_call("123 <... fdatasync resumed>) = 0"));
         assert!(!is_sync_call("123 --- SIGCHLD {si_signo=SIGCHLD} ---"));
-    }
-
-    #[test]
-    fn memory_and_parent_of_this_process() {
-        let memory = memory(std::process::id()).unwrap();
-        assert!(memory.rss > 100 && memory.pss <= memory.rss);
-        assert_eq!(stat(std::process::id()).unwrap().1, std::os::unix::process::parent_id());
     }
 }

@@ -448,7 +448,8 @@ pub fn source(engine: &Engine, mount: &MountPoint) -> PathBuf {
     match &mount.volume {
         Some(name) => engine.volumes.data(name),
         None if is_own_socket(engine, mount) => engine.paths.socket.clone(),
-        None => mount.source.clone(),
+        // What is not shared was refused when the container was made.
+        None => engine.host_paths.here(&mount.source).unwrap_or_else(|_| mount.source.clone()),
     }
 }
 

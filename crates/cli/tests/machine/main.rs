@@ -3,211 +3,22 @@
 //! Wants `cargo xtask double` first (the guest's image and a QEMU); without them each test that boots says so and is
 //! skipped, unless `CORACLE_TEST_MACHINE=1` forbids that. Run as root, everything runs as another, ordinary user.
 
+mod full_disk;
+mod harness;
+
 use std::{
     fs,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream, UdpSocket},
-    os::unix::{
-        fs::{PermissionsExt, chown},
-        net::UnixStream,
-        process::CommandExt,
-    },
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
-/// The ordinary user that root becomes here: nobody's.
-const USER: u32 = 64_123;
-/// Longest a guest may take to something.
-const LIMIT: Duration = Duration::from_secs(90);
-
-/// Two processors: one guest at a time.
-static TURN: Mutex<()> = Mutex::new(());
-
-struct Machine {
-    home: PathBuf,
-    env: Vec<(String, String)>,
-    _turn: MutexGuard<'static, ()>,
-}
-
-/// Whether this is root that can become another user: one who reaches the programs. In a checkout whose folders are
-/// closed to others it says so and stays root.
-fn becomes_user() -> bool {
-    let root = fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
-    let closed = target().canonicalize().ok().and_then(|path| {
-        let is_closed =
-            |dir: &&Path| fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0);
-        path.ancestors().find(is_closed).map(Path::to_owned)
-    });
-    if let (true, Some(dir)) = (root, &closed) {
-        println!("runs as root: {} is closed to other users", dir.display());
-    }
-    root && closed.is_none()
-}
-
-fn target() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
-}
-
-/// A home of its own, or `None` with the reason printed when what it needs is not there.
-fn machine(name: &str) -> Option<Machine> {
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let guest = target().join("double/share/coracle/guest").join(arch);
-    let qemu = target().join("tools/qemu-system-x86_64");
-    if !guest.join("manifest.json").exists() || !qemu.exists() {
-        assert!(std::env::var_os("CORACLE_TEST_MACHINE").is_none(), "run `cargo xtask double` first");
-        println!("skipped: there is no guest image with an engine double (run `cargo xtask double` first)");
-        return None;
-    }
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let home = PathBuf::from(format!("/tmp/cm-{name}-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&home);
-    fs::create_dir(&home).unwrap();
-    if becomes_user() {
-        chown(&home, Some(USER), Some(USER)).unwrap();
-    }
-    let text = |path: PathBuf| fs::canonicalize(path).unwrap().display().to_string();
-    let mut machine = Machine { home, env: Vec::new(), _turn: turn };
-    machine.set("CORACLE_GUEST", &text(guest));
-    machine.set("CORACLE_QEMU", &text(qemu));
-    machine.set("CORACLE_ENGINE", &text(target().join("double/coracle-engine")));
-    machine.done(&["settings", "set", "accel", "tcg"]);
-    machine.done(&["settings", "set", "memory-mib", "512"]);
-    machine.done(&["settings", "set", "disk-gib", "1"]);
-    Some(machine)
-}
-
-impl Machine {
-    fn set(&mut self, key: &str, value: &str) {
-        self.env.retain(|(k, _)| k != key);
-        self.env.push((key.into(), value.into()));
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
-        command.args(args).env_clear().env("HOME", "/nonexistent").env("PATH", "/usr/bin:/bin");
-        command.env("CORACLE_HOME", &self.home).envs(self.env.iter().cloned()).current_dir("/");
-        if becomes_user() {
-            command.uid(USER).gid(USER);
-        }
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    fn done(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {said}\n{}", self.logs());
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Fails, with one line on stderr and exit code 1; gives the line.
-    fn fails(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}\n{}", self.logs());
-        assert_eq!(said.lines().count(), 1, "{said}");
-        said
-    }
-
-    fn status(&self) -> Value {
-        serde_json::from_slice(&self.run(&["status", "--json"]).stdout).unwrap()
-    }
-
-    fn error_code(&self) -> String {
-        self.status()["error"]["code"].as_str().unwrap_or_default().to_owned()
-    }
-
-    fn until(&self, what: &str, mut true_now: impl FnMut(&Value) -> bool) {
-        let since = Instant::now();
-        loop {
-            let status = self.status();
-            if true_now(&status) {
-                return;
-            }
-            assert!(since.elapsed() < LIMIT, "{what} never came: {status}\n{}", self.logs());
-            #[allow(clippy::disallowed_methods)] // the command line has no way to wait for a state
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn logs(&self) -> String {
-        let read = |name: &str| fs::read_to_string(self.home.join("logs").join(name)).unwrap_or_default();
-        format!("--- daemon\n{}--- console\n{}", read("daemon.log"), read("console.log"))
-    }
-
-    fn pid(&self, file: &str) -> u32 {
-        fs::read_to_string(self.home.join(file)).unwrap().trim().parse().unwrap()
-    }
-
-    fn docker(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.home.join("run/docker.sock")).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream
-    }
-
-    fn http(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
-        let mut stream = self.docker();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: d\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
-        // The client has said all: the answer still comes.
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap_or_else(|e| panic!("{path}: {e}\n{}", self.logs()));
-        let head = answer.windows(4).position(|w| w == b"\r\n\r\n");
-        answer.split_off(head.unwrap_or_else(|| panic!("{path}: no answer\n{}", self.logs())) + 4)
-    }
-
-    fn publish(&self, generation: u64, ports: &Value) -> Value {
-        let body = json!({ "generation": generation, "ports": ports }).to_string();
-        serde_json::from_slice(&self.http("POST", "/ports", body.as_bytes())).unwrap()
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.run(&["stop", "--grace", "1"]);
-        for file in ["run/daemon.pid", "machine/qemu.pid"] {
-            if let Ok(pid) = fs::read_to_string(self.home.join(file)) {
-                kill(pid.trim().parse().unwrap_or(0));
-            }
-        }
-        let _ = fs::remove_dir_all(&self.home);
-    }
-}
-
-fn kill(pid: u32) {
-    if pid > 1 {
-        let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
-    }
-}
-
-fn port(key: &str, proto: &str, host_port: u16, target_port: u16) -> Value {
-    json!({ "key": key, "proto": proto, "host_ip": "127.0.0.1", "host_port": host_port,
-            "target_ip": "127.0.0.1", "target_port": target_port })
-}
-
-fn bound(outcome: &Value, at: usize) -> u16 {
-    outcome["results"][at]["ok"]["host_port"].as_u64().unwrap_or_else(|| panic!("{outcome}")) as u16
-}
-
-fn echo(port: u16) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.write_all(b"through the port")?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
+use harness::{LIMIT, USER, becomes_user, bound, echo, kill, machine, port};
 
 #[test]
 fn a_life_of_the_machine() {

@@ -1,0 +1,82 @@
+//! The host's disk runs full under a running guest: on a small file system of the test's own, in a mount namespace
+//! that only its thread and the programs it starts are in. The namespace, and the file system with it, is gone when
+//! they are, however the test ends.
+
+use std::{fs, path::Path};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::statvfs::statvfs,
+};
+
+use crate::harness::{Machine, home_of, machine_on};
+
+/// Size of the file system. A guest starts, and goes on, with 256 MiB free; its empty data disk takes some 50.
+const SIZE: &str = "size=512m";
+/// What is left free when the disk counts as full, bytes: less than the guest is about to write.
+const LEFT: u64 = 1 << 20;
+
+fn small_file_system(at: &Path) {
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .expect("private");
+    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(SIZE)).expect("a small file system");
+}
+
+/// Takes all the room but [`LEFT`]; gives the file that does.
+fn fill(machine: &Machine) -> std::path::PathBuf {
+    let path = machine.home.join("ballast");
+    let free = statvfs(&machine.home).expect("the file system's room");
+    let bytes = free.blocks_available() * free.fragment_size() - LEFT;
+    let file = fs::File::create(&path).unwrap();
+    nix::fcntl::posix_fallocate(&file, 0, bytes.try_into().unwrap()).expect("room taken");
+    path
+}
+
+#[test]
+fn a_host_disk_that_fills_up_is_said_and_the_guest_goes_on_when_there_is_room() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CORACLE_TEST_MACHINE").is_none(), "mounting a file system needs root");
+        println!("skipped: mounting a file system needs root");
+        return;
+    }
+    // A thread of its own: the test harness may run other tests in this one.
+    let done = std::thread::spawn(|| {
+        let Some(machine) = machine_on("full", small_file_system) else { return };
+        machine.done(&["start"]);
+        assert_eq!(machine.http("POST", "/write/kept", b"what must stay"), b"written");
+
+        let ballast = fill(&machine);
+        let more = vec![7; 16 << 20];
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| machine.http("POST", "/write/more", &more));
+            machine.until("a guest that stands still", |s| s["error"]["code"] == "disk_full");
+            let said = machine.run(&["status"]);
+            let said = String::from_utf8_lossy(&said.stdout).into_owned();
+            assert!(said.contains("the disk of this computer is full"), "{said}");
+            assert!(said.contains("the guest stands still"), "{said}");
+            assert!(!writing.is_finished(), "what can't be on disk is not acknowledged");
+            fs::remove_file(&ballast).unwrap();
+            machine.until("a guest that goes on", |s| s["error"].is_null() && s["state"] == "running");
+            assert_eq!(writing.join().unwrap(), b"written", "the same request, after all");
+        });
+        assert_eq!(machine.http("GET", "/read/more", b""), more);
+        assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
+
+        // Full before it starts: refused in words, and nothing is lost by it.
+        machine.done(&["stop"]);
+        let ballast = fill(&machine);
+        assert!(machine.fails(&["start"]).contains("the disk of this computer is full"));
+        assert_eq!(machine.error_code(), "disk_full");
+        fs::remove_file(&ballast).unwrap();
+        machine.done(&["start"]);
+        assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
+    })
+    .join();
+    // Outside it is an empty folder: the machine could not take away what it was mounted on.
+    let _ = fs::remove_dir(home_of("full"));
+    if let Err(panic) = done {
+        std::panic::resume_unwind(panic);
+    }
+}

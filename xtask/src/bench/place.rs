@@ -1,0 +1,179 @@
+//! What `/proc` and `/sys` say of a side's processes: on this machine, or in the guest that the side runs in.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::machine::Shell;
+use super::sys::listener;
+
+/// Where a side's processes are.
+pub enum Place {
+    /// On this machine.
+    Here,
+    /// In a guest.
+    Guest {
+        /// How its files are read.
+        shell: Shell,
+        /// Name of the daemon's process.
+        daemon: &'static str,
+    },
+}
+
+/// Resident and proportional memory of a process, kB.
+#[derive(Clone, Copy, Default)]
+pub struct Memory {
+    /// Resident set.
+    pub rss: u64,
+    /// Proportional set: shared pages divided by their users.
+    pub pss: u64,
+}
+
+/// A process: its id, name and parent.
+struct Process {
+    pid: u32,
+    name: String,
+    parent: u32,
+}
+
+/// A line of `/proc/<pid>/stat`. The name stands in brackets and may hold any of them.
+fn process(stat: &str) -> Option<Process> {
+    let (head, tail) = stat.rsplit_once(')')?;
+    let (pid, name) = head.split_once('(')?;
+    let parent = tail.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Process { pid: pid.trim().parse().ok()?, name: name.to_owned(), parent })
+}
+
+impl Place {
+    /// A file's text; `None` when there is none.
+    fn read(&self, path: &str) -> Result<Option<String>> {
+        match self {
+            Self::Here => Ok(fs::read_to_string(path).ok()),
+            Self::Guest { shell, .. } => {
+                let said = shell.run(&format!("cat {path} 2>/dev/null || echo nothing-there"))?;
+                Ok((said.trim_end() != "nothing-there").then_some(said))
+            }
+        }
+    }
+
+    fn processes(&self) -> Result<Vec<Process>> {
+        let all: Vec<String> = match self {
+            Self::Here => fs::read_dir("/proc")?
+                .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
+                .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok())
+                .collect(),
+            Self::Guest { shell, .. } => {
+                shell.run("cat /proc/[0-9]*/stat 2>/dev/null")?.lines().map(str::to_owned).collect()
+            }
+        };
+        Ok(all.iter().filter_map(|stat| process(stat)).collect())
+    }
+
+    /// A process's parent; `None` when it has ended.
+    pub fn parent(&self, pid: u32) -> Result<Option<u32>> {
+        Ok(self.read(&format!("/proc/{pid}/stat"))?.and_then(|s| process(&s)).map(|p| p.parent))
+    }
+
+    /// Which of these are there still.
+    pub fn alive(&self, pids: &[u32]) -> Result<usize> {
+        Ok(self.processes()?.iter().filter(|p| pids.contains(&p.pid)).count())
+    }
+
+    /// The own processes of the daemon behind `socket`: itself and its children, not what runs containers (shims and
+    /// what is below them).
+    pub fn daemon(&self, socket: &Path) -> Result<Vec<u32>> {
+        let all = self.processes()?;
+        let first = match self {
+            Self::Here => listener(socket)?,
+            Self::Guest { daemon, .. } => {
+                let found = all.iter().find(|p| p.name == *daemon);
+                found.with_context(|| format!("the guest has no process {daemon}"))?.pid
+            }
+        };
+        let mut found = vec![first];
+        let mut next = 0;
+        while next < found.len() {
+            let parent = found[next];
+            // The kernel cuts names at 15 bytes: "containerd-shim".
+            found.extend(
+                all.iter().filter(|p| p.parent == parent && !p.name.contains("-shim")).map(|p| p.pid),
+            );
+            next += 1;
+        }
+        Ok(found)
+    }
+
+    /// A process's memory (`smaps_rollup`).
+    pub fn memory(&self, pid: u32) -> Result<Memory> {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let text = self.read(&path)?.with_context(|| format!("read {path}"))?;
+        let field = |name: &str| {
+            text.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse().ok())
+        };
+        Ok(Memory {
+            rss: field("Rss:").context("smaps_rollup has Rss")?,
+            pss: field("Pss:").context("smaps_rollup has Pss")?,
+        })
+    }
+
+    /// Memory of several processes together.
+    pub fn memory_of(&self, pids: &[u32]) -> Result<Memory> {
+        pids.iter().try_fold(Memory::default(), |sum, pid| {
+            let one = self.memory(*pid)?;
+            Ok(Memory { rss: sum.rss + one.rss, pss: sum.pss + one.pss })
+        })
+    }
+
+    /// cgroup controllers in which a process has a group of its own, as `v1 memory` and `v2: cpu,...`.
+    pub fn controllers(&self, pid: u32) -> Result<String> {
+        let text = self.read(&format!("/proc/{pid}/cgroup"))?.context("the container has ended")?;
+        // What the reader itself is in is no group that an engine made.
+        let own = self.read("/proc/self/cgroup")?.unwrap_or_default();
+        let mut found: Vec<String> = Vec::new();
+        for line in text.lines().filter(|l| !own.lines().any(|o| o == *l)) {
+            let mut parts = line.splitn(3, ':');
+            let (_, names, path) = (parts.next(), parts.next().unwrap_or(""), parts.next().unwrap_or("/"));
+            if path == "/" {
+                continue;
+            }
+            if !names.is_empty() {
+                found.push(format!("v1 {names}"));
+                continue;
+            }
+            let mut list = String::new();
+            for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+                if let Some(text) = self.read(&format!("{mount}{path}/cgroup.controllers"))? {
+                    list = text.split_whitespace().collect::<Vec<_>>().join(",");
+                    break;
+                }
+            }
+            found.push(match list.as_str() {
+                "" => "v2 group without controllers".into(),
+                list => format!("v2: {list}"),
+            });
+        }
+        found.sort();
+        Ok(if found.is_empty() { "none".into() } else { found.join(" ") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_and_parent_of_this_process() {
+        let own = std::process::id();
+        let memory = Place::Here.memory(own).unwrap();
+        assert!(memory.rss > 100 && memory.pss <= memory.rss);
+        assert_eq!(Place::Here.parent(own).unwrap(), Some(std::os::unix::process::parent_id()));
+        assert_eq!(Place::Here.alive(&[own]).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_name_may_hold_brackets() {
+        let process = process("12 (a) b (c)) S 7 12 12 0").unwrap();
+        assert_eq!((process.pid, process.name.as_str(), process.parent), (12, "a) b (c)", 7));
+    }
+}
