@@ -50,6 +50,12 @@ impl Machine {
         this
     }
 
+    /// Who runs it.
+    pub fn user(&self) -> u32 {
+        // Root, where the programs are closed to others.
+        self.user.unwrap_or(0)
+    }
+
     /// A path below the machine's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.join(name)

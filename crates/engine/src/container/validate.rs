@@ -7,8 +7,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 
 /// Docker's log drivers that are not there yet.
-const KNOWN_LOG_DRIVERS: &[&str] =
-    &["awslogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"];
+const KNOWN_LOG_DRIVERS: &[&str] = &["awslogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"];
 /// `/dev/shm` unless asked otherwise, in bytes.
 const SHM_SIZE: i64 = 64 << 20;
 
