@@ -136,12 +136,27 @@ pub struct Member {
     pub mac: String,
     /// The host end of the veth pair.
     pub host_link: String,
+    /// The container's end (`eth0`).
+    #[serde(default)]
+    pub interface: String,
+    /// The higher, the rather it gives the default route.
+    #[serde(default)]
+    pub priority: i64,
+    /// Names by which this container alone knows others: (alias, the other's name).
+    #[serde(default)]
+    pub links: Vec<(String, String)>,
     /// Names it answers to in this network, besides the container's name and short id.
     pub names: Vec<String>,
 }
 
 /// Who is in a network: container id -> (container name, its place).
 pub type Members = BTreeMap<String, (String, Member)>;
+
+/// The place that gives the default route and carries published ports: the highest priority, then the first name.
+pub fn primary(members: &[Member]) -> Option<&Member> {
+    let leads_out = members.iter().filter(|m| m.gateway.is_some());
+    leads_out.min_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.network.cmp(&b.network)))
+}
 
 struct Entry {
     network: Arc<Network>,
@@ -411,6 +426,9 @@ impl Networks {
             gateway,
             mac: if address.is_some() { format_mac(mac) } else { String::new() },
             host_link: String::new(),
+            interface: String::new(),
+            priority: settings.gw_priority,
+            links: settings.links.iter().flatten().map(|link| split_link(link)).collect(),
             names: settings.aliases.clone().unwrap_or_default(),
         };
         entry.members.insert(id.to_owned(), (name.to_owned(), member.clone()));
@@ -433,8 +451,26 @@ impl Networks {
             mac: parse_mac(&member.mac)?,
             gateway: member.gateway.filter(|_| default_route),
         };
+        interface.clone_into(&mut member.interface);
         member.host_link = network::attach(&bridge, netns, &endpoint).await?;
         Ok(())
+    }
+
+    /// Takes the member's link away while its container runs on; [`Self::leave`] gives back the rest.
+    pub async fn unplug(&self, member: &Member) -> Result<()> {
+        if member.host_link.is_empty() {
+            return Ok(());
+        }
+        network::detach(&member.host_link).await.map_err(Error::from)
+    }
+
+    /// A container has another name from now on.
+    pub fn rename(&self, container: &str, name: &str) {
+        for entry in self.lock().values_mut() {
+            if let Some((known, _)) = entry.members.get_mut(container) {
+                name.clone_into(known);
+            }
+        }
     }
 
     /// Notes a container that was found running after the engine's restart.
@@ -508,40 +544,55 @@ fn format_mac(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
 }
 
-/// Names inside one container: those of the other members of its user networks.
+/// `name:alias` or `name` -> (alias, name), as `--link` has them.
+pub fn split_link(link: &str) -> (String, String) {
+    let (name, alias) = link.split_once(':').unwrap_or((link, link));
+    (alias.trim_start_matches('/').to_owned(), name.trim_start_matches('/').to_owned())
+}
+
+/// Names inside one container: those of the other members of the user networks it is in at the time of a question.
 pub struct ContainerNames {
     /// The networks to look in.
     pub networks: Arc<Networks>,
-    /// Ids of the container's user networks.
-    pub network_ids: Vec<String>,
+    /// The container.
+    pub container: String,
     /// Resolvers for the rest: the container's `--dns` or the host's.
     pub upstreams: Vec<SocketAddr>,
+}
+
+/// The user networks a container is in, with its own place in each.
+fn user_networks<'a>(
+    entries: &'a BTreeMap<String, Entry>,
+    container: &'a str,
+) -> impl Iterator<Item = (&'a Entry, &'a Member)> {
+    entries
+        .values()
+        .filter(|e| !e.network.is_predefined())
+        .filter_map(move |e| e.members.get(container).map(|(_, own)| (e, own)))
 }
 
 impl network::dns::Names for ContainerNames {
     fn lookup(&self, name: &str) -> Option<Vec<Ipv4Addr>> {
         let entries = self.networks.lock();
-        let found: Vec<Ipv4Addr> = self
-            .network_ids
-            .iter()
-            .filter_map(|id| entries.get(id))
-            .flat_map(|e| {
-                let network_name = e.network.name.to_ascii_lowercase();
-                let bare = name.strip_suffix(&format!(".{network_name}")).unwrap_or(name).to_owned();
-                e.members.iter().filter_map(move |(id, (container, member))| {
-                    let ours = container.eq_ignore_ascii_case(&bare)
-                        || (bare.len() >= 12 && id.starts_with(&bare))
-                        || member.names.iter().any(|n| n.eq_ignore_ascii_case(&bare));
-                    member.address.filter(|_| ours).map(|a| a.addr())
-                })
-            })
-            .collect();
+        let mut found = Vec::new();
+        for (entry, own) in user_networks(&entries, &self.container) {
+            let suffix = format!(".{}", entry.network.name.to_ascii_lowercase());
+            let bare = name.strip_suffix(&suffix).unwrap_or(name);
+            let linked = own.links.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(bare));
+            let wanted = linked.map_or(bare, |(_, other)| other);
+            found.extend(entry.members.iter().filter_map(|(id, (container, member))| {
+                let meant = container.eq_ignore_ascii_case(wanted)
+                    || (wanted.len() >= 12 && id.starts_with(wanted))
+                    || member.names.iter().any(|n| n.eq_ignore_ascii_case(wanted));
+                member.address.filter(|_| meant).map(|a| a.addr())
+            }));
+        }
         (!found.is_empty()).then_some(found)
     }
 
     fn reverse(&self, address: Ipv4Addr) -> Option<String> {
         let entries = self.networks.lock();
-        self.network_ids.iter().filter_map(|id| entries.get(id)).find_map(|e| {
+        user_networks(&entries, &self.container).find_map(|(e, _)| {
             e.members.values().find_map(|(name, m)| {
                 (m.address.map(|a| a.addr()) == Some(address)).then(|| format!("{name}.{}", e.network.name))
             })

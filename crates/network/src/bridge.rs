@@ -191,7 +191,7 @@ pub async fn attach(bridge: &Bridge, netns: &Path, endpoint: &Endpoint) -> Resul
         netlink.add_address(index, e.address)?;
         netlink.up(index)?;
         match e.gateway {
-            Some(gateway) => netlink.add_default_route(gateway),
+            Some(gateway) => netlink.set_default_route(gateway),
             None => Ok(()),
         }
     })
@@ -206,6 +206,11 @@ pub async fn attach(bridge: &Bridge, netns: &Path, endpoint: &Endpoint) -> Resul
             Err(error)
         }
     }
+}
+
+/// Sends what the namespace at `netns` has no route for to `gateway`, in place of where it went before.
+pub async fn set_default_route(netns: &Path, gateway: Ipv4Addr) -> Result<()> {
+    sys::in_netns(netns, move || Netlink::open()?.set_default_route(gateway)).await
 }
 
 /// Removes a host end (and so the container's). One that died with its namespace is fine.

@@ -19,7 +19,7 @@ mod ports;
 mod sys;
 
 pub use addresses::{AddressPool, choose_subnet, routed_subnets};
-pub use bridge::{Bridge, Endpoint, attach, detach, ensure, ensure_once, remove};
+pub use bridge::{Bridge, Endpoint, attach, detach, ensure, ensure_once, remove, set_default_route};
 pub use error::{Code, Error, Result};
 pub use ipnet::Ipv4Net;
 pub use ports::{Binding, LocalPorts, PortRequest, Ports, Protocol};

@@ -5,7 +5,8 @@ use std::os::fd::RawFd;
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -173,8 +174,8 @@ impl Netlink {
         }
     }
 
-    /// Adds the default route.
-    pub(crate) fn add_default_route(&self, gateway: Ipv4Addr) -> Result<()> {
+    /// Sets the default route, in place of another if there is one.
+    pub(crate) fn set_default_route(&self, gateway: Ipv4Addr) -> Result<()> {
         let mut m = RouteMessage::default();
         m.header = RouteHeader {
             address_family: AddressFamily::Inet,
@@ -185,7 +186,11 @@ impl Netlink {
             ..RouteHeader::default()
         };
         m.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
-        self.set(&format!("add default route via {gateway}"), Message::NewRoute(m), NLM_F_CREATE)
+        self.set(
+            &format!("set default route via {gateway}"),
+            Message::NewRoute(m),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
     }
 
     /// The IPv4 destinations that are routed here already (no default route).

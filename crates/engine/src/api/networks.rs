@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use super::reply::Reply;
 use super::request::Call;
+use crate::container::config::EndpointSettings;
+use crate::container::{Command, Handle};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::networks::{Driver, Members, Network, NetworkRequest};
 
 fn json(network: &Network, members: &Members, detailed: bool) -> Value {
@@ -172,6 +174,77 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         .await?;
     engine.network_event(&network, "create", "");
     Ok(Reply::created(json!({ "Id": network.id, "Warning": "" })))
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct MembershipBody {
+    container: String,
+    endpoint_config: EndpointSettings,
+    force: bool,
+}
+
+pub async fn connect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let name = call.param(0).to_owned();
+    let body: MembershipBody = call.json().await?;
+    let network = engine.networks.find(&name)?;
+    let handle = find_container(&engine, &body.container)?;
+    check_endpoint(&network, &body.endpoint_config)?;
+    let settings = Box::new(body.endpoint_config);
+    handle.ask(|reply| Command::Connect { network, settings, reply }).await??;
+    Ok(Reply::ok())
+}
+
+pub async fn disconnect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let name = call.param(0).to_owned();
+    let body: MembershipBody = call.json().await?;
+    let network = engine.networks.find(&name)?;
+    let handle = match find_container(&engine, &body.container) {
+        // By force, a place whose container is gone would be cleared; there are none: places end with their runs.
+        Err(e) if body.force && e.code == Code::NotFound => {
+            return Err(Error::not_found(format!("endpoint {} not found", body.container)));
+        }
+        found => found?,
+    };
+    handle.ask(|reply| Command::Disconnect { network, reply }).await??;
+    Ok(Reply::ok())
+}
+
+fn find_container(engine: &Engine, reference: &str) -> Result<Handle> {
+    if reference.is_empty() {
+        return Err(Error::invalid("invalid name or ID supplied: \"\""));
+    }
+    engine.containers.find(reference)
+}
+
+/// An address asked for, held against the network, in Docker's words.
+fn check_endpoint(network: &Network, settings: &EndpointSettings) -> Result<()> {
+    let asked = settings.ipam_config.as_ref().map_or("", |c| c.ipv4_address.as_str());
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let mut wrong = Vec::new();
+    if network.is_predefined() {
+        wrong.push("user specified IP address is supported on user defined networks only".to_owned());
+        wrong.push("user specified IP address is supported only when connecting to networks with user configured subnets".to_owned());
+    } else {
+        let address = asked.parse::<std::net::Ipv4Addr>();
+        if address.is_err() {
+            wrong.push(format!("invalid IPv4 address: {asked}"));
+        }
+        let inside = match &network.driver {
+            Driver::Bridge { subnet, .. } => address.is_ok_and(|a| subnet.contains(&a)),
+            Driver::Host | Driver::Null => false,
+        };
+        if !inside {
+            wrong.push(format!("no configured subnet or ip-range contain the IP address {asked}"));
+        }
+    }
+    match wrong.as_slice() {
+        [] => Ok(()),
+        [one] => Err(Error::invalid(format!("invalid endpoint settings:\n{one}"))),
+        many => Err(Error::invalid(format!("invalid endpoint settings:\n* {}", many.join("\n* ")))),
+    }
 }
 
 pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {

@@ -47,6 +47,10 @@ impl Reply {
     pub fn created(value: Value) -> Self {
         Self::Json(StatusCode::CREATED, value)
     }
+    /// 200 without a body.
+    pub fn ok() -> Self {
+        Self::Empty(StatusCode::OK)
+    }
     /// 204.
     pub fn no_content() -> Self {
         Self::Empty(StatusCode::NO_CONTENT)

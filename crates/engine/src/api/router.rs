@@ -126,8 +126,8 @@ pub const OPERATIONS: &[Operation] = operations! {
     POST "/networks/prune" NetworkPrune => networks::prune;
     GET "/networks/{id}" NetworkInspect => networks::inspect;
     DELETE "/networks/{id}" NetworkDelete => networks::delete;
-    POST "/networks/{id}/connect" NetworkConnect => missing;
-    POST "/networks/{id}/disconnect" NetworkDisconnect => missing;
+    POST "/networks/{id}/connect" NetworkConnect => networks::connect;
+    POST "/networks/{id}/disconnect" NetworkDisconnect => networks::disconnect;
 
     GET "/plugins" PluginList => system::no_plugins;
     GET "/plugins/privileges" GetPluginPrivileges => refused("managed plugins are not supported: they are images that run with the engine's own rights");

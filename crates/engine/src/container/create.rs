@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::config::{Config, EndpointSettings, Healthcheck, HostConfig, NetworkingConfig};
 use super::mounts::{self, MountKind, MountPoint};
 use super::validate::validate;
-use super::{Handle, LastRun, Record, task};
+use super::{Handle, LastRun, Record, links, task};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::store::{Durability, Kind};
@@ -43,7 +43,8 @@ pub async fn create(
     let image = engine.images.get(&config.image).await?;
     merge_image(&mut config, &image.config);
     let command = command(&config)?;
-    let networks = networks(engine, &host, networking)?;
+    let networks = networks(engine, &mut host, networking, &config.mac_address)?;
+    let links = links::resolve(engine, &host.links.take().unwrap_or_default())?;
     let mut mounts = mounts::collect(&host, &config.volumes, mounts::inherited(&engine.containers, &host)?)?;
     for mount in &mounts {
         super::spec::check_source(engine, mount).await?;
@@ -51,7 +52,11 @@ pub async fn create(
 
     let id = crate::names::random_id();
     if config.hostname.is_empty() {
-        config.hostname = if host.network_mode == "host" { host_name() } else { id[..12].to_owned() };
+        config.hostname = match links::network_owner(engine, &host) {
+            Ok(Some(owner)) => owner.view().record.config.hostname.clone(),
+            _ if host.network_mode == "host" => host_name(),
+            _ => id[..12].to_owned(),
+        };
     }
     let name = reserve(engine, name, &id)?;
     let made = async {
@@ -68,6 +73,7 @@ pub async fn create(
             config,
             host,
             networks,
+            links,
             mounts,
             last: LastRun::default(),
             restart_count: 0,
@@ -179,16 +185,27 @@ fn command(config: &Config) -> Result<(String, Vec<String>)> {
 /// The networks by name, with what was asked of each.
 fn networks(
     engine: &Engine,
-    host: &HostConfig,
+    host: &mut HostConfig,
     networking: NetworkingConfig,
+    mac_address: &str,
 ) -> Result<BTreeMap<String, EndpointSettings>> {
+    if links::shares_network(host) {
+        // One that is not there fails the start, as with dockerd.
+        if let Ok(Some(owner)) = links::network_owner(engine, host) {
+            host.network_mode = format!("container:{}", owner.view().record.id);
+        }
+        if networking.endpoints_config.values().flatten().any(asks_for_address) {
+            return Err(Error::invalid(format!(
+                "invalid config for network {}: invalid endpoint settings:\nuser specified IP address is supported on user defined networks only",
+                host.network_mode
+            )));
+        }
+        return Ok(BTreeMap::new());
+    }
     let mode = match host.network_mode.as_str() {
         "" | "default" => "bridge",
         other => other,
     };
-    if mode.starts_with("container:") {
-        return Err(Error::not_implemented("--network container: is not there yet"));
-    }
     let mut all = BTreeMap::new();
     for (name, settings) in networking.endpoints_config {
         let network = match engine.networks.find(&name) {
@@ -199,26 +216,34 @@ fn networks(
         all.insert(network, settings.unwrap_or_default());
     }
     let mode = engine.networks.find(mode).map_or_else(|_| mode.to_owned(), |n| n.name.clone());
-    all.entry(mode).or_default();
+    let user_defined = !matches!(mode.as_str(), "bridge" | "host" | "none");
+    let main: &mut EndpointSettings = all.entry(mode).or_default();
+    if main.mac_address.is_empty() {
+        // Where clients before API 1.44 say it.
+        mac_address.clone_into(&mut main.mac_address);
+    }
+    if user_defined {
+        // Where there is a name server, links are names of it. Clients say them in both places.
+        let links = host.links.take().filter(|l| !l.is_empty());
+        main.links = main.links.take().or(links);
+    }
     if all.len() > 1 && (all.contains_key("host") || all.contains_key("none")) {
         return Err(Error::invalid(
             "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
         ));
     }
     for (name, settings) in &all {
-        if let Some(ipam) = &settings.ipam_config
-            && !ipam.ipv4_address.is_empty()
-            && matches!(name.as_str(), "bridge" | "host" | "none")
-        {
+        if asks_for_address(settings) && matches!(name.as_str(), "bridge" | "host" | "none") {
             return Err(Error::invalid(format!(
                 "invalid config for network {name}: invalid endpoint settings:\n* user specified IP address is supported on user defined networks only\n* user specified IP address is supported only when connecting to networks with user configured subnets"
             )));
         }
-        if settings.links.as_ref().is_some_and(|l| !l.is_empty()) {
-            return Err(Error::not_implemented("links are not there yet"));
-        }
     }
     Ok(all)
+}
+
+fn asks_for_address(settings: &EndpointSettings) -> bool {
+    settings.ipam_config.as_ref().is_some_and(|ipam| !ipam.ipv4_address.is_empty())
 }
 
 /// Makes the volumes a container needs and fills new ones with what the image has there.

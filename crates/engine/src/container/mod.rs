@@ -21,6 +21,7 @@ pub mod create;
 pub mod files;
 pub mod health;
 pub mod limits;
+pub mod links;
 pub mod list;
 pub mod mounts;
 pub mod names;
@@ -40,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Error, Result};
-use crate::networks::Member;
+use crate::networks::{Member, Network};
 use config::{Config, EndpointSettings, HostConfig};
 use mounts::MountPoint;
 
@@ -64,6 +65,9 @@ pub struct Record {
     pub host: HostConfig,
     /// The networks it starts in, by name.
     pub networks: BTreeMap<String, EndpointSettings>,
+    /// Containers of the default bridge it knows by names of its own (`--link`).
+    #[serde(default)]
+    pub links: Vec<links::Link>,
     /// Its mounts, binds and volumes both.
     pub mounts: Vec<MountPoint>,
     /// The program.
@@ -204,6 +208,17 @@ pub enum Command {
         probe: health::Probe,
         age: std::time::Duration,
         reply: oneshot::Sender<health::Status>,
+    },
+    /// Enters a network, at once while it runs.
+    Connect {
+        network: Arc<Network>,
+        settings: Box<EndpointSettings>,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Leaves a network, at once while it runs.
+    Disconnect {
+        network: Arc<Network>,
+        reply: oneshot::Sender<Result<()>>,
     },
     /// Other limits, another restart policy; what is zero or empty stays.
     Update {

@@ -1,8 +1,9 @@
 //! The files by which a container knows names: `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
-use super::Record;
+use super::{Record, links};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::networks::Member;
@@ -21,6 +22,44 @@ pub fn upstreams(engine: &Engine, record: &Record) -> Vec<SocketAddr> {
         .collect()
 }
 
+/// Where the files are: with `--network container:` they are the other container's, as its network is.
+pub fn folder(engine: &Engine, record: &Record) -> PathBuf {
+    match links::network_owner(engine, &record.host) {
+        Ok(Some(owner)) => engine.paths.container(&owner.view().record.id),
+        _ => engine.paths.container(&record.id),
+    }
+}
+
+/// The names a container has itself, in `/etc/hosts`.
+fn own_names(record: &Record) -> String {
+    match record.config.domainname.as_str() {
+        "" => record.config.hostname.clone(),
+        domain => format!("{0}.{domain} {0}", record.config.hostname),
+    }
+}
+
+/// Enters a further address of the container; what else stands in the file stays, also what programs wrote there.
+pub async fn add_to_hosts(engine: &Engine, record: &Record, address: Ipv4Addr) -> Result<()> {
+    let path = engine.paths.container(&record.id).join("hosts");
+    let mut text = tokio::fs::read_to_string(&path).await?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&format!("{address}\t{}\n", own_names(record)));
+    tokio::fs::write(path, text).await?;
+    Ok(())
+}
+
+/// Takes an address of the container out again.
+pub async fn remove_from_hosts(engine: &Engine, record: &Record, address: Ipv4Addr) -> Result<()> {
+    let path = engine.paths.container(&record.id).join("hosts");
+    let own = format!("{address}\t{}", own_names(record));
+    let text = tokio::fs::read_to_string(&path).await?;
+    let kept: String = text.lines().filter(|line| *line != own).flat_map(|line| [line, "\n"]).collect();
+    tokio::fs::write(path, kept).await?;
+    Ok(())
+}
+
 /// `/etc/hosts` of a container: its own names, and those asked for.
 pub async fn write_hosts(engine: &Engine, record: &Record, members: &[Member]) -> Result<()> {
     let mut text = String::from(
@@ -36,10 +75,13 @@ pub async fn write_hosts(engine: &Engine, record: &Record, members: &[Member]) -
         };
         text.push_str(&format!("{address}\t{name}\n"));
     }
-    let full = match record.config.domainname.as_str() {
-        "" => record.config.hostname.clone(),
-        domain => format!("{0}.{domain} {0}", record.config.hostname),
-    };
+    // Before it starts and again with its addresses: what the links lead to runs by then.
+    if !members.is_empty() {
+        for line in links::linked(engine, record)?.iter().filter_map(links::Linked::hosts_line) {
+            text.push_str(&format!("{line}\n"));
+        }
+    }
+    let full = own_names(record);
     for member in members {
         if let Some(address) = member.address {
             text.push_str(&format!("{}\t{full}\n", address.addr()));
@@ -53,15 +95,24 @@ pub async fn write_hosts(engine: &Engine, record: &Record, members: &[Member]) -
 pub async fn write_names(engine: &Engine, record: &Record) -> Result<()> {
     let folder = engine.paths.container(&record.id);
     tokio::fs::create_dir_all(&folder).await?;
+    if links::shares_network(&record.host) {
+        return Ok(());
+    }
     tokio::fs::write(folder.join("hostname"), format!("{}\n", record.config.hostname)).await?;
+    write_resolv_conf(engine, record).await?;
+    // Written for good when the addresses are known; the file must be there to be mounted.
+    write_hosts(engine, record, &[]).await
+}
+
+/// `/etc/resolv.conf`, in place: it is mounted in the container while that runs.
+pub async fn write_resolv_conf(engine: &Engine, record: &Record) -> Result<()> {
     let text = if record.networks.contains_key("host") && record.host.dns.is_empty() {
         tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default()
     } else {
         resolv_conf(engine, record)
     };
-    tokio::fs::write(folder.join("resolv.conf"), text).await?;
-    // Written for good when the addresses are known; the file must be there to be mounted.
-    write_hosts(engine, record, &[]).await
+    tokio::fs::write(engine.paths.container(&record.id).join("resolv.conf"), text).await?;
+    Ok(())
 }
 
 fn resolv_conf(engine: &Engine, record: &Record) -> String {

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::mounts::{MountKind, MountPoint};
 use super::user::{self, Identity};
-use super::{Record, Status, names};
+use super::{Record, Status, links, names};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::exec::ExecConfig;
@@ -161,7 +161,7 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
     if !config.domainname.is_empty() {
         spec.set_domainname(Some(config.domainname.clone()));
     }
-    spec.set_process(Some(process(record, who)?));
+    spec.set_process(Some(process(engine, record, who)?));
     spec.set_mounts(Some(mounts(engine, record)));
     spec.set_annotations(
         (!host.annotations.is_empty()).then(|| host.annotations.clone().into_iter().collect()),
@@ -188,7 +188,7 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
     Ok(spec)
 }
 
-fn process(record: &Record, who: &Identity) -> Result<Process> {
+fn process(engine: &Engine, record: &Record, who: &Identity) -> Result<Process> {
     let (config, host) = (&record.config, &record.host);
     let mut process = Process::default();
     let mut args = Vec::new();
@@ -198,7 +198,9 @@ fn process(record: &Record, who: &Identity) -> Result<Process> {
     args.push(record.path.clone());
     args.extend(record.args.iter().cloned());
     process.set_args(Some(args));
-    process.set_env(Some(environment(&config.env, &config.hostname, who, config.tty)));
+    let told: Vec<String> =
+        links::linked(engine, record)?.iter().flat_map(|l| l.environment(&record.name)).collect();
+    process.set_env(Some(environment(&config.env, &told, &config.hostname, who, config.tty)));
     process.set_cwd(if config.working_dir.is_empty() {
         "/".into()
     } else {
@@ -234,7 +236,7 @@ fn rlimit(u: &super::config::Ulimit) -> Result<PosixRlimit> {
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The process's environment: what was asked, and what a shell expects.
-fn environment(asked: &[String], hostname: &str, who: &Identity, tty: bool) -> Vec<String> {
+fn environment(asked: &[String], told: &[String], hostname: &str, who: &Identity, tty: bool) -> Vec<String> {
     let mut env = Vec::with_capacity(asked.len() + 3);
     let has = |name: &str| asked.iter().any(|e| e.split('=').next() == Some(name));
     env.push(asked.iter().find(|e| e.starts_with("PATH=")).map_or(DEFAULT_PATH, String::as_str).to_owned());
@@ -244,6 +246,7 @@ fn environment(asked: &[String], hostname: &str, who: &Identity, tty: bool) -> V
     if tty && !has("TERM") {
         env.push("TERM=xterm".into());
     }
+    env.extend(told.iter().filter(|e| !has(e.split('=').next().unwrap_or_default())).cloned());
     // A name alone removes the variable.
     env.extend(asked.iter().filter(|e| e.contains('=') && !e.starts_with("PATH=")).cloned());
     if !has("HOME") {
@@ -351,6 +354,9 @@ fn namespaces(engine: &Engine, record: &Record) -> Result<Vec<LinuxNamespace>> {
             if let (LinuxNamespaceType::Pid, Some(other)) = (kind, host.pid_mode.strip_prefix("container:")) {
                 namespace.set_path(Some(format!("/proc/{}/ns/pid", running(engine, other)?).into()));
             }
+            if kind == LinuxNamespaceType::Network {
+                namespace.set_path(links::shared_netns(engine, record)?.map(PathBuf::from));
+            }
             Ok(namespace)
         })
         .collect()
@@ -407,7 +413,7 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
         let shim = engine.paths.shim.to_string_lossy();
         list.push(mount(runtime::shim::INIT_PATH, "bind", &shim, &["bind", "rprivate", "ro"]));
     }
-    let folder = engine.paths.container(&record.id);
+    let folder = names::folder(engine, record);
     for name in ["resolv.conf", "hostname", "hosts"] {
         let place = format!("/etc/{name}");
         if !own.contains_key(std::path::Path::new(&place)) {
@@ -614,7 +620,7 @@ pub async fn exec_process(
     }
     let mut process = Process::default();
     process.set_args(Some(exec.cmd.clone()));
-    process.set_env(Some(environment(&env, &record.config.hostname, &who, exec.tty)));
+    process.set_env(Some(environment(&env, &[], &record.config.hostname, &who, exec.tty)));
     let cwd = if exec.working_dir.is_empty() { &record.config.working_dir } else { &exec.working_dir };
     process.set_cwd(if cwd.is_empty() { "/".into() } else { cwd.clone().into() });
     process.set_terminal(Some(exec.tty));
@@ -654,7 +660,13 @@ mod tests {
     #[test]
     fn the_environment_has_what_a_shell_expects() {
         let who = Identity { uid: 0, gid: 0, groups: vec![], home: "/root".into() };
-        let env = environment(&["PATH=/bin".into(), "A=b".into(), "GONE".into()], "box", &who, true);
-        assert_eq!(env, ["PATH=/bin", "HOSTNAME=box", "TERM=xterm", "A=b", "HOME=/root"]);
+        let env = environment(
+            &["PATH=/bin".into(), "A=b".into(), "GONE".into()],
+            &["A=link".into(), "DB_PORT=tcp://x".into()],
+            "box",
+            &who,
+            true,
+        );
+        assert_eq!(env, ["PATH=/bin", "HOSTNAME=box", "TERM=xterm", "DB_PORT=tcp://x", "A=b", "HOME=/root"]);
     }
 }

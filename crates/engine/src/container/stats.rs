@@ -90,7 +90,8 @@ async fn sample(handle: &Handle, machine: Machine) -> Sample {
     let view = handle.view();
     let (used, interfaces) = match &view.status {
         Status::Running { container, .. } => {
-            let own = !view.record.networks.contains_key("host");
+            let own = !view.record.networks.contains_key("host")
+                && !super::links::shares_network(&view.record.host);
             let text = if own {
                 std::fs::read_to_string(format!("/proc/{}/net/dev", container.pid())).unwrap_or_default()
             } else {

@@ -2,7 +2,7 @@
 
 use super::config::{Config, HostConfig};
 use super::signal::parse_signal;
-use super::{limits, spec};
+use super::{limits, links, spec};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
@@ -15,6 +15,7 @@ const SHM_SIZE: i64 = 64 << 20;
 pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     let missing = |what: &str| Err(Error::not_implemented(format!("{what} is not there yet")));
+    links::check_conflicts(config, host)?;
     limits::check(host, engine.cpus)?;
     spec::check_capabilities(host)?;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
@@ -116,10 +117,6 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     }
     if host.runtime.is_empty() {
         host.runtime = "coracle".into();
-    }
-    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
-    if some(&host.links) {
-        return missing("--link (put both containers in a network of their own instead)");
     }
     if !host.userns_mode.is_empty() && host.userns_mode != "host" {
         return missing("--userns");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::size_of;
 use crate::api::reply::Reply;
 use crate::api::request::{Call, Filters, Version};
-use crate::container::{Handle, Record, Status, View, health, spec};
+use crate::container::{Handle, Record, Status, View, health, links, names, spec};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::networks::Member;
@@ -300,7 +300,7 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let last = &record.last;
     // The files are made when it starts for the first time.
     let prepared = !last.started_at.is_empty() || !last.error.is_empty();
-    let folder = engine.paths.container(&record.id);
+    let folder = names::folder(&engine, record);
     let file = |name: &str| if prepared { json!(folder.join(name)) } else { json!("") };
     let running = view.status.is_running();
     let pid = match &view.status {
@@ -310,6 +310,7 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let paused = matches!(view.status, Status::Running { paused: true, .. });
     let mut host = json!(record.host);
     host["NetworkMode"] = json!(network_mode(record));
+    host["Links"] = json!(links::shown(&engine, record));
     let strings = |list: &[&str]| json!(list);
     if host["MaskedPaths"].is_null() && !record.host.privileged {
         host["MaskedPaths"] = strings(&runtime::spec::MASKED_PATHS);

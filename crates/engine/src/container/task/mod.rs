@@ -5,6 +5,7 @@
 //! the first.
 
 mod end;
+mod networks;
 mod start;
 mod steer;
 
@@ -235,6 +236,14 @@ impl Task {
             }
             Command::Update { wanted, reply } => {
                 let result = self.update(&wanted).await;
+                tell(reply, result);
+            }
+            Command::Connect { network, settings, reply } => {
+                let result = self.connect(&network, *settings).await;
+                tell(reply, result);
+            }
+            Command::Disconnect { network, reply } => {
+                let result = self.disconnect(&network).await;
                 tell(reply, result);
             }
             Command::Remove { force, volumes, reply } => match &self.state {

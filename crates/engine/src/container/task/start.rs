@@ -1,13 +1,11 @@
 //! How a run begins, or is found again.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
+use super::networks::serve_names;
 use super::{Run, State, Task};
-use crate::container::{LastRun, PublishedPort, Status, create, health, names, ports, spec};
+use crate::container::{LastRun, PublishedPort, Status, create, health, spec};
 use crate::error::{Code, Error, Result};
-use crate::networks::ContainerNames;
 use crate::store::Durability;
 
 impl Task {
@@ -90,7 +88,7 @@ impl Task {
         ports: &mut Vec<PublishedPort>,
     ) -> std::result::Result<(), StartError> {
         self.join_networks(run).await?;
-        *ports = self.open_ports(run).await?;
+        *ports = self.open_ports(&run.members).await?;
         for (want, reply) in self.pending.drain(..) {
             if reply.is_closed() {
                 continue;
@@ -100,79 +98,6 @@ impl Task {
             let _ = reply.send(attachment);
         }
         run.container.start().await.map_err(start_error)
-    }
-
-    pub(super) async fn join_networks(&mut self, run: &mut Run) -> Result<()> {
-        let context = "failed to set up container networking";
-        if self.record.host.network_mode.starts_with("container:")
-            || self.record.networks.contains_key("host")
-        {
-            return self.note_host_network(run).await;
-        }
-        let netns = run.container.netns();
-        network::loopback_up(&netns).await.map_err(|e| Error::from(e).context(context))?;
-        let engine = self.engine.clone();
-        let mut user_networks = Vec::new();
-        let wanted = self.record.networks.clone();
-        for (n, (name, settings)) in wanted.iter().enumerate() {
-            let network = engine.networks.find(name).map_err(|e| e.context(context))?;
-            let who = (self.record.id.as_str(), self.record.name.as_str());
-            let member =
-                engine.networks.join(&network, who, settings).await.map_err(|e| e.context(context))?;
-            // Entered before it is plugged, so that a failure gives the address back.
-            run.members.push(member);
-            if let Some(member) = run.members.last_mut() {
-                let plugged = engine.networks.plug(member, &netns, &format!("eth{n}"), n == 0).await;
-                plugged.map_err(|e| e.context(context))?;
-            }
-            if !network.is_predefined() {
-                user_networks.push(network.id.clone());
-            }
-            engine.network_event(&network, "connect", &self.record.id);
-        }
-        names::write_hosts(&engine, &self.record, &run.members).await?;
-        if !user_networks.is_empty() {
-            let names = ContainerNames {
-                networks: engine.networks.clone(),
-                network_ids: user_networks,
-                upstreams: names::upstreams(&engine, &self.record),
-            };
-            let server = network::dns::serve(&netns, Arc::new(names)).await;
-            run.names = Some(server.map_err(|e| Error::from(e).context(context))?);
-        }
-        Ok(())
-    }
-
-    /// `--network host`: no link, but it is listed as a member.
-    pub(super) async fn note_host_network(&mut self, run: &mut Run) -> Result<()> {
-        if let Some(settings) = self.record.networks.get("host") {
-            let network = self.engine.networks.find("host")?;
-            let who = (self.record.id.as_str(), self.record.name.as_str());
-            run.members.push(self.engine.networks.join(&network, who, settings).await?);
-        }
-        Ok(())
-    }
-
-    pub(super) async fn open_ports(&self, run: &Run) -> Result<Vec<PublishedPort>> {
-        let Some(member) = run.members.iter().find(|m| m.address.is_some()) else { return Ok(Vec::new()) };
-        let Some(address) = member.address else { return Ok(Vec::new()) };
-        let requests = ports::port_requests(&self.record, address.addr())?;
-        if requests.is_empty() {
-            return Ok(Vec::new());
-        }
-        let opened = self.engine.ports.open(&self.record.id, requests).await.map_err(|e| {
-            // dockerd answers 500 here whatever the cause; the CLI exits with 125.
-            Error::internal(format!(
-                "failed to set up container networking: driver failed programming external connectivity on endpoint {} ({}): {e}",
-                self.record.name, member.endpoint_id
-            ))
-        })?;
-        let published = |b: network::Binding| PublishedPort {
-            port: format!("{}/{}", b.request.target.port(), b.request.protocol.name()),
-            host_ip: b.request.host_ip,
-            host_port: b.host_port,
-        };
-        Ok(opened.into_iter().map(published).collect())
     }
 
     /// A container found running after the engine's restart.
@@ -190,23 +115,8 @@ impl Task {
             stopping: None,
             container,
         };
-        let user_networks: Vec<String> = run
-            .members
-            .iter()
-            .filter_map(|m| self.engine.networks.find(&m.network_id).ok())
-            .filter(|n| !n.is_predefined())
-            .map(|n| n.id.clone())
-            .collect();
-        if !user_networks.is_empty() {
-            let names = ContainerNames {
-                networks: self.engine.networks.clone(),
-                network_ids: user_networks,
-                upstreams: names::upstreams(&self.engine, &self.record),
-            };
-            match network::dns::serve(&run.container.netns(), Arc::new(names)).await {
-                Ok(server) => run.names = Some(server),
-                Err(e) => tracing::error!("container {} has no name server: {e}", self.record.name),
-            }
+        if let Err(e) = serve_names(&self.engine, &self.record, &mut run).await {
+            tracing::error!("container {} has no name server: {e}", self.record.name);
         }
         self.state = State::Running(Box::new(run));
     }

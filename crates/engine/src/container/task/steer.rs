@@ -154,6 +154,7 @@ impl Task {
         self.engine.containers.reserve_name(&name, &self.record.id).map_err(|e| e.context(context))?;
         let old = std::mem::replace(&mut self.record.name, name);
         self.engine.containers.release_name(&old, &self.record.id);
+        self.engine.networks.rename(&self.record.id, &self.record.name);
         self.save(Durability::Durable).await;
         let status = self.publish.borrow().status.clone();
         self.publish(status);
