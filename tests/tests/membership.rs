@@ -214,3 +214,21 @@ fn links_name_another_container() {
     assert_eq!(linked(&["--link", "web:page"]).ok(), PAGE);
     assert_ne!(linked(&[]).code, Some(0));
 }
+
+#[test]
+fn an_alias_of_several_containers_leads_to_each_of_them() {
+    let engine = Engine::with_busybox();
+    engine.docker(&["network", "create", "net"]).ok();
+    for n in ["1", "2", "3"] {
+        let name = format!("worker-{n}");
+        let run = ["run", "-d", "--name", &name, "--network", "net", "--network-alias", "worker"];
+        engine.docker(&[&run[..], &["busybox", "sleep", "1000"]].concat()).ok();
+    }
+    // In the order of the answer: libraries sort by rules of their own.
+    let ask = "for i in $(seq 60); do nslookup worker | sed -n '/^Name/{n;p;q;}'; done | sort -u";
+    let firsts = engine.docker(&["run", "--rm", "--network", "net", "busybox", "sh", "-c", ask]).ok();
+    assert_eq!(firsts.lines().count(), 3, "{firsts}");
+    engine.docker(&["stop", "-t", "0", "worker-1"]).ok();
+    let left = engine.docker(&["run", "--rm", "--network", "net", "busybox", "nslookup", "worker"]).ok();
+    assert_eq!(left.matches("Name:").count(), 2, "{left}");
+}
