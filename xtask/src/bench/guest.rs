@@ -1,7 +1,8 @@
 //! `bench --guest`: the rows in guests, through their forwarded sockets, and the boot.
 //!
 //! With `--dockerd` a second guest stands beside: the same kernel, init, link and QEMU line, with Debian's dockerd
-//! (containerd, runc) in the engine's place, on a disk of its own, uncompressed. So both sides have the same cgroups.
+//! (containerd, runc) in the engine's place, on a disk of its own, uncompressed. So both sides have
+//! cgroup v2 with its controllers (which of them, is printed).
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
