@@ -1,7 +1,8 @@
 //! `bench --guest`: the rows in guests, through their forwarded sockets, and the boot.
 //!
 //! With `--dockerd` a second guest stands beside: the same kernel, init, link and QEMU line, with Debian's dockerd
-//! (containerd, runc) in the engine's place, on a disk of its own, uncompressed. So both sides have the same cgroups.
+//! (containerd, runc) in the engine's place, on a disk of its own, uncompressed. So both sides have
+//! cgroup v2 with its controllers (which of them, is printed).
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -201,11 +202,13 @@ fn dockerd_disk(folder: &Path) -> Result<PathBuf> {
 /// Stands in the engine's place: mounts the disk and becomes dockerd.
 const DOCKERD: &str = r#"#!/bin/sh
 set -e
+# Mounts of its own, the disk as their very root: from a mere chroot an exec would end in the guest's root, not in the
+# container's, for joining mounts begins at their root.
+[ "$1" = inside ] || exec unshare -m "$0" inside "$@"
 while [ $# -gt 0 ]; do
     case "$1" in --socket) socket=$2 ;; --root) root=$2 ;; esac
     shift
 done
-# runc's pivot_root wants the mount that its root stands on to be nobody else's.
 mount --make-rprivate /
 top=/run/dockerd
 mkdir -p $top/disk $top/rw $top/root "$root"
@@ -214,7 +217,7 @@ mount -t tmpfs none $top/rw
 mkdir $top/rw/upper $top/rw/work
 mount -t overlay -o lowerdir=$top/disk,upperdir=$top/rw/upper,workdir=$top/rw/work none $top/root
 cd $top/root
-mkdir -p dev proc sys run tmp var/lib/docker
+mkdir -p dev proc sys run tmp var/lib/docker old
 mount --rbind /dev dev
 mount --rbind /proc proc
 mount --rbind /sys sys
@@ -224,8 +227,11 @@ for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6
     ln -sf xtables-nft-multi usr/sbin/$name
 done
 cp /etc/resolv.conf etc/resolv.conf
-PATH=/usr/sbin:/usr/bin exec chroot . dockerd --host "unix://$socket" --data-root /var/lib/docker \
-    --exec-root /run/docker --exec-opt native.cgroupdriver=cgroupfs
+pivot_root . old
+PATH=/usr/sbin:/usr/bin exec /old/usr/bin/busybox chroot . /old/usr/bin/busybox sh -c '
+    /old/usr/bin/busybox umount -l /old
+    exec dockerd --host "unix://$0" --data-root /var/lib/docker --exec-root /run/docker \
+        --exec-opt native.cgroupdriver=cgroupfs' "$socket"
 "#;
 
 /// The guest's image with dockerd's start in the engine's place.
