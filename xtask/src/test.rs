@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{licences, stage, target_dir, tools, workspace};
+use crate::{fuzz, licences, stage, target_dir, tools, workspace};
 
 /// How much is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,9 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     )?;
     if tier == Tier::Quick {
         return Ok(());
+    }
+    if filter.is_none() {
+        fuzz::run(tier)?;
     }
     let (bin, qemu) = crate::run::prepare()?;
     run_step(
