@@ -15,6 +15,7 @@ pub mod engine;
 pub mod images;
 pub mod machine;
 pub mod sandbox;
+pub mod store;
 
 pub use engine::{Cli, Engine, Outcome};
 pub use sandbox::{Registry, Sandbox};

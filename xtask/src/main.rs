@@ -4,6 +4,7 @@ mod bench;
 mod cpio;
 mod debian;
 mod fixtures;
+mod fuzz;
 mod image;
 mod licences;
 mod modules;

@@ -200,7 +200,7 @@ pub(crate) fn manifests(db: &Connection, id: &Digest) -> Result<Vec<ManifestSumm
     named.into_iter().map(|descriptor| summary(db, descriptor)).collect()
 }
 
-fn summary(db: &Connection, mut descriptor: Descriptor) -> Result<ManifestSummary, Error> {
+fn summary(db: &Connection, descriptor: Descriptor) -> Result<ManifestSummary, Error> {
     let digest = descriptor.digest.to_string();
     let platform: Option<Platform> = db
         .prepare_cached("SELECT os, architecture, variant FROM image_manifest WHERE digest = ?1")?
@@ -222,16 +222,13 @@ fn summary(db: &Connection, mut descriptor: Descriptor) -> Result<ManifestSummar
         )?
         .query_row([&digest], |r| r.get(0))?;
     let attests = descriptor.annotations.get(REFERENCE_TYPE).is_some_and(|t| t == ATTESTATION);
-    let kind = match (attests, platform.clone().or_else(|| descriptor.platform.clone())) {
+    let kind = match (attests, platform.or_else(|| descriptor.platform.clone())) {
         (true, _) => ManifestKind::Attestation(
             descriptor.annotations.get(REFERENCE_DIGEST).cloned().unwrap_or_default(),
         ),
         (false, Some(platform)) if platform.os != "unknown" => ManifestKind::Image(platform),
         _ => ManifestKind::Unknown,
     };
-    if descriptor.platform.is_none() {
-        descriptor.platform = platform;
-    }
     Ok(ManifestSummary {
         available: children > 0 && present == children,
         content: content_size(db, &descriptor.digest)?,

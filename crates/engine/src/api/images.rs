@@ -192,6 +192,7 @@ async fn manifests_json(engine: &Engine, image: &image::Image) -> Result<Value> 
                     Vec::new()
                 };
                 entry["Kind"] = json!("image");
+                let containers = if containers.is_empty() { Value::Null } else { json!(containers) };
                 entry["ImageData"] = json!({
                     "Platform": platform, "Size": { "Unpacked": m.unpacked }, "Containers": containers,
                 });
