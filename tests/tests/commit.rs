@@ -116,3 +116,19 @@ fn an_archive_becomes_an_image() {
     engine.docker(&["import", "http://127.0.0.1:1/x.tar"]).fails(1, "connection refused");
     assert_eq!(engine.docker(&["images", "-q", "-f", "dangling=true"]).ok(), "", "failures leave nothing");
 }
+
+#[test]
+fn a_client_that_goes_away_leaves_no_container_frozen() {
+    let engine = Engine::with_busybox();
+    let script = "dd if=/dev/urandom of=/big bs=1M count=200 2>/dev/null; exec sleep 1000";
+    engine.docker(&["run", "-d", "--name", "box", "busybox", "sh", "-c", script]).ok();
+    tests::eventually("the file is written", || {
+        engine.docker(&["exec", "box", "stat", "-c", "%s", "/big"]).out.trim() == (200 << 20).to_string()
+    });
+    let mut client = engine.command(&["commit", "box"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    tests::eventually("the container is frozen", || format(&engine, "box", "{{.State.Status}}") == "paused");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    tests::eventually("it runs again", || format(&engine, "box", "{{.State.Status}}") == "running");
+    engine.docker(&["rm", "-f", "box"]).ok();
+}

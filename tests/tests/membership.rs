@@ -232,3 +232,16 @@ fn an_alias_of_several_containers_leads_to_each_of_them() {
     let left = engine.docker(&["run", "--rm", "--network", "net", "busybox", "nslookup", "worker"]).ok();
     assert_eq!(left.matches("Name:").count(), 2, "{left}");
 }
+
+#[test]
+fn a_hosts_file_that_is_no_text_keeps_a_container_out_of_networks_until_it_is_mended() {
+    let engine = Engine::with_busybox();
+    engine.docker(&["network", "create", "other"]).ok();
+    engine.docker(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    engine.docker(&["exec", "box", "sh", "-c", "printf '\\377' > /etc/hosts"]).ok();
+    engine.docker(&["network", "connect", "other", "box"]).fails(1, "/etc/hosts of the container");
+    assert_eq!(engine.docker(&["exec", "box", "ls", "/sys/class/net"]).ok(), "eth0\nlo");
+    engine.docker(&["exec", "box", "sh", "-c", "echo > /etc/hosts"]).ok();
+    engine.docker(&["network", "connect", "other", "box"]).ok();
+    engine.docker(&["rm", "-f", "box"]).ok();
+}

@@ -155,7 +155,14 @@ impl Task {
         let address = member.address;
         run.members.push(member);
         if let Some(address) = address {
-            names::add_to_hosts(&engine, &self.record, address.addr()).await?;
+            // A file that a program filled with something else cannot be added to: then it is as if nothing was.
+            if let Err(e) = names::add_to_hosts(&engine, &self.record, address.addr()).await {
+                if let Some(member) = run.members.pop() {
+                    engine.networks.unplug(&member).await?;
+                    engine.networks.leave(&self.record.id, &member);
+                }
+                return Err(e.context("add the address to /etc/hosts of the container"));
+            }
         }
         engine.network_event(network, "connect", &self.record.id);
         if leads_out && before.is_some() { self.move_ports(run).await } else { Ok(()) }
