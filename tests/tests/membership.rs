@@ -87,7 +87,7 @@ fn networks_of_a_stopped_container_are_those_it_starts_in() {
 #[test]
 fn what_cannot_be_connected_is_refused_in_dockers_words() {
     let engine = Engine::with_busybox();
-    engine.docker(&["network", "create", "net"]).ok();
+    engine.docker(&["network", "create", "--subnet", "10.73.0.0/24", "net"]).ok();
     for (name, network) in [("hosted", "host"), ("alone", "none"), ("box", "bridge")] {
         engine.docker(&["run", "-d", "--name", name, "--network", network, "busybox", "sleep", "1000"]).ok();
     }

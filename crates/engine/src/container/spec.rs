@@ -442,6 +442,10 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
                 if !m.rw {
                     options.push(if m.recursive { "rro" } else { "ro" });
                 }
+                let part = format!("subpath={}", m.subpath);
+                if !m.subpath.is_empty() {
+                    options.push(&part);
+                }
                 list.push(mount(&place, "bind", &source.to_string_lossy(), &options));
             }
         }

@@ -40,6 +40,19 @@ impl Task {
 
     async fn bring_up(&mut self) -> std::result::Result<Run, StartError> {
         let engine = self.engine.clone();
+        let names = self.record.mounts.iter().filter_map(|m| m.volume.as_deref());
+        let brought = match engine.volumes.acquire(names, &self.record.id, &engine.host_paths).await {
+            Ok(()) => self.bring_up_mounted().await,
+            Err(e) => Err(e.into()),
+        };
+        if brought.is_err() {
+            engine.volumes.release(&self.record.id).await;
+        }
+        brought
+    }
+
+    async fn bring_up_mounted(&mut self) -> std::result::Result<Run, StartError> {
+        let engine = self.engine.clone();
         let id = self.record.id.clone();
         let files = self.files.clone().lock_owned().await;
         let rootfs =
