@@ -119,10 +119,20 @@ impl Firewall {
         self.wanted.lock().await.bridges.extend(bridges.into_iter().map(|b| (b.link.clone(), b)));
     }
 
-    /// After a restart of the engine: what is there of an earlier one is replaced by what runs still.
-    pub async fn restore_ports(self: &Arc<Self>, ports: BTreeMap<String, Vec<Redirect>>) -> Result<()> {
+    /// After a restart of the engine: what is there of an earlier one is replaced by what runs still. In a task of
+    /// its own: what runs has its rules already, and who starts an engine does not wait for those of what does not.
+    pub async fn restore_ports(self: &Arc<Self>, ports: BTreeMap<String, Vec<Redirect>>) {
+        self.wanted.lock().await.ports = ports;
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Err(e) = this.replace_left_over().await {
+                tracing::error!("rules of an earlier engine are not replaced: {e}");
+            }
+        });
+    }
+
+    async fn replace_left_over(self: &Arc<Self>) -> Result<()> {
         let mut wanted = self.wanted.lock().await;
-        wanted.ports = ports;
         if wanted.bridges.is_empty() && wanted.ports.is_empty() && !sys::nft_has_table("coracle").await? {
             return Ok(());
         }

@@ -222,10 +222,8 @@ impl Ports for LocalPorts {
                     Err(e) => failed.push((owner, e)),
                 }
             }
-            if let Some(firewall) = &self.firewall
-                && let Err(e) = firewall.restore_ports(ports).await
-            {
-                tracing::warn!("published ports are forwarded by the engine alone: {e}");
+            if let Some(firewall) = &self.firewall {
+                firewall.restore_ports(ports).await;
             }
             failed
         })

@@ -68,6 +68,19 @@ fn host_addresses(engine: &Engine, members: &[Member]) -> Vec<IpAddr> {
     }
 }
 
+/// Writes the addresses that linked containers have now; what else stands in the file stays.
+pub async fn relink(engine: &Engine, record: &Record) -> Result<()> {
+    let linked = links::linked(engine, record)?;
+    let path = engine.paths.container(&record.id).join("hosts");
+    let text = tokio::fs::read_to_string(&path).await?;
+    let renew = |line: &str| linked.iter().find_map(|l| l.renewed(line)).unwrap_or_else(|| line.to_owned());
+    let renewed: String = text.lines().flat_map(|line| [renew(line), "\n".to_owned()]).collect();
+    if renewed != text {
+        tokio::fs::write(path, renewed).await?;
+    }
+    Ok(())
+}
+
 /// `/etc/hosts` of a container: its own names, and those asked for.
 pub async fn write_hosts(engine: &Engine, record: &Record, members: &[Member]) -> Result<()> {
     let mut text = String::from(

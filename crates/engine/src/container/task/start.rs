@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::networks::serve_names;
 use super::{Run, State, Task};
-use crate::container::{LastRun, PublishedPort, Status, create, health, spec};
+use crate::container::{LastRun, PublishedPort, Status, create, health, links, spec};
 use crate::error::{Code, Error, Result};
 use crate::store::Durability;
 
@@ -19,6 +19,7 @@ impl Task {
                 self.save(Durability::Lazy).await;
                 self.publish_running();
                 self.emit("start", &[]);
+                links::tell_those_linked_to(&self.engine, &self.record.id).await;
                 Ok(())
             }
             Err(error) => {
