@@ -67,7 +67,7 @@ const TOOLS: &[Tool] = &[
         suite: "forky",
         packages: &["docker-compose"],
         program: "/usr/libexec/docker/cli-plugins/docker-compose",
-        closure: false,
+        closure: true,
         into_image: false,
     },
     Tool {
@@ -75,7 +75,7 @@ const TOOLS: &[Tool] = &[
         suite: "forky",
         packages: &["docker-buildx"],
         program: "/usr/libexec/docker/cli-plugins/docker-buildx",
-        closure: false,
+        closure: true,
         into_image: false,
     },
     Tool {
