@@ -137,6 +137,7 @@ impl Firewall {
             return Ok(());
         }
         self.watch();
+        wanted.maps = true;
         wanted.write_all().await
     }
 
@@ -160,9 +161,11 @@ impl Wanted {
         for bridge in self.bridges.values() {
             text.push_str(&rules(bridge));
         }
-        text.push_str(&self.ports_text());
+        // In a machine the host has the ports: no maps, and no modules for them.
+        if self.maps {
+            text.push_str(&self.ports_text());
+        }
         sys::nft(&text).await?;
-        self.maps = true;
         self.written = self.bridges.keys().cloned().collect();
         Ok(())
     }
