@@ -120,6 +120,14 @@ const TOOLS: &[Tool] = &[
         into_image: true,
     },
     Tool {
+        variable: "CORACLE_TEST_WATCHER",
+        suite: "trixie",
+        packages: &["python3-watchdog"],
+        program: "/",
+        closure: true,
+        into_image: true,
+    },
+    Tool {
         variable: "CORACLE_TEST_MINBASE",
         suite: "trixie",
         packages: MINBASE,

@@ -161,8 +161,9 @@ pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     if want("container") {
         let mut list = Vec::new();
+        let mut images = super::containers::Images::of(&engine);
         for handle in engine.containers.list() {
-            list.push(super::containers::summary(&engine, &handle.view(), true).await);
+            list.push(super::containers::summary(&mut images, &handle.view(), true).await);
         }
         out["Containers"] = json!(list);
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 pub use archive::{archive_get, archive_info, archive_put, changes, export};
-pub use look::{inspect, list, summary};
+pub use look::{Images, inspect, list, summary};
 pub use processes::{resize, running, size, top, wait};
 pub use stats::stats;
 pub use streams::{attach, detach_keys, logs, pump};
