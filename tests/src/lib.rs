@@ -5,7 +5,8 @@
 //! `CORACLE_TEST_DOCKER_26` (stock CLIs), `CORACLE_TEST_REGISTRY` (Debian's docker-registry),
 //! `CORACLE_TEST_BUSYBOX` (a static busybox), `CORACLE_TEST_NFT`, `CORACLE_TEST_QEMU`,
 //! `CORACLE_TEST_PYTHON` (a Python that has docker-py), `CORACLE_TEST_NGINX`, `CORACLE_TEST_REDIS`,
-//! `CORACLE_TEST_POSTGRES`, `CORACLE_TEST_MINBASE` (Debian's packages, unpacked).
+//! `CORACLE_TEST_POSTGRES`, `CORACLE_TEST_MINBASE` (Debian's packages, unpacked), `CORACLE_TEST_COMPOSE` (Debian's
+//! docker-compose v2).
 //!
 //! An engine runs in a [`Sandbox`]: network and mount namespaces of its own, so that its bridge, rules and ports
 //! are nobody else's, and all of it goes when the sandbox does, also when a test fails.
@@ -14,10 +15,12 @@ pub mod differential;
 pub mod engine;
 pub mod images;
 pub mod machine;
+pub mod neighbour;
 pub mod sandbox;
 pub mod store;
 
 pub use engine::{Cli, Engine, Outcome};
+pub use neighbour::Neighbour;
 pub use sandbox::{Registry, Sandbox};
 
 use std::path::PathBuf;

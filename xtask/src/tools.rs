@@ -63,6 +63,22 @@ const TOOLS: &[Tool] = &[
         into_image: false,
     },
     Tool {
+        variable: "CORACLE_TEST_COMPOSE",
+        suite: "forky",
+        packages: &["docker-compose"],
+        program: "/usr/libexec/docker/cli-plugins/docker-compose",
+        closure: true,
+        into_image: false,
+    },
+    Tool {
+        variable: "CORACLE_TEST_BUILDX",
+        suite: "forky",
+        packages: &["docker-buildx"],
+        program: "/usr/libexec/docker/cli-plugins/docker-buildx",
+        closure: true,
+        into_image: false,
+    },
+    Tool {
         variable: "CORACLE_TEST_NFT",
         suite: "bookworm",
         packages: &["nftables"],

@@ -3,6 +3,7 @@
 //! An unknown key is an error that names it, as with dockerd: a setting that does nothing misleads.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -33,6 +34,10 @@ pub struct EngineConfig {
     pub dns_search: Vec<String>,
     /// Largest packet of the default network, in bytes.
     pub mtu: Option<u32>,
+    /// What `host-gateway` and `host.docker.internal` mean to containers, instead of the way out of their network.
+    pub host_gateway_ip: Option<IpAddr>,
+    /// The same, one address of each version.
+    pub host_gateway_ips: Vec<IpAddr>,
     /// Labels of the engine.
     pub labels: Vec<String>,
     /// More words in the log.
@@ -101,6 +106,11 @@ impl EngineConfig {
             https: self.proxies.https_proxy.clone().or(env.https),
             direct: self.proxies.no_proxy.clone().or(env.direct),
         }
+    }
+
+    /// Where containers find this host; empty: at the gateway of their network.
+    pub fn host_gateways(&self) -> Vec<IpAddr> {
+        self.host_gateway_ips.iter().copied().chain(self.host_gateway_ip).collect()
     }
 
     /// `default-address-pools`, checked; `None`: Docker's defaults.

@@ -231,6 +231,7 @@ fn mount(mount: &Mount) -> Result<MountPlan, Error> {
         return Err(invalid(format!("invalid mount path: {target:?} mount path must be absolute")));
     }
     let (mut set, mut clear, mut set_recursive, mut propagation) = (0u64, 0u64, 0u64, 0u64);
+    let mut beneath = None;
     let (mut bind, mut recursive, mut copy_up) = (mount.typ().as_deref() == Some("bind"), false, false);
     let mut options = Vec::new();
     for option in mount.options().iter().flatten() {
@@ -272,6 +273,7 @@ fn mount(mount: &Mount) -> Result<MountPlan, Error> {
                 return Err(invalid(format!("the mount option remount is not supported (at {target})")));
             }
             other => match other.split_once('=') {
+                Some(("subpath", part)) => beneath = Some(part.to_owned()),
                 Some((key, value)) => options.push((key.to_owned(), Some(value.to_owned()))),
                 None => options.push((other.to_owned(), None)),
             },
@@ -283,7 +285,7 @@ fn mount(mount: &Mount) -> Result<MountPlan, Error> {
         if let Some((option, _)) = options.iter().find(|(o, _)| !BIND_IGNORES.contains(&o.as_str())) {
             return Err(invalid(format!("the bind mount at {target} has an unknown option {option}")));
         }
-        MountKind::Bind { source, recursive }
+        MountKind::Bind { source, beneath, recursive }
     } else {
         let kind = match mount.typ().as_deref() {
             Some("cgroup") => "cgroup2",

@@ -35,6 +35,8 @@ use reply::{Body, Reply};
 use request::{Call, Version};
 use router::{Handler, Route};
 
+/// What a node without swarm says to those who want one.
+pub(crate) const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
 /// The newest API version answered.
 pub const NEWEST: Version = Version(1, 51);
 /// The oldest API version answered.
@@ -155,9 +157,7 @@ async fn dispatch(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Rep
             env!("CARGO_PKG_VERSION")
         ))),
         Handler::Refused(reason) => Err(Error::not_implemented(format!("{}: {reason}", operation.id))),
-        Handler::NeedsSwarm => Err(Error::unavailable(
-            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
-        )),
+        Handler::NeedsSwarm => Err(Error::unavailable(NO_SWARM)),
     }
 }
 

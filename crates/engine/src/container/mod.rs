@@ -220,6 +220,10 @@ pub enum Command {
         network: Arc<Network>,
         reply: oneshot::Sender<Result<()>>,
     },
+    /// A container it knows by a link has another address now.
+    Relink {
+        reply: oneshot::Sender<Result<()>>,
+    },
     /// Other limits, another restart policy; what is zero or empty stays.
     Update {
         wanted: Box<HostConfig>,

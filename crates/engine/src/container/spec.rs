@@ -442,6 +442,10 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
                 if !m.rw {
                     options.push(if m.recursive { "rro" } else { "ro" });
                 }
+                let part = format!("subpath={}", m.subpath);
+                if !m.subpath.is_empty() {
+                    options.push(&part);
+                }
                 list.push(mount(&place, "bind", &source.to_string_lossy(), &options));
             }
         }
@@ -597,6 +601,7 @@ pub fn resources(record: &Record) -> Result<LinuxResources> {
 
 /// What `docker exec` runs: like the container's own process, but for what it says itself.
 pub async fn exec_process(
+    engine: &Engine,
     record: &Record,
     container: &runtime::Container,
     exec: &ExecConfig,
@@ -620,7 +625,10 @@ pub async fn exec_process(
     }
     let mut process = Process::default();
     process.set_args(Some(exec.cmd.clone()));
-    process.set_env(Some(environment(&env, &[], &record.config.hostname, &who, exec.tty)));
+    // A container behind a link may be down by now: that is no reason to run nothing in this one.
+    let linked = links::linked(engine, record).unwrap_or_default();
+    let told: Vec<String> = linked.iter().flat_map(|l| l.environment(&record.name)).collect();
+    process.set_env(Some(environment(&env, &told, &record.config.hostname, &who, exec.tty)));
     let cwd = if exec.working_dir.is_empty() { &record.config.working_dir } else { &exec.working_dir };
     process.set_cwd(if cwd.is_empty() { "/".into() } else { cwd.clone().into() });
     process.set_terminal(Some(exec.tty));

@@ -185,6 +185,13 @@ fn clone_tree(from: impl AsFd, path: &str, recursive: bool) -> Result<OwnedFd, E
     open_tree(from, path, flags)
 }
 
+/// The same of a part of a folder. Links in there may lead anywhere within the folder, never out of it, whatever
+/// somebody else changes meanwhile.
+fn clone_part(folder: &str, part: &str, recursive: bool) -> Result<OwnedFd, Errno> {
+    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    clone_tree(open_in(folder.as_fd(), part, OFlags::PATH)?, "", recursive)
+}
+
 fn overlay(lower: &[String], upper: &str, work: &str, mountpoint: &str) -> Step<OwnedFd> {
     let failed = || "cannot mount the container's overlay".to_owned();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(failed)?;
@@ -287,9 +294,15 @@ pub(super) fn mounts(plan: &Plan, root: BorrowedFd<'_>) -> Step<Later> {
 fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
     let target_error = || format!("cannot create the mount point {}", mount.target);
     match &mount.kind {
-        MountKind::Bind { source, recursive } => {
-            let tree = clone_tree(CWD, source, *recursive)
-                .doing(|| format!("cannot bind {source} to {}", mount.target))?;
+        MountKind::Bind { source, beneath, recursive } => {
+            let tree = match beneath {
+                None => clone_tree(CWD, source, *recursive),
+                Some(part) => clone_part(source, part, *recursive),
+            }
+            .doing(|| match beneath {
+                None => format!("cannot bind {source} to {}", mount.target),
+                Some(part) => format!("cannot access path {source}/{part}"),
+            })?;
             let kind = FileType::from_raw_mode(
                 rustix::fs::fstat(&tree).doing(|| format!("cannot stat {source}"))?.st_mode,
             );

@@ -45,6 +45,7 @@ fn sentence(view: &View) -> String {
 fn endpoint(record: &Record, name: &str, member: Option<&Member>) -> Value {
     let asked = record.networks.get(name).cloned().unwrap_or_default();
     let address = member.and_then(|m| m.address);
+    let address6 = member.and_then(|m| m.address6);
     let user = !matches!(name, "bridge" | "host" | "none");
     let mut names: Vec<String> = vec![record.name.clone()];
     names.extend(asked.aliases.iter().flatten().cloned());
@@ -58,7 +59,9 @@ fn endpoint(record: &Record, name: &str, member: Option<&Member>) -> Value {
         "Gateway": member.and_then(|m| m.gateway).map(|g| g.to_string()).unwrap_or_default(),
         "IPAddress": address.map(|a| a.addr().to_string()).unwrap_or_default(),
         "IPPrefixLen": address.map_or(0, |a| a.prefix_len()),
-        "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+        "IPv6Gateway": member.and_then(|m| m.gateway6).map(|g| g.to_string()).unwrap_or_default(),
+        "GlobalIPv6Address": address6.map(|a| a.addr().to_string()).unwrap_or_default(),
+        "GlobalIPv6PrefixLen": address6.map_or(0, |a| a.prefix_len()),
         "DNSNames": if user { json!(names) } else { Value::Null },
     })
 }
@@ -355,6 +358,7 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     let bridge = last.members.iter().find(|m| m.network == "bridge");
     let address = bridge.and_then(|m| m.address);
+    let address6 = bridge.and_then(|m| m.address6);
     let execs = engine.execs.of(&record.id);
     let mut out = json!({
         "Id": record.id, "Created": record.created, "Path": record.path, "Args": record.args,
@@ -381,10 +385,12 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
             "EndpointID": bridge.map_or("", |m| &m.endpoint_id),
             "Gateway": bridge.and_then(|m| m.gateway).map(|g| g.to_string()).unwrap_or_default(),
-            "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+            "GlobalIPv6Address": address6.map(|a| a.addr().to_string()).unwrap_or_default(),
+            "GlobalIPv6PrefixLen": address6.map_or(0, |a| a.prefix_len()),
             "IPAddress": address.map(|a| a.addr().to_string()).unwrap_or_default(),
             "IPPrefixLen": address.map_or(0, |a| a.prefix_len()),
-            "IPv6Gateway": "", "MacAddress": bridge.map_or("", |m| &m.mac),
+            "IPv6Gateway": bridge.and_then(|m| m.gateway6).map(|g| g.to_string()).unwrap_or_default(),
+            "MacAddress": bridge.map_or("", |m| &m.mac),
             "Networks": endpoints(&engine, record),
         },
     });
