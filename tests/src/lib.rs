@@ -16,6 +16,7 @@ pub mod images;
 pub mod machine;
 pub mod sandbox;
 pub mod store;
+pub mod walls;
 
 pub use engine::{Cli, Engine, Outcome};
 pub use sandbox::{Registry, Sandbox};

@@ -6,6 +6,7 @@ mod look;
 mod processes;
 mod stats;
 mod streams;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ pub use look::{inspect, list, summary};
 pub use processes::{resize, running, size, top, wait};
 pub use stats::stats;
 pub use streams::{attach, detach_keys, logs, pump};
+pub use websocket::attach as attach_websocket;
 
 use super::reply::Reply;
 use super::request::{Call, Version};
