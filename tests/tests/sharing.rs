@@ -121,10 +121,10 @@ fn details_of_a_log_are_labels_and_variables_it_names() {
     for (option, words) in [
         ("bogus=1", "unknown log opt 'bogus' for json-file log driver"),
         ("compress=true", "compress"),
-        ("max-size=12x", "invalid size"),
         ("tag={{.Bogus}}", "log tag"),
         ("mode=sometimes", "invalid logging mode"),
     ] {
         engine.docker(&["create", "--log-opt", option, "busybox"]).fails(1, words);
     }
+    engine.docker(&["run", "--log-opt", "max-size=12x", "busybox"]).fails(125, "invalid size: '12x'");
 }
