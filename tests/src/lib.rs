@@ -18,6 +18,7 @@ pub mod machine;
 pub mod neighbour;
 pub mod sandbox;
 pub mod store;
+pub mod walls;
 
 pub use engine::{Cli, Engine, Outcome};
 pub use neighbour::Neighbour;

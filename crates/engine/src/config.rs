@@ -20,7 +20,7 @@ pub struct EngineConfig {
     pub insecure_registries: Vec<String>,
     /// Proxies on the way to registries; without them those of the environment.
     pub proxies: Proxies,
-    /// `json-file` or `none`.
+    /// `json-file`, `local` or `none`.
     pub log_driver: Option<String>,
     /// Defaults of containers' log options.
     pub log_opts: BTreeMap<String, String>,
@@ -46,6 +46,18 @@ pub struct EngineConfig {
     pub live_restore: Option<bool>,
     /// Seconds a stopped container has before it is killed at shutdown.
     pub shutdown_timeout: Option<u64>,
+    /// Where the API is served besides the unix socket: `tcp://ADDRESS:PORT`.
+    pub hosts: Vec<String>,
+    /// Over TCP clients must show a certificate.
+    pub tlsverify: bool,
+    /// Certificates that vouch for clients' ones.
+    pub tlscacert: Option<PathBuf>,
+    /// The engine's certificate.
+    pub tlscert: Option<PathBuf>,
+    /// The key of the engine's certificate.
+    pub tlskey: Option<PathBuf>,
+    /// TCP without TLS is wanted, whatever comes of it. A key of ours.
+    pub insecure_tcp: bool,
     /// Feature switches; kept for compatibility.
     pub features: BTreeMap<String, bool>,
 }
@@ -88,10 +100,10 @@ impl EngineConfig {
             ));
         }
         if let Some(driver) = &config.log_driver
-            && !matches!(driver.as_str(), "json-file" | "none")
+            && !matches!(driver.as_str(), "json-file" | "local" | "none")
         {
             return Err(Error::invalid(format!(
-                "log-driver: {driver} is not supported: use json-file or none"
+                "log-driver: {driver} is not supported: use json-file, local or none"
             )));
         }
         config.address_pools()?;

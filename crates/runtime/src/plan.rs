@@ -82,6 +82,11 @@ pub(crate) enum MountKind {
         beneath: Option<String>,
         recursive: bool,
     },
+    /// A file system that another container has: the path of its mount namespace, and the place in it.
+    BindOf {
+        namespace: String,
+        path: String,
+    },
     Filesystem {
         kind: String,
         source: String,

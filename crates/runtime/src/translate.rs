@@ -280,7 +280,12 @@ fn mount(mount: &Mount) -> Result<MountPlan, Error> {
         }
     }
     let source = mount.source().as_deref().map(text).transpose()?;
-    let kind = if bind {
+    let other = options.iter().position(|(key, _)| key == crate::spec::OF_NAMESPACE);
+    let other = other.and_then(|at| options.remove(at).1);
+    let kind = if let (Some(namespace), true) = (other, bind) {
+        let path = source.ok_or_else(|| invalid(format!("the bind mount at {target} has no source")))?;
+        MountKind::BindOf { namespace, path }
+    } else if bind {
         let source = source.ok_or_else(|| invalid(format!("the bind mount at {target} has no source")))?;
         if let Some((option, _)) = options.iter().find(|(o, _)| !BIND_IGNORES.contains(&o.as_str())) {
             return Err(invalid(format!("the bind mount at {target} has an unknown option {option}")));
