@@ -90,10 +90,27 @@ impl Engine {
 
     /// Starts one with settings.
     pub fn with_config(config: serde_json::Value) -> Self {
-        let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary folder");
-        let mut engine = Self { process: None, sandbox: Sandbox::new(), folder, config };
+        let mut engine = Self::not_started(config);
         engine.launch();
         engine
+    }
+
+    /// Starts one whose whole root folder (images, containers, database) is on a disk of so many bytes.
+    pub fn on_small_disk(bytes: u64) -> Self {
+        let mut engine = Self::not_started(serde_json::json!({ "insecure-registries": ["127.0.0.1:5000"] }));
+        engine.sandbox.small_disk(&engine.path("root"), bytes);
+        engine.launch();
+        engine
+    }
+
+    fn not_started(config: serde_json::Value) -> Self {
+        let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary folder");
+        Self { process: None, sandbox: Sandbox::new(), folder, config }
+    }
+
+    /// Its root folder, as it is seen from outside its sandbox.
+    pub fn root(&self) -> PathBuf {
+        self.sandbox.seen(&self.path("root"))
     }
 
     /// A folder below its own.

@@ -4,6 +4,7 @@
 //! `CORACLE_TEST_BIN` (the staged programs), `CORACLE_TEST_DOCKER`, `CORACLE_TEST_DOCKER_20`,
 //! `CORACLE_TEST_DOCKER_26` (stock CLIs), `CORACLE_TEST_REGISTRY` (Debian's docker-registry),
 //! `CORACLE_TEST_BUSYBOX` (a static busybox), `CORACLE_TEST_NFT`, `CORACLE_TEST_QEMU`,
+//! `CORACLE_TEST_SKOPEO`, `CORACLE_TEST_PODMAN`, `CORACLE_TEST_BUILDX` (other tools for images),
 //! `CORACLE_TEST_PYTHON` (a Python that has docker-py), `CORACLE_TEST_NGINX`, `CORACLE_TEST_REDIS`,
 //! `CORACLE_TEST_POSTGRES`, `CORACLE_TEST_MINBASE` (Debian's packages, unpacked), `CORACLE_TEST_COMPOSE` (Debian's
 //! docker-compose v2).

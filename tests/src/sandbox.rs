@@ -1,6 +1,6 @@
 //! Namespaces of a test's own, and a registry inside them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::{eventually, tool};
@@ -35,6 +35,20 @@ impl Sandbox {
             .expect("the sandbox speaks");
         assert_eq!(line, "up\n", "the sandbox did not come up: these tests need root");
         this
+    }
+
+    /// Where a path of the inside is seen from outside.
+    pub fn seen(&self, path: &Path) -> PathBuf {
+        let inside = path.strip_prefix("/").expect("an absolute path");
+        Path::new("/proc").join(self.holder.id().to_string()).join("root").join(inside)
+    }
+
+    /// Mounts a file system in memory that holds so many bytes; it goes with the sandbox.
+    pub fn small_disk(&self, at: &Path, bytes: u64) {
+        std::fs::create_dir_all(at).expect("make the folder");
+        let mut mount = self.command("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes},mode=755"), "coracle-test"]).arg(at);
+        assert!(mount.status().is_ok_and(|s| s.success()), "mount a tmpfs at {}", at.display());
     }
 
     /// A command that runs inside.

@@ -95,6 +95,31 @@ const TOOLS: &[Tool] = &[
         into_image: false,
     },
     Tool {
+        variable: "CORACLE_TEST_SKOPEO",
+        suite: "trixie",
+        packages: &["skopeo"],
+        program: "/usr/bin/skopeo",
+        closure: true,
+        into_image: false,
+    },
+    Tool {
+        variable: "CORACLE_TEST_PODMAN",
+        suite: "trixie",
+        packages: &["podman"],
+        // It starts itself anew: as a whole root, not by a script.
+        program: "/",
+        closure: true,
+        into_image: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_BUILDX",
+        suite: "forky",
+        packages: &["docker-buildx"],
+        program: "/usr/libexec/docker/cli-plugins/docker-buildx",
+        closure: true,
+        into_image: false,
+    },
+    Tool {
         variable: "CORACLE_TEST_NGINX",
         suite: "trixie",
         packages: &["nginx-light"],

@@ -93,6 +93,7 @@ impl Engine {
                 .map_err(|e| Error::internal(format!("make {}: {e}", folder.display())))?;
         }
         let db = paths.root.join("coracle.db");
+        image::make_room(&paths.root.join("image"));
         let store = Store::open(&db)?;
         let id = match store.get::<String>(Kind::Meta, "id").await? {
             Some(id) => id,

@@ -94,6 +94,9 @@ impl From<std::io::Error> for Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(e: rusqlite::Error) -> Self {
+        if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+            return Self::internal("state database: no space left on device");
+        }
         Self::internal(format!("state database: {e}"))
     }
 }

@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         ["discard", key] => images.unmount_and_discard(key).await?,
         ["remove", name] => {
-            let options = RemoveOptions { force: true, prune_children: true };
+            let options = RemoveOptions { force: true, prune_children: true, ..RemoveOptions::default() };
             println!("{:?}", images.remove(name, options, &|_| Vec::new()).await?);
         }
         ["list"] => {

@@ -150,7 +150,7 @@ pub enum Error {
     #[error("context canceled")]
     Canceled,
     /// The database failed.
-    #[error("image database: {0}")]
+    #[error("image database: {}", database_words(.0))]
     Database(#[from] rusqlite::Error),
     /// The operating system failed.
     #[error("{action} {path}: {source}")]
@@ -192,6 +192,18 @@ impl Error {
         }
     }
 
+    /// Whether there is no room left on the disk.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        let full =
+            |e: &io::Error| matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self {
+            Error::Database(e) => e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Error::Os { source, .. } => full(source),
+            Error::Layer(archive::Error::Os { source, .. } | archive::Error::Write(source)) => full(source),
+            _ => false,
+        }
+    }
+
     pub(crate) fn os(
         action: &'static str,
         path: impl AsRef<std::path::Path>,
@@ -202,6 +214,14 @@ impl Error {
 
     pub(crate) fn content(what: impl Into<String>, why: impl ToString) -> Self {
         Error::Content { what: what.into(), why: why.to_string() }
+    }
+}
+
+/// A full disk has the words that everyone knows it by.
+fn database_words(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => "no space left on device".into(),
+        _ => error.to_string(),
     }
 }
 

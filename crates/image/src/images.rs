@@ -192,8 +192,8 @@ impl Images {
         .await
     }
 
-    /// Removes a name, or an image with all its names (by ID), by Docker's rules. `in_use` tells which containers
-    /// use an image.
+    /// Removes a name, or an image with all its names (by ID), or its manifests of some platforms, by Docker's rules.
+    /// `in_use` tells which containers use an image.
     ///
     /// # Errors
     /// [`Error::NoSuchImage`]; [`Error::Conflict`] with Docker's words.
@@ -208,7 +208,10 @@ impl Images {
         let uses = in_use(&id);
         let store = self.store.clone();
         blocking(move || {
-            let removed = store.write(|tx| remove::remove(tx, id, name.as_ref(), options, &uses))?;
+            let removed = store.write_less(|tx| {
+                let by = if options.platforms.is_empty() { remove::remove } else { remove::remove_platforms };
+                by(tx, id, name.as_ref(), &options, &uses)
+            })?;
             store.collect()?;
             Ok(removed)
         })
@@ -227,7 +230,7 @@ impl Images {
         blocking(move || {
             let mut pruned = Pruned::default();
             for image in &images {
-                pruned.removed.extend(store.write(|tx| remove::prune(tx, image))?);
+                pruned.removed.extend(store.write_less(|tx| remove::prune(tx, image))?);
             }
             pruned.space_reclaimed = store.collect()?.bytes;
             Ok(pruned)
@@ -247,8 +250,16 @@ impl Images {
         progress: ProgressSink,
     ) -> Result<Vec<Loaded>, Error> {
         let store = self.store.clone();
-        let input = SyncIoBridge::new(input);
-        let loaded = blocking(move || load::load(&store, input, &options, &progress)).await?;
+        let mut input = SyncIoBridge::new(input);
+        let loaded = blocking(move || {
+            let loaded = load::load(&store, &mut input, &options, &progress);
+            if loaded.is_err() {
+                // A client listens when it has sent everything: it would hear of a broken pipe instead of the reason.
+                let _ = std::io::copy(&mut input, &mut std::io::sink());
+            }
+            loaded
+        })
+        .await?;
         settle_later(&self.store);
         Ok(loaded)
     }

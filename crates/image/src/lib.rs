@@ -13,6 +13,8 @@
 
 mod digest;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod images;
 mod layer;
 mod load;
@@ -44,3 +46,4 @@ pub use reference::Reference;
 pub use registry::{Credentials, Distribution, Found, Proxies};
 pub use remove::{DiskUsage, ImageUsage, ImageUse, InUse, PruneOptions, Pruned, RemoveOptions, Removed};
 pub use spec::{Descriptor, History, ImageConfig};
+pub use store::make_room;

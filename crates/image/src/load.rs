@@ -56,6 +56,25 @@ struct Spooled {
     size: u64,
 }
 
+/// What an archive holds, to be recorded at once.
+#[derive(Default)]
+struct Found {
+    commit: Commit,
+    /// Blobs of artifacts and attestations: kept, not unpacked.
+    plain: Vec<Digest>,
+}
+
+/// How much of a manifest is in the archive.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// All of it, and containers can be made of it.
+    Image,
+    /// All of it: an artifact or attestation.
+    Plain,
+    /// Not all, or not for the platform asked for.
+    Nothing,
+}
+
 struct Spool {
     files: HashMap<String, Spooled>,
     links: HashMap<String, String>,
@@ -71,14 +90,15 @@ pub(crate) fn load(
     progress: &ProgressSink,
 ) -> Result<Vec<Loaded>, Error> {
     let spool = Spool::read(store, input)?;
-    let mut commit = Commit::default();
+    let mut found = Found::default();
     let loaded = match spool.find("index.json") {
-        Some(index) => oci_layout(&spool, index, options, &mut commit)?,
-        None => docker_archive(&spool, &mut commit)?,
+        Some(index) => oci_layout(&spool, index, options, &mut found)?,
+        None => docker_archive(&spool, &mut found)?,
     };
     if loaded.is_empty() {
         return Err(Error::Invalid("the archive holds no image for this platform".into()));
     }
+    let Found { mut commit, plain } = found;
     let pins: Vec<Digest> = commit
         .documents
         .iter()
@@ -86,7 +106,7 @@ pub(crate) fn load(
         .chain(commit.manifests.iter().flat_map(|m| m.diff_ids.iter().copied()))
         .collect();
     let _pin = store.pin(pins);
-    keep_layers(store, &spool, &mut commit, progress)?;
+    keep_layers(store, &spool, &mut commit, &plain, progress)?;
     store.commit(&commit)?;
     spool.lease.remove()?;
     Ok(loaded)
@@ -184,7 +204,7 @@ fn oci_layout(
     spool: &Spool,
     index: &Spooled,
     options: &LoadOptions,
-    commit: &mut Commit,
+    found: &mut Found,
 ) -> Result<Vec<Loaded>, Error> {
     let data = spool.document(index, "index.json")?;
     let index: Index = serde_json::from_slice(&data).map_err(|e| Error::content("index.json", e))?;
@@ -197,7 +217,7 @@ fn oci_layout(
     }
     let mut loaded = Vec::new();
     for entry in index.manifests {
-        let Some(target) = image_tree(spool, &entry, options, commit)? else { continue };
+        let Some(target) = image_tree(spool, &entry, options, found)? else { continue };
         let mut references: Vec<Reference> = Vec::new();
         let annotation = |key: &str| entry.annotations.get(key);
         if let Some(name) = annotation("io.containerd.image.name") {
@@ -207,10 +227,10 @@ fn oci_layout(
         {
             references.push(Reference::parse(name)?);
         } else {
-            let config = commit.manifests.iter().find(|m| m.digest == entry.digest).map(|m| m.config);
+            let config = found.commit.manifests.iter().find(|m| m.digest == entry.digest).map(|m| m.config);
             references.extend(config.and_then(|c| names.get(&c)).into_iter().flatten().cloned());
         }
-        name(commit, &mut loaded, target, references);
+        name(&mut found.commit, &mut loaded, target, references);
     }
     Ok(loaded)
 }
@@ -232,7 +252,7 @@ fn image_tree(
     spool: &Spool,
     entry: &Descriptor,
     options: &LoadOptions,
-    commit: &mut Commit,
+    found: &mut Found,
 ) -> Result<Option<Descriptor>, Error> {
     let Some(file) = spool.by_digest.get(&entry.digest) else { return Ok(None) };
     let what = entry.digest.to_string();
@@ -241,7 +261,7 @@ fn image_tree(
     let target = descriptor(&media_type, entry.digest, &data);
     match document {
         Document::Manifest(manifest) => {
-            if !manifest_tree(spool, &manifest, &target, data, options, commit)? {
+            if manifest_tree(spool, &manifest, &target, data, options, found)? == Kept::Nothing {
                 return Ok(None);
             }
         }
@@ -256,13 +276,20 @@ fn image_tree(
                 else {
                     return Err(Error::content(what, "an index within an index"));
                 };
-                let child = descriptor(&media_type, child.digest, &data);
-                complete |= manifest_tree(spool, &manifest, &child, data, options, commit)?;
+                let described = descriptor(&media_type, child.digest, &data);
+                // BuildKit's attestations say that they are images, for an unknown platform.
+                let attests = child.attests().is_some();
+                let kept = if attests {
+                    plain_tree(spool, &manifest, &described, data, found)?
+                } else {
+                    manifest_tree(spool, &manifest, &described, data, options, found)?
+                };
+                complete |= kept == Kept::Image || (kept == Kept::Plain && !attests);
             }
             if !complete {
                 return Ok(None);
             }
-            commit.documents.push(NewDocument {
+            found.commit.documents.push(NewDocument {
                 descriptor: target.clone(),
                 data,
                 children: index.manifests.iter().map(|m| m.digest).collect(),
@@ -279,42 +306,65 @@ fn manifest_tree(
     descriptor: &Descriptor,
     data: Vec<u8>,
     options: &LoadOptions,
-    commit: &mut Commit,
-) -> Result<bool, Error> {
+    found: &mut Found,
+) -> Result<Kept, Error> {
+    if manifest.is_artifact() {
+        return plain_tree(spool, manifest, descriptor, data, found);
+    }
     let what = descriptor.digest.to_string();
-    let Some(config_file) = spool.by_digest.get(&manifest.config.digest) else { return Ok(false) };
-    if manifest.layers.iter().any(|l| !spool.by_digest.contains_key(&l.digest)) {
-        return Ok(false);
-    }
-    let config_data = spool.document(config_file, &what)?;
-    // Attestations and other artifacts are manifests too, but nothing to run: kept as documents by their index.
-    let config = match read_config(&config_data, manifest, &what) {
-        Ok(config) => config,
-        Err(Error::Content { .. }) if manifest.layers.iter().all(|l| !l.media_type.contains("tar")) => {
-            return Ok(false);
-        }
-        Err(e) => return Err(e),
-    };
+    let Some(config_data) = complete(spool, manifest, &what)? else { return Ok(Kept::Nothing) };
+    let config = read_config(&config_data, manifest, &what)?;
     if options.platform.as_ref().is_some_and(|p| p.fit(&config.platform).is_none()) {
-        return Ok(false);
+        return Ok(Kept::Nothing);
     }
-    commit.documents.push(NewDocument {
-        descriptor: descriptor.clone(),
-        data,
-        children: manifest_children(manifest),
-    });
-    commit.documents.push(NewDocument {
-        descriptor: manifest.config.clone(),
-        data: config_data,
-        children: Vec::new(),
-    });
-    commit.manifests.push(NewManifest {
+    found.record(manifest, descriptor, data, config_data);
+    found.commit.manifests.push(NewManifest {
         digest: descriptor.digest,
         config: manifest.config.digest,
         platform: config.platform,
         diff_ids: config.rootfs.diff_ids,
     });
-    Ok(true)
+    Ok(Kept::Image)
+}
+
+/// Adds a manifest that is kept as it is, whatever it is about.
+fn plain_tree(
+    spool: &Spool,
+    manifest: &Manifest,
+    descriptor: &Descriptor,
+    data: Vec<u8>,
+    found: &mut Found,
+) -> Result<Kept, Error> {
+    let what = descriptor.digest.to_string();
+    let Some(config_data) = complete(spool, manifest, &what)? else { return Ok(Kept::Nothing) };
+    found.record(manifest, descriptor, data, config_data);
+    found.plain.extend(manifest.layers.iter().map(|l| l.digest));
+    Ok(Kept::Plain)
+}
+
+/// A manifest's configuration, when that and all layers are in the archive.
+fn complete(spool: &Spool, manifest: &Manifest, what: &str) -> Result<Option<Vec<u8>>, Error> {
+    let Some(config) = spool.by_digest.get(&manifest.config.digest) else { return Ok(None) };
+    if manifest.layers.iter().any(|l| !spool.by_digest.contains_key(&l.digest)) {
+        return Ok(None);
+    }
+    spool.document(config, what).map(Some)
+}
+
+impl Found {
+    /// Adds the documents: the manifest, and its configuration.
+    fn record(&mut self, manifest: &Manifest, descriptor: &Descriptor, data: Vec<u8>, config: Vec<u8>) {
+        self.commit.documents.push(NewDocument {
+            descriptor: descriptor.clone(),
+            data,
+            children: manifest_children(manifest),
+        });
+        self.commit.documents.push(NewDocument {
+            descriptor: manifest.config.clone(),
+            data: config,
+            children: Vec::new(),
+        });
+    }
 }
 
 /// One image of a docker-archive's `manifest.json`.
@@ -337,7 +387,7 @@ fn tags(image: &DockerImage) -> Result<Vec<Reference>, Error> {
 }
 
 /// Images of an archive without an OCI layout: their manifests are made here, as containerd does.
-fn docker_archive(spool: &Spool, commit: &mut Commit) -> Result<Vec<Loaded>, Error> {
+fn docker_archive(spool: &Spool, found: &mut Found) -> Result<Vec<Loaded>, Error> {
     let images = docker_manifests(spool)?.ok_or_else(|| {
         Error::Invalid("neither index.json nor manifest.json in the archive: not a tar of images".into())
     })?;
@@ -369,8 +419,8 @@ fn docker_archive(spool: &Spool, commit: &mut Commit) -> Result<Vec<Loaded>, Err
         let data = serde_json::to_vec(&document).map_err(|e| Error::content("manifest", e))?;
         let manifest: Manifest = serde_json::from_slice(&data).map_err(|e| Error::content("manifest", e))?;
         let target = descriptor(DOCKER_MANIFEST, Digest::of(&data), &data);
-        manifest_tree(spool, &manifest, &target, data, &LoadOptions::default(), commit)?;
-        name(commit, &mut loaded, target, tags(&image)?);
+        manifest_tree(spool, &manifest, &target, data, &LoadOptions::default(), found)?;
+        name(&mut found.commit, &mut loaded, target, tags(&image)?);
     }
     Ok(loaded)
 }
@@ -392,6 +442,7 @@ fn keep_layers(
     store: &Arc<Store>,
     spool: &Spool,
     commit: &mut Commit,
+    plain: &[Digest],
     progress: &ProgressSink,
 ) -> Result<(), Error> {
     let mut wanted: HashMap<Digest, Digest> = HashMap::new();
@@ -406,6 +457,16 @@ fn keep_layers(
     }
     let mut work = Vec::new();
     let mut unpacking = HashSet::new();
+    for blob in plain {
+        let Some(file) = spool.by_digest.get(blob).filter(|_| !wanted.contains_key(blob)) else { continue };
+        let known = store.read(|db| {
+            let mut query = db.prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?;
+            Ok(query.exists([blob.to_string()])?)
+        })?;
+        if !known && unpacking.insert(*blob) {
+            work.push((file.clone(), *blob, true, false));
+        }
+    }
     for (blob, diff_id) in wanted {
         let Some(file) = spool.by_digest.get(&blob) else { continue };
         let (has_blob, has_layer) = store.read(|db| {

@@ -1,6 +1,7 @@
 //! Pushing: what the registry has is not sent again, and everything goes as it came: a pulled image pushed elsewhere
 //! keeps its digest.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -18,6 +19,8 @@ use crate::{Credentials, Descriptor, Digest, Error, Platform, Progress, Progress
 
 /// Blobs sent at the same time (Docker's default).
 const BLOBS_AT_ONCE: usize = 5;
+/// Other repositories that one push may take blobs from: its token names them all.
+const MOUNTS: usize = 4;
 
 /// How to push.
 #[derive(Debug, Clone, Default)]
@@ -41,11 +44,18 @@ pub struct Pushed {
 struct Plan {
     documents: Vec<(Digest, String, Vec<u8>)>,
     configs: Vec<(Digest, Vec<u8>)>,
-    layers: Vec<(Digest, u64)>,
-    /// Other repositories of the same registry that this image has names in: layers may be mounted from there.
-    siblings: Vec<String>,
+    layers: Vec<Layer>,
     instead_of: Option<Descriptor>,
     _pin: Pin,
+}
+
+/// A blob to send.
+struct Layer {
+    digest: Digest,
+    size: u64,
+    /// Other repositories of the same registry in which an image with this layer has a name: it may be mounted from
+    /// there.
+    siblings: Vec<String>,
 }
 
 impl Puller {
@@ -62,14 +72,16 @@ impl Puller {
         let (store, name) = (self.store.clone(), reference.clone());
         let platform = options.platform;
         let plan = blocking(move || plan(&store, &name, platform.as_ref())).await?;
-        let repository = self.registries.repository(reference, options.auth).for_push().await?;
-        for (digest, _) in &plan.layers {
-            say(Some(digest.short()), "Preparing".into(), 0, 0);
+        let mounts: BTreeSet<String> = plan.layers.iter().flat_map(|l| l.siblings.iter().cloned()).collect();
+        let mounts = mounts.into_iter().take(MOUNTS).collect();
+        let repository = self.registries.repository(reference, options.auth).for_push(mounts).await?;
+        for layer in &plan.layers {
+            say(Some(layer.digest.short()), "Preparing".into(), 0, 0);
         }
         // Boxed: among many borrowed futures the compiler loses sight of their being Send (rust#100013).
         let mut transfers = Vec::new();
-        for (digest, size) in &plan.layers {
-            transfers.push(self.send_layer(&repository, *digest, *size, &plan, progress).boxed());
+        for layer in &plan.layers {
+            transfers.push(self.send_layer(&repository, layer, progress).boxed());
         }
         futures_util::stream::iter(transfers)
             .buffer_unordered(BLOBS_AT_ONCE)
@@ -95,17 +107,16 @@ impl Puller {
     async fn send_layer(
         &self,
         repository: &Repository,
-        digest: Digest,
-        size: u64,
-        plan: &Plan,
+        layer: &Layer,
         progress: &ProgressSink,
     ) -> Result<(), Error> {
+        let (digest, size) = (layer.digest, layer.size);
         let say = |status: String, current: u64, total: u64| {
             progress(Progress { id: Some(digest.short()), status, current, total });
         };
         let path = self.store.blob_path(&digest);
         let sent = |bytes| say("Pushing".into(), bytes, size);
-        let from = plan.siblings.first().map(String::as_str);
+        let from = layer.siblings.first().map(String::as_str);
         let how = repository.send_blob(&digest, size, &Source::File(&path), from, &sent).await?;
         let words = match how {
             Sent::Existed => "Layer already exists".into(),
@@ -130,15 +141,9 @@ fn plan(store: &Arc<Store>, reference: &Reference, platform: Option<&Platform>) 
             documents: Vec::new(),
             configs: Vec::new(),
             layers: Vec::new(),
-            siblings: Vec::new(),
             instead_of: None,
             _pin: pin,
         };
-        for name in records::names(db, &id)? {
-            if name.domain() == reference.domain() && name.path() != reference.path() {
-                plan.siblings.push(name.path().to_string());
-            }
-        }
         let (media_type, data) = records::document_in(db, &id)?.ok_or_else(absent)?;
         let index = match Document::parse(&media_type, &data, &reference.familiar())?.0 {
             Document::Index(index) => index,
@@ -149,13 +154,15 @@ fn plan(store: &Arc<Store>, reference: &Reference, platform: Option<&Platform>) 
                         return Err(Error::NoPlatform { platform: platform.to_string() });
                     }
                 }
-                plan.add(db, &manifest)?;
+                plan.add(db, &manifest, reference)?;
                 plan.documents.push((id, media_type, data));
                 return Ok(plan);
             }
         };
-        let whole =
-            index.manifests.iter().try_fold(true, |all, m| Ok::<_, Error>(all && is_here(db, &m.digest)?))?;
+        let whole = index
+            .manifests
+            .iter()
+            .try_fold(true, |all, m| Ok::<_, Error>(all && records::is_here(db, &m.digest)?))?;
         let children: Vec<Digest> = if whole && platform.is_none() {
             index.manifests.iter().map(|m| m.digest).collect()
         } else {
@@ -170,7 +177,7 @@ fn plan(store: &Arc<Store>, reference: &Reference, platform: Option<&Platform>) 
             if let (Document::Manifest(manifest), _) =
                 Document::parse(&child_type, &child_data, &child.to_string())?
             {
-                plan.add(db, &manifest)?;
+                plan.add(db, &manifest, reference)?;
             }
             plan.documents.push((*child, child_type, child_data));
         }
@@ -183,27 +190,9 @@ fn plan(store: &Arc<Store>, reference: &Reference, platform: Option<&Platform>) 
     })
 }
 
-/// Whether a manifest's document and everything it names are here.
-fn is_here(db: &Connection, manifest: &Digest) -> Result<bool, Error> {
-    let Some((media_type, data)) = records::document_in(db, manifest)? else { return Ok(false) };
-    let Document::Manifest(manifest) = Document::parse(&media_type, &data, "manifest")?.0 else {
-        return Ok(false);
-    };
-    for digest in crate::pull::manifest_children(&manifest) {
-        let here = records::document_in(db, &digest)?.is_some()
-            || db
-                .prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?
-                .exists([digest.to_string()])?;
-        if !here {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 impl Plan {
     /// Adds what a manifest names, each piece once.
-    fn add(&mut self, db: &Connection, manifest: &Manifest) -> Result<(), Error> {
+    fn add(&mut self, db: &Connection, manifest: &Manifest, to: &Reference) -> Result<(), Error> {
         let missing = |d: &Digest| Error::content("image", format!("{d} is not here"));
         let config = manifest.config.digest;
         if !self.configs.iter().any(|(d, _)| *d == config) {
@@ -211,7 +200,7 @@ impl Plan {
             self.configs.push((config, data));
         }
         for layer in &manifest.layers {
-            if self.layers.iter().any(|(d, _)| *d == layer.digest) {
+            if self.layers.iter().any(|l| l.digest == layer.digest) {
                 continue;
             }
             let here = db
@@ -220,8 +209,29 @@ impl Plan {
             if !here {
                 return Err(missing(&layer.digest));
             }
-            self.layers.push((layer.digest, layer.size));
+            let siblings = siblings(db, &layer.digest, to)?;
+            self.layers.push(Layer { digest: layer.digest, size: layer.size, siblings });
         }
         Ok(())
     }
+}
+
+/// Repositories of the registry of `to`, other than its own, in which an image with this blob has a name.
+fn siblings(db: &Connection, blob: &Digest, to: &Reference) -> Result<Vec<String>, Error> {
+    let names: Vec<String> = db
+        .prepare_cached(
+            "WITH RECURSIVE holders(digest) AS (
+               VALUES(?1) UNION SELECT parent FROM image_child JOIN holders ON child = holders.digest)
+             SELECT name FROM image_name WHERE target IN holders AND substr(name, 1, length(?2)) = ?2 ORDER BY name",
+        )?
+        .query_map((blob.to_string(), format!("{}/", to.domain())), |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut paths = Vec::new();
+    for name in names {
+        let path = Reference::parse(&name)?.path().to_owned();
+        if path != to.path() && !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
 }

@@ -1,5 +1,7 @@
 //! Reading images out of the store's records.
 
+use std::time::{Duration, SystemTime};
+
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::spec::{ConfigDocument, Document, History, ImageConfig};
@@ -45,6 +47,10 @@ pub struct Image {
     pub config_digest: Digest,
     /// How it was made.
     pub history: Vec<History>,
+    /// When it last got a name; none for an image without names.
+    pub last_tagged: Option<SystemTime>,
+    /// What kind of artifact it is (a media type); none for an image that containers can be made of.
+    pub artifact: Option<String>,
 }
 
 /// The stored bytes of an index, manifest or configuration, with their media type.
@@ -141,6 +147,13 @@ pub(crate) fn manifest_of(
     target: &Digest,
     wanted: &Platform,
 ) -> Result<Option<(Digest, Platform)>, Error> {
+    let rows = runnable(db, target)?;
+    // Without one for this machine, what there is: `docker pull --platform` of another one.
+    Ok(rows.into_iter().min_by_key(|(_, p)| wanted.fit(p).unwrap_or(u32::MAX)))
+}
+
+/// The manifests of an image that are complete here, with their platforms.
+pub(crate) fn runnable(db: &Connection, target: &Digest) -> Result<Vec<(Digest, Platform)>, Error> {
     let rows: Vec<(String, Platform)> = db
         .prepare_cached(
             "SELECT digest, os, architecture, variant FROM image_manifest WHERE digest = ?1
@@ -151,11 +164,7 @@ pub(crate) fn manifest_of(
             Ok((r.get(0)?, Platform { os: r.get(1)?, architecture: r.get(2)?, variant: r.get(3)? }))
         })?
         .collect::<Result<_, _>>()?;
-    // Without one for this machine, what there is: `docker pull --platform` of another one.
-    rows.into_iter()
-        .min_by_key(|(_, p)| wanted.fit(p).unwrap_or(u32::MAX))
-        .map(|(d, p)| Ok((d.parse()?, p)))
-        .transpose()
+    rows.into_iter().map(|(digest, platform)| Ok((digest.parse()?, platform))).collect()
 }
 
 /// One manifest of an image: what is here of it and what it takes (`GET /images/json?manifests=1`).
@@ -184,11 +193,6 @@ pub enum ManifestKind {
     Unknown,
 }
 
-/// Annotations by which BuildKit marks attestations.
-const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
-const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
-const ATTESTATION: &str = "attestation-manifest";
-
 /// The manifests an image's index names, here or not; of an image without one that itself.
 pub(crate) fn manifests(db: &Connection, id: &Digest) -> Result<Vec<ManifestSummary>, Error> {
     let gone = || Error::NoSuchImage(id.to_string());
@@ -206,36 +210,36 @@ fn summary(db: &Connection, descriptor: Descriptor) -> Result<ManifestSummary, E
         .prepare_cached("SELECT os, architecture, variant FROM image_manifest WHERE digest = ?1")?
         .query_row([&digest], |r| Ok(Platform { os: r.get(0)?, architecture: r.get(1)?, variant: r.get(2)? }))
         .optional()?;
-    let children: i64 = db
-        .prepare_cached("SELECT count(*) FROM image_child WHERE parent = ?1")?
-        .query_row([&digest], |r| r.get(0))?;
-    let present: i64 = db
-        .prepare_cached(
-            "SELECT count(*) FROM image_child WHERE parent = ?1 AND
-             (child IN (SELECT digest FROM image_blob) OR child IN (SELECT digest FROM image_document))",
-        )?
-        .query_row([&digest], |r| r.get(0))?;
     let unpacked: i64 = db
         .prepare_cached(
             "SELECT coalesce(sum(disk_bytes), 0) FROM image_layer WHERE diff_id IN
              (SELECT diff_id FROM image_chain WHERE manifest = ?1)",
         )?
         .query_row([&digest], |r| r.get(0))?;
-    let attests = descriptor.annotations.get(REFERENCE_TYPE).is_some_and(|t| t == ATTESTATION);
-    let kind = match (attests, platform.or_else(|| descriptor.platform.clone())) {
-        (true, _) => ManifestKind::Attestation(
-            descriptor.annotations.get(REFERENCE_DIGEST).cloned().unwrap_or_default(),
-        ),
-        (false, Some(platform)) if platform.os != "unknown" => ManifestKind::Image(platform),
+    let kind = match (descriptor.attests(), platform.or_else(|| descriptor.platform.clone())) {
+        (Some(of), _) => ManifestKind::Attestation(of.into()),
+        (None, Some(platform)) if platform.os != "unknown" => ManifestKind::Image(platform),
         _ => ManifestKind::Unknown,
     };
     Ok(ManifestSummary {
-        available: children > 0 && present == children,
+        available: is_here(db, &descriptor.digest)?,
         content: content_size(db, &descriptor.digest)?,
         unpacked: unpacked as u64,
         kind,
         descriptor,
     })
+}
+
+/// Whether a manifest and everything it names are here.
+pub(crate) fn is_here(db: &Connection, manifest: &Digest) -> Result<bool, Error> {
+    let (children, present): (i64, i64) = db
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(child IN (SELECT digest FROM image_blob)
+                                        OR child IN (SELECT digest FROM image_document)), 0)
+             FROM image_child WHERE parent = ?1",
+        )?
+        .query_row([manifest.to_string()], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    Ok(children > 0 && present == children)
 }
 
 /// All of one image, as the manifest that fits this machine best describes it.
@@ -260,7 +264,10 @@ pub(crate) fn image_for(db: &Connection, id: &Digest, wanted: Option<&Platform>)
         .optional()?
         .ok_or_else(gone)?;
     let (manifest, platform) = match wanted {
-        None => manifest_of(db, id, &Platform::host())?.ok_or_else(gone)?,
+        None => match manifest_of(db, id, &Platform::host())? {
+            Some(found) => found,
+            None => return artifact(db, descriptor),
+        },
         Some(wanted) => manifest_of(db, id, wanted)?
             .filter(|(_, found)| wanted.fit(found).is_some())
             .ok_or_else(|| Error::PlatformNotHere { image: id.to_string(), platform: wanted.to_string() })?,
@@ -272,9 +279,7 @@ pub(crate) fn image_for(db: &Connection, id: &Digest, wanted: Option<&Platform>)
         .ok_or_else(|| Error::content("image database", format!("{config_digest} is missing")))?;
     let config: ConfigDocument =
         serde_json::from_slice(&config).map_err(|e| Error::content(format!("configuration of {id}"), e))?;
-    let names = names(db, id)?;
-    let mut repo_digests: Vec<String> = names.iter().map(|n| n.with_digest(*id).familiar()).collect();
-    repo_digests.dedup();
+    let (repo_tags, repo_digests) = familiar_names(db, id)?;
     let content_size = content_size(db, id)?;
     let unpacked: i64 = db
         .prepare_cached(
@@ -285,7 +290,7 @@ pub(crate) fn image_for(db: &Connection, id: &Digest, wanted: Option<&Platform>)
         .query_row([id.to_string()], |r| r.get(0))?;
     Ok(Image {
         id: *id,
-        repo_tags: names.iter().filter(|n| n.digest().is_none()).map(Reference::familiar).collect(),
+        repo_tags,
         repo_digests,
         created: config.created,
         size: content_size + unpacked as u64,
@@ -300,6 +305,56 @@ pub(crate) fn image_for(db: &Connection, id: &Digest, wanted: Option<&Platform>)
         manifest,
         config_digest: config_digest.parse()?,
         history: config.history,
+        last_tagged: last_tagged(db, id)?,
+        artifact: None,
+    })
+}
+
+/// Tags and digests of an image as Docker shows them.
+fn familiar_names(db: &Connection, id: &Digest) -> Result<(Vec<String>, Vec<String>), Error> {
+    let names = names(db, id)?;
+    let mut digests: Vec<String> = names.iter().map(|n| n.with_digest(*id).familiar()).collect();
+    digests.dedup();
+    Ok((names.iter().filter(|n| n.digest().is_none()).map(Reference::familiar).collect(), digests))
+}
+
+/// When an image last got a name.
+fn last_tagged(db: &Connection, id: &Digest) -> Result<Option<SystemTime>, Error> {
+    let at: Option<i64> = db
+        .prepare_cached("SELECT max(tagged) FROM image_name WHERE target = ?1")?
+        .query_row([id.to_string()], |r| r.get(0))?;
+    Ok(at.and_then(|at| u64::try_from(at).ok()).map(|at| SystemTime::UNIX_EPOCH + Duration::from_nanos(at)))
+}
+
+/// What is kept and listed, but is no image to run: there is no configuration of one.
+fn artifact(db: &Connection, descriptor: Descriptor) -> Result<Image, Error> {
+    let id = descriptor.digest;
+    let (media_type, data) = document_in(db, &id)?.ok_or_else(|| Error::NoSuchImage(id.to_string()))?;
+    let (config_digest, kind) = match Document::parse(&media_type, &data, &id.to_string())?.0 {
+        Document::Manifest(manifest) => (manifest.config.digest, manifest.kind().to_owned()),
+        Document::Index(_) => (id, media_type),
+    };
+    let (repo_tags, repo_digests) = familiar_names(db, &id)?;
+    let content_size = content_size(db, &id)?;
+    Ok(Image {
+        id,
+        repo_tags,
+        repo_digests,
+        created: None,
+        size: content_size,
+        content_size,
+        config: ImageConfig::default(),
+        architecture: String::new(),
+        os: String::new(),
+        variant: String::new(),
+        author: String::new(),
+        diff_ids: Vec::new(),
+        descriptor,
+        manifest: id,
+        config_digest,
+        history: Vec::new(),
+        last_tagged: last_tagged(db, &id)?,
+        artifact: Some(kind),
     })
 }
 

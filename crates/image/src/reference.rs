@@ -116,8 +116,12 @@ impl Reference {
 
     /// The repository as Docker shows it: `busybox`, `me/app`, `127.0.0.1:5000/app`.
     pub fn familiar_name(&self) -> String {
-        if self.domain == DEFAULT_DOMAIN {
-            self.path.strip_prefix(OFFICIAL).unwrap_or(&self.path).to_string()
+        // Without its domain such a path would read as another registry's (Docker shows it so all the same).
+        let ambiguous =
+            self.path.split_once('/').is_some_and(|(first, _)| first.contains('.') || first == "localhost");
+        if self.domain == DEFAULT_DOMAIN && !ambiguous {
+            let official = self.path.strip_prefix(OFFICIAL).filter(|name| !name.contains('/'));
+            official.unwrap_or(&self.path).to_string()
         } else {
             format!("{}/{}", self.domain, self.path)
         }
@@ -245,6 +249,9 @@ mod tests {
             ("me/app:1", "docker.io/me/app:1", "me/app:1"),
             ("docker.io/busybox", "docker.io/library/busybox:latest", "busybox:latest"),
             ("index.docker.io/library/busybox:a", "docker.io/library/busybox:a", "busybox:a"),
+            // Only what has nothing more behind it is one of the Hub's own.
+            ("library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest"),
             ("localhost/app", "localhost/app:latest", "localhost/app:latest"),
             ("127.0.0.1:5000/a/b:T_1", "127.0.0.1:5000/a/b:T_1", "127.0.0.1:5000/a/b:T_1"),
             ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),

@@ -7,18 +7,21 @@
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
+use crate::spec::Document;
 use crate::store::Store;
-use crate::{Digest, Error, Image, Reference, records};
+use crate::{Digest, Error, Image, Platform, Reference, records};
 
 /// How to remove.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RemoveOptions {
     /// Also with several names, or used by stopped containers.
     pub force: bool,
     /// Docker's `noprune=false`: accepted for its API. Content that nothing else uses always goes with the image.
     pub prune_children: bool,
+    /// Only the manifests of these platforms, and what attests them. Empty: the image.
+    pub platforms: Vec<Platform>,
 }
 
 /// A container that uses an image.
@@ -89,7 +92,7 @@ pub(crate) fn remove(
     tx: &Transaction<'_>,
     id: Digest,
     name: Option<&Reference>,
-    options: RemoveOptions,
+    options: &RemoveOptions,
     uses: &[ImageUse],
 ) -> Result<Vec<Removed>, Error> {
     let names = records::names(tx, &id)?;
@@ -141,6 +144,71 @@ pub(crate) fn remove(
         }
     }
     delete(tx, &id, &names)
+}
+
+/// Removes the manifests of some platforms, as if they had never been fetched. The image goes with its last one.
+pub(crate) fn remove_platforms(
+    tx: &Transaction<'_>,
+    id: Digest,
+    name: Option<&Reference>,
+    options: &RemoveOptions,
+    uses: &[ImageUse],
+) -> Result<Vec<Removed>, Error> {
+    let shown = name.map_or_else(|| id.to_string(), Reference::familiar);
+    let here = records::runnable(tx, &id)?;
+    let mut gone = BTreeSet::new();
+    for wanted in &options.platforms {
+        let fits = here.iter().find(|(_, platform)| wanted.fit(platform) == Some(0));
+        let missing = || Error::PlatformNotHere { image: shown.clone(), platform: wanted.to_string() };
+        gone.insert(fits.ok_or_else(missing)?.0);
+    }
+    if gone.len() == here.len() {
+        return remove(tx, id, name, options, uses);
+    }
+    let conflict = |why: String| Err(Error::Conflict { what: "delete", name: shown.clone(), why });
+    for manifest in &gone {
+        let text = manifest.to_string();
+        let user: Option<String> = tx
+            .prepare_cached("SELECT key FROM image_mount WHERE manifest = ?1 LIMIT 1")?
+            .query_row([&text], |r| r.get(0))
+            .optional()?;
+        if let Some(user) = user {
+            let user: String = user.chars().take(12).collect();
+            return conflict(format!(
+                "(cannot be forced) - container {user} is using its referenced image {}",
+                manifest.short()
+            ));
+        }
+        let shared = tx
+            .prepare_cached(
+                "SELECT 1 FROM image_target WHERE digest != ?1 AND
+                 (digest = ?2 OR digest IN (SELECT parent FROM image_child WHERE child = ?2))",
+            )?
+            .exists((id.to_string(), &text))?;
+        if shared {
+            return conflict(
+                "(cannot be forced) - the platform's manifest is part of another image too".into(),
+            );
+        }
+    }
+    let (media_type, data) =
+        records::document_in(tx, &id)?.ok_or_else(|| Error::NoSuchImage(shown.clone()))?;
+    let mut forgotten = gone.clone();
+    if let Document::Index(index) = Document::parse(&media_type, &data, &shown)?.0 {
+        let about = |of: &str| gone.iter().any(|digest| digest.to_string() == of);
+        forgotten.extend(index.manifests.iter().filter(|m| m.attests().is_some_and(about)).map(|m| m.digest));
+    }
+    for manifest in &forgotten {
+        for table in [
+            "image_manifest WHERE digest",
+            "image_chain WHERE manifest",
+            "image_child WHERE parent",
+            "image_document WHERE digest",
+        ] {
+            tx.execute(&format!("DELETE FROM {table} = ?1"), [manifest.to_string()])?;
+        }
+    }
+    Ok(gone.iter().map(|digest| Removed::Deleted(digest.to_string())).collect())
 }
 
 fn untag(tx: &Transaction<'_>, names: &[Reference]) -> Result<Vec<Removed>, Error> {

@@ -99,6 +99,10 @@ pub(crate) fn plan(store: &Arc<Store>, names: &[String], platform: Option<&Platf
                 }
                 index.push(descriptor);
             }
+            // A docker-archive knows images only.
+            if image.artifact.is_some() {
+                continue;
+            }
             let path = |d: &Digest| format!("blobs/sha256/{}", d.hex());
             let (media_type, data) = records::document_in(db, &image.manifest)?
                 .ok_or_else(|| Error::content("image database", format!("{} is missing", image.manifest)))?;

@@ -52,6 +52,19 @@ pub struct Descriptor {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// Annotations by which BuildKit marks attestations.
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+const ATTESTATION: &str = "attestation-manifest";
+
+impl Descriptor {
+    /// The digest of the manifest that this one attests, when it is an attestation.
+    pub(crate) fn attests(&self) -> Option<&str> {
+        let marked = self.annotations.get(REFERENCE_TYPE).is_some_and(|t| t == ATTESTATION);
+        marked.then(|| self.annotations.get(REFERENCE_DIGEST).map_or("", String::as_str))
+    }
+}
+
 /// An index or manifest list.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Index {
@@ -61,10 +74,24 @@ pub(crate) struct Index {
 
 /// A manifest.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Manifest {
+    pub(crate) artifact_type: Option<String>,
     pub(crate) config: Descriptor,
     #[serde(default, deserialize_with = "or_default")]
     pub(crate) layers: Vec<Descriptor>,
+}
+
+impl Manifest {
+    /// Whether it is something else than an image (a chart, a signature, ...): nothing to unpack or run.
+    pub(crate) fn is_artifact(&self) -> bool {
+        !matches!(self.config.media_type.as_str(), "" | OCI_CONFIG | DOCKER_CONFIG)
+    }
+
+    /// What kind of artifact it is: its own word, or what its configuration is.
+    pub(crate) fn kind(&self) -> &str {
+        self.artifact_type.as_deref().unwrap_or(&self.config.media_type)
+    }
 }
 
 /// An index or a manifest.

@@ -207,7 +207,7 @@ async fn removal_goes_by_dockers_rules_and_gives_all_space_back() {
             .iter()
             .map(|(c, running)| ImageUse { container: c.to_string(), running: *running })
             .collect();
-        let options = RemoveOptions { force, prune_children: true };
+        let options = RemoveOptions { force, prune_children: true, ..RemoveOptions::default() };
         images.remove(name, options, &|_| users.clone()).await.map_err(|e| (e.code(), e.to_string()))
     };
     let short = id.short();
@@ -369,7 +369,14 @@ async fn what_may_not_be_on_disk_is_unpacked_again_from_its_blob() {
     assert_ne!(place.names("layers"), before, "numbers are not used again");
     assert_eq!(in_rootfs(&rootfs, "cat etc/text written"), "preciousmine\n");
     // Garbage collection knows that the new layer is in use.
-    images.remove("app", RemoveOptions { force: true, prune_children: true }, &unused).await.unwrap();
+    images
+        .remove(
+            "app",
+            RemoveOptions { force: true, prune_children: true, ..RemoveOptions::default() },
+            &unused,
+        )
+        .await
+        .unwrap();
     assert_eq!(in_rootfs(&rootfs, "cat etc/text"), "precious");
 }
 
@@ -382,6 +389,64 @@ async fn a_newer_database_is_refused_in_a_sentence() {
     let config = image::Config { root: place.root(), db: place.db(), ..image::Config::default() };
     let error = Images::open(config).err().unwrap();
     assert!(error.to_string().contains("has format 99"), "{error}");
+}
+
+#[tokio::test]
+async fn an_older_database_is_brought_up_to_date() {
+    let place = Place::new();
+    let id = {
+        let images = place.open();
+        loaded(&images, "x", &["app"]).await
+    };
+    let db = rusqlite::Connection::open(place.db()).unwrap();
+    db.execute_batch(
+        "ALTER TABLE image_name DROP COLUMN tagged; UPDATE schema SET version = 1 WHERE part = 'image'",
+    )
+    .unwrap();
+    drop(db);
+    let images = place.open();
+    let image = images.get("app").await.unwrap();
+    assert_eq!((image.id, image.last_tagged), (id, None));
+    images.tag("app", &reference("again")).await.unwrap();
+    assert!(images.get("app").await.unwrap().last_tagged.is_some());
+}
+
+#[tokio::test]
+async fn disk_usage_is_what_the_files_take() {
+    let place = Place::new();
+    let images = place.open();
+    let big = vec![7; 123_457];
+    let small: Vec<(String, Vec<u8>)> =
+        (0..300).map(|n| (format!("many/files/{n}"), vec![1; n * 17])).collect();
+    let mut files: Vec<(&str, &[u8])> = vec![("many/", b""), ("many/files/", b""), ("big", &big)];
+    files.extend(small.iter().map(|(path, data)| (path.as_str(), data.as_slice())));
+    for layers in [vec![tar(&files)], vec![tar(&files), tar(&[("more", b"x")])]] {
+        let image = TestImage::new("amd64", &layers, gzip);
+        load(&images, docker_archive(&image, &[])).await.unwrap();
+    }
+    let du = |folder: &str, more: &[&str]| {
+        let mut du = Command::new("du");
+        let out = du.arg("-sc").args(more).arg(place.root().join(folder)).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        text.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let usage = images.disk_usage().await.unwrap();
+    let folders: u64 =
+        place.names("layers").iter().map(|id| du(&format!("layers/{id}"), &["--block-size=1"])).sum();
+    let blobs: u64 = place
+        .names("blobs/sha256")
+        .iter()
+        .map(|name| std::fs::metadata(place.root().join("blobs/sha256").join(name)).unwrap().len())
+        .sum();
+    let db = rusqlite::Connection::open(place.db()).unwrap();
+    let documents: i64 =
+        db.query_row("SELECT sum(length(data)) FROM image_document", [], |r| r.get(0)).unwrap();
+    assert_eq!(usage.total, folders + blobs + documents as u64);
+    // The first layer is in both images, the second in one.
+    let shared = usage.images.iter().map(|i| i.shared).collect::<Vec<_>>();
+    assert_eq!(shared[0], shared[1]);
+    let sum: u64 = usage.images.iter().map(|i| i.size - i.shared).sum::<u64>() + shared[0];
+    assert_eq!(sum, usage.total, "every byte once");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@
 mod containers;
 mod guest;
 mod image;
+mod images;
 mod machine;
 mod place;
 mod report;
@@ -22,7 +23,7 @@ mod sys;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -46,8 +47,14 @@ pub struct Options {
     /// Shell command that starts another daemon of the peer's kind: serves on $BENCH_SOCKET, data below $BENCH_ROOT
     #[arg(long)]
     peer_daemon: Option<String>,
+    /// The same for a daemon that keeps images in containerd's store: the rows about images are held against both
+    #[arg(long)]
+    peer_daemon_containerd: Option<String>,
+    /// Only the rows about images and about daemons of their own
+    #[arg(long, requires = "registry_root", conflicts_with = "guest")]
+    images: bool,
     /// Measure the boot, and the rows in the guest through the machine's socket
-    #[arg(long, conflicts_with_all = ["peer", "peer_daemon", "registry_root"])]
+    #[arg(long, conflicts_with_all = ["peer", "peer_daemon", "peer_daemon_containerd", "registry_root"])]
     guest: bool,
     /// With --guest: beside it Debian's dockerd in a guest of the same kernel
     #[arg(long, requires = "guest")]
@@ -88,11 +95,14 @@ pub fn run(options: &Options) -> Result<()> {
     let cli = tool("CORACLE_TEST_DOCKER")?;
     let nft = tool("CORACLE_TEST_NFT")?;
     let nft = nft.parent().context("nft has a folder")?;
+    let registry_program = tool("CORACLE_TEST_REGISTRY")?;
+    // Built before anything is measured.
+    let limit = if options.registry_root.is_some() { Some(images::limit_program()?) } else { None };
     let folder = tempfile::Builder::new().prefix("coracle-bench-").tempdir()?;
     let sandbox = Sandbox::new()?;
     let registry = match &options.registry_root {
         None => None,
-        Some(root) => Some(serve_registry(&sandbox, &tool("CORACLE_TEST_REGISTRY")?, root, folder.path())?),
+        Some(root) => Some(serve_registry(&sandbox, &registry_program, root, folder.path())?),
     };
 
     let mut bench = Bench {
@@ -104,7 +114,17 @@ pub fn run(options: &Options) -> Result<()> {
     };
     println!("load average at the start: {}\n{}", load(), report::head());
     let how_ours = Launch::Ours { engine: &engine, sandbox: &sandbox, nft };
-    bench.fresh(&how_ours, options, &cli, registry.is_some())?;
+    bench.fresh(&how_ours, options, &cli)?;
+    if let Some(limit) = &limit {
+        let tools = images::Tools { cli: &cli, registry: &registry_program, limit };
+        bench.images(&how_ours, options, &tools)?;
+    }
+    bench.start_with_many(&how_ours, &cli)?;
+    drop(registry);
+    if options.images {
+        println!("load average at the end: {}", load());
+        return bench.write(options, &[]);
+    }
 
     let ours = launch(&how_ours, &folder.path().join("ours"), &cli)?;
     let peer_folder = folder.path().join("peer");
@@ -257,14 +277,23 @@ fn serve_registry(sandbox: &Sandbox, program: &Path, root: &Path, folder: &Path)
     fs::write(&config, text)?;
     let mut command = sandbox.command(program);
     command.arg("serve").arg(&config);
-    let mut registry = Running::start(command, &folder.join("registry.log"))?;
-    for _ in 0..1000 {
+    let log = folder.join("registry.log");
+    let registry = Running::start(command, &log)?;
+    await_registry(registry, &log, || {
         let mut curl = sandbox.command(Path::new("curl"));
-        if curl.args(["-sf", "http://127.0.0.1:5000/v2/"]).stdout(Stdio::null()).status()?.success() {
+        curl.args(["-sf", "http://127.0.0.1:5000/v2/"]);
+        curl
+    })
+}
+
+/// Waits until a registry answers what `ask` makes.
+fn await_registry(mut registry: Running, log: &Path, ask: impl Fn() -> Command) -> Result<Running> {
+    for _ in 0..1000 {
+        if ask().stdout(Stdio::null()).status()?.success() {
             return Ok(registry);
         }
         if let Some(end) = registry.ended()? {
-            bail!("docker-registry ended: {end}: {}", fs::read_to_string(folder.join("registry.log"))?);
+            bail!("docker-registry ended: {end}: {}", fs::read_to_string(log)?);
         }
         sys::pause(std::time::Duration::from_millis(10));
     }

@@ -78,7 +78,7 @@ impl Row {
         };
         let ratio = self.ratio().map_or("-".to_owned(), |r| format!("{r:.2}x"));
         format!(
-            "{:<34} {:>28} {:>28} {:>7} {:>12} {:<6} {}",
+            "{:<38} {:>28} {:>28} {:>7} {:>12} {:<6} {}",
             self.name,
             side(&self.ours),
             side(&self.peer),
@@ -92,7 +92,7 @@ impl Row {
 
 /// The table's head.
 pub fn head() -> String {
-    format!("{:<34} {:>28} {:>28} {:>7} {:>12}", "", "ours", "peer", "ratio", "target")
+    format!("{:<38} {:>28} {:>28} {:>7} {:>12}", "", "ours", "peer", "ratio", "target")
 }
 
 fn short(n: f64) -> String {

@@ -1,27 +1,25 @@
 //! The rows.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
 use super::place::Memory;
 use super::report::{Row, Target};
-use super::side::{Daemon, Launch, Side, launch};
+use super::side::{Launch, Side, launch};
 use super::{Bench, Names, Options, SLOW_RUNS, order, sys};
 use crate::debian::Debian;
-use crate::stage;
 
 /// Lines of the log rows.
 const LINES: &str = "1000000";
 
 impl Bench {
-    /// Rows about daemons of their own: start, idle memory, cold pull.
-    pub fn fresh(&mut self, ours: &Launch<'_>, options: &Options, cli: &Path, pulls: bool) -> Result<()> {
+    /// Rows about daemons of their own that have nothing yet: start and idle memory.
+    pub fn fresh(&mut self, ours: &Launch<'_>, options: &Options, cli: &Path) -> Result<()> {
         let theirs = options.peer_daemon.as_deref().map(|command| Launch::Peer { command });
         let kinds: Vec<&Launch<'_>> = [ours].into_iter().chain(&theirs).collect();
-        let (mut cold, mut again, mut start) =
-            (vec![Vec::new(); 2], vec![Vec::new(); 2], vec![Vec::new(); 2]);
+        let mut start = vec![Vec::new(); 2];
         let (mut rss, mut pss) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);
         for turn in 0..self.runs.min(SLOW_RUNS) {
             for n in order(kinds.len(), turn) {
@@ -31,17 +29,6 @@ impl Bench {
                 let used = first.side.daemon_memory()?;
                 rss[n].push(used.rss as f64 / 1024.0);
                 pss[n].push(used.pss as f64 / 1024.0);
-                if pulls {
-                    let Daemon { side, .. } = &first;
-                    // What the other side just wrote must not be written back at this one's expense.
-                    stage::run(&mut Command::new("sync"))?;
-                    let took = side.time(&["pull", "-q", &options.pull])?;
-                    ensure!(!side.docker(&["images", "-q"])?.is_empty(), "{}: nothing was pulled", side.name);
-                    cold[n].push(took);
-                    for _ in 0..3 {
-                        again[n].push(side.time(&["pull", "-q", &options.pull])?);
-                    }
-                }
                 drop(first);
                 // The second start is the ordinary one: its folders and its database are there.
                 start[n].push(launch(how, &folder, cli)?.started_in);
@@ -55,10 +42,6 @@ impl Bench {
         add("start to _ping", "ms", Target::Ratio(0.3), start, "daemons of their own");
         add("idle memory, RSS", "MB", Target::Ratio(0.2), rss, "with what it starts (containerd)");
         add("idle memory, PSS", "MB", Target::Ratio(0.2), pss, "");
-        let note =
-            if pulls { "each into an empty folder; nothing deleted before" } else { "give --registry-root" };
-        add("pull, cold", "ms", Target::Ratio(0.5), cold, note);
-        add("pull, up to date", "ms", Target::None, again, "");
         Ok(())
     }
 

@@ -125,6 +125,23 @@ pub fn listener(socket: &Path) -> Result<u32> {
     Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
 }
 
+/// Makes a process's peak memory what it uses now, and answers that: resident set, kB.
+pub fn reset_peak(pid: u32) -> Result<u64> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").with_context(|| format!("reset the peak of {pid}"))?;
+    status(pid, "VmRSS:")
+}
+
+/// Most memory that a process had since: resident set, kB.
+pub fn peak(pid: u32) -> Result<u64> {
+    status(pid, "VmHWM:")
+}
+
+fn status(pid: u32, field: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let value = text.lines().find_map(|l| l.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse().ok());
+    value.with_context(|| format!("no {field} of process {pid}"))
+}
+
 /// Counts calls that force data to disk in `pids` and all they start while `work` runs.
 pub fn syncs(
     strace: &mut Command,
@@ -178,6 +195,16 @@ pub fn pause(time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peak_is_remembered_until_it_is_reset() {
+        let own = std::process::id();
+        let before = reset_peak(own).unwrap();
+        drop(std::hint::black_box(vec![1u8; 64 << 20]));
+        assert!(peak(own).unwrap() >= before + (60 << 10));
+        reset_peak(own).unwrap();
+        assert!(peak(own).unwrap() < before + (60 << 10));
+    }
 
     #[test]
     fn a_call_is_counted_once() {

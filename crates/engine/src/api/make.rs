@@ -67,47 +67,6 @@ fn image_config(c: &Config) -> Map<String, Value> {
     out
 }
 
-/// What `commit` may be asked for besides the container's own configuration wins; lists and maps are joined.
-fn merge(asked: &mut Config, container: &Config) {
-    let text = |mine: &mut String, theirs: &String| {
-        if mine.is_empty() {
-            mine.clone_from(theirs);
-        }
-    };
-    text(&mut asked.user, &container.user);
-    text(&mut asked.working_dir, &container.working_dir);
-    text(&mut asked.stop_signal, &container.stop_signal);
-    for (port, set) in &container.exposed_ports {
-        asked.exposed_ports.entry(port.clone()).or_insert(*set);
-    }
-    for (path, set) in &container.volumes {
-        asked.volumes.entry(path.clone()).or_insert(*set);
-    }
-    for (key, value) in &container.labels {
-        asked.labels.entry(key.clone()).or_insert_with(|| value.clone());
-    }
-    let key = |e: &String| e.split('=').next().unwrap_or_default().to_owned();
-    let named: Vec<String> = asked.env.iter().map(key).collect();
-    asked.env.extend(container.env.iter().filter(|e| !named.contains(&key(e))).cloned());
-    if asked.entrypoint.as_ref().is_none_or(Vec::is_empty) {
-        if asked.cmd.as_ref().is_none_or(Vec::is_empty) {
-            asked.cmd.clone_from(&container.cmd);
-        }
-        if asked.entrypoint.is_none() {
-            asked.entrypoint.clone_from(&container.entrypoint);
-        }
-    }
-    if asked.healthcheck.is_none() {
-        asked.healthcheck.clone_from(&container.healthcheck);
-    }
-    if asked.on_build.is_none() {
-        asked.on_build.clone_from(&container.on_build);
-    }
-    if asked.shell.is_none() {
-        asked.shell.clone_from(&container.shell);
-    }
-}
-
 /// `POST /commit`.
 pub async fn commit(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let handle = engine.containers.find(call.get("container"))?;
@@ -125,7 +84,8 @@ pub async fn commit(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         )));
     }
     changes::apply(&mut config, &lines)?;
-    merge(&mut config, &record.config);
+    // What is asked for besides the container's own configuration wins.
+    config.inherit(&record.config);
 
     // Frozen while its files are read, unless a person froze it already.
     let freeze = pause && matches!(status, Status::Running { paused: false, .. });

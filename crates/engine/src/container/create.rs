@@ -1,9 +1,9 @@
 //! Making a container: the request checked and merged with the image, one record written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::config::{Config, EndpointSettings, Healthcheck, HostConfig, NetworkingConfig};
+use super::config::{Config, EndpointSettings, HostConfig, NetworkingConfig};
 use super::mounts::{self, MountKind, MountPoint};
 use super::validate::validate;
 use super::{Handle, LastRun, Record, links, task};
@@ -41,6 +41,12 @@ pub async fn create(
         command(&config)?;
     }
     let image = engine.images.get(&config.image).await?;
+    if let Some(kind) = &image.artifact {
+        return Err(Error::invalid(format!(
+            "{} is no image but an artifact ({kind}): nothing to run",
+            config.image
+        )));
+    }
     merge_image(&mut config, &image.config);
     let command = command(&config)?;
     let networks = networks(engine, &mut host, networking, &config.mac_address)?;
@@ -120,59 +126,11 @@ fn reserve(engine: &Engine, name: Option<&str>, id: &str) -> Result<String> {
 
 /// What the image says where the request says nothing.
 fn merge_image(config: &mut Config, image: &image::ImageConfig) {
-    if config.user.is_empty() {
-        config.user.clone_from(&image.user);
-    }
-    for port in &image.exposed_ports {
-        config.exposed_ports.entry(port.clone()).or_default();
-    }
-    let named: BTreeSet<String> = config.env.iter().map(|e| env_name(e).to_owned()).collect();
-    config.env.extend(image.env.iter().filter(|e| !named.contains(env_name(e))).cloned());
-    if config.entrypoint.is_none() {
-        // A command of the image's belongs to its entrypoint: with another entrypoint it is dropped.
-        if config.cmd.as_ref().is_none_or(Vec::is_empty) {
-            config.cmd.clone_from(&image.cmd);
-        }
-        config.entrypoint.clone_from(&image.entrypoint);
-    } else if config.entrypoint.as_deref() == Some(&[String::new()]) {
-        // `--entrypoint ""` takes the image's away.
+    config.inherit(&Config::from(image));
+    // `--entrypoint ""` takes the image's away.
+    if config.entrypoint.as_deref() == Some(&[String::new()]) {
         config.entrypoint = None;
     }
-    let inherited: Option<Healthcheck> =
-        image.healthcheck.clone().and_then(|h| serde_json::from_value(h).ok());
-    match (&mut config.healthcheck, inherited) {
-        (none @ None, inherited) => *none = inherited,
-        (Some(own), Some(image)) => {
-            if own.test.is_empty() {
-                own.test = image.test;
-            }
-            let or = |own: &mut i64, image: i64| *own = if *own == 0 { image } else { *own };
-            or(&mut own.interval, image.interval);
-            or(&mut own.timeout, image.timeout);
-            or(&mut own.start_period, image.start_period);
-            or(&mut own.start_interval, image.start_interval);
-            or(&mut own.retries, image.retries);
-        }
-        (Some(_), None) => {}
-    }
-    for (key, value) in &image.labels {
-        config.labels.entry(key.clone()).or_insert_with(|| value.clone());
-    }
-    if config.working_dir.is_empty() {
-        config.working_dir.clone_from(&image.working_dir);
-    }
-    for path in &image.volumes {
-        config.volumes.entry(path.clone()).or_default();
-    }
-    if config.stop_signal.is_empty()
-        && let Some(signal) = &image.stop_signal
-    {
-        config.stop_signal.clone_from(signal);
-    }
-}
-
-fn env_name(variable: &str) -> &str {
-    variable.split_once('=').map_or(variable, |(name, _)| name)
 }
 
 fn command(config: &Config) -> Result<(String, Vec<String>)> {

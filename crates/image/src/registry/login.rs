@@ -4,11 +4,9 @@ use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 
 use super::auth::{Challenge, Credentials};
-use super::{ANSWER_BYTES, Endpoint, HUB_HOST, Registries, Url, causes, read_bounded, registry};
+use super::token::Question;
+use super::{Endpoint, HUB_HOST, Registries, causes, registry};
 use crate::Error;
-
-/// Name a token server gets to know for us.
-const CLIENT_ID: &str = "coracle";
 
 impl Registries {
     /// Proves credentials at a registry. Gives back an identity token where its token server hands one out: it is
@@ -56,9 +54,10 @@ impl Registries {
                 (header, None)
             }
             (Some(Challenge::Bearer { realm, service, .. }), _) => {
-                let (token, refresh) =
-                    self.login_token(endpoint, user, credentials, &realm, &service, &url).await?;
-                (format!("Bearer {token}"), refresh)
+                let question = Question { realm: &realm, service: &service, scopes: &[], login: Some(user) };
+                let token = self.token(endpoint, Some(credentials), &question).await?;
+                let token = token.ok_or_else(|| wrong(&url))?;
+                (format!("Bearer {}", token.access), token.identity)
             }
             (None, _) => return Err(registry(&url, "no way to log in that is known here")),
         };
@@ -68,67 +67,6 @@ impl Registries {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(wrong(&url)),
             status => Err(registry(&url, format!("login attempt failed with status: {status}"))),
         }
-    }
-
-    /// A token for nothing in particular, and a refresh token.
-    async fn login_token(
-        &self,
-        endpoint: &Endpoint,
-        user: &str,
-        credentials: &Credentials,
-        realm: &str,
-        service: &str,
-        url: &str,
-    ) -> Result<(String, Option<String>), Error> {
-        let mut target = Url::parse(realm).map_err(|e| registry(realm, e))?;
-        if target.scheme() != "https" && !(endpoint.insecure && target.scheme() == "http") {
-            return Err(registry(realm, "the token server is not https and the registry is not insecure"));
-        }
-        let client = self.client(endpoint)?;
-        let request = match credentials {
-            Credentials::IdentityToken(refresh) => {
-                let form = super::url::form(&[
-                    ("grant_type", "refresh_token"),
-                    ("service", service),
-                    ("client_id", CLIENT_ID),
-                    ("refresh_token", refresh),
-                ]);
-                client
-                    .post(target)
-                    .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-                    .body(form)
-            }
-            _ => {
-                target
-                    .query_pairs_mut()
-                    .append_pair("account", user)
-                    .append_pair("client_id", CLIENT_ID)
-                    .append_pair("offline_token", "true")
-                    .append_pair("service", service);
-                let basic = credentials.basic().ok_or_else(|| wrong(url))?;
-                client.get(target).header(AUTHORIZATION, basic)
-            }
-        };
-        let response = request.send().await.map_err(|e| registry(realm, causes(&e)))?;
-        let status = response.status();
-        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Err(wrong(url));
-        }
-        #[derive(serde::Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-            refresh_token: Option<String>,
-        }
-        let body = read_bounded(response, ANSWER_BYTES).await.map_err(|e| registry(realm, e))?;
-        serde_json::from_slice::<Answer>(&body)
-            .ok()
-            .filter(|_| status.is_success())
-            .and_then(|a| {
-                let token = a.token.filter(|t| !t.is_empty()).or(a.access_token)?;
-                Some((token, a.refresh_token.filter(|t| !t.is_empty())))
-            })
-            .ok_or_else(|| registry(realm, format!("no token in the answer ({status})")))
     }
 }
 

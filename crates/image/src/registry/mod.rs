@@ -6,10 +6,11 @@
 //! * any other: https with a verified certificate. Nothing goes to it in plain text, also not by a redirect or to a
 //!   token server it names.
 
-mod auth;
+pub(crate) mod auth;
 mod connect;
 mod login;
 mod query;
+mod token;
 mod upload;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ pub use auth::Credentials;
 use connect::Connections;
 pub use connect::Proxies;
 pub use query::{Distribution, Found};
+use token::Question;
 pub(crate) use upload::{Sent, Source};
 
 use crate::spec::{DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_BYTES, OCI_INDEX, OCI_MANIFEST};
@@ -71,6 +73,8 @@ pub(crate) struct Repository {
     reference: Reference,
     endpoints: Vec<Endpoint>,
     credentials: Option<Credentials>,
+    /// Other repositories of the registry that a push may take blobs from: its token must allow to read them.
+    mounts: Vec<String>,
     /// `Authorization` header that worked, by endpoint.
     tokens: Arc<Mutex<HashMap<String, String>>>,
 }
@@ -115,6 +119,7 @@ impl Registries {
             reference: reference.clone(),
             endpoints,
             credentials,
+            mounts: Vec::new(),
             tokens: Arc::default(),
         }
     }
@@ -202,6 +207,11 @@ fn host_of(url: &str) -> &str {
 }
 
 impl Repository {
+    /// The reference as users write it.
+    pub(crate) fn familiar(&self) -> String {
+        self.reference.familiar()
+    }
+
     /// Asks for the digest a tag has now, without transferring it (the Hub does not count this against its limits).
     /// `None`: the registry does not say.
     pub(crate) async fn resolve(&self) -> Result<Option<Digest>, Error> {
@@ -381,67 +391,27 @@ impl Repository {
         match challenge {
             Some(Challenge::Basic) => Ok(credentials.and_then(Credentials::basic)),
             Some(Challenge::Bearer { realm, service, scope }) => {
-                let scope = if scope.is_empty() {
-                    format!("repository:{}:pull", self.reference.path())
-                } else {
-                    scope
-                };
-                let token = self.token(endpoint, credentials, &realm, &service, &scope).await?;
-                Ok(Some(format!("Bearer {token}")))
+                let mut scopes: Vec<String> = scope.split_whitespace().map(str::to_owned).collect();
+                if scopes.is_empty() {
+                    scopes.push(format!("repository:{}:pull", self.reference.path()));
+                }
+                for from in &self.mounts {
+                    let prefix = format!("repository:{from}:");
+                    if !scopes.iter().any(|s| s.starts_with(&prefix)) {
+                        scopes.push(format!("{prefix}pull"));
+                    }
+                }
+                let question = Question { realm: &realm, service: &service, scopes: &scopes, login: None };
+                match self.registries.token(endpoint, credentials, &question).await? {
+                    Some(token) => Ok(Some(format!("Bearer {}", token.access))),
+                    None => Err(Error::Unauthorized {
+                        url: realm,
+                        message: "incorrect username or password".into(),
+                    }),
+                }
             }
             None => Ok(None),
         }
-    }
-
-    async fn token(
-        &self,
-        endpoint: &Endpoint,
-        credentials: Option<&Credentials>,
-        realm: &str,
-        service: &str,
-        scope: &str,
-    ) -> Result<String, Error> {
-        let mut url = Url::parse(realm).map_err(|e| registry(realm, e))?;
-        if url.scheme() != "https" && !(endpoint.insecure && url.scheme() == "http") {
-            return Err(registry(realm, "the token server is not https and the registry is not insecure"));
-        }
-        let client = self.registries.client(endpoint)?;
-        let request = if let Some(Credentials::IdentityToken(refresh)) = credentials {
-            let form: String = url::form(&[
-                ("grant_type", "refresh_token"),
-                ("service", service),
-                ("client_id", "coracle"),
-                ("scope", scope),
-                ("refresh_token", refresh),
-            ]);
-            client.post(url.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
-        } else {
-            url.query_pairs_mut().append_pair("service", service).append_pair("scope", scope);
-            let request = client.get(url.clone());
-            match credentials.and_then(Credentials::basic) {
-                Some(basic) => request.header(AUTHORIZATION, basic),
-                None => request,
-            }
-        };
-        let response = request.send().await.map_err(|e| registry(realm, causes(&e)))?;
-        let status = response.status();
-        let body = read_bounded(response, ANSWER_BYTES).await.map_err(|e| registry(realm, e))?;
-        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
-            return Err(Error::Unauthorized {
-                url: realm.into(),
-                message: "incorrect username or password".into(),
-            });
-        }
-        #[derive(serde::Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
-        serde_json::from_slice::<Answer>(&body)
-            .ok()
-            .filter(|_| status.is_success())
-            .and_then(|a| a.token.filter(|t| !t.is_empty()).or(a.access_token))
-            .ok_or_else(|| registry(realm, format!("no token in the answer ({status})")))
     }
 
     /// The error for an answer that is not a success, in Docker's words.

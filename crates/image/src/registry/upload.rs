@@ -28,7 +28,8 @@ pub(crate) enum Sent {
 
 impl Repository {
     /// Settles on the endpoint that answers; all else goes there. A registry that is not insecure has but one.
-    pub(crate) async fn for_push(mut self) -> Result<Repository, Error> {
+    /// `mounts` are other repositories that blobs may be taken from.
+    pub(crate) async fn for_push(mut self, mounts: Vec<String>) -> Result<Repository, Error> {
         self.endpoints.retain(|e| !e.mirror);
         let mut last = None;
         for endpoint in &self.endpoints {
@@ -39,6 +40,7 @@ impl Repository {
                     self.endpoints = vec![endpoint];
                     // Its token is for nothing in particular.
                     self.tokens.lock().unwrap_or_else(|e| e.into_inner()).clear();
+                    self.mounts = mounts;
                     return Ok(self);
                 }
                 Err(e) => last = Some(e),

@@ -8,6 +8,7 @@
 //!   bottom/              what every container finds below its image: bottom.rs
 //!   containers/KEY/      upper/ and work/ of a container's root file system
 //!   ingest/ID            blobs being fetched and folders being removed: emptied at start
+//!   reserve              room for removals on a full disk: reserve.rs
 //! database               documents (indexes, manifests, configurations) and all records: schema.rs
 //! ```
 //!
@@ -27,7 +28,10 @@
 //! taken before the database is asked what is there, so content in use never goes.
 
 mod bottom;
+mod reserve;
 mod schema;
+
+pub use reserve::make_room;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -36,6 +40,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
@@ -51,6 +56,7 @@ pub(crate) struct Store {
     reader: Mutex<Connection>,
     pins: Mutex<HashMap<Digest, usize>>,
     boot: String,
+    reserve: reserve::Reserve,
 }
 
 /// A path that disappears again unless it is recorded.
@@ -146,8 +152,10 @@ impl Store {
             reader: Mutex::new(schema::connect(db)?),
             pins: Mutex::default(),
             boot,
+            reserve: reserve::Reserve::of(root),
         };
-        store.recover()?;
+        store.reserve.with(|| store.recover())?;
+        store.reserve.keep();
         Ok(Arc::new(store))
     }
 
@@ -213,6 +221,14 @@ impl Store {
         let value = change(&tx)?;
         tx.commit()?;
         Ok(value)
+    }
+
+    /// The same for a change that takes something away: works on a full disk too, once more from the beginning.
+    pub(crate) fn write_less<T>(
+        &self,
+        change: impl Fn(&Transaction<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.reserve.with(|| self.write(&change))
     }
 
     /// Keeps garbage collection off these until the pin is dropped, whether they are here already or not.
@@ -311,11 +327,14 @@ impl Store {
                 added,
             ))?;
         }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
         for (name, target) in &commit.names {
             tx.prepare_cached(
-                "INSERT INTO image_name(name, target) VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET target = excluded.target",
+                "INSERT INTO image_name(name, target, tagged) VALUES(?1, ?2, ?3)
+                 ON CONFLICT(name) DO UPDATE SET target = excluded.target, tagged = excluded.tagged",
             )?
-            .execute((name, target.to_string()))?;
+            .execute((name, target.to_string(), now))?;
         }
         if !commit.blobs.is_empty() {
             sync_folder(&self.root.join("blobs/sha256"))?;
@@ -358,6 +377,10 @@ impl Store {
 
     /// Removes all content that nothing reaches.
     pub(crate) fn collect(&self) -> Result<Freed, Error> {
+        self.reserve.with(|| self.collect_once())
+    }
+
+    fn collect_once(&self) -> Result<Freed, Error> {
         let mut freed = Freed::default();
         let mut folders = Vec::new();
         {
@@ -428,6 +451,10 @@ impl Store {
 
     /// Ends the record of a container's root file system and removes its folders, and the content that only it held.
     pub(crate) fn discard(&self, key: &str) -> Result<(), Error> {
+        self.reserve.with(|| self.discard_once(key))
+    }
+
+    fn discard_once(&self, key: &str) -> Result<(), Error> {
         let path = self.container_path(key);
         let (id, trash, last_user) = {
             let mut db = lock(&self.writer);
@@ -464,7 +491,7 @@ impl Store {
     }
 
     fn end_lease(&self, id: i64) -> Result<(), Error> {
-        self.write(|tx| {
+        self.write_less(|tx| {
             tx.prepare_cached("DELETE FROM image_lease WHERE id = ?1")?.execute([id])?;
             Ok(())
         })

@@ -10,7 +10,7 @@ use crate::Error;
 /// Name of our part in the table `schema`.
 const PART: &str = "image";
 /// Version of the tables below.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// How long to wait for another connection's transaction.
 const BUSY: Duration = Duration::from_secs(30);
 
@@ -34,7 +34,8 @@ CREATE TABLE image_layer(id INTEGER PRIMARY KEY, diff_id TEXT NOT NULL UNIQUE, d
 -- Images: what a name or an ID stands for. `added` orders them.
 CREATE TABLE image_target(digest TEXT PRIMARY KEY, media_type TEXT NOT NULL, size INTEGER NOT NULL, added INTEGER NOT NULL)
   WITHOUT ROWID;
-CREATE TABLE image_name(name TEXT PRIMARY KEY, target TEXT NOT NULL REFERENCES image_target(digest)) WITHOUT ROWID;
+CREATE TABLE image_name(name TEXT PRIMARY KEY, target TEXT NOT NULL REFERENCES image_target(digest),
+  tagged INTEGER) WITHOUT ROWID; -- when the name was given, nanoseconds since 1970
 CREATE INDEX image_name_target ON image_name(target);
 -- Root file systems of containers, in containers/KEY.
 CREATE TABLE image_mount(key TEXT PRIMARY KEY, manifest TEXT NOT NULL) WITHOUT ROWID;
@@ -53,7 +54,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     match found {
         Some(VERSION) => {}
         Some(found) if found > VERSION => return Err(Error::NewerFormat { found, known: VERSION }),
-        // There is no older version yet.
+        Some(1) => {
+            tx.execute_batch("ALTER TABLE image_name ADD COLUMN tagged INTEGER")?;
+            tx.execute("UPDATE schema SET version = ?2 WHERE part = ?1", (PART, VERSION))?;
+        }
         Some(found) => return Err(Error::content("image database", format!("unknown format {found}"))),
         None => {
             tx.execute_batch(TABLES)?;

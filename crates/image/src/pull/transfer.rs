@@ -1,13 +1,4 @@
-//! Pulling: resolve, fetch and unpack side by side, record at once.
-//!
-//! ```text
-//!  registry --chunks--+--> blob thread: sha256, ingest/ID ---.
-//!    (resumed by      |                                       +--> one commit for the whole image
-//!     Range)          '--> unpack thread: layers/ID ---------'
-//! ```
-//! Each layer unpacks into a folder of its own, so their order does not matter; the largest starts first, which
-//! makes the whole finish earliest. A layer that two pulls want at the same time is fetched by one of them
-//! ([`Flights`]); if that one is cancelled the other takes over.
+//! Carrying content from a registry into the store: fetched, verified and unpacked in one go.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
@@ -18,16 +9,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rusqlite::OptionalExtension as _;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::{Progress, ProgressSink, Puller};
 use crate::digest::Hasher;
 use crate::error::blocking;
 use crate::layer::{Chunks, unpack};
-use crate::registry::{ATTEMPTS, Registries, Repository, back_off, causes, registry};
-use crate::spec::{ConfigDocument, DOCUMENT_BYTES, Document, Manifest};
-use crate::store::{Commit, Draft, NewBlob, NewDocument, NewLayer, NewManifest, Store};
-use crate::{Credentials, Descriptor, Digest, Error, Platform, Reference};
+use crate::registry::{ATTEMPTS, Repository, back_off, causes, registry};
+use crate::spec::{ConfigDocument, DOCUMENT_BYTES, Manifest};
+use crate::store::{Commit, Draft, Lease, NewBlob, NewLayer, Store};
+use crate::{Descriptor, Digest, Error};
 
 /// Layers fetched or unpacked at the same time, in all pulls together.
 const LAYERS_AT_ONCE: usize = 4;
@@ -37,42 +28,6 @@ const CHUNKS_WAITING: usize = 16;
 const PROGRESS_RESETS: u64 = 16 * 1024 * 1024;
 /// Pause between two progress messages of one layer.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
-
-/// How to pull.
-#[derive(Debug, Clone, Default)]
-pub struct PullOptions {
-    /// Platform wanted; this machine's if none.
-    pub platform: Option<Platform>,
-    /// Credentials for the registry.
-    pub auth: Option<Credentials>,
-}
-
-/// A pulled image.
-#[derive(Debug, Clone)]
-pub struct Pulled {
-    /// Its ID: digest of the index or manifest the reference names.
-    pub id: Digest,
-    /// The reference, normalised.
-    pub reference: Reference,
-    /// Whether it was here already.
-    pub up_to_date: bool,
-}
-
-/// One step of progress, in the words of dockerd.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// What it is about: 12 digits of a layer's digest, or a tag.
-    pub id: Option<String>,
-    /// The words.
-    pub status: String,
-    /// Bytes done; 0 where there is nothing to count.
-    pub current: u64,
-    /// Bytes in all; 0 where there is nothing to count.
-    pub total: u64,
-}
-
-/// Takes progress as it happens: is called often and must return at once.
-pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// Transfers under way, by blob.
 #[derive(Default)]
@@ -101,15 +56,6 @@ impl Flights {
     }
 }
 
-/// What pulling needs of the store's owner.
-#[derive(Clone)]
-pub(crate) struct Puller {
-    pub(crate) store: Arc<Store>,
-    pub(crate) registries: Arc<Registries>,
-    pub(crate) flights: Arc<Flights>,
-    pub(crate) permits: Arc<Semaphore>,
-}
-
 /// The permits that bound the layers in work.
 pub(crate) fn permits() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(LAYERS_AT_ONCE))
@@ -129,137 +75,7 @@ struct Present {
 }
 
 impl Puller {
-    pub(crate) async fn pull(
-        &self,
-        reference: &Reference,
-        options: PullOptions,
-        progress: &ProgressSink,
-    ) -> Result<Pulled, Error> {
-        let say =
-            |id: Option<String>, status: String| progress(Progress { id, status, current: 0, total: 0 });
-        let wanted = options.platform.clone().unwrap_or_else(Platform::host);
-        let repository = self.registries.repository(reference, options.auth.clone());
-        let name = reference.stored().to_string();
-
-        let digest = match reference.digest() {
-            Some(digest) => Some(*digest),
-            None => repository.resolve().await?,
-        };
-        let mut commit = Commit::default();
-        // Held to the end: what is found here must not be collected meanwhile.
-        let mut pins = Vec::new();
-        if let Some(digest) = digest {
-            pins.push(self.store.pin([digest]));
-        }
-        let (top, media_type, data) = match digest {
-            Some(digest) => match self.stored_document(digest).await? {
-                Some((media_type, data)) => (digest, media_type, data),
-                None => fetched(repository.document(Some(&digest)).await?),
-            },
-            None => fetched(repository.document(None).await?),
-        };
-        if digest != Some(top) {
-            pins.push(self.store.pin([top]));
-        }
-        let title = reference.digest().map_or_else(|| reference.target(), Digest::to_string);
-        let (document, media_type) = Document::parse(&media_type, &data, &reference.familiar())?;
-        let target = descriptor(&media_type, top, &data);
-        let (manifest_digest, manifest_type, manifest, manifest_data) = match document {
-            Document::Manifest(manifest) => (top, media_type, manifest, data),
-            Document::Index(index) => {
-                let chosen = choose(&index.manifests, &wanted)?.clone();
-                pins.push(self.store.pin([chosen.digest]));
-                commit.documents.push(NewDocument {
-                    descriptor: target.clone(),
-                    data,
-                    children: index.manifests.iter().map(|m| m.digest).collect(),
-                });
-                let (_, media_type, data) = match self.stored_document(chosen.digest).await? {
-                    Some((media_type, data)) => (chosen.digest, media_type, data),
-                    None => fetched(repository.document(Some(&chosen.digest)).await?),
-                };
-                match Document::parse(&media_type, &data, &reference.familiar())? {
-                    (Document::Manifest(manifest), media_type) => (chosen.digest, media_type, manifest, data),
-                    (Document::Index(_), _) => {
-                        return Err(Error::content(reference.familiar(), "an index within an index"));
-                    }
-                }
-            }
-        };
-        let content = manifest.layers.iter().map(|l| l.digest).chain([manifest.config.digest]);
-        pins.push(self.store.pin(content));
-        say(Some(title), format!("Pulling from {}", reference.path()));
-
-        let up_to_date = self.is_complete(&name, top, manifest_digest).await?;
-        if !up_to_date {
-            let config_data = match self.stored_document(manifest.config.digest).await? {
-                Some((_, data)) => data,
-                None => fetch_config(&repository, &manifest.config).await?,
-            };
-            let config = read_config(&config_data, &manifest, &reference.familiar())?;
-            if let Some(platform) = options.platform.as_ref().filter(|p| p.fit(&config.platform).is_none()) {
-                return Err(Error::NoPlatform { platform: platform.to_string() });
-            }
-            pins.push(self.store.pin(config.rootfs.diff_ids.iter().copied()));
-            self.fetch_layers(&repository, &manifest, &config, progress, &mut commit).await?;
-            commit.documents.push(NewDocument {
-                descriptor: descriptor(&manifest_type, manifest_digest, &manifest_data),
-                data: manifest_data,
-                children: manifest_children(&manifest),
-            });
-            commit.documents.push(NewDocument {
-                descriptor: manifest.config.clone(),
-                data: config_data,
-                children: Vec::new(),
-            });
-            commit.manifests.push(NewManifest {
-                digest: manifest_digest,
-                config: manifest.config.digest,
-                platform: config.platform,
-                diff_ids: config.rootfs.diff_ids,
-            });
-            commit.targets.push(target);
-            commit.names.push((name, top));
-            let store = self.store.clone();
-            blocking(move || store.commit(&commit)).await?;
-            settle_later(&self.store);
-        }
-        say(None, format!("Digest: {top}"));
-        let familiar = reference.stored().familiar();
-        say(
-            None,
-            if up_to_date {
-                format!("Status: Image is up to date for {familiar}")
-            } else {
-                format!("Status: Downloaded newer image for {familiar}")
-            },
-        );
-        Ok(Pulled { id: top, reference: reference.clone(), up_to_date })
-    }
-
-    /// Whether the name stands for this image already, with this manifest complete.
-    async fn is_complete(&self, name: &str, top: Digest, manifest: Digest) -> Result<bool, Error> {
-        let (store, name) = (self.store.clone(), name.to_string());
-        blocking(move || {
-            store.read(|db| {
-                Ok(db
-                    .prepare_cached(
-                        "SELECT 1 FROM image_name, image_manifest WHERE name = ?1 AND target = ?2 AND digest = ?3",
-                    )?
-                    .query_row((name, top.to_string(), manifest.to_string()), |_| Ok(()))
-                    .optional()?
-                    .is_some())
-            })
-        })
-        .await
-    }
-
-    async fn stored_document(&self, digest: Digest) -> Result<Option<(String, Vec<u8>)>, Error> {
-        let store = self.store.clone();
-        blocking(move || crate::records::document(&store, &digest)).await
-    }
-
-    async fn fetch_layers(
+    pub(super) async fn fetch_layers(
         &self,
         repository: &Repository,
         manifest: &Manifest,
@@ -293,6 +109,29 @@ impl Puller {
         }
         drop(transfers);
         Ok(())
+    }
+
+    /// Fetches what is not unpacked (artifacts, attestations): blobs that are not here yet, and the configuration.
+    pub(super) async fn fetch_plain(
+        &self,
+        repository: &Repository,
+        manifest: &Manifest,
+        progress: &ProgressSink,
+    ) -> Result<(Vec<Arc<NewBlob>>, Vec<u8>), Error> {
+        let config = self.config(repository, manifest).await?;
+        let (mut seen, mut blobs) = (HashSet::new(), Vec::new());
+        for blob in manifest.layers.iter().filter(|l| seen.insert(l.digest)) {
+            let layer = Layer { blob: blob.clone(), diff_id: blob.digest };
+            let _permit = self.permits.acquire().await.map_err(|_| Error::Canceled)?;
+            if self.present(&layer).await?.blob {
+                layer.say(progress, "Already exists", 0);
+                continue;
+            }
+            layer.say(progress, "Pulling fs layer", 0);
+            blobs.extend(self.transfer(repository, &layer, false, progress).await?.blob);
+            layer.say(progress, "Pull complete", 0);
+        }
+        Ok((blobs, config))
     }
 
     /// One layer, together with its flight, which lives until the commit: pulls that come meanwhile find it.
@@ -418,86 +257,11 @@ impl Puller {
     }
 }
 
-/// Sees unpacked layers onto the disk. Not awaited, as their rows say that they may not be there yet; a runtime that
-/// shuts down waits for it, and what is missed is unpacked again.
-pub(crate) fn settle_later(store: &Arc<Store>) {
-    let store = store.clone();
-    drop(tokio::task::spawn_blocking(move || {
-        if let Err(error) = store.settle() {
-            tracing::warn!(%error, "could not sync unpacked layers");
-        }
-    }));
-}
-
 impl Layer {
     fn say(&self, progress: &ProgressSink, status: &str, current: u64) {
         let total = if current > 0 { self.blob.size } else { 0 };
         progress(Progress { id: Some(self.blob.digest.short()), status: status.into(), current, total });
     }
-}
-
-fn fetched(fetched: crate::registry::Fetched) -> (Digest, String, Vec<u8>) {
-    (fetched.digest, fetched.media_type, fetched.data)
-}
-
-pub(crate) fn descriptor(media_type: &str, digest: Digest, data: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: media_type.into(),
-        digest,
-        size: data.len() as u64,
-        platform: None,
-        annotations: Default::default(),
-    }
-}
-
-/// What a manifest names: its configuration, then its layers.
-pub(crate) fn manifest_children(manifest: &Manifest) -> Vec<Digest> {
-    [manifest.config.digest].into_iter().chain(manifest.layers.iter().map(|l| l.digest)).collect()
-}
-
-/// The manifest of an index that fits a platform best.
-fn choose<'a>(manifests: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, Error> {
-    manifests
-        .iter()
-        .filter_map(|m| m.platform.as_ref().and_then(|p| wanted.fit(p)).map(|fit| (fit, m)))
-        .min_by_key(|(fit, _)| *fit)
-        .map(|(_, m)| m)
-        .ok_or_else(|| Error::NoPlatform { platform: wanted.to_string() })
-}
-
-/// Reads a configuration and holds it against its manifest.
-pub(crate) fn read_config(data: &[u8], manifest: &Manifest, name: &str) -> Result<ConfigDocument, Error> {
-    let mut config: ConfigDocument = serde_json::from_slice(data).map_err(|e| Error::content(name, e))?;
-    if config.platform.os.is_empty() {
-        config.platform.os = "linux".into();
-    }
-    if config.platform.os != "linux" {
-        return Err(Error::Unsupported(format!(
-            "image operating system {:?} cannot be used on this platform",
-            config.platform.os
-        )));
-    }
-    if let Some(foreign) = manifest
-        .layers
-        .iter()
-        .find(|l| l.media_type.contains(".foreign.") || l.media_type.contains(".nondistributable."))
-    {
-        return Err(Error::Unsupported(format!(
-            "foreign layer {} of {name} is not supported",
-            foreign.digest
-        )));
-    }
-    if config.rootfs.diff_ids.len() != manifest.layers.len() {
-        return Err(Error::content(
-            name,
-            format!(
-                "{} layers, but the configuration names {}: not a container image?",
-                manifest.layers.len(),
-                config.rootfs.diff_ids.len()
-            ),
-        ));
-    }
-    Ok(config)
 }
 
 /// Fetches a configuration, whole and verified.
@@ -610,7 +374,7 @@ async fn download(
 /// Writes a blob's bytes to its lease, verifies them and sees them onto the disk.
 fn store_blob(
     mut chunks: mpsc::Receiver<io::Result<Bytes>>,
-    lease: crate::store::Lease,
+    lease: Lease,
     descriptor: &Descriptor,
 ) -> Result<NewBlob, Error> {
     let path = lease.path();
