@@ -205,6 +205,19 @@ fn ports_are_the_hosts() {
     assert_eq!(numbers[0], numbers[1], "both families have the same number");
     let port = port.lines().next().unwrap().rsplit(':').next().unwrap().to_owned();
     eventually("the random port", || machine.curl(&format!("http://127.0.0.1:{port}/")).code == Some(0));
+
+    // The other way: what listens on the host's loopback is there for containers, by Docker's name of the host.
+    machine.load(&images::busybox(folder.path()));
+    let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    let serve = std::thread::spawn(move || service.accept().unwrap().0.write_all(b"from the host\n"));
+    let hosts = ["run", "--rm", "--add-host", "me:host-gateway", "busybox", "cat", "/etc/hosts"];
+    assert!(machine.docker(&hosts).ok().contains("10.0.2.2\tme"));
+    machine.docker(&["network", "create", "own"]).ok();
+    let script = format!("nc host.docker.internal {port} </dev/null");
+    let said = machine.docker(&["run", "--rm", "--network", "own", "busybox", "sh", "-c", &script]).ok();
+    assert_eq!(said, "from the host");
+    serve.join().unwrap().unwrap();
 }
 
 /// What redis answers at a port of the host to one command and QUIT, as it is on the wire.

@@ -65,6 +65,9 @@ struct Serve {
     /// Socket on which published ports are asked for, instead of binding them here
     #[arg(long)]
     ports_socket: Option<PathBuf>,
+    /// Where containers find the host by the names `host-gateway` and `host.docker.internal` [default: settings]
+    #[arg(long, value_name = "IP")]
+    host_gateway_ip: Vec<std::net::IpAddr>,
     /// A folder of the host that is mounted here, as HOST=HERE; may come several times
     #[arg(long, value_parser = host_path)]
     host_path: Vec<(PathBuf, PathBuf)>,
@@ -121,6 +124,9 @@ async fn serve(options: Serve) -> Result<()> {
     };
     if !options.hosts.is_empty() {
         config.hosts.clone_from(&options.hosts);
+    }
+    if !options.host_gateway_ip.is_empty() && config.host_gateways().is_empty() {
+        config.host_gateway_ips = options.host_gateway_ip;
     }
     config.tlsverify |= options.tlsverify;
     config.tlscacert = options.tlscacert.or(config.tlscacert);

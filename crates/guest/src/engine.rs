@@ -25,7 +25,7 @@ use tokio::{
 };
 use wire::control::Engine as State;
 
-use crate::{GuestError, cmdline::Share, disk, modules, ports, reaper::Reaper, say, sys};
+use crate::{GuestError, cmdline::Arguments, disk, modules, ports, reaper::Reaper, say, sys};
 
 /// The engine's API.
 pub const SOCKET: &str = "/run/docker.sock";
@@ -48,7 +48,7 @@ const LINE: usize = 400;
 pub struct Engine {
     state: Arc<watch::Sender<State>>,
     wish: Arc<watch::Sender<Wish>>,
-    shares: Arc<[Share]>,
+    arguments: Arc<Arguments>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,11 +62,11 @@ type LastWords = Arc<Mutex<VecDeque<String>>>;
 
 impl Engine {
     /// Starts it once `booted` is through.
-    pub fn start(reaper: Reaper, booted: JoinHandle<Result<(), GuestError>>, shares: Vec<Share>) -> Self {
+    pub fn start(reaper: Reaper, booted: JoinHandle<Result<(), GuestError>>, arguments: Arguments) -> Self {
         let engine = Self {
             state: Arc::new(watch::Sender::new(State::Starting)),
             wish: Arc::new(watch::Sender::new(Wish::Run)),
-            shares: shares.into(),
+            arguments: Arc::new(arguments),
         };
         tokio::spawn(engine.clone().supervise(reaper, booted));
         engine
@@ -133,7 +133,7 @@ impl Engine {
     ) -> Option<String> {
         let last_words = LastWords::default();
         let started = reaper.spawn(|| {
-            let mut child = command(&self.shares).spawn()?;
+            let mut child = command(&self.arguments).spawn()?;
             listen(child.stdout.take(), &last_words);
             listen(child.stderr.take(), &last_words);
             let pid = child.id();
@@ -172,7 +172,7 @@ impl Engine {
     }
 }
 
-fn command(shares: &[Share]) -> Command {
+fn command(arguments: &Arguments) -> Command {
     let mut command = Command::new(PROGRAM);
     command
         .args(["serve", "--socket", SOCKET, "--root", &format!("{}/engine", disk::MOUNT)])
@@ -186,7 +186,11 @@ fn command(shares: &[Share]) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    for share in shares {
+    // The hypervisor's network leads from there to the host's own loopback.
+    if let Some(net) = &arguments.net {
+        command.args(["--host-gateway-ip", &net.gateway.to_string()]);
+    }
+    for share in &arguments.shares {
         command.args(["--host-path", &format!("{}={}", share.host, share.place())]);
     }
     if Path::new(CONFIG).exists() {

@@ -136,7 +136,7 @@ async fn run(arguments: cmdline::Arguments) {
             booted
         }
     });
-    let engine = engine::Engine::start(reaper.clone(), booted, arguments.shares.clone());
+    let engine = engine::Engine::start(reaper.clone(), booted, arguments.clone());
     tokio::spawn(ports.clone().serve());
     let link = tokio::spawn(serve::link(engine.clone(), ports, echo, arguments.data.clone(), stop, reaper));
     let grace = shutdown::wait(stopping).await;
