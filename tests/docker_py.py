@@ -23,7 +23,8 @@ assert c.status == "running" and c.labels == {"made": "here"}
 assert c.attrs["HostConfig"]["Memory"] == 64 << 20
 assert int(c.ports["80/tcp"][0]["HostPort"]) > 0
 assert c.exec_run("sh -c 'echo $A; exit 5'") == (5, b"b\n")
-assert c.exec_run("sh -c 'echo out; echo err >&2'", demux=True).output == (b"out\n", b"err\n")
+both = c.exec_run("sh -c 'echo out; echo err >&2'", demux=True)
+assert both.output == (b"out\n", b"err\n"), both
 assert [x.name for x in client.containers.list(filters={"label": "made=here"})] == ["py"]
 assert b"one" in c.logs() and c.logs(stdout=False) == b"two\n"
 assert next(c.logs(stream=True)) == b"one\n"

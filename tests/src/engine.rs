@@ -219,6 +219,24 @@ impl Engine {
         self.command(args).output().expect("docker").into()
     }
 
+    /// Runs a command of the stock CLI that must be through within `limit`, whatever else hangs.
+    #[track_caller]
+    pub fn within(&self, limit: std::time::Duration, args: &[&str]) -> Outcome {
+        /// What timeout(1) says of a command it had to end.
+        const TIMED_OUT: i32 = 124;
+        let docker = self.command(args);
+        let mut command = self.sandbox.command("timeout");
+        command
+            .arg(format!("{}s", limit.as_secs_f32()))
+            .arg(Cli::V28.program())
+            .args(args)
+            .stdin(Stdio::null());
+        command.envs(docker.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let done: Outcome = command.output().expect("docker").into();
+        assert_ne!(done.code, Some(TIMED_OUT), "held up: docker {}", args.join(" "));
+        done
+    }
+
     /// Runs a command of the stock CLI with input.
     pub fn docker_with_input(&self, args: &[&str], input: &[u8]) -> Outcome {
         with_input(self.command(args), input)

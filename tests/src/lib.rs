@@ -6,7 +6,8 @@
 //! `CORACLE_TEST_BUSYBOX` (a static busybox), `CORACLE_TEST_NFT`, `CORACLE_TEST_QEMU`,
 //! `CORACLE_TEST_SKOPEO`, `CORACLE_TEST_PODMAN`, `CORACLE_TEST_BUILDX` (other tools for images),
 //! `CORACLE_TEST_PYTHON` (a Python that has docker-py), `CORACLE_TEST_NGINX`, `CORACLE_TEST_REDIS`,
-//! `CORACLE_TEST_POSTGRES`, `CORACLE_TEST_MINBASE` (Debian's packages, unpacked).
+//! `CORACLE_TEST_POSTGRES`, `CORACLE_TEST_MINBASE` (Debian's packages, unpacked), `CORACLE_TEST_COMPOSE` (Debian's
+//! docker-compose v2).
 //!
 //! An engine runs in a [`Sandbox`]: network and mount namespaces of its own, so that its bridge, rules and ports
 //! are nobody else's, and all of it goes when the sandbox does, also when a test fails.
@@ -15,10 +16,13 @@ pub mod differential;
 pub mod engine;
 pub mod images;
 pub mod machine;
+pub mod neighbour;
 pub mod sandbox;
 pub mod store;
+pub mod walls;
 
 pub use engine::{Cli, Engine, Outcome};
+pub use neighbour::Neighbour;
 pub use sandbox::{Registry, Sandbox};
 
 use std::path::PathBuf;

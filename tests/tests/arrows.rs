@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! engine -> build, network, runtime, image, archive, wire      build -> archive      image -> archive
-//! guest -> link, wire      host -> link, wire      link -> wire      app -> host      cli -> host
+//! guest -> link, wire      host -> link, wire      link, share -> wire      app -> host      cli -> host
 //! src-tauri -> app         tests and xtask import none of ours: they start binaries
 //! ```
 
@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("network", &[]),
     ("runtime", &[]),
     ("capng", &[]),
-    ("share", &[]),
+    ("share", &["wire"]),
     ("src-tauri", &["app"]),
     ("tests", &[]),
     ("wire", &[]),

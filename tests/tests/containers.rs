@@ -261,10 +261,9 @@ fn options_of_run_have_effect() {
     );
     let first = run(&["--init", "busybox", "sh", "-c", "tr '\\0' ' ' </proc/1/cmdline; echo; echo $$"]);
     assert!(first.contains("docker-init -- sh") && !first.ends_with("\n1"), "{first}");
-    for (option, value) in [("--cgroup-parent", "/x"), ("--volume-driver", "nfs")] {
-        let refused = format!("{option} is not there yet");
-        engine.docker(&["run", "--rm", option, value, "busybox"]).fails(125, &refused);
-    }
+    engine
+        .docker(&["run", "--rm", "--volume-driver", "nfs", "busybox"])
+        .fails(125, "--volume-driver is not there yet");
     let other = if std::env::consts::ARCH == "aarch64" { "linux/amd64" } else { "linux/arm64" };
     let (status, words) = engine.request(
         "POST",

@@ -87,7 +87,7 @@ fn networks_of_a_stopped_container_are_those_it_starts_in() {
 #[test]
 fn what_cannot_be_connected_is_refused_in_dockers_words() {
     let engine = Engine::with_busybox();
-    engine.docker(&["network", "create", "net"]).ok();
+    engine.docker(&["network", "create", "--subnet", "10.73.0.0/24", "net"]).ok();
     for (name, network) in [("hosted", "host"), ("alone", "none"), ("box", "bridge")] {
         engine.docker(&["run", "-d", "--name", name, "--network", network, "busybox", "sleep", "1000"]).ok();
     }
@@ -203,6 +203,18 @@ fn links_name_another_container() {
     engine
         .docker(&["run", "--name", "late", "--link", "idle:x", "busybox", "true"])
         .fails(125, "Cannot link to a non running container: /idle AS /late/x");
+
+    // A command run in it knows the same; and when the other comes back with another address, that is known too.
+    let env = engine.docker(&["exec", "box", "env"]).ok();
+    assert!(env.lines().any(|l| l == format!("SITE_PORT=tcp://{address}:80")), "{env}");
+    engine.docker(&["stop", "-t", "0", "web"]).ok();
+    engine.docker(&["run", "-d", "--name", "squatter", "busybox", "sleep", "1000"]).ok();
+    engine.docker(&["start", "web"]).ok();
+    let now = engine.docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web"]).ok();
+    assert_ne!(now, address);
+    assert_eq!(get(&engine, "box", "http://site/").ok(), PAGE);
+    let hosts = engine.docker(&["exec", "box", "cat", "/etc/hosts"]).ok();
+    assert!(hosts.contains(&format!("{now}\tsite ")) && !hosts.contains(&format!("{address}\t")), "{hosts}");
 
     // In a network with a name server the name is one of its names, for this container alone.
     engine.docker(&["network", "create", "net"]).ok();

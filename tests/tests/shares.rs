@@ -1,7 +1,12 @@
-//! The host's folders in containers of the guest: whose files they are on either side, and that they behave as files.
+//! The host's folders in containers of the guest: whose files they are on either side, that they behave as files, and
+//! that whoever waits in a container for changes hears of the host's.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use tests::{images, machine::Machine};
 
@@ -99,4 +104,120 @@ fn the_users_folder_is_there_with_owners_on_both_sides() {
     let source = machine.docker(&["inspect", "-f", "{{(index .Mounts 0).Source}}", "seen"]).ok();
     assert_eq!(source, src.display().to_string(), "the host's path is shown");
     machine.docker(&["rm", "seen"]).ok();
+}
+
+#[test]
+fn a_watcher_in_a_container_hears_what_the_host_changes() {
+    let machine = Machine::start("hear");
+    let folder = tempfile::tempdir().unwrap();
+    machine.load(&images::watcher(folder.path()));
+    machine.load(&images::busybox(folder.path()));
+    let src = machine.path("src");
+    let user = machine.user();
+    let own = |path: &std::path::Path| std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+    fs::create_dir_all(src.join("old")).unwrap();
+    fs::write(src.join("old/file"), "1").unwrap();
+    for name in ["", "old", "old/file"] {
+        own(&src.join(name));
+    }
+    let bind = format!("{}:/src", src.display());
+    machine.docker(&["run", "-d", "--name", "watcher", "-v", &bind, "watcher"]).ok();
+    let mut watcher = Watcher::listen(machine.command(&["logs", "-f", "watcher"]));
+    watcher.hears("ready");
+
+    fs::write(src.join("old/file"), "2").unwrap();
+    watcher.hears("modified /src/old/file");
+    fs::write(src.join("new"), "x").unwrap();
+    own(&src.join("new"));
+    watcher.hears("created /src/new");
+    watcher.hears("closed /src/new");
+    fs::create_dir(src.join("sub")).unwrap();
+    own(&src.join("sub"));
+    watcher.hears("created /src/sub");
+    fs::write(src.join("sub/deep"), "x").unwrap();
+    watcher.hears("created /src/sub/deep");
+    fs::rename(src.join("new"), src.join("renamed")).unwrap();
+    watcher.hears("deleted /src/new");
+    watcher.hears("created /src/renamed");
+    symlink("renamed", src.join("link")).unwrap();
+    watcher.hears("created /src/link");
+    // As editors save: a new file takes the place of the old one.
+    fs::write(src.join("renamed.tmp"), "saved").unwrap();
+    fs::rename(src.join("renamed.tmp"), src.join("renamed")).unwrap();
+    watcher.hears("created /src/renamed");
+    let read = |path: &str| {
+        let script = format!("print(open({path:?}).read())");
+        machine.docker(&["exec", "watcher", "python3", "-c", &script]).ok()
+    };
+    assert_eq!(read("/src/renamed"), "saved");
+    fs::remove_file(src.join("sub/deep")).unwrap();
+    watcher.hears("deleted /src/sub/deep");
+    fs::remove_dir(src.join("sub")).unwrap();
+    watcher.hears("deleted /src/sub");
+
+    // Nothing was carried out twice, and what containers do themselves is no news of the host's.
+    let mut left: Vec<String> =
+        fs::read_dir(&src).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["link", "old", "renamed"]);
+    let script = "echo 1 > /src/inside; mv /src/inside /src/inside2; rm /src/inside2";
+    machine.docker(&["run", "--rm", "-v", &bind, "busybox", "sh", "-c", script]).ok();
+    fs::write(src.join("after"), "").unwrap();
+    watcher.hears("created /src/after");
+    let seen = |line: &str| watcher.heard.iter().filter(|l| *l == line).count();
+    assert_eq!((seen("created /src/inside"), seen("deleted /src/inside2")), (1, 1));
+
+    // A burst neither stops the news nor loses what came last.
+    for n in 0..10_000 {
+        fs::write(src.join(format!("old/burst{}", n % 200)), n.to_string()).unwrap();
+    }
+    fs::write(src.join("last"), "end").unwrap();
+    watcher.hears("created /src/last");
+    assert_eq!(read("/src/old/burst199"), "9999");
+}
+
+/// Longest until news arrive. It says when something is wrong: how long they take is the benchmark's to tell.
+const NEWS: Duration = Duration::from_secs(60);
+
+/// What the watcher in the container prints.
+struct Watcher {
+    logs: Child,
+    lines: Receiver<String>,
+    heard: Vec<String>,
+    /// Lines before this were waited for already.
+    at: usize,
+}
+
+impl Watcher {
+    fn listen(mut logs: Command) -> Self {
+        let mut logs = logs.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let (send, lines) = channel();
+        let out = BufReader::new(logs.stdout.take().unwrap());
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        Self { logs, lines, heard: Vec::new(), at: 0 }
+    }
+
+    /// Waits for a line after those waited for before.
+    fn hears(&mut self, line: &str) {
+        loop {
+            if let Some(found) = self.heard[self.at..].iter().position(|l| l == line) {
+                self.at += found + 1;
+                return;
+            }
+            match self.lines.recv_timeout(NEWS) {
+                Ok(next) => self.heard.push(next),
+                Err(e) => {
+                    let last: Vec<&String> = self.heard[self.at..].iter().rev().take(20).collect();
+                    panic!("{line:?} is not heard ({e}); the last, newest first: {last:?}")
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.logs.kill();
+        let _ = self.logs.wait();
+    }
 }

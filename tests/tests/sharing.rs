@@ -55,3 +55,76 @@ fn logs_are_kept_by_the_local_driver_too_and_what_cannot_be_is_refused() {
         .docker(&["run", "--gpus", "all", "busybox", "true"])
         .fails(125, "could not select device driver \"\" with capabilities: [[gpu]]");
 }
+
+#[test]
+fn a_container_shares_the_memory_of_one_that_lets_it() {
+    let engine = Engine::with_busybox();
+    let donor = |name: &str, mode: &str| {
+        engine.docker(&["run", "-d", "--name", name, "--ipc", mode, "busybox", "sleep", "1000"]).ok();
+    };
+    donor("open", "shareable");
+    donor("closed", "private");
+    let run = |mode: &str, script: &str| {
+        engine.docker(&["run", "--rm", "--ipc", mode, "busybox", "sh", "-c", script])
+    };
+    run("container:open", "echo shared > /dev/shm/word").ok();
+    assert_eq!(engine.docker(&["exec", "open", "cat", "/dev/shm/word"]).ok(), "shared");
+    assert_eq!(
+        run("container:open", "readlink /proc/self/ns/ipc; cat /dev/shm/word").ok(),
+        format!("{}\nshared", engine.docker(&["exec", "open", "readlink", "/proc/self/ns/ipc"]).ok())
+    );
+    // What one of the guests does is gone with it; the donor's stays.
+    run("container:open", "umount /dev/shm").code.filter(|c| *c != 0).expect("it may not take it away");
+    run("container:closed", "true").fails(125, "non-shareable IPC");
+    run("container:nobody", "true").fails(125, "No such container: nobody");
+    run("bogus", "true").fails(125, "IPC");
+    assert_eq!(run("none", "ls -d /dev/shm").code, Some(1), "without shared memory");
+    engine.docker(&["stop", "-t", "0", "open"]).ok();
+    run("container:open", "true").fails(125, "cannot join IPC of a non running container");
+}
+
+#[test]
+fn a_container_may_have_another_group_as_its_parent() {
+    let engine = Engine::with_busybox();
+    let parent = format!("coracle-test-{}", std::process::id());
+    let group = |id: &str| -> bool {
+        let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        places.iter().any(|p| std::path::Path::new(p).join(&parent).join("below").join(id).is_dir())
+    };
+    let option = format!("/{parent}/below");
+    let id = engine
+        .docker(&["run", "-d", "--name", "placed", "--cgroup-parent", &option, "busybox", "sleep", "1000"])
+        .ok();
+    assert!(group(&id), "the container's group is below the parent");
+    assert!(engine.docker(&["top", "placed"]).ok().contains("sleep 1000"));
+    engine.docker(&["rm", "-f", "placed"]).ok();
+    assert!(!group(&id), "the group goes with the container");
+    engine.docker(&["run", "--cgroup-parent", "/a/../../b", "busybox"]).fails(125, "invalid cgroup parent");
+    for place in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+        // Parents stay, as with dockerd: others may be in them.
+        let _ = std::fs::remove_dir(format!("{place}/{parent}/below"));
+        let _ = std::fs::remove_dir(format!("{place}/{parent}"));
+    }
+}
+
+#[test]
+fn details_of_a_log_are_labels_and_variables_it_names() {
+    let engine = Engine::with_busybox();
+    let options = ["labels=team,none", "env=STAGE", "tag={{.Name}}"];
+    let options: Vec<&str> = options.iter().flat_map(|o| ["--log-opt", o]).collect();
+    let args = ["run", "--name", "told", "-l", "team=a b", "-e", "STAGE=x=y", "-e", "SECRET=1"];
+    engine.docker(&[&args[..], &options, &["busybox", "echo", "said"]].concat()).ok();
+    assert_eq!(engine.docker(&["logs", "--details", "told"]).ok(), "STAGE=x%3Dy,tag=told,team=a+b said");
+    assert_eq!(engine.docker(&["logs", "told"]).ok(), "said");
+    let stamped = engine.docker(&["logs", "-t", "--details", "told"]).ok();
+    assert!(stamped.ends_with("Z STAGE=x%3Dy,tag=told,team=a+b said"), "{stamped}");
+    for (option, words) in [
+        ("bogus=1", "unknown log opt 'bogus' for json-file log driver"),
+        ("compress=true", "compress"),
+        ("tag={{.Bogus}}", "log tag"),
+        ("mode=sometimes", "invalid logging mode"),
+    ] {
+        engine.docker(&["create", "--log-opt", option, "busybox"]).fails(1, words);
+    }
+    engine.docker(&["run", "--log-opt", "max-size=12x", "busybox"]).fails(125, "invalid size: '12x'");
+}

@@ -13,6 +13,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("git", "git"),
     ("ip", "iproute2"),
     ("kill", "procps"),
+    ("openssl", "openssl"),
     ("script", "bsdutils"),
 ];
 

@@ -63,6 +63,22 @@ const TOOLS: &[Tool] = &[
         into_image: false,
     },
     Tool {
+        variable: "CORACLE_TEST_COMPOSE",
+        suite: "forky",
+        packages: &["docker-compose"],
+        program: "/usr/libexec/docker/cli-plugins/docker-compose",
+        closure: true,
+        into_image: false,
+    },
+    Tool {
+        variable: "CORACLE_TEST_BUILDX",
+        suite: "forky",
+        packages: &["docker-buildx"],
+        program: "/usr/libexec/docker/cli-plugins/docker-buildx",
+        closure: true,
+        into_image: false,
+    },
+    Tool {
         variable: "CORACLE_TEST_NFT",
         suite: "bookworm",
         packages: &["nftables"],
@@ -124,6 +140,14 @@ const TOOLS: &[Tool] = &[
         suite: "trixie",
         // initdb and the start script want a shell and what it calls.
         packages: &["postgresql", "dash", "coreutils"],
+        program: "/",
+        closure: true,
+        into_image: true,
+    },
+    Tool {
+        variable: "CORACLE_TEST_WATCHER",
+        suite: "trixie",
+        packages: &["python3-watchdog"],
         program: "/",
         closure: true,
         into_image: true,

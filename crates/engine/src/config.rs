@@ -3,6 +3,7 @@
 //! An unknown key is an error that names it, as with dockerd: a setting that does nothing misleads.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -19,7 +20,7 @@ pub struct EngineConfig {
     pub insecure_registries: Vec<String>,
     /// Proxies on the way to registries; without them those of the environment.
     pub proxies: Proxies,
-    /// `json-file` or `none`.
+    /// `json-file`, `local` or `none`.
     pub log_driver: Option<String>,
     /// Defaults of containers' log options.
     pub log_opts: BTreeMap<String, String>,
@@ -33,6 +34,10 @@ pub struct EngineConfig {
     pub dns_search: Vec<String>,
     /// Largest packet of the default network, in bytes.
     pub mtu: Option<u32>,
+    /// What `host-gateway` and `host.docker.internal` mean to containers, instead of the way out of their network.
+    pub host_gateway_ip: Option<IpAddr>,
+    /// The same, one address of each version.
+    pub host_gateway_ips: Vec<IpAddr>,
     /// Labels of the engine.
     pub labels: Vec<String>,
     /// More words in the log.
@@ -41,6 +46,18 @@ pub struct EngineConfig {
     pub live_restore: Option<bool>,
     /// Seconds a stopped container has before it is killed at shutdown.
     pub shutdown_timeout: Option<u64>,
+    /// Where the API is served besides the unix socket: `tcp://ADDRESS:PORT`.
+    pub hosts: Vec<String>,
+    /// Over TCP clients must show a certificate.
+    pub tlsverify: bool,
+    /// Certificates that vouch for clients' ones.
+    pub tlscacert: Option<PathBuf>,
+    /// The engine's certificate.
+    pub tlscert: Option<PathBuf>,
+    /// The key of the engine's certificate.
+    pub tlskey: Option<PathBuf>,
+    /// TCP without TLS is wanted, whatever comes of it. A key of ours.
+    pub insecure_tcp: bool,
     /// Feature switches; kept for compatibility.
     pub features: BTreeMap<String, bool>,
 }
@@ -83,10 +100,10 @@ impl EngineConfig {
             ));
         }
         if let Some(driver) = &config.log_driver
-            && !matches!(driver.as_str(), "json-file" | "none")
+            && !matches!(driver.as_str(), "json-file" | "local" | "none")
         {
             return Err(Error::invalid(format!(
-                "log-driver: {driver} is not supported: use json-file or none"
+                "log-driver: {driver} is not supported: use json-file, local or none"
             )));
         }
         config.address_pools()?;
@@ -101,6 +118,11 @@ impl EngineConfig {
             https: self.proxies.https_proxy.clone().or(env.https),
             direct: self.proxies.no_proxy.clone().or(env.direct),
         }
+    }
+
+    /// Where containers find this host; empty: at the gateway of their network.
+    pub fn host_gateways(&self) -> Vec<IpAddr> {
+        self.host_gateway_ips.iter().copied().chain(self.host_gateway_ip).collect()
     }
 
     /// `default-address-pools`, checked; `None`: Docker's defaults.

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exec::Execs;
 use crate::host_paths::HostPaths;
-use crate::networks::{Network, Networks};
+use crate::networks::{Member, Network, Networks, primary};
 use crate::store::{Durability, Kind, Store};
 use crate::volumes::Volumes;
 
@@ -117,12 +117,12 @@ impl Engine {
             cgroup_parent: CGROUP_PARENT.into(),
         })
         .map_err(|e| Error::internal(e.to_string()))?;
-        let networks = Networks::open(store.clone(), &config).await?;
+        let networks = Networks::open(store.clone(), &config, &id).await?;
         let volumes = Volumes::open(store.clone(), &paths.root).await?;
         let tasks = TaskTracker::new();
         let ports: Box<dyn Ports> = match ports_socket {
             Some(socket) => Box::new(crate::guest_ports::GuestPorts::start(socket, &tasks)),
-            None => Box::new(network::LocalPorts::default()),
+            None => Box::new(network::LocalPorts::new(networks.firewall().clone())),
         };
         let engine = Arc::new(Self {
             host_paths,
@@ -148,7 +148,7 @@ impl Engine {
     }
 
     async fn find_containers(self: &Arc<Self>) -> Result<()> {
-        let (mut ports, mut found) = (Vec::new(), Vec::new());
+        let (mut ports, mut bridges, mut found) = (Vec::new(), Vec::new(), Vec::new());
         for (id, mut record) in self.store.all::<Record>(Kind::Container).await? {
             let mut running = None;
             match self.runtime.reconnect(&id).await {
@@ -180,12 +180,20 @@ impl Engine {
                 self.discard_leftover(&record).await;
                 continue;
             }
-            let address = record.last.members.iter().find_map(|m| m.address);
-            if let Some(address) = address.filter(|_| !record.last.ports.is_empty()) {
-                ports.push((id.clone(), ports::ports_again(&record.last.ports, address.addr())));
+            if let Some(member) = primary(&record.last.members).filter(|_| !record.last.ports.is_empty()) {
+                ports.push((id.clone(), ports::ports_again(&record.last.ports, member)));
             }
+            if running.is_some() {
+                let names = record.mounts.iter().filter_map(|m| m.volume.as_deref());
+                if let Err(e) = self.volumes.acquire(names, &id, &self.host_paths).await {
+                    tracing::error!("container {}: {e}", record.name);
+                }
+            }
+            let network = |m: &Member| self.networks.find(&m.network_id).ok()?.bridge();
+            bridges.extend(record.last.members.iter().filter_map(network));
             found.push((id, record, running));
         }
+        self.networks.firewall().found(bridges).await;
         // Before the tasks start: one that finds its container ended closes what is open by then.
         for (id, e) in self.ports.restore(ports).await {
             tracing::error!("container {id} lost its ports: {e}");
@@ -195,6 +203,7 @@ impl Engine {
             let handle = task::spawn(self, record, running);
             self.containers.insert(&id, handle);
         }
+        self.volumes.release_unused().await;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use engine::api::listen::{self, Listener};
 use engine::api::router::{Handler, OPERATIONS};
 use engine::config::{EngineConfig, Paths};
 use engine::engine::{Engine, Options};
@@ -21,7 +22,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Verb {
     /// Serve until SIGTERM, which containers outlive, or SIGPWR, which stops them first
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// List the operations of Docker's API that answer 501, as the README has them
     Operations,
 }
@@ -31,6 +32,24 @@ struct Serve {
     /// Socket to serve on
     #[arg(long, default_value = "/run/coracle/docker.sock")]
     socket: PathBuf,
+    /// Serve there too: tcp://ADDRESS:PORT, with --tlsverify and its files; may come several times
+    #[arg(long = "host", short = 'H', value_name = "HOST")]
+    hosts: Vec<String>,
+    /// Demand a certificate of who connects over TCP
+    #[arg(long)]
+    tlsverify: bool,
+    /// Certificates that vouch for clients' ones
+    #[arg(long, value_name = "FILE")]
+    tlscacert: Option<PathBuf>,
+    /// This engine's certificate
+    #[arg(long, value_name = "FILE")]
+    tlscert: Option<PathBuf>,
+    /// The key of this engine's certificate
+    #[arg(long, value_name = "FILE")]
+    tlskey: Option<PathBuf>,
+    /// Serve TCP without TLS: whoever reaches the port is root of this machine
+    #[arg(long)]
+    insecure_tcp: bool,
     /// Folder of images, containers, volumes
     #[arg(long, default_value = "/var/lib/coracle")]
     root: PathBuf,
@@ -78,7 +97,7 @@ fn main() -> ExitCode {
         Verb::Serve(options) => {
             tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::from).and_then(
                 |runtime| {
-                    let done = runtime.block_on(serve(options));
+                    let done = runtime.block_on(serve(*options));
                     // Blocking work still under way (a file being removed) is not waited for.
                     runtime.shutdown_background();
                     done
@@ -96,10 +115,18 @@ fn main() -> ExitCode {
 }
 
 async fn serve(options: Serve) -> Result<()> {
-    let config = match &options.config {
+    let mut config = match &options.config {
         Some(path) => EngineConfig::read(path)?,
         None => EngineConfig::default(),
     };
+    if !options.hosts.is_empty() {
+        config.hosts.clone_from(&options.hosts);
+    }
+    config.tlsverify |= options.tlsverify;
+    config.tlscacert = options.tlscacert.or(config.tlscacert);
+    config.tlscert = options.tlscert.or(config.tlscert);
+    config.tlskey = options.tlskey.or(config.tlskey);
+    config.insecure_tcp |= options.insecure_tcp;
     let default_level = if config.debug { "debug" } else { "info" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default_level));
@@ -120,7 +147,10 @@ async fn serve(options: Serve) -> Result<()> {
         socket: absolute(options.socket),
         shim,
     };
-    let listener = engine::api::listen(&paths.socket).await?;
+    let mut listeners = vec![Listener::unix(&paths.socket).await?];
+    for host in &config.hosts {
+        listeners.push(Listener::host(host, &config).await?);
+    }
     let pid_file = paths.exec_root.join("engine.pid");
     let socket = paths.socket.clone();
     let engine = Engine::open(Options {
@@ -137,7 +167,7 @@ async fn serve(options: Serve) -> Result<()> {
     tracing::info!("serving on {}", socket.display());
 
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(engine::api::serve(engine.clone(), listener, stop.clone()));
+    let serving = tokio::spawn(listen::serve(engine.clone(), listeners, stop.clone()));
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

@@ -10,6 +10,7 @@
 //!               engine: start, watch, restart    engine   --spawns--> coracle-engine
 //!               link: control, docker, tcp ...   serve    <--streams-- host
 //!               ports socket                     ports    <--frames--- coracle-engine
+//!               the host's changes, repeated     echo
 //!               orphans                          reaper
 //! ```
 //!
@@ -21,6 +22,7 @@
 mod boot;
 mod cmdline;
 mod disk;
+mod echo;
 mod engine;
 mod modules;
 mod network;
@@ -125,13 +127,18 @@ async fn run(arguments: cmdline::Arguments) {
     let reaper = reaper::Reaper::start();
     let ports = ports::Relay::default();
     let (stop, stopping) = tokio::sync::mpsc::channel(1);
+    let echo = echo::Echo::start(arguments.shares.clone());
     let booted = tokio::task::spawn_blocking({
-        let arguments = arguments.clone();
-        move || boot::services(&arguments)
+        let (arguments, echo) = (arguments.clone(), echo.clone());
+        move || {
+            let booted = boot::services(&arguments);
+            echo.meet_shares();
+            booted
+        }
     });
     let engine = engine::Engine::start(reaper.clone(), booted, arguments.shares.clone());
     tokio::spawn(ports.clone().serve());
-    let link = tokio::spawn(serve::link(engine.clone(), ports, arguments.data.clone(), stop, reaper));
+    let link = tokio::spawn(serve::link(engine.clone(), ports, echo, arguments.data.clone(), stop, reaper));
     let grace = shutdown::wait(stopping).await;
     // The link stays up while the engine stops, so that the host sees it.
     shutdown::run(&engine, grace).await;

@@ -15,7 +15,9 @@ use wire::{
     open::{Open, Opened},
 };
 
-use crate::{BUILD, RELEASE, disk, engine, engine::Engine, ports::Relay, reaper::Reaper, say, sys};
+use crate::{
+    BUILD, RELEASE, disk, echo::Echo, engine, engine::Engine, ports::Relay, reaper::Reaper, say, sys,
+};
 
 /// Most threads that serve streams.
 pub const MAX_WORKERS: usize = 4;
@@ -39,6 +41,7 @@ const CLOCK_SLACK: Duration = Duration::from_millis(20);
 struct Served {
     engine: Engine,
     ports: Relay,
+    echo: Echo,
     data: Option<String>,
     stop: mpsc::Sender<Duration>,
     reaper: Reaper,
@@ -48,11 +51,12 @@ struct Served {
 pub async fn link(
     engine: Engine,
     ports: Relay,
+    echo: Echo,
     data: Option<String>,
     stop: mpsc::Sender<Duration>,
     reaper: Reaper,
 ) {
-    let served = Served { engine, ports, data, stop, reaper };
+    let served = Served { engine, ports, echo, data, stop, reaper };
     loop {
         let Ok(mut port) = sys::Port::open() else {
             sleep(PORT_POLL).await;
@@ -154,6 +158,7 @@ impl Served {
                     Some(ToGuest::Clock { unix_ns }) => set_clock(Duration::from_nanos(unix_ns)),
                     Some(ToGuest::DiskGrown) => self.grow(),
                     Some(ToGuest::Ports(outcome)) => self.ports.answered(outcome),
+                    Some(ToGuest::Changed { share, changes }) => self.echo.repeat(&share, changes),
                     Some(ToGuest::Ping { n }) => write_frame(&mut writer, &ToHost::Pong { n }).await?,
                     Some(ToGuest::Unknown) => {}
                 },

@@ -8,6 +8,8 @@ mod shares;
 
 use std::path::PathBuf;
 
+use crate::Home;
+
 /// A driver at work.
 pub enum Driver {
     /// A guest under QEMU.
@@ -69,6 +71,14 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => Channel::Link(qemu.link_socket()),
             Self::Local(local) => Channel::Socket(local.socket()),
+        }
+    }
+
+    /// Where its shares tell what the host changes, with their tags.
+    pub fn changes(&self, home: &Home) -> Vec<(String, PathBuf)> {
+        match self {
+            Self::Qemu(_) => shares::changes(home),
+            Self::Local(_) => Vec::new(),
         }
     }
 

@@ -79,6 +79,11 @@ impl Guest {
         Self { requests, task }
     }
 
+    /// Where messages to the guest are handed in; they wait while it can't be reached.
+    pub fn requests(&self) -> &mpsc::Sender<ToGuest> {
+        &self.requests
+    }
+
     /// Says something to the guest, when it can be reached.
     pub fn say(&self, message: ToGuest) -> bool {
         self.requests.try_send(message).is_ok()

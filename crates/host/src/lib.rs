@@ -24,6 +24,7 @@
 //! ```
 
 pub mod api;
+mod changes;
 pub mod context;
 pub mod daemon;
 mod driver;

@@ -27,6 +27,7 @@ use wire::control::{Engine, ToGuest};
 use crate::{
     BUILD, Home, HostError, RELEASE, Settings,
     api::{DaemonInfo, Failure, GuestInfo, StateName, Status, one_line},
+    changes::Changes,
     driver::{
         self, Channel, Driver,
         local::Local,
@@ -148,6 +149,8 @@ struct Vm {
     id: u64,
     driver: Driver,
     guest: Option<Guest>,
+    /// Passes on what the host changes in shared folders.
+    _changes: Option<Changes>,
     info: Option<GuestInfo>,
     /// Why the guest stands still.
     paused: Option<Failure>,
@@ -488,7 +491,8 @@ impl Owner {
             }
             Channel::Socket(_) => None,
         };
-        Vm { id, driver, guest, info: None, paused: None, lost: None }
+        let changes = guest.as_ref().map(|guest| Changes::hear(driver.changes(&self.home), guest.requests()));
+        Vm { id, driver, guest, _changes: changes, info: None, paused: None, lost: None }
     }
 
     fn tell(&self, id: u64) -> Tell {

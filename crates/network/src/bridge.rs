@@ -1,20 +1,20 @@
-//! Bridge networks: the link, its rules, and a container's end.
-//!
-//! Firewall rules stand in a table of our own, `inet coracle`, one pair of chains per network, replaced in one
-//! atomic batch; no other table is touched. Starting a container changes no rule.
+//! Bridge networks: the link and a container's end. Their rules are [`crate::firewall`]'s.
 
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netlink_packet_route::AddressFamily;
 use rand::Rng;
 
 use crate::error::{Code, Error, Result};
+use crate::firewall::Firewall;
 use crate::netlink::Netlink;
 use crate::sys;
+use crate::vlan::{self, Vlan};
 
 /// A bridge network as the kernel is to have it.
 #[derive(Clone, Debug)]
@@ -25,14 +25,42 @@ pub struct Bridge {
     pub subnet: Ipv4Net,
     /// The bridge's own address, the containers' way out.
     pub gateway: Ipv4Addr,
+    /// Addresses of version 6, if it has such.
+    pub v6: Option<BridgeV6>,
     /// No way in or out of the network.
     pub internal: bool,
+    /// The bridge itself has no address: not even this host is reached.
+    pub isolated: bool,
     /// Containers may talk to each other.
     pub icc: bool,
     /// What leaves gets the host's address.
     pub masquerade: bool,
+    /// What routes to the containers may come in, not only what is published.
+    pub open: bool,
     /// Largest packet in bytes.
     pub mtu: u32,
+}
+
+/// The side of version 6 of a bridge network.
+#[derive(Clone, Debug)]
+pub struct BridgeV6 {
+    /// Addresses of the network.
+    pub subnet: Ipv6Net,
+    /// The bridge's own address.
+    pub gateway: Ipv6Addr,
+    /// What leaves gets the host's address.
+    pub masquerade: bool,
+    /// What routes to the containers may come in, not only what is published.
+    pub open: bool,
+}
+
+/// What a container's end is an end of.
+#[derive(Clone, Debug)]
+pub enum Carrier {
+    /// A bridge and a veth pair.
+    Bridge(Bridge),
+    /// A link over one of the host's.
+    Vlan(Vlan),
 }
 
 /// A container's end of a network.
@@ -40,12 +68,14 @@ pub struct Bridge {
 pub struct Endpoint {
     /// The link's name inside (`eth0`).
     pub interface: String,
-    /// Address with the network's prefix.
-    pub address: Ipv4Net,
+    /// Addresses with the network's prefixes.
+    pub addresses: Vec<IpNet>,
     /// Hardware address.
     pub mac: [u8; 6],
-    /// Default route, if this network gives it.
-    pub gateway: Option<Ipv4Addr>,
+    /// Default routes, if this network gives them.
+    pub gateways: Vec<IpAddr>,
+    /// The default routes lead out of the link itself, without a gateway.
+    pub on_link: bool,
 }
 
 impl Endpoint {
@@ -57,164 +87,175 @@ impl Endpoint {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::new(Code::Internal, e.to_string()))?
 }
 
+/// Writes a setting below `/proc/sys/net` of the namespace this thread is in.
+fn sysctl(path: &str, value: &str) -> Result<()> {
+    std::fs::write(format!("/proc/sys/net/{path}"), value)
+        .map_err(|e| Error::io(&format!("set net/{path}"), &e))
+}
+
 /// Makes the bridge and its rules so, whatever was there of them before.
-pub async fn ensure(bridge: &Bridge) -> Result<()> {
+pub async fn ensure(firewall: &Arc<Firewall>, bridge: &Bridge) -> Result<()> {
     let b = bridge.clone();
     blocking(move || {
         let netlink = Netlink::open()?;
         let index = netlink.add_bridge(&b.link, b.mtu)?;
-        let address = Ipv4Net::new(b.gateway, b.subnet.prefix_len())
-            .map_err(|e| Error::new(Code::InvalidArgument, e.to_string()))?;
-        netlink.add_address(index, address)?;
+        if !b.isolated {
+            let net = Ipv4Net::new(b.gateway, b.subnet.prefix_len());
+            let net = net.map_err(|e| Error::new(Code::InvalidArgument, e.to_string()))?;
+            netlink.add_address(index, net.into())?;
+            if let Some(v6) = &b.v6 {
+                let net = Ipv6Net::new(v6.gateway, v6.subnet.prefix_len());
+                let net = net.map_err(|e| Error::new(Code::InvalidArgument, e.to_string()))?;
+                netlink.add_address(index, net.into())?;
+            }
+        }
         netlink.up(index)?;
         if !b.internal {
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")
-                .map_err(|e| Error::io("switch on IPv4 forwarding", &e))?;
+            sysctl("ipv4/ip_forward", "1")?;
+            if b.v6.is_some() {
+                forward_v6()?;
+            }
         }
         Ok(())
     })
     .await?;
-    sys::nft(&rules(bridge)).await
+    firewall.ensure(bridge).await?;
+    if bridge.internal {
+        return Ok(());
+    }
+    // Ports published on loopback are led to the bridge from there. What arrives from the bridge itself for a
+    // loopback address is dropped by a rule that stands by now.
+    let path = format!("ipv4/conf/{}/route_localnet", bridge.link);
+    blocking(move || sysctl(&path, "1")).await
+}
+
+/// Makes this host a router of IPv6. A router does not listen to others' router advertisements, unless told to:
+/// links that did go on so, else this host would lose its own way out.
+fn forward_v6() -> Result<()> {
+    const CONF: &str = "/proc/sys/net/ipv6/conf";
+    if std::fs::read_to_string(format!("{CONF}/all/forwarding")).is_ok_and(|v| v.trim() == "1") {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(CONF).into_iter().flatten().flatten() {
+        let path = entry.path().join("accept_ra");
+        if std::fs::read_to_string(&path).is_ok_and(|v| v.trim() == "1") {
+            // A link may go away meanwhile.
+            let _ = std::fs::write(&path, "2");
+        }
+    }
+    sysctl("ipv6/conf/all/forwarding", "1")
 }
 
 /// [`ensure`], if the link is not there yet: what a container's start calls, one netlink question when it is.
-pub async fn ensure_once(bridge: &Bridge) -> Result<()> {
-    static MADE: std::sync::Mutex<BTreeSet<String>> = std::sync::Mutex::new(BTreeSet::new());
+pub async fn ensure_once(firewall: &Arc<Firewall>, bridge: &Bridge) -> Result<()> {
     static MAKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let link = bridge.link.clone();
-    let known = || MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&bridge.link);
     let there = move || blocking(move || Ok(Netlink::open()?.index(&link)?.is_some()));
-    if known() && there.clone()().await? {
-        return Ok(());
-    }
     // Rules of an earlier engine may be old or flushed: the first use by this process writes them again.
-    let _one_at_a_time = MAKING.lock().await;
-    if known() && there().await? {
+    if firewall.has(&bridge.link).await && there.clone()().await? {
         return Ok(());
     }
-    ensure(bridge).await?;
-    MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(bridge.link.clone());
-    Ok(())
+    let _one_at_a_time = MAKING.lock().await;
+    if firewall.has(&bridge.link).await && there().await? {
+        return Ok(());
+    }
+    ensure(firewall, bridge).await
 }
 
-/// Removes the bridge and its rules.
-pub async fn remove(link: &str) -> Result<()> {
-    sys::nft(&removal(link)).await?;
+/// Whether there is a link of that name.
+pub async fn link_exists(name: &str) -> Result<bool> {
+    let name = name.to_owned();
+    blocking(move || Ok(Netlink::open()?.index(&name)?.is_some())).await
+}
+
+/// Removes the bridge's rules, and its link unless that was there before us.
+pub async fn remove(firewall: &Arc<Firewall>, link: &str, keep_link: bool) -> Result<()> {
+    firewall.remove(link).await?;
+    if keep_link {
+        return Ok(());
+    }
     let link = link.to_owned();
     blocking(move || Netlink::open()?.delete(&link)).await
 }
 
-/// Our table and its base chains, made if they are not there. `user` is asked first and never touched again:
-/// a person's own rules for forwarded packets go there, like Docker's DOCKER-USER.
-const BASE: &str = "\
-add table inet coracle
-add chain inet coracle user
-add chain inet coracle forward { type filter hook forward priority filter; policy accept; }
-add chain inet coracle postrouting { type nat hook postrouting priority srcnat; policy accept; }
-add map inet coracle networks { type ifname : verdict; }
-add map inet coracle from { type ifname : verdict; }
-flush chain inet coracle forward
-add rule inet coracle forward jump user
-add rule inet coracle forward oifname vmap @networks
-add rule inet coracle forward iifname vmap @from
-";
-
-/// The rules of one network, replacing older ones of the same link.
-fn rules(b: &Bridge) -> String {
-    let link = &b.link;
-    let mut text = removal(link);
-    let mut add = |rule: String| {
-        text.push_str("add ");
-        text.push_str(&rule);
-        text.push('\n');
+/// Gives the namespace at `netns` a link of the network. Answers the host end's name; a link over one of the
+/// host's has none.
+pub async fn attach(carrier: &Carrier, netns: &Path, endpoint: &Endpoint) -> Result<String> {
+    let host = match carrier {
+        Carrier::Bridge(_) => format!("veth{:08x}", rand::rng().random::<u32>()),
+        Carrier::Vlan(_) => String::new(),
     };
-    add(format!("chain inet coracle to-{link}"));
-    add(format!("chain inet coracle from-{link}"));
-    add(format!(
-        "chain inet coracle nat-{link} {{ type nat hook postrouting priority srcnat; policy accept; }}"
-    ));
-    let icc = if b.icc { "accept" } else { "drop" };
-    add(format!("rule inet coracle to-{link} iifname {link} {icc}"));
-    add(format!("rule inet coracle to-{link} ct state established,related accept"));
-    // Nothing comes in from elsewhere by itself: published ports enter through the engine's listeners.
-    add(format!("rule inet coracle to-{link} drop"));
-    add(format!("rule inet coracle from-{link} {}", if b.internal { "drop" } else { "accept" }));
-    if b.masquerade && !b.internal {
-        add(format!("rule inet coracle nat-{link} ip saddr {} oifname != {link} masquerade", b.subnet));
-    }
-    add(format!("element inet coracle networks {{ {link} : jump to-{link} }}"));
-    add(format!("element inet coracle from {{ {link} : jump from-{link} }}"));
-    text
-}
-
-/// Removes a network's rules whether or not they are there: `add` first makes `delete` succeed.
-fn removal(link: &str) -> String {
-    let mut text = String::from(BASE);
-    for map in [("networks", "to"), ("from", "from")] {
-        let (name, chain) = map;
-        text.push_str(&format!("add chain inet coracle {chain}-{link}\n"));
-        text.push_str(&format!("add element inet coracle {name} {{ {link} : jump {chain}-{link} }}\n"));
-        text.push_str(&format!("delete element inet coracle {name} {{ {link} }}\n"));
-        text.push_str(&format!("flush chain inet coracle {chain}-{link}\n"));
-        text.push_str(&format!("delete chain inet coracle {chain}-{link}\n"));
-    }
-    text.push_str(&format!(
-        "add chain inet coracle nat-{link} {{ type nat hook postrouting priority srcnat; policy accept; }}\n\
-         flush chain inet coracle nat-{link}\ndelete chain inet coracle nat-{link}\n"
-    ));
-    text
-}
-
-/// Gives the namespace at `netns` a link to the bridge. Answers the host end's name.
-pub async fn attach(bridge: &Bridge, netns: &Path, endpoint: &Endpoint) -> Result<String> {
-    let host = format!("veth{:08x}", rand::rng().random::<u32>());
-    let (b, e, name, path) = (bridge.clone(), endpoint.clone(), host.clone(), netns.to_owned());
+    let (c, e, name, path) = (carrier.clone(), endpoint.clone(), host.clone(), netns.to_owned());
     blocking(move || {
         let ns = File::open(&path).map_err(|e| Error::io("open the container's network namespace", &e))?;
         let netlink = Netlink::open()?;
-        let index = netlink
-            .index(&b.link)?
-            .ok_or_else(|| Error::new(Code::NotFound, format!("bridge {} is gone", b.link)))?;
-        netlink.add_veth(&name, index, &e.interface, ns.as_raw_fd(), e.mac, b.mtu)
+        match c {
+            Carrier::Bridge(b) => {
+                let index = netlink
+                    .index(&b.link)?
+                    .ok_or_else(|| Error::new(Code::NotFound, format!("bridge {} is gone", b.link)))?;
+                netlink.add_veth(&name, index, &e.interface, ns.as_raw_fd(), e.mac, b.mtu)?;
+                if b.icc { Ok(()) } else { netlink.isolate(&name) }
+            }
+            Carrier::Vlan(vlan) => vlan::add(&netlink, &vlan, &e, ns.as_raw_fd()),
+        }
     })
     .await?;
     let e = endpoint.clone();
-    let configured = sys::in_netns(netns, move || {
-        let netlink = Netlink::open()?;
-        let index = netlink
-            .index(&e.interface)?
-            .ok_or_else(|| Error::new(Code::Internal, format!("{} did not appear", e.interface)))?;
-        netlink.add_address(index, e.address)?;
-        netlink.up(index)?;
-        match e.gateway {
-            Some(gateway) => netlink.set_default_route(gateway),
-            None => Ok(()),
-        }
-    })
-    .await;
-    match configured {
-        Ok(()) => Ok(host),
-        Err(error) => {
-            let link = host.clone();
-            if let Err(e) = blocking(move || Netlink::open()?.delete(&link)).await {
-                tracing::warn!("{host} is left behind: {e}");
-            }
-            Err(error)
-        }
+    let configured = sys::in_netns(netns, move || configure(&e)).await;
+    if configured.is_err()
+        && let Err(e) = detach(&host, netns, &endpoint.interface).await
+    {
+        tracing::warn!("{host} is left behind: {e}");
     }
+    configured.map(|()| host)
 }
 
-/// Sends what the namespace at `netns` has no route for to `gateway`, in place of where it went before.
-pub async fn set_default_route(netns: &Path, gateway: Ipv4Addr) -> Result<()> {
+/// Gives the link its addresses and routes; runs inside the container's namespace.
+fn configure(e: &Endpoint) -> Result<()> {
+    let netlink = Netlink::open()?;
+    let index = netlink
+        .index(&e.interface)?
+        .ok_or_else(|| Error::new(Code::Internal, format!("{} did not appear", e.interface)))?;
+    // A network without IPv6 has none of its link-local addresses either, as with dockerd. A kernel without IPv6
+    // has nothing to switch.
+    let v6 = e.addresses.iter().any(|a| matches!(a, IpNet::V6(_)));
+    let switched = sysctl(&format!("ipv6/conf/{}/disable_ipv6", e.interface), if v6 { "0" } else { "1" });
+    if v6 {
+        switched?;
+    }
+    for address in &e.addresses {
+        netlink.add_address(index, *address)?;
+    }
+    netlink.up(index)?;
+    if e.on_link {
+        netlink.set_default_link(index, AddressFamily::Inet)?;
+        if v6 {
+            netlink.set_default_link(index, AddressFamily::Inet6)?;
+        }
+        return Ok(());
+    }
+    e.gateways.iter().try_for_each(|gateway| netlink.set_default_route(*gateway))
+}
+
+/// Sends what the namespace at `netns` has no route for to `gateway`, in place of where its family went before.
+pub async fn set_default_route(netns: &Path, gateway: IpAddr) -> Result<()> {
     sys::in_netns(netns, move || Netlink::open()?.set_default_route(gateway)).await
 }
 
-/// Removes a host end (and so the container's). One that died with its namespace is fine.
-pub async fn detach(host_link: &str) -> Result<()> {
+/// Removes a container's end: by the host end of a veth pair, or inside the namespace where there is none. One that
+/// died with its namespace is fine.
+pub async fn detach(host_link: &str, netns: &Path, interface: &str) -> Result<()> {
+    if host_link.is_empty() {
+        let link = interface.to_owned();
+        return sys::in_netns(netns, move || Netlink::open()?.delete(&link)).await;
+    }
     let link = host_link.to_owned();
     blocking(move || Netlink::open()?.delete(&link)).await
 }

@@ -38,9 +38,9 @@ const TCP_IDLE: Duration = Duration::from_secs(10);
 /// What a name means inside one container.
 pub trait Names: Send + Sync + 'static {
     /// The addresses of a container's name, alias or id, lower case, without the final dot; `None`: not ours.
-    fn lookup(&self, name: &str) -> Option<Vec<Ipv4Addr>>;
+    fn lookup(&self, name: &str) -> Option<Vec<IpAddr>>;
     /// The name of an address in the container's networks.
-    fn reverse(&self, address: Ipv4Addr) -> Option<String>;
+    fn reverse(&self, address: IpAddr) -> Option<String>;
     /// Resolvers that know the rest of the world, in the order to ask.
     fn upstreams(&self) -> Vec<SocketAddr>;
 }
@@ -195,7 +195,7 @@ fn local(question: &Message, names: &dyn Names) -> Option<Message> {
     let query = question.queries.first().filter(|q| q.query_class == DNSClass::IN)?;
     let mut reply = response(question);
     if query.query_type == RecordType::PTR {
-        let IpAddr::V4(ip) = query.name.parse_arpa_name().ok()?.addr() else { return None };
+        let ip = query.name.parse_arpa_name().ok()?.addr();
         let name = Name::from_ascii(format!("{}.", names.reverse(ip)?)).ok()?;
         let data = RData::PTR(rdata::PTR(name));
         reply.answers.push(Record::from_rdata(query.name.clone(), TTL_SECONDS, data));
@@ -205,11 +205,14 @@ fn local(question: &Message, names: &dyn Names) -> Option<Message> {
     let mut addresses = names.lookup(&name)?;
     // Clients take the first: each gets its turn.
     addresses.shuffle(&mut rand::rng());
-    // Of another type (AAAA): the name exists, there is no such record.
-    if query.query_type == RecordType::A {
-        for ip in addresses {
-            reply.answers.push(Record::from_rdata(query.name.clone(), TTL_SECONDS, RData::A(rdata::A(ip))));
-        }
+    // Of another type, or of a version it has no address of: the name exists, there is no such record.
+    for ip in addresses {
+        let data = match (query.query_type, ip) {
+            (RecordType::A, IpAddr::V4(ip)) => RData::A(rdata::A(ip)),
+            (RecordType::AAAA, IpAddr::V6(ip)) => RData::AAAA(rdata::AAAA(ip)),
+            _ => continue,
+        };
+        reply.answers.push(Record::from_rdata(query.name.clone(), TTL_SECONDS, data));
     }
     Some(reply)
 }
@@ -248,24 +251,25 @@ mod tests {
     use super::*;
     use hickory_proto::op::Query;
 
-    /// A hundred containers have the alias `many`.
-    /// `web` is two containers, `many` a hundred.
+    /// `web` is two containers, one of them with an address of version 6; `many` are a hundred.
     #[derive(Default)]
     struct Known {
         upstreams: Vec<SocketAddr>,
     }
 
     impl Names for Known {
-        fn lookup(&self, name: &str) -> Option<Vec<Ipv4Addr>> {
+        fn lookup(&self, name: &str) -> Option<Vec<IpAddr>> {
             let count = match name {
                 "web" => 2,
                 "many" => 100,
                 _ => return None,
             };
-            Some((2..2 + count).map(|n| Ipv4Addr::new(10, 0, 0, n)).collect())
+            let v6 = (name == "web").then(|| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 2]));
+            Some((2..2 + count).map(|n| IpAddr::from([10, 0, 0, n])).chain(v6).collect())
         }
-        fn reverse(&self, address: Ipv4Addr) -> Option<String> {
-            (address == Ipv4Addr::new(10, 0, 0, 2)).then(|| "web.net".into())
+        fn reverse(&self, address: IpAddr) -> Option<String> {
+            let known = [IpAddr::from([10, 0, 0, 2]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 2])];
+            known.contains(&address).then(|| "web.net".into())
         }
         fn upstreams(&self) -> Vec<SocketAddr> {
             self.upstreams.clone()
@@ -389,10 +393,14 @@ mod tests {
     #[tokio::test]
     async fn containers_are_found_by_name_and_by_address() {
         assert_eq!(ask("WEB.", RecordType::A).await.answers.len(), 2);
-        let other_type = ask("web.", RecordType::AAAA).await;
+        assert_eq!(ask("web.", RecordType::AAAA).await.answers.len(), 1);
+        let other_type = ask("many.", RecordType::AAAA).await;
         assert!(other_type.answers.is_empty());
         assert_eq!(other_type.metadata.response_code, ResponseCode::NoError);
-        assert_eq!(ask("2.0.0.10.in-addr.arpa.", RecordType::PTR).await.answers.len(), 1);
+        let arpa = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.";
+        for name in ["2.0.0.10.in-addr.arpa.", arpa] {
+            assert_eq!(ask(name, RecordType::PTR).await.answers.len(), 1, "{name}");
+        }
     }
 
     #[tokio::test]

@@ -12,16 +12,25 @@
 
 mod addresses;
 mod bridge;
+mod conntrack;
 pub mod dns;
 mod error;
+mod firewall;
+mod forward;
 mod netlink;
 mod ports;
 mod sys;
+pub mod vlan;
+mod watch;
 
-pub use addresses::{AddressPool, choose_subnet, routed_subnets};
-pub use bridge::{Bridge, Endpoint, attach, detach, ensure, ensure_once, remove, set_default_route};
+pub use addresses::{AddressPool, choose_subnet, choose_subnet6, routed_subnets, unique_local};
+pub use bridge::{
+    Bridge, BridgeV6, Carrier, Endpoint, attach, detach, ensure, ensure_once, link_exists, remove,
+    set_default_route,
+};
 pub use error::{Code, Error, Result};
-pub use ipnet::Ipv4Net;
+pub use firewall::{Firewall, Redirect};
+pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use ports::{Binding, LocalPorts, PortRequest, Ports, Protocol};
 
 /// Brings up the loopback link of the network namespace at `netns` (`/proc/PID/ns/net`).

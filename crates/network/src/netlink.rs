@@ -1,16 +1,17 @@
 //! The few rtnetlink requests containers need, synchronous: they run on short-lived threads inside namespaces.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVlan, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -25,6 +26,10 @@ pub(crate) struct Netlink {
     socket: Socket,
 }
 
+/// The kernel's own table of addresses (rtnetlink(7), `RT_TABLE_LOCAL`).
+const LOCAL_TABLE: u8 = 255;
+/// Routes shorter than this are ways out, not places: a VPN splits the world into two halves.
+const WIDEST_ROUTE: u8 = 4;
 /// Receive buffer of one datagram; the kernel sends dumps in pieces of at most 32 KiB.
 const RECEIVE_BYTES: usize = 32 * 1024;
 
@@ -135,6 +140,63 @@ impl Netlink {
         self.set(&format!("make veth {host}"), Message::NewLink(m), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Keeps a bridge's port from speaking to the bridge's other ports of that kind; the bridge itself it reaches.
+    pub(crate) fn isolate(&self, name: &str) -> Result<()> {
+        let mut m = LinkMessage::default();
+        m.header.index = self.existing(name)?;
+        m.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+        ]));
+        self.set(&format!("isolate bridge port {name}"), Message::NewLink(m), 0)
+    }
+
+    /// Makes a link `inner` over link `parent` inside the namespace `netns`.
+    pub(crate) fn add_over(
+        &self,
+        parent: u32,
+        inner: &str,
+        netns: RawFd,
+        mac: Option<[u8; 6]>,
+        (kind, data): (InfoKind, InfoData),
+    ) -> Result<()> {
+        let mut m = LinkMessage::default();
+        m.attributes = vec![
+            LinkAttribute::IfName(inner.to_owned()),
+            LinkAttribute::Link(parent),
+            LinkAttribute::NetNsFd(netns),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]),
+        ];
+        m.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+        self.set(&format!("make {inner} over its parent"), Message::NewLink(m), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Makes the VLAN link `name` with number `id` on link `parent`, and sets it up.
+    pub(crate) fn add_vlan(&self, name: &str, parent: u32, id: u16) -> Result<()> {
+        let mut m = LinkMessage::default();
+        m.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Link(parent),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id)])),
+            ]),
+        ];
+        self.set(&format!("make VLAN link {name}"), Message::NewLink(m), NLM_F_CREATE | NLM_F_EXCL)?;
+        self.up(self.existing(name)?)
+    }
+
+    /// Makes a link that leads nowhere, and sets it up.
+    pub(crate) fn add_dummy(&self, name: &str) -> Result<()> {
+        let mut m = LinkMessage::default();
+        m.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]),
+        ];
+        self.set(&format!("make link {name}"), Message::NewLink(m), NLM_F_CREATE | NLM_F_EXCL)?;
+        self.up(self.existing(name)?)
+    }
+
     /// Sets a link up.
     pub(crate) fn up(&self, index: u32) -> Result<()> {
         let mut m = LinkMessage::default();
@@ -157,59 +219,105 @@ impl Netlink {
         self.set(&format!("remove link {name}"), Message::DelLink(m), 0)
     }
 
-    /// Gives a link an address; already having it is fine.
-    pub(crate) fn add_address(&self, index: u32, address: Ipv4Net) -> Result<()> {
+    /// Gives a link an address that may be used at once; already having it is fine.
+    pub(crate) fn add_address(&self, index: u32, address: IpNet) -> Result<()> {
         let mut m = AddressMessage::default();
-        m.header.family = AddressFamily::Inet;
         m.header.prefix_len = address.prefix_len();
         m.header.index = index;
-        m.attributes = vec![
-            AddressAttribute::Local(IpAddr::V4(address.addr())),
-            AddressAttribute::Address(IpAddr::V4(address.addr())),
-            AddressAttribute::Broadcast(address.broadcast()),
-        ];
+        m.attributes =
+            vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+        match address {
+            IpNet::V4(v4) => {
+                m.header.family = AddressFamily::Inet;
+                m.attributes.push(AddressAttribute::Broadcast(v4.broadcast()));
+            }
+            IpNet::V6(_) => {
+                m.header.family = AddressFamily::Inet6;
+                // The engine gives no address twice: nothing to wait for.
+                m.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            }
+        }
         match self.set(&format!("add address {address}"), Message::NewAddress(m), NLM_F_CREATE | NLM_F_EXCL) {
             Err(e) if e.code() == Code::Conflict => Ok(()),
             other => other,
         }
     }
 
-    /// Sets the default route, in place of another if there is one.
-    pub(crate) fn set_default_route(&self, gateway: Ipv4Addr) -> Result<()> {
+    /// Sets the default route of the gateway's family, in place of another if there is one.
+    pub(crate) fn set_default_route(&self, gateway: IpAddr) -> Result<()> {
+        let (family, via) = match gateway {
+            IpAddr::V4(ip) => (AddressFamily::Inet, RouteAddress::Inet(ip)),
+            IpAddr::V6(ip) => (AddressFamily::Inet6, RouteAddress::Inet6(ip)),
+        };
+        let what = format!("set default route via {gateway}");
+        self.default_route(&what, family, RouteAttribute::Gateway(via), NLM_F_REPLACE)
+    }
+
+    /// Sends what has no other route out of a link, with no gateway.
+    pub(crate) fn set_default_link(&self, index: u32, family: AddressFamily) -> Result<()> {
+        self.default_route("set default route", family, RouteAttribute::Oif(index), NLM_F_REPLACE)
+    }
+
+    fn default_route(&self, what: &str, family: AddressFamily, to: RouteAttribute, flags: u16) -> Result<()> {
         let mut m = RouteMessage::default();
         m.header = RouteHeader {
-            address_family: AddressFamily::Inet,
+            address_family: family,
             table: RouteHeader::RT_TABLE_MAIN,
             protocol: RouteProtocol::Boot,
             scope: RouteScope::Universe,
             kind: RouteType::Unicast,
             ..RouteHeader::default()
         };
-        m.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
-        self.set(
-            &format!("set default route via {gateway}"),
-            Message::NewRoute(m),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
+        m.attributes = vec![to];
+        self.set(what, Message::NewRoute(m), NLM_F_CREATE | flags)
+    }
+
+    /// All addresses of this host.
+    pub(crate) fn addresses(&self) -> Result<Vec<IpAddr>> {
+        let answers =
+            self.request("list addresses", Message::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
+        let address = |answer| {
+            let Message::NewAddress(m) = answer else { return None };
+            let of = |a: &AddressAttribute| match a {
+                AddressAttribute::Local(ip) => Some(*ip),
+                _ => None,
+            };
+            let or = |a: &AddressAttribute| match a {
+                AddressAttribute::Address(ip) => Some(*ip),
+                _ => None,
+            };
+            m.attributes.iter().find_map(of).or_else(|| m.attributes.iter().find_map(or))
+        };
+        Ok(answers.into_iter().filter_map(address).collect())
     }
 
     /// The IPv4 destinations that are routed here already (no default route).
     pub(crate) fn routes(&self) -> Result<Vec<Ipv4Net>> {
-        let mut m = RouteMessage::default();
-        m.header.address_family = AddressFamily::Inet;
-        let answers = self.request("list routes", Message::GetRoute(m), NLM_F_DUMP)?;
-        Ok(answers
+        let all = self.routes_of(AddressFamily::Inet)?;
+        Ok(all
             .into_iter()
-            .filter_map(|a| match a {
-                Message::NewRoute(r) if r.header.table == RouteHeader::RT_TABLE_MAIN => {
-                    let prefix = r.header.destination_prefix_length;
-                    r.attributes.iter().find_map(|attribute| match attribute {
-                        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Ipv4Net::new(*ip, prefix).ok(),
-                        _ => None,
-                    })
-                }
+            .filter_map(|net| if let IpNet::V4(net) = net { Some(net) } else { None })
+            .collect())
+    }
+
+    fn routes_of(&self, family: AddressFamily) -> Result<Vec<IpNet>> {
+        let mut m = RouteMessage::default();
+        m.header.address_family = family;
+        let answers = self.request("list routes", Message::GetRoute(m), NLM_F_DUMP)?;
+        let destination = |answer| {
+            let Message::NewRoute(r) = answer else { return None };
+            let prefix = r.header.destination_prefix_length;
+            // Every table counts: VPNs keep their routes in tables of their own. Broadcast and local addresses
+            // stand in the kernel's table and are within the others' anyway.
+            if r.header.table == LOCAL_TABLE || prefix < WIDEST_ROUTE {
+                return None;
+            }
+            r.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => IpNet::new((*ip).into(), prefix).ok(),
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => IpNet::new((*ip).into(), prefix).ok(),
                 _ => None,
             })
-            .collect())
+        };
+        Ok(answers.into_iter().filter_map(destination).collect())
     }
 }

@@ -1,16 +1,15 @@
 //! Published ports: what is asked for, and how a bare Linux host gives it.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
-
+use crate::bridge::blocking;
+use crate::conntrack;
 use crate::error::{Code, Error, Result};
+use crate::firewall::{Firewall, Redirect};
+use crate::forward::{Listener, listen};
 
 /// Transport of a published port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,23 +39,41 @@ pub struct PortRequest {
     pub host_ip: IpAddr,
     /// Port to listen on; 0: choose one.
     pub host_port: u16,
+    /// The last port that will do as well, where several will; else as `host_port`.
+    pub last_port: u16,
     /// The container's address and port.
     pub target: SocketAddr,
 }
 
 impl PortRequest {
-    /// Whether both ask for any one number, for the same port of the container, on all addresses of the two
-    /// families: such a pair gets the same number.
+    /// Whether both leave the number open in the same way, for the same port of the container, on all addresses of
+    /// the two families: such a pair gets the same number.
     pub fn is_twin(&self, other: &Self) -> bool {
         self.protocol == other.protocol
-            && self.target == other.target
-            && self.host_port == 0
-            && other.host_port == 0
+            && self.target.port() == other.target.port()
+            && self.is_open()
+            && (self.host_port, self.last_port) == (other.host_port, other.last_port)
             && self.host_ip.is_unspecified()
             && other.host_ip.is_unspecified()
             && self.host_ip.is_ipv4() != other.host_ip.is_ipv4()
     }
+
+    /// Whether the number is to be chosen.
+    pub fn is_open(&self) -> bool {
+        self.host_port == 0 || self.last_port > self.host_port
+    }
+
+    /// The numbers to try, in turn; 0 is any that is free.
+    pub fn candidates(&self) -> Box<dyn Iterator<Item = u16> + Send> {
+        if self.host_port == 0 {
+            return Box::new(std::iter::repeat_n(0, ANY_PORT_TRIES));
+        }
+        Box::new(self.host_port..=self.last_port.max(self.host_port))
+    }
 }
+
+/// How often a free number is looked for that is free in both families.
+const ANY_PORT_TRIES: usize = 16;
 
 /// One port given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,49 +98,113 @@ pub trait Ports: Send + Sync {
     fn restore(&self, all: Vec<(String, Vec<PortRequest>)>) -> Answer<'_, Vec<(String, Error)>>;
 }
 
-/// Connections through one published port at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 1024;
-/// How long a dial to the container may take.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// UDP clients of one port remembered at once, and for how long after their last datagram.
-const MAX_UDP_CLIENTS: usize = 1024;
-const UDP_IDLE: Duration = Duration::from_secs(90);
-
-/// Listens on this host and forwards: no process per port.
-#[derive(Default)]
+/// Opens ports of this host: rules of the kernel lead what arrives to the containers, with the client's own address
+/// and also while no engine runs; a socket of the engine holds each port and serves what no rule can. No process
+/// per port.
 pub struct LocalPorts {
+    /// Whose rules lead to the containers; without one the sockets serve alone.
+    firewall: Option<Arc<Firewall>>,
     open: Mutex<HashMap<String, Vec<Listener>>>,
 }
 
-struct Listener(JoinHandle<()>);
+impl LocalPorts {
+    /// Ports whose rules `firewall` writes.
+    pub fn new(firewall: Arc<Firewall>) -> Self {
+        Self { firewall: Some(firewall), open: Mutex::default() }
+    }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.0.abort();
+    /// Holds the ports, all or none.
+    fn hold(&self, owner: &str, requests: Vec<PortRequest>) -> Result<(Vec<Binding>, Vec<Redirect>)> {
+        // Dropped on the first failure: none stays open.
+        let mut listeners = Vec::new();
+        let mut ports: Vec<Option<u16>> = vec![None; requests.len()];
+        for n in 0..requests.len() {
+            if ports[n].is_some() {
+                continue;
+            }
+            let twin =
+                (n + 1..requests.len()).find(|m| ports[*m].is_none() && requests[n].is_twin(&requests[*m]));
+            let pair: Vec<&PortRequest> = std::iter::once(n).chain(twin).map(|m| &requests[m]).collect();
+            let (opened, port) = listen_alike(&pair)?;
+            listeners.extend(opened);
+            ports[n] = Some(port);
+            if let Some(twin) = twin {
+                ports[twin] = Some(port);
+            }
+        }
+        let bindings: Vec<Binding> = requests
+            .into_iter()
+            .zip(ports)
+            .filter_map(|(request, port)| Some(Binding { request, host_port: port? }))
+            .collect();
+        if !listeners.is_empty() {
+            let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            open.entry(owner.to_owned()).or_default().extend(listeners);
+        }
+        let redirect = |b: &Binding| Redirect {
+            protocol: b.request.protocol,
+            at: SocketAddr::new(b.request.host_ip, b.host_port),
+            target: b.request.target,
+        };
+        let redirects = bindings.iter().map(redirect).filter(Redirect::is_possible).collect();
+        Ok((bindings, redirects))
+    }
+}
+
+/// Opens the same number for each of `requests`.
+fn listen_alike(requests: &[&PortRequest]) -> Result<(Vec<Listener>, u16)> {
+    let mut failed = Error::new(Code::Conflict, "no port was asked for");
+    let Some(first) = requests.first() else { return Err(failed) };
+    for candidate in first.candidates() {
+        let mut port = candidate;
+        let mut opened = Vec::new();
+        let all: Result<()> = requests.iter().try_for_each(|r| {
+            let (listener, number) = listen(r.protocol, SocketAddr::new(r.host_ip, port), r.target)?;
+            port = number;
+            opened.push(listener);
+            Ok(())
+        });
+        match all {
+            Ok(()) => return Ok((opened, port)),
+            Err(e) if e.code() == Code::Conflict && first.is_open() => failed = e,
+            Err(e) => return Err(e),
+        }
+    }
+    if first.last_port > first.host_port {
+        failed = Error::new(
+            Code::Conflict,
+            format!(
+                "Bind for {}:{}-{} failed: all ports are allocated",
+                first.host_ip, first.host_port, first.last_port
+            ),
+        );
+    }
+    Err(failed)
+}
+
+/// Forgets flows of UDP that went another way before.
+async fn forget_flows(redirects: &[Redirect]) {
+    let udp = redirects.iter().filter(|r| r.protocol == Protocol::Udp);
+    let ports: Vec<u16> = udp.map(|r| r.at.port()).collect();
+    if ports.is_empty() {
+        return;
+    }
+    if let Err(e) = blocking(move || conntrack::forget_udp(&ports)).await {
+        tracing::warn!("clients of UDP ports may go on to an earlier container: {e}");
     }
 }
 
 impl Ports for LocalPorts {
     fn open<'a>(&'a self, owner: &'a str, requests: Vec<PortRequest>) -> Answer<'a, Result<Vec<Binding>>> {
         Box::pin(async move {
-            // Dropped on the first failure: none stays open.
-            let mut listeners = Vec::new();
-            let mut bindings: Vec<Binding> = Vec::new();
-            for mut request in requests {
-                let asked = request.clone();
-                if request.host_port == 0
-                    && let Some(twin) = bindings.iter().find(|b| b.request.is_twin(&request))
-                {
-                    // The same port on the other address family gets the same number, as with dockerd.
-                    request.host_port = twin.host_port;
-                }
-                let (listener, host_port) = listen(&request).await?;
-                listeners.push(listener);
-                bindings.push(Binding { request: asked, host_port });
-            }
-            if !listeners.is_empty() {
-                let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                open.entry(owner.to_owned()).or_default().extend(listeners);
+            let (bindings, redirects) = self.hold(owner, requests)?;
+            let Some(firewall) = self.firewall.as_ref().filter(|_| !redirects.is_empty()) else {
+                return Ok(bindings);
+            };
+            match firewall.publish(owner, redirects.clone()).await {
+                Ok(()) => forget_flows(&redirects).await,
+                // The sockets serve, then: slower, and clients have the bridge's address.
+                Err(e) => tracing::warn!("published ports are forwarded by the engine alone: {e}"),
             }
             Ok(bindings)
         })
@@ -131,11 +212,18 @@ impl Ports for LocalPorts {
 
     fn restore(&self, all: Vec<(String, Vec<PortRequest>)>) -> Answer<'_, Vec<(String, Error)>> {
         Box::pin(async move {
-            let mut failed = Vec::new();
+            let (mut failed, mut ports) = (Vec::new(), BTreeMap::new());
             for (owner, requests) in all {
-                if let Err(e) = self.open(&owner, requests).await {
-                    failed.push((owner, e));
+                match self.hold(&owner, requests) {
+                    Ok((_, redirects)) if redirects.is_empty() => {}
+                    Ok((_, redirects)) => {
+                        ports.insert(owner, redirects);
+                    }
+                    Err(e) => failed.push((owner, e)),
                 }
+            }
+            if let Some(firewall) = &self.firewall {
+                firewall.restore_ports(ports).await;
             }
             failed
         })
@@ -143,180 +231,47 @@ impl Ports for LocalPorts {
 
     fn close<'a>(&'a self, owner: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
+            if let Some(firewall) = &self.firewall {
+                match firewall.withdraw(owner).await {
+                    Ok(gone) => forget_flows(&gone).await,
+                    Err(e) => tracing::error!("rules of closed ports are left behind: {e}"),
+                }
+            }
             let closed = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(owner);
             for listener in closed.into_iter().flatten() {
-                listener.0.abort();
-                // The port is free only when the task has gone.
-                while !listener.0.is_finished() {
-                    tokio::task::yield_now().await;
-                }
+                listener.close().await;
             }
         })
     }
 }
 
-fn refused(request: &PortRequest, e: &std::io::Error) -> Error {
-    let at = SocketAddr::new(request.host_ip, request.host_port);
-    match e.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            Error::new(Code::Conflict, format!("Bind for {at} failed: port is already allocated"))
-        }
-        std::io::ErrorKind::PermissionDenied => Error::new(
-            Code::Forbidden,
-            format!(
-                "Bind for {at} failed: permission denied (ports below net.ipv4.ip_unprivileged_port_start need root)"
-            ),
-        ),
-        std::io::ErrorKind::AddrNotAvailable => Error::new(
-            Code::InvalidArgument,
-            format!("Bind for {at} failed: this host does not have the address {}", request.host_ip),
-        ),
-        _ => Error::io(&format!("Bind for {at} failed"), e),
-    }
-}
-
-async fn listen(request: &PortRequest) -> Result<(Listener, u16)> {
-    let at = SocketAddr::new(request.host_ip, request.host_port);
-    match request.protocol {
-        Protocol::Tcp => {
-            let listener = tcp_listener(at).map_err(|e| refused(request, &e))?;
-            let port = listener.local_addr().map_err(|e| refused(request, &e))?.port();
-            Ok((Listener(tokio::spawn(accept(listener, request.target))), port))
-        }
-        Protocol::Udp => {
-            let socket = udp_socket(at).map_err(|e| refused(request, &e))?;
-            let port = socket.local_addr().map_err(|e| refused(request, &e))?.port();
-            Ok((Listener(tokio::spawn(relay(Arc::new(socket), request.target))), port))
-        }
-    }
-}
-
-/// IPv6 sockets take IPv6 alone: the IPv4 twin has its own.
-fn tcp_listener(at: SocketAddr) -> std::io::Result<TcpListener> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
-    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = socket_with(family, SocketType::STREAM, flags, None)?;
-    if at.is_ipv6() {
-        sockopt::set_ipv6_v6only(&fd, true)?;
-    }
-    sockopt::set_socket_reuseaddr(&fd, true)?;
-    bind(&fd, &at)?;
-    listen(&fd, 4096)?;
-    TcpListener::from_std(fd.into())
-}
-
-fn udp_socket(at: SocketAddr) -> std::io::Result<UdpSocket> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
-    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let fd = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-    if at.is_ipv6() {
-        sockopt::set_ipv6_v6only(&fd, true)?;
-    }
-    bind(&fd, &at)?;
-    UdpSocket::from_std(fd.into())
-}
-
-async fn accept(listener: TcpListener, target: SocketAddr) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    // Owns the connections: they end with the port.
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let client = match listener.accept().await {
-            Ok((client, _)) => client,
-            Err(e) => {
-                // Out of file descriptors or a connection already gone: let others end first.
-                tracing::warn!("accept on a published port: {e}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        connections.spawn(async move {
-            if let Err(e) = splice(client, target).await {
-                tracing::debug!("published port to {target}: {e}");
-            }
-            drop(place);
-        });
-        while connections.try_join_next().is_some() {}
-    }
-}
-
-async fn splice(mut client: TcpStream, target: SocketAddr) -> std::io::Result<()> {
-    let mut server = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(target)).await??;
-    client.set_nodelay(true)?;
-    server.set_nodelay(true)?;
-    // Passes half-closes on in both directions.
-    tokio::io::copy_bidirectional(&mut client, &mut server).await?;
-    Ok(())
-}
-
-async fn relay(socket: Arc<UdpSocket>, target: SocketAddr) {
-    let mut clients: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
-    let mut tasks = JoinSet::new();
-    let mut buf = vec![0; 65_536];
-    loop {
-        tokio::select! {
-            received = socket.recv_from(&mut buf) => {
-                let Ok((n, from)) = received else { continue };
-                let upstream = match clients.get(&from) {
-                    Some(upstream) => upstream.clone(),
-                    None if clients.len() >= MAX_UDP_CLIENTS => continue,
-                    None => match dial_udp(target).await {
-                        Ok(upstream) => {
-                            let upstream = Arc::new(upstream);
-                            clients.insert(from, upstream.clone());
-                            tasks.spawn(replies(socket.clone(), upstream.clone(), from));
-                            upstream
-                        }
-                        Err(e) => {
-                            tracing::debug!("published port to {target}: {e}");
-                            continue;
-                        }
-                    },
-                };
-                if let Err(e) = upstream.send(&buf[..n]).await {
-                    tracing::debug!("published port to {target}: {e}");
-                }
-            }
-            Some(Ok(idle)) = tasks.join_next() => {
-                clients.remove(&idle);
-            }
-        }
-    }
-}
-
-async fn dial_udp(target: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-    socket.connect(target).await?;
-    Ok(socket)
-}
-
-/// Brings answers back to one client until it was silent for [`UDP_IDLE`]; answers which client it was.
-async fn replies(socket: Arc<UdpSocket>, upstream: Arc<UdpSocket>, client: SocketAddr) -> SocketAddr {
-    let mut buf = vec![0; 65_536];
-    while let Ok(Ok(n)) = tokio::time::timeout(UDP_IDLE, upstream.recv(&mut buf)).await {
-        if let Err(e) = socket.send_to(&buf[..n], client).await {
-            tracing::debug!("published port, answer to {client}: {e}");
-        }
-    }
-    client
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
 
     fn request(port: u16, target: SocketAddr) -> PortRequest {
-        PortRequest { protocol: Protocol::Tcp, host_ip: Ipv4Addr::LOCALHOST.into(), host_port: port, target }
+        PortRequest {
+            protocol: Protocol::Tcp,
+            host_ip: Ipv4Addr::LOCALHOST.into(),
+            host_port: port,
+            last_port: port,
+            target,
+        }
+    }
+
+    /// The sockets alone: a test changes no rule of the machine.
+    fn local() -> LocalPorts {
+        LocalPorts { firewall: None, open: Mutex::default() }
     }
 
     #[tokio::test]
     async fn a_published_port_reaches_its_target_and_passes_half_close() {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = server.local_addr().unwrap();
-        let ports = LocalPorts::default();
+        let ports = local();
         let port = ports.open("c", vec![request(0, target)]).await.unwrap()[0].host_port;
         let echo = tokio::spawn(async move {
             let (mut s, _) = server.accept().await.unwrap();
@@ -337,7 +292,7 @@ mod tests {
     async fn a_taken_port_is_dockers_error_and_nothing_stays_open() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
-        let ports = LocalPorts::default();
+        let ports = local();
         let e = ports
             .open(
                 "c",
@@ -352,10 +307,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_free_at_once() {
-        let ports = LocalPorts::default();
+        let ports = local();
         let target = "127.0.0.1:9".parse().unwrap();
         let port = ports.open("a", vec![request(0, target)]).await.unwrap()[0].host_port;
         ports.close("a").await;
         ports.open("b", vec![request(port, target)]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_several_ports_the_first_free_one_is_taken() {
+        let ports = local();
+        let target = "127.0.0.1:9".parse().unwrap();
+        let first = ports.open("a", vec![request(0, target)]).await.unwrap()[0].host_port;
+        let range = PortRequest { last_port: first + 20, ..request(first, target) };
+        let second = ports.open("b", vec![range.clone()]).await.unwrap()[0].host_port;
+        assert!(second > first && second <= first + 20);
+        let full = PortRequest { last_port: first, ..range };
+        assert_eq!(ports.open("c", vec![full]).await.unwrap_err().code(), Code::Conflict);
     }
 }

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::path::Path;
 
+use netlink_sys::Socket;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use tokio::io::AsyncWriteExt;
+use tokio::io::unix::AsyncFd;
 
 use crate::error::{Code, Error, Result};
 
@@ -32,6 +34,33 @@ pub(crate) async fn in_netns<T: Send + 'static>(
         })
         .map_err(|e| Error::io("start a thread", &e))?;
     rx.await.map_err(|_| Error::new(Code::Internal, "the network thread died"))?
+}
+
+/// A netlink socket that can be waited for.
+#[allow(unsafe_code)]
+pub(crate) fn watchable(socket: Socket) -> Result<AsyncFd<Socket>> {
+    // SAFETY: the socket owns its descriptor, always answers that one and closes it when it is dropped, which the
+    // value made here does after it has let go of it.
+    let watched = unsafe { AsyncFd::register(socket) };
+    watched.map_err(|e| Error::new(Code::Internal, format!("watch a netlink socket: {e}")))
+}
+
+/// Whether nftables has an `inet` table of that name.
+pub(crate) async fn nft_has_table(name: &str) -> Result<bool> {
+    let status = tokio::process::Command::new("nft")
+        .args(["list", "chains", "inet", name])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .status()
+        .await;
+    match status {
+        Ok(status) => Ok(status.success()),
+        // Without the program nothing was ever made.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("run nft", &e)),
+    }
 }
 
 /// Feeds `rules` to `nft -f -`: one atomic transaction.

@@ -197,5 +197,6 @@ fn bundle(dir: &Path, id: &str, args: &[&str], filter: &Arc<[u8]>) -> Outcome<Bu
         log: LogConfig::JsonFile { path: own.join("json.log"), max_size: None, max_file: 1 },
         seccomp: std::env::var_os("BENCH_UNCONFINED").is_none().then(|| filter.clone()),
         exit_file: own.join("exit.json"),
+        cgroup_parent: None,
     })
 }

@@ -36,6 +36,8 @@ pub struct Controllers {
     pub present: Vec<String>,
     /// Of those containers use: absent on this machine.
     pub missing: Vec<String>,
+    /// Whether the kernel weighs block I/O (`io.weight` or `io.bfq.weight`).
+    pub weights: bool,
 }
 
 impl Controllers {
@@ -48,6 +50,7 @@ impl Controllers {
 /// The parent of all containers' groups.
 #[derive(Debug)]
 pub(crate) struct Groups {
+    hierarchy: PathBuf,
     parent: PathBuf,
     controllers: Controllers,
     programs: Mutex<HashMap<Vec<u8>, Arc<OwnedFd>>>,
@@ -60,7 +63,6 @@ fn system(doing: impl Into<String>, error: io::Error) -> Error {
 impl Groups {
     /// Finds the unified hierarchy and makes the parent group in it.
     pub fn new(parent: &str) -> Result<Groups, Error> {
-        const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
         let hierarchy = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
             .into_iter()
             .map(Path::new)
@@ -71,33 +73,16 @@ impl Groups {
                         .into(),
                 )
             })?;
-        let name = parent.trim_matches('/');
-        if name.is_empty() || name.split('/').any(|part| part == ".." || part.is_empty()) {
-            return Err(Error::Invalid(format!("{parent:?} is no name of a parent group")));
-        }
-        let path = hierarchy.join(name);
-        fs::create_dir_all(&path)
-            .map_err(|e| system(format!("cannot make the group {}", path.display()), e))?;
-        // Every group from the root down hands the controllers on; what a group cannot is missing.
-        let mut level = hierarchy.to_path_buf();
-        let mut levels = vec![level.clone()];
-        for part in name.split('/') {
-            level.push(part);
-            levels.push(level.clone());
-        }
-        for level in &levels {
-            for controller in WANTED {
-                // One write each: one that is refused must not take the others along.
-                let _ = fs::write(level.join("cgroup.subtree_control"), format!("+{controller}"));
-            }
-        }
+        let path = make_parent(hierarchy, parent)?;
         let enabled = fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
         let is_enabled = |c: &&str| enabled.split_whitespace().any(|e| e == *c);
         let (present, missing): (Vec<_>, Vec<_>) = WANTED.into_iter().partition(is_enabled);
         let owned = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
+        let weights = ["io.weight", "io.bfq.weight"].iter().any(|file| path.join(file).exists());
         Ok(Groups {
+            hierarchy: hierarchy.to_path_buf(),
             parent: path,
-            controllers: Controllers { present: owned(present), missing: owned(missing) },
+            controllers: Controllers { present: owned(present), missing: owned(missing), weights },
             programs: Mutex::default(),
         })
     }
@@ -106,33 +91,39 @@ impl Groups {
         &self.controllers
     }
 
+    /// Where a container's group is, unless it has a parent of its own.
     pub fn path(&self, id: &str) -> PathBuf {
         self.parent.join(id)
     }
 
+    /// Where a container's group is below a parent of its own, which is made where it is missing and left behind, as
+    /// with Docker: others may be in it.
+    pub fn path_below(&self, parent: &str, id: &str) -> Result<PathBuf, Error> {
+        Ok(make_parent(&self.hierarchy, parent)?.join(id))
+    }
+
     /// Makes the container's group with its limits and device rules. An old group of that name is emptied and removed.
-    pub fn create(&self, id: &str, resources: Option<&LinuxResources>) -> Result<PathBuf, Error> {
-        let path = self.path(id);
-        match fs::create_dir(&path) {
+    pub fn create(&self, path: &Path, resources: Option<&LinuxResources>) -> Result<(), Error> {
+        match fs::create_dir(path) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 let _ = fs::write(path.join("cgroup.kill"), "1");
-                remove_tree(&path)
+                remove_tree(path)
                     .map_err(|e| system(format!("cannot remove the old group {}", path.display()), e))?;
-                fs::create_dir(&path)
+                fs::create_dir(path)
                     .map_err(|e| system(format!("cannot make the group {}", path.display()), e))?;
             }
             Err(e) => return Err(system(format!("cannot make the group {}", path.display()), e)),
         }
         let applied = match resources {
-            Some(resources) => self.apply(&path, resources),
+            Some(resources) => self.apply(path, resources),
             None => Ok(()),
         };
         if let Err(error) = applied {
-            let _ = remove_tree(&path);
+            let _ = remove_tree(path);
             return Err(error);
         }
-        Ok(path)
+        Ok(())
     }
 
     /// Sets limits (those given; others stay) and device rules (if given).
@@ -206,6 +197,28 @@ impl Groups {
         programs.insert(code.to_vec(), program.clone());
         Ok(program)
     }
+}
+
+/// The controllers that containers' limits use.
+const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
+
+/// Makes a parent of groups; every group from the root down to it hands the controllers on that it has.
+fn make_parent(hierarchy: &Path, parent: &str) -> Result<PathBuf, Error> {
+    let name = parent.trim_matches('/');
+    if name.is_empty() || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(Error::Invalid(format!("{parent:?} is no name of a parent group")));
+    }
+    let path = hierarchy.join(name);
+    fs::create_dir_all(&path).map_err(|e| system(format!("cannot make the group {}", path.display()), e))?;
+    let mut level = hierarchy.to_path_buf();
+    for part in std::iter::once("").chain(name.split('/')) {
+        level.push(part);
+        for controller in WANTED {
+            // One write each: one that is refused must not take the others along.
+            let _ = fs::write(level.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    Ok(path)
 }
 
 /// Kills everything in the group and removes it with what the container made below it.
@@ -335,14 +348,26 @@ fn set_cpu(cpu: &LinuxCpu, set: Set<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// 10..1000 onto 1..10000, as runc and crun do.
+fn io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990
+}
+
 fn set_io(path: &Path, io: &LinuxBlockIo, set: Set<'_>) -> Result<(), Error> {
     if let Some(weight) = io.weight().filter(|w| *w != 0) {
         if path.join("io.bfq.weight").exists() {
             set("io", "io.bfq.weight", weight.to_string())?;
         } else {
-            // 10..1000 onto 1..10000.
-            let weight = 1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990;
-            set("io", "io.weight", weight.to_string())?;
+            set("io", "io.weight", io_weight(weight).to_string())?;
+        }
+    }
+    for device in io.weight_device().iter().flatten() {
+        let Some(weight) = device.weight().filter(|w| *w != 0) else { continue };
+        let number = format!("{}:{}", device.major(), device.minor());
+        if path.join("io.bfq.weight").exists() {
+            set("io", "io.bfq.weight", format!("{number} {weight}"))?;
+        } else {
+            set("io", "io.weight", format!("{number} {}", io_weight(weight)))?;
         }
     }
     let throttles: [(&Option<Vec<LinuxThrottleDevice>>, &str); 4] = [

@@ -54,6 +54,8 @@ pub struct Bundle {
     pub seccomp: Option<Arc<[u8]>>,
     /// Where the shim records the exit, so that it is not lost while no engine runs.
     pub exit_file: PathBuf,
+    /// The parent of its group below the unified hierarchy, instead of the runtime's own.
+    pub cgroup_parent: Option<String>,
 }
 
 /// Where a container's `/` comes from.
@@ -189,6 +191,9 @@ struct Shared {
 struct State {
     shim: u32,
     exit_file: PathBuf,
+    /// Its group; absent in what engines before wrote: the usual place.
+    #[serde(default)]
+    group: Option<PathBuf>,
 }
 
 impl State {
@@ -258,13 +263,16 @@ impl Runtime {
         if State::read(&dir).is_some_and(|state| state.shim_lives()) {
             return Err(Error::Invalid(format!("container {} exists already", bundle.id)));
         }
-        let group = self.0.groups.path(&bundle.id);
+        let group = match &bundle.cgroup_parent {
+            Some(parent) => self.0.groups.path_below(parent, &bundle.id)?,
+            None => self.0.groups.path(&bundle.id),
+        };
         let mountpoint = dir.join("rootfs");
         let filter = dir.join(FILTER);
         let filter = bundle.seccomp.is_some().then_some(filter.as_path());
         let plan = translate::plan(&bundle, &group, &mountpoint, filter)?;
         let resources = bundle.spec.linux().as_ref().and_then(|l| l.resources().as_ref());
-        let made = self.launch(&bundle, &dir, resources, encode(&plan)).await;
+        let made = self.launch(&bundle, &dir, &group, resources, encode(&plan)).await;
         match made {
             Ok(container) => Ok(container),
             Err(error) => {
@@ -279,6 +287,7 @@ impl Runtime {
         &self,
         bundle: &Bundle,
         dir: &Path,
+        group: &Path,
         resources: Option<&LinuxResources>,
         plan: Vec<u8>,
     ) -> Result<Container, Error> {
@@ -289,7 +298,7 @@ impl Runtime {
         if let Some(filter) = &bundle.seccomp {
             std::fs::write(dir.join(FILTER), filter).map_err(failed("cannot write the seccomp filter"))?;
         }
-        let group = self.0.groups.create(&bundle.id, resources)?;
+        self.0.groups.create(group, resources)?;
         let errors =
             std::fs::File::create(dir.join("shim.log")).map_err(failed("cannot make the shim's log"))?;
         let (ours, theirs) =
@@ -308,7 +317,7 @@ impl Runtime {
             .map_err(failed("cannot start coracle-shim"))?;
         let shim = child.id().unwrap_or(0);
         let made = async {
-            let state = State { shim, exit_file: bundle.exit_file.clone() };
+            let state = State { shim, exit_file: bundle.exit_file.clone(), group: Some(group.to_owned()) };
             let state = serde_json::to_vec(&state).unwrap_or_default();
             std::fs::write(dir.join("state.json"), state)
                 .map_err(failed("cannot write the container's state"))?;
@@ -339,7 +348,7 @@ impl Runtime {
         };
         // The shim is our child while we live: someone must collect it.
         tokio::spawn(async move { child.wait().await });
-        Ok(self.container(&bundle.id, pid, dir, group, stream))
+        Ok(self.container(&bundle.id, pid, dir, group.to_owned(), stream))
     }
 
     fn container(&self, id: &str, pid: u32, dir: &Path, group: PathBuf, stream: UnixStream) -> Container {
@@ -367,6 +376,7 @@ impl Runtime {
         };
         let state: State = serde_json::from_slice(&state)
             .map_err(|e| Error::Shim(format!("{} cannot be read: {e}", dir.join("state.json").display())))?;
+        let group = state.group.clone().unwrap_or(group);
         match connect(&dir).await {
             Ok((stream, FromShim::Hello { pid, exit, .. })) => {
                 let container = self.container(id, pid, &dir, group, stream);

@@ -76,8 +76,22 @@ pub(crate) struct MountPlan {
 /// What is mounted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum MountKind {
-    Bind { source: String, recursive: bool },
-    Filesystem { kind: String, source: String, options: Vec<(String, Option<String>)> },
+    /// `beneath`: a part of the source, looked up within it.
+    Bind {
+        source: String,
+        beneath: Option<String>,
+        recursive: bool,
+    },
+    /// A file system that another container has: the path of its mount namespace, and the place in it.
+    BindOf {
+        namespace: String,
+        path: String,
+    },
+    Filesystem {
+        kind: String,
+        source: String,
+        options: Vec<(String, Option<String>)>,
+    },
 }
 
 /// One device node.

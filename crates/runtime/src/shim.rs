@@ -39,6 +39,8 @@ use std::time::{Duration, Instant};
 const ATTACH_QUEUE: usize = 256 * 1024;
 /// How long an attached client may make no progress before it is dropped.
 const ATTACH_STALL: Duration = Duration::from_secs(60);
+/// The same once the container has been told to end, and has: what nobody takes keeps nobody waiting. dockerd's own limit.
+const ATTACH_STALL_HURRIED: Duration = Duration::from_secs(2);
 /// Bytes of stdin waiting for a process above which its clients are not read.
 const STDIN_QUEUE: usize = 256 * 1024;
 /// How long a dead process's output may stay silent (held open by a descendant) before it is closed.
@@ -77,6 +79,8 @@ struct Shim {
     next_process: u32,
     /// Set by `Shutdown`: end once everything has ended.
     ending: bool,
+    /// Somebody has told the container to end.
+    hurried: bool,
     buffer: Vec<u8>,
 }
 
@@ -141,6 +145,7 @@ fn run() -> Result<(), Failure> {
         next_client: 1,
         next_process: INIT + 1,
         ending: false,
+        hurried: false,
         buffer: vec![0; CHUNK],
         plan,
     };
@@ -277,12 +282,20 @@ impl Shim {
         self.clients.iter().any(|c| c.attached_to(number) && c.queued() > ATTACH_QUEUE)
     }
 
+    /// How long a client may take nothing: less once somebody wants the container's end, and it has ended.
+    fn stall_limit(&self) -> Duration {
+        let ended =
+            self.process(INIT).is_none_or(|p| matches!(p.phase, Phase::Draining { .. } | Phase::Ended(_)));
+        if self.hurried && ended { ATTACH_STALL_HURRIED } else { ATTACH_STALL }
+    }
+
     fn next_deadline(&self, now: Instant) -> Option<Duration> {
         let drains = self.processes.iter().filter_map(|p| match &p.phase {
             Phase::Draining { quiet_since, .. } => Some(*quiet_since + DRAIN),
             _ => None,
         });
-        let stalls = self.clients.iter().filter_map(|c| c.stalled_since.map(|since| since + ATTACH_STALL));
+        let limit = self.stall_limit();
+        let stalls = self.clients.iter().filter_map(|c| c.stalled_since.map(|since| since + limit));
         drains.chain(stalls).min().map(|at| at.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
@@ -425,14 +438,17 @@ impl Shim {
     fn call(&mut self, client: u64, request: u32, call: Call) {
         let answer = match call {
             Call::Start { process } => self.start(process, client, request),
-            Call::Kill { process, signal } => self.kill(process, signal).map(Some),
+            Call::Kill { process, signal } => {
+                self.hurried |= process == INIT;
+                self.kill(process, signal).map(Some)
+            }
             Call::Resize { process, rows, cols } => self.resize(process, rows, cols).map(Some),
             Call::Attach { process, stdin, stdout, stderr, detach_keys } => {
                 return self.attach(client, request, process, [stdin, stdout, stderr], detach_keys);
             }
             Call::Exec { process, stdin } => self.make_exec(&process, stdin, client, request),
             Call::Shutdown => {
-                self.ending = true;
+                (self.ending, self.hurried) = (true, true);
                 self.kill_all();
                 Ok(Some(Done::Nothing))
             }
@@ -486,7 +502,8 @@ impl Shim {
     fn settle(&mut self) {
         self.settle_processes();
         let now = Instant::now();
-        while let Some(at) = self.clients.iter().position(|c| c.broken || c.stalled_at(now)) {
+        let limit = self.stall_limit();
+        while let Some(at) = self.clients.iter().position(|c| c.broken || c.stalled_at(now, limit)) {
             self.drop_client(at);
         }
         for client in &mut self.clients {

@@ -45,6 +45,10 @@ pub const MASKED_PATHS: [&str; 12] = [
 pub const READONLY_PATHS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// The option of a bind whose source is a file system in another mount namespace: `OF_NAMESPACE=/proc/PID/ns/mnt`. An
+/// option of our own: the OCI's specification has no words for it.
+pub const OF_NAMESPACE: &str = "coracle.namespace";
+
 /// The size of /dev/shm, bytes.
 pub const DEFAULT_SHM_SIZE: u64 = 64 * 1024 * 1024;
 

@@ -231,6 +231,7 @@ fn mount(mount: &Mount) -> Result<MountPlan, Error> {
         return Err(invalid(format!("invalid mount path: {target:?} mount path must be absolute")));
     }
     let (mut set, mut clear, mut set_recursive, mut propagation) = (0u64, 0u64, 0u64, 0u64);
+    let mut beneath = None;
     let (mut bind, mut recursive, mut copy_up) = (mount.typ().as_deref() == Some("bind"), false, false);
     let mut options = Vec::new();
     for option in mount.options().iter().flatten() {
@@ -272,18 +273,24 @@ fn mount(mount: &Mount) -> Result<MountPlan, Error> {
                 return Err(invalid(format!("the mount option remount is not supported (at {target})")));
             }
             other => match other.split_once('=') {
+                Some(("subpath", part)) => beneath = Some(part.to_owned()),
                 Some((key, value)) => options.push((key.to_owned(), Some(value.to_owned()))),
                 None => options.push((other.to_owned(), None)),
             },
         }
     }
     let source = mount.source().as_deref().map(text).transpose()?;
-    let kind = if bind {
+    let other = options.iter().position(|(key, _)| key == crate::spec::OF_NAMESPACE);
+    let other = other.and_then(|at| options.remove(at).1);
+    let kind = if let (Some(namespace), true) = (other, bind) {
+        let path = source.ok_or_else(|| invalid(format!("the bind mount at {target} has no source")))?;
+        MountKind::BindOf { namespace, path }
+    } else if bind {
         let source = source.ok_or_else(|| invalid(format!("the bind mount at {target} has no source")))?;
         if let Some((option, _)) = options.iter().find(|(o, _)| !BIND_IGNORES.contains(&o.as_str())) {
             return Err(invalid(format!("the bind mount at {target} has an unknown option {option}")));
         }
-        MountKind::Bind { source, recursive }
+        MountKind::Bind { source, beneath, recursive }
     } else {
         let kind = match mount.typ().as_deref() {
             Some("cgroup") => "cgroup2",

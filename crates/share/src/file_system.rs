@@ -3,12 +3,14 @@
 //! All requests are done as the user who runs this program (virtiofsd changes its user only for a guest user that is
 //! not root: every request is passed on as root's). Permissions were checked by the guest's kernel against what
 //! [`Owned`] shows it.
+//!
+//! What one thread of the guest asks for was done by the host already ([`crate::changes`]): it is answered, never done.
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use virtiofsd::filesystem::{
@@ -19,6 +21,9 @@ use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::soft_idmap::Id;
 
+use wire::changes::{ECHO_GROUP, ECHO_NAME, What};
+
+use crate::changes::{Deed, Watch};
 use crate::owner::{HOST, LENGTH, MODE, Owner, XATTR};
 
 /// The wrapper.
@@ -26,7 +31,18 @@ pub(crate) struct Owned {
     inner: PassthroughFs,
     /// Who runs this program: files of anybody else on the host show as nobody's.
     user: u32,
+    watch: Arc<Watch>,
+    /// The thread of the guest that repeats what the host did. The kernel tells a request's group only where something
+    /// is made (it allows mapped mounts), its thread everywhere. Told once, before there are containers.
+    echo: OnceLock<i32>,
+    /// Numbers for what is gone, while the guest echoes its going.
+    ghosts: AtomicU64,
 }
+
+/// The shared folder's own number.
+pub(crate) const ROOT: Inode = fuse::ROOT_ID;
+/// Numbers from here on are of what is gone.
+const GHOSTS: Inode = 1 << 63;
 
 /// Longest list of attribute names that Linux has (`XATTR_LIST_MAX`), bytes.
 const XATTR_LIST_BYTES: u32 = 64 * 1024;
@@ -52,8 +68,17 @@ fn as_root(mut ctx: Context) -> Context {
     ctx
 }
 
+fn denied() -> io::Error {
+    io::Error::from_raw_os_error(libc::EPERM)
+}
+
 fn nobodys(extensions: Extensions) -> Extensions {
     Extensions { sup_gids: Vec::new(), ..extensions }
+}
+
+/// Whether a file opened so can be written to.
+fn writes(flags: u32) -> bool {
+    flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
 }
 
 fn hidden(name: &CStr) -> bool {
@@ -61,10 +86,10 @@ fn hidden(name: &CStr) -> bool {
 }
 
 impl Owned {
-    pub(crate) fn new(inner: PassthroughFs) -> Self {
+    pub(crate) fn new(inner: PassthroughFs, watch: Arc<Watch>) -> Self {
         // SAFETY-free: rustix is not among this crate's libraries, std has no geteuid; /proc/self is the user's.
         let user = rustix::process::geteuid().as_raw();
-        Owned { inner, user }
+        Owned { inner, user, watch, echo: OnceLock::new(), ghosts: AtomicU64::new(GHOSTS) }
     }
 
     fn recorded(&self, inode: Inode) -> Option<Owner> {
@@ -88,11 +113,59 @@ impl Owned {
         attr.mode = (attr.mode & libc::S_IFMT) | owner.mode;
     }
 
-    fn shown(&self, mut entry: Entry) -> Entry {
+    /// An entry of a folder as it is given to the guest.
+    fn shown(&self, parent: Inode, name: &CStr, mut entry: Entry) -> Entry {
         if entry.inode != 0 {
+            if is_folder(entry.attr.mode) {
+                self.watch.looked_up(parent, name, entry.inode);
+            }
             self.show(entry.inode, &mut entry.attr);
         }
         entry
+    }
+
+    /// Whether it only repeats what the host did.
+    fn is_echo(&self, ctx: &Context) -> bool {
+        self.echo.get() == Some(&ctx.pid)
+    }
+
+    /// Refuses what no echo is.
+    fn no_echo(&self, ctx: &Context) -> io::Result<()> {
+        if self.is_echo(ctx) { Err(denied()) } else { Ok(()) }
+    }
+
+    /// What is gone, shown once more so that it can go in the guest's eyes.
+    fn ghost(&self, folder: bool) -> Entry {
+        let number = self.ghosts.fetch_add(1, Ordering::Relaxed);
+        let kind = if folder { libc::S_IFDIR } else { libc::S_IFREG };
+        let attr = fuse::Attr { ino: number, mode: kind | 0o700, nlink: 1, ..fuse::Attr::default() };
+        Entry {
+            inode: number,
+            generation: 0,
+            attr,
+            attr_timeout: Duration::ZERO,
+            entry_timeout: Duration::ZERO,
+        }
+    }
+
+    /// The answer to an echo of something made.
+    fn echo_made(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<Entry> {
+        let told = self.watch.told(parent, name);
+        if !matches!(told, Some(What::FileMade | What::FolderMade | What::LinkMade)) {
+            return Err(denied());
+        }
+        self.watch.echoed(parent, name);
+        let entry = self.inner.lookup(as_root(ctx), parent, name)?;
+        Ok(self.shown(parent, name, entry))
+    }
+
+    /// The answer to an echo of something gone.
+    fn echo_gone(&self, parent: Inode, name: &CStr) -> io::Result<()> {
+        if !matches!(self.watch.told(parent, name), Some(What::FileGone | What::FolderGone)) {
+            return Err(denied());
+        }
+        self.watch.echoed(parent, name);
+        Ok(())
     }
 
     fn record(&self, inode: Inode, owner: Owner) -> io::Result<()> {
@@ -154,19 +227,11 @@ impl FileSystem for Owned {
     }
 
     pass! {
-        fn forget(ctx, inode: Inode, count: u64);
-        fn batch_forget(ctx, requests: Vec<(Inode, u64)>);
         fn readlink(ctx, inode: Inode) -> io::Result<Vec<u8>>;
-        fn unlink(ctx, parent: Inode, name: &CStr) -> io::Result<()>;
-        fn rmdir(ctx, parent: Inode, name: &CStr) -> io::Result<()>;
-        fn rename(ctx, from: Inode, name: &CStr, to: Inode, new: &CStr, flags: u32) -> io::Result<()>;
         fn read<W: ZeroCopyWriter>(ctx, inode: Inode, handle: Handle, w: W, size: u32, offset: u64,
             lock_owner: Option<u64>, flags: u32) -> io::Result<usize>;
         fn flush(ctx, inode: Inode, handle: Handle, lock_owner: u64) -> io::Result<()>;
         fn fsync(ctx, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
-        fn fallocate(ctx, inode: Inode, handle: Handle, mode: u32, offset: u64, length: u64) -> io::Result<()>;
-        fn release(ctx, inode: Inode, flags: u32, handle: Handle, flush: bool, flock_release: bool,
-            lock_owner: Option<u64>) -> io::Result<()>;
         fn statfs(ctx, inode: Inode) -> io::Result<libc::statvfs64>;
         fn opendir(ctx, inode: Inode, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
         fn readdir(ctx, inode: Inode, handle: Handle, size: u32, offset: u64) -> io::Result<Self::DirIter>;
@@ -174,13 +239,120 @@ impl FileSystem for Owned {
         fn releasedir(ctx, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
         fn access(ctx, inode: Inode, mask: u32) -> io::Result<()>;
         fn lseek(ctx, inode: Inode, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
-        fn copyfilerange(ctx, inode_in: Inode, handle_in: Handle, offset_in: u64, inode_out: Inode,
-            handle_out: Handle, offset_out: u64, len: u64, flags: u64) -> io::Result<usize>;
         fn syncfs(ctx, inode: Inode) -> io::Result<()>;
     }
 
     fn lookup(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<Entry> {
-        self.inner.lookup(as_root(ctx), parent, name).map(|e| self.shown(e))
+        if self.is_echo(&ctx) {
+            match self.watch.told(parent, name) {
+                // Not there yet, or there still, in the eyes of whoever is about to repeat it.
+                Some(What::FileMade | What::FolderMade | What::LinkMade) => {
+                    return Err(io::Error::from_raw_os_error(libc::ENOENT));
+                }
+                Some(gone @ (What::FileGone | What::FolderGone)) => {
+                    return Ok(self.ghost(gone == What::FolderGone));
+                }
+                Some(What::Written) | None => {}
+            }
+        }
+        let entry = self.inner.lookup(as_root(ctx), parent, name)?;
+        Ok(self.shown(parent, name, entry))
+    }
+
+    fn forget(&self, ctx: Context, inode: Inode, count: u64) {
+        if inode < GHOSTS {
+            self.watch.forgotten(inode, count);
+            self.inner.forget(as_root(ctx), inode, count);
+        }
+    }
+
+    fn batch_forget(&self, ctx: Context, requests: Vec<(Inode, u64)>) {
+        requests.into_iter().for_each(|(inode, count)| self.forget(ctx, inode, count));
+    }
+
+    fn unlink(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
+        if self.is_echo(&ctx) {
+            return self.echo_gone(parent, name);
+        }
+        let deeds = [(parent, name, Deed::Gone)];
+        self.watch.doing(&deeds, || self.inner.unlink(as_root(ctx), parent, name))
+    }
+
+    fn rmdir(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
+        if self.is_echo(&ctx) {
+            return self.echo_gone(parent, name);
+        }
+        let deeds = [(parent, name, Deed::Gone)];
+        self.watch.doing(&deeds, || self.inner.rmdir(as_root(ctx), parent, name))
+    }
+
+    fn rename(
+        &self,
+        ctx: Context,
+        from: Inode,
+        name: &CStr,
+        to: Inode,
+        new: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        self.no_echo(&ctx)?;
+        let (gone, made) = ((from, name, Deed::Gone), (to, new, Deed::Made));
+        // An exchange moves both.
+        let back = [gone, made, (to, new, Deed::Gone), (from, name, Deed::Made)];
+        let deeds = if flags & libc::RENAME_EXCHANGE != 0 { &back[..] } else { &back[..2] };
+        self.watch.doing(deeds, || self.inner.rename(as_root(ctx), from, name, to, new, flags))
+    }
+
+    fn fallocate(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        handle: Handle,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        self.no_echo(&ctx)?;
+        let done = self.inner.fallocate(as_root(ctx), inode, handle, mode, offset, length);
+        self.watch.wrote(handle);
+        done
+    }
+
+    fn release(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        flags: u32,
+        handle: Handle,
+        flush: bool,
+        flock_release: bool,
+        lock_owner: Option<u64>,
+    ) -> io::Result<()> {
+        let ctx = as_root(ctx);
+        let done = self.inner.release(ctx, inode, flags, handle, flush, flock_release, lock_owner);
+        self.watch.closed(handle);
+        done
+    }
+
+    fn copyfilerange(
+        &self,
+        ctx: Context,
+        inode_in: Inode,
+        handle_in: Handle,
+        offset_in: u64,
+        inode_out: Inode,
+        handle_out: Handle,
+        offset_out: u64,
+        len: u64,
+        flags: u64,
+    ) -> io::Result<usize> {
+        self.no_echo(&ctx)?;
+        let ctx = as_root(ctx);
+        let done = self.inner.copyfilerange(
+            ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len, flags,
+        );
+        self.watch.wrote(handle_out);
+        done
     }
 
     fn getattr(
@@ -203,6 +375,13 @@ impl FileSystem for Owned {
         valid: SetattrValid,
     ) -> io::Result<(fuse::Attr, Duration)> {
         let ownership = SetattrValid::UID | SetattrValid::GID | SetattrValid::MODE;
+        if self.is_echo(&ctx) {
+            // "Written to": an echo asks for a new time, and is shown the one that the host's write gave.
+            if valid.intersects(ownership | SetattrValid::SIZE | SetattrValid::ATIME) {
+                return Err(denied());
+            }
+            return self.getattr(ctx, inode, handle);
+        }
         let mut on_host = valid;
         if valid.intersects(ownership) {
             let (now, _) = self.getattr(ctx, inode, None)?;
@@ -231,6 +410,9 @@ impl FileSystem for Owned {
             self.without_set_id(inode);
         }
         let (mut attr, belief) = self.inner.setattr(as_root(ctx), inode, attr, handle, on_host)?;
+        if valid.contains(SetattrValid::SIZE) {
+            self.watch.wrote_to(attr.ino);
+        }
         self.show(inode, &mut attr);
         Ok((attr, belief))
     }
@@ -243,8 +425,13 @@ impl FileSystem for Owned {
         name: &CStr,
         extensions: Extensions,
     ) -> io::Result<Entry> {
-        let made = self.inner.symlink(as_root(ctx), linkname, parent, name, nobodys(extensions))?;
-        Ok(self.shown(made))
+        if self.is_echo(&ctx) {
+            return self.echo_made(ctx, parent, name);
+        }
+        let made = self.watch.doing(&[(parent, name, Deed::Made)], || {
+            self.inner.symlink(as_root(ctx), linkname, parent, name, nobodys(extensions))
+        })?;
+        Ok(self.shown(parent, name, made))
     }
 
     fn mknod(
@@ -257,8 +444,17 @@ impl FileSystem for Owned {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<Entry> {
+        if parent == ROOT && name == ECHO_NAME && ctx.gid.into_inner() == ECHO_GROUP {
+            let _ = self.echo.set(ctx.pid); // the first is the guest's own
+            return Err(denied());
+        }
+        if self.is_echo(&ctx) {
+            return self.echo_made(ctx, parent, name);
+        }
         let host = (mode & libc::S_IFMT) | Owner::host_mode(mode & !umask, false);
-        let made = self.inner.mknod(as_root(ctx), parent, name, host, rdev, 0, nobodys(extensions))?;
+        let made = self.watch.doing(&[(parent, name, Deed::Made)], || {
+            self.inner.mknod(as_root(ctx), parent, name, host, rdev, 0, nobodys(extensions))
+        })?;
         Ok(self.made(made, &ctx, parent, mode & !umask))
     }
 
@@ -271,13 +467,22 @@ impl FileSystem for Owned {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<Entry> {
+        if self.is_echo(&ctx) {
+            return self.echo_made(ctx, parent, name);
+        }
         let host = Owner::host_mode(mode & !umask, true);
-        let made = self.inner.mkdir(as_root(ctx), parent, name, host, 0, nobodys(extensions))?;
+        let made = self.watch.doing(&[(parent, name, Deed::Made)], || {
+            self.inner.mkdir(as_root(ctx), parent, name, host, 0, nobodys(extensions))
+        })?;
+        self.watch.looked_up(parent, name, made.inode);
         Ok(self.made(made, &ctx, parent, mode & !umask))
     }
 
     fn link(&self, ctx: Context, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry> {
-        self.inner.link(as_root(ctx), inode, parent, name).map(|e| self.shown(e))
+        self.no_echo(&ctx)?;
+        let deeds = [(parent, name, Deed::Made)];
+        let made = self.watch.doing(&deeds, || self.inner.link(as_root(ctx), inode, parent, name))?;
+        Ok(self.shown(parent, name, made))
     }
 
     fn open(
@@ -287,10 +492,23 @@ impl FileSystem for Owned {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
+        if flags & libc::O_TRUNC as u32 != 0 {
+            self.no_echo(&ctx)?;
+        }
         if kill_priv {
             self.without_set_id(inode);
         }
-        self.inner.open(as_root(ctx), inode, kill_priv, flags)
+        let (handle, options) = self.inner.open(as_root(ctx), inode, kill_priv, flags)?;
+        if let Some(handle) = handle
+            && writes(flags)
+        {
+            let file = self.inner.getattr(as_root(ctx), inode, Some(handle))?.0.ino;
+            self.watch.opened(handle, file);
+            if flags & libc::O_TRUNC as u32 != 0 {
+                self.watch.wrote(handle);
+            }
+        }
+        Ok((handle, options))
     }
 
     fn create(
@@ -304,6 +522,7 @@ impl FileSystem for Owned {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
+        self.no_echo(&ctx)?;
         // One that is there already keeps its owner.
         let there = self.inner.lookup(as_root(ctx), parent, name);
         let new = match &there {
@@ -314,9 +533,18 @@ impl FileSystem for Owned {
             Err(_) => true,
         };
         let host = Owner::host_mode(mode & !umask, false);
-        let (entry, handle, options) =
-            self.inner.create(as_root(ctx), parent, name, host, kill_priv, flags, 0, nobodys(extensions))?;
-        let entry = if new { self.made(entry, &ctx, parent, mode & !umask) } else { self.shown(entry) };
+        let create =
+            || self.inner.create(as_root(ctx), parent, name, host, kill_priv, flags, 0, nobodys(extensions));
+        let deeds = [(parent, name, Deed::Made)];
+        let (entry, handle, options) = self.watch.doing(if new { &deeds } else { &[] }, create)?;
+        if let Some(handle) = handle.filter(|_| writes(flags)) {
+            self.watch.opened(handle, entry.attr.ino);
+            self.watch.wrote(handle);
+        }
+        let entry = match new {
+            true => self.made(entry, &ctx, parent, mode & !umask),
+            false => self.shown(parent, name, entry),
+        };
         Ok((entry, handle, options))
     }
 
@@ -336,7 +564,8 @@ impl FileSystem for Owned {
         if kill_priv {
             self.without_set_id(inode);
         }
-        self.inner.write(
+        self.no_echo(&ctx)?;
+        let done = self.inner.write(
             as_root(ctx),
             inode,
             handle,
@@ -347,7 +576,9 @@ impl FileSystem for Owned {
             delayed_write,
             kill_priv,
             flags,
-        )
+        );
+        self.watch.wrote(handle);
+        done
     }
 
     fn setxattr(
@@ -359,8 +590,8 @@ impl FileSystem for Owned {
         flags: u32,
         extra_flags: SetxattrFlags,
     ) -> io::Result<()> {
-        if hidden(name) {
-            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        if hidden(name) || self.is_echo(&ctx) {
+            return Err(denied());
         }
         self.inner.setxattr(as_root(ctx), inode, name, value, flags, extra_flags)
     }
@@ -392,6 +623,7 @@ impl FileSystem for Owned {
     }
 
     fn removexattr(&self, ctx: Context, inode: Inode, name: &CStr) -> io::Result<()> {
+        self.no_echo(&ctx)?;
         if hidden(name) {
             return Err(io::Error::from_raw_os_error(libc::ENODATA));
         }

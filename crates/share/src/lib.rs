@@ -7,12 +7,15 @@
 //! The program runs as the user whose folder it is: every file belongs to that user on the host, whoever makes it in
 //! the guest. What containers say about owners and modes is remembered per file and shown to them again ([`owner`]),
 //! so that `chown` sticks, a database finds its folder owned by its own user, and nothing on the host is ever owned
-//! by a number that the host does not know. It ends when the hypervisor closes the connection.
+//! by a number that the host does not know. What the host changes is told to whoever connects to the second socket
+//! ([`changes`]), so that the guest can raise events for it. It ends when the hypervisor closes the connection.
 #![cfg(target_os = "linux")]
 
+mod changes;
 mod file_system;
 pub mod owner;
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,6 +31,8 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 const THREADS: usize = 4;
 /// Seconds the guest may believe what it knows of a file: changes on the host show after that at the latest.
 const BELIEF: std::time::Duration = std::time::Duration::from_secs(1);
+/// Which part of the open files may be watched folders.
+const FOLDERS_SHARE: u64 = 4;
 /// Open files this program keeps for itself; the rest is the guest's.
 const OWN_FILES: u64 = 512;
 
@@ -37,6 +42,9 @@ struct Arguments {
     /// Socket on which the hypervisor connects
     #[arg(long)]
     socket: PathBuf,
+    /// Socket on which changes of the host are told
+    #[arg(long)]
+    changes: PathBuf,
     /// The folder
     #[arg(long)]
     folder: PathBuf,
@@ -59,8 +67,13 @@ fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     if !folder.is_dir() {
         return Err("not a folder".into());
     }
-    let root_dir = folder.into_os_string().into_string().map_err(|_| "its path is not UTF-8")?;
     let files = virtiofsd::limits::setup_rlimit_nofile(None)?;
+    // A watched folder is an open file.
+    let folders = changes::MAX_FOLDERS.min(usize::try_from(files / FOLDERS_SHARE)?);
+    let watch = Arc::new(changes::Watch::new(&folder, file_system::ROOT, folders)?);
+    let _ = std::fs::remove_file(&arguments.changes); // of an earlier one
+    watch.clone().serve(UnixListener::bind(&arguments.changes)?);
+    let root_dir = folder.into_os_string().into_string().map_err(|_| "its path is not UTF-8")?;
     // Bound before the hypervisor is started: it connects once.
     let mut listener = Listener::new(&arguments.socket, true)?;
     let inner = PassthroughFs::new(Config {
@@ -72,12 +85,12 @@ fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         attr_timeout: BELIEF,
         // Another file system below the folder is another device in the guest: inode numbers stay unique.
         announce_submounts: true,
-        guest_fd_limit: files.saturating_sub(OWN_FILES),
+        guest_fd_limit: files.saturating_sub(OWN_FILES + folders as u64),
         ..Config::default()
     })?;
     let backend = VhostUserFsBackendBuilder::default()
         .set_thread_pool_size(THREADS)
-        .build(file_system::Owned::new(inner))
+        .build(file_system::Owned::new(inner, watch))
         .map_err(|e| e.to_string())?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon = VhostUserDaemon::new("coracle-share".into(), Arc::new(backend), memory)

@@ -8,6 +8,7 @@
 //!  | <------------------- Engine{state}  |   whenever it changes
 //!  | <------------------- Ports(Wanted)  |   the last set, after Hello and whenever it changes
 //!  | Ports(Outcome) -------------------> |
+//!  | Changed{share, changes} ---------> |   what the host did in a shared folder
 //!  | Ping{n} --------------------------> |   watchdog, both ways: a Pong carries the same n
 //!  | Shutdown{grace_ms} ---------------> |
 //!  | <------------------------- Stopping |   then the guest turns itself off
@@ -17,7 +18,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ports;
+use crate::{changes::Change, ports};
 
 /// From host to guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,13 @@ pub enum ToGuest {
     DiskGrown,
     /// What became of the last wanted set of ports.
     Ports(ports::Outcome),
+    /// The host changed something in a shared folder.
+    Changed {
+        /// The share's tag.
+        share: String,
+        /// At most [`MAX_CHANGES`](crate::changes::MAX_CHANGES).
+        changes: Vec<Change>,
+    },
     /// Are you there?
     Ping {
         /// Comes back in the [`ToHost::Pong`].

@@ -5,8 +5,10 @@
 //! - [`control`]: messages of the control stream. `Hello`, `Version` and `Shutdown` are frozen for ever: any daemon can
 //!   cleanly stop any guest.
 //! - [`ports`]: published ports, which engine, guest and host pass along.
+//! - [`changes`]: what the host changes in shared folders.
 //! - [`frame`]: the framing of all of these.
 
+pub mod changes;
 pub mod control;
 pub mod frame;
 pub mod open;

@@ -147,6 +147,30 @@ pub fn postgres(folder: &Path) -> PathBuf {
     image(folder, "postgres", config, &[packages("CORACLE_TEST_POSTGRES", &left_out), layer])
 }
 
+/// Prints what Python's watchdog (inotify) sees below `/src`, a line each.
+const WATCHER: &[u8] = b"\
+from watchdog.events import FileSystemEventHandler
+from watchdog.observers import Observer
+
+class Handler(FileSystemEventHandler):
+    def on_any_event(self, event):
+        if not event.event_type.startswith('opened'):
+            print(event.event_type, event.src_path, flush=True)
+
+observer = Observer()
+observer.schedule(Handler(), '/src', recursive=True)
+observer.start()
+print('ready', flush=True)
+observer.join()
+";
+
+/// `watcher:latest`: [`WATCHER`].
+pub fn watcher(folder: &Path) -> PathBuf {
+    let layer = top(&[], &[File("watcher.py", 0o644, WATCHER)]);
+    let config = json!({ "Cmd": ["python3", "/watcher.py"], "Env": ["PATH=/usr/bin:/bin"] });
+    image(folder, "watcher", config, &[packages("CORACLE_TEST_WATCHER", &[]), layer])
+}
+
 /// `debian:latest`: Debian's essential packages and apt, with a shell as its command.
 pub fn minbase(folder: &Path) -> PathBuf {
     let tree = tool("CORACLE_TEST_MINBASE");

@@ -98,6 +98,8 @@ pub fn run(options: &Options) -> Result<()> {
     bench.many(&sides)?;
     bench.streams(&sides)?;
     bench.memory_after(&sides)?;
+    bench.crowd(&sides)?;
+    bench.idle(&sides, options.idle)?;
     println!("load average at the end: {}", load());
     bench.write(options, &versions)
 }

@@ -138,10 +138,18 @@ impl Machine {
         Ok(status["accel"].as_str().unwrap_or("unknown").to_owned())
     }
 
-    /// The line that QEMU was started with last, another initrd in it.
+    /// The line that QEMU was started with last, another initrd in it. Without the shares: who serves them ended with
+    /// the machine, and a bare kernel asks nothing of them.
     pub fn bare(&self, initrd: &Path) -> Result<Command> {
         let text = std::fs::read_to_string(self.home.join("arguments"))?;
-        let mut args: Vec<String> = text.lines().map(str::to_owned).collect();
+        let mut args: Vec<String> = Vec::new();
+        let mut lines = text.lines().peekable();
+        while let Some(arg) = lines.next() {
+            let share = lines.next_if(|value| is_share(arg, value));
+            if share.is_none() {
+                args.push(arg.to_owned());
+            }
+        }
         let at = args.iter().position(|a| a == "-initrd").context("QEMU is given an initrd")?;
         *args.get_mut(at + 1).context("and its path")? = initrd.display().to_string();
         let mut command = Command::new(&self.qemu);
@@ -152,6 +160,15 @@ impl Machine {
     /// What the guest's kernel says goes there.
     pub fn console(&self) -> PathBuf {
         self.home.join("c/logs/console.log")
+    }
+}
+
+/// Whether an argument of QEMU and its value are part of a share.
+fn is_share(arg: &str, value: &str) -> bool {
+    match arg {
+        "-chardev" => value.contains("id=share"),
+        "-device" => value.starts_with("vhost-user-fs"),
+        _ => false,
     }
 }
 

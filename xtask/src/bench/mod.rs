@@ -10,6 +10,7 @@
 //!
 //! A command that fails ends the benchmark with an error: it is never a time. A missed target is reported, no error.
 
+mod containers;
 mod guest;
 mod image;
 mod images;
@@ -70,6 +71,9 @@ pub struct Options {
     /// Samples of a quick row
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
+    /// Seconds for which idle daemons are looked at; 600 for a figure to quote
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    idle: u64,
     /// Folder of the programs [default: target/stage/bin, as it is: `cargo xtask stage` builds it]
     #[arg(long)]
     programs: Option<PathBuf>,
@@ -142,6 +146,8 @@ pub fn run(options: &Options) -> Result<()> {
     bench.many(&sides)?;
     bench.streams(&sides)?;
     bench.memory_after(&sides)?;
+    bench.crowd(&sides)?;
+    bench.idle(&sides, options.idle)?;
     bench.syncs(&sides)?;
     println!("load average at the end: {}", load());
     bench.write(options, &versions)

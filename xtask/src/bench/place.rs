@@ -30,6 +30,15 @@ pub struct Memory {
     pub pss: u64,
 }
 
+/// What threads have done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Activity {
+    /// Seconds on a processor.
+    pub cpu: f64,
+    /// Times that they gave one up.
+    pub switches: u64,
+}
+
 /// A process: its id, name and parent.
 struct Process {
     pid: u32,
@@ -125,6 +134,51 @@ impl Place {
         })
     }
 
+    /// Seconds of processor time that processes have used, to the clock's tick.
+    pub fn cpu_seconds(&self, pids: &[u32]) -> Result<f64> {
+        /// Ticks a second, on every Linux there is.
+        const TICKS: f64 = 100.0;
+        let mut ticks = 0;
+        for pid in pids {
+            let stat = self.read(&format!("/proc/{pid}/stat"))?.context("the daemon has ended")?;
+            let fields: Vec<&str> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
+            ticks +=
+                fields.get(11..13).context("stat")?.iter().filter_map(|f| f.parse::<u64>().ok()).sum::<u64>();
+        }
+        Ok(ticks as f64 / TICKS)
+    }
+
+    /// What the threads of processes have done so far.
+    pub fn activity(&self, pids: &[u32]) -> Result<Activity> {
+        let mut sum = Activity::default();
+        for pid in pids {
+            let (run, status) = match self {
+                Self::Here => {
+                    let mut all = (String::new(), String::new());
+                    for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+                        // A thread may end meanwhile.
+                        all.0 += &fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+                        all.1 += &fs::read_to_string(task.path().join("status")).unwrap_or_default();
+                    }
+                    all
+                }
+                Self::Guest { shell, .. } => (
+                    shell.run(&format!("cat /proc/{pid}/task/*/schedstat 2>/dev/null"))?,
+                    shell.run(&format!("cat /proc/{pid}/task/*/status 2>/dev/null"))?,
+                ),
+            };
+            let nanoseconds =
+                run.lines().filter_map(|l| l.split_whitespace().next()?.parse::<u64>().ok()).sum::<u64>();
+            sum.cpu += nanoseconds as f64 / 1e9;
+            sum.switches += status
+                .lines()
+                .filter(|l| l.contains("ctxt_switches:"))
+                .filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
+                .sum::<u64>();
+        }
+        Ok(sum)
+    }
+
     /// cgroup controllers in which a process has a group of its own, as `v1 memory` and `v2: cpu,...`.
     pub fn controllers(&self, pid: u32) -> Result<String> {
         let text = self.read(&format!("/proc/{pid}/cgroup"))?.context("the container has ended")?;
@@ -168,6 +222,8 @@ mod tests {
         let memory = Place::Here.memory(own).unwrap();
         assert!(memory.rss > 100 && memory.pss <= memory.rss);
         assert_eq!(Place::Here.parent(own).unwrap(), Some(std::os::unix::process::parent_id()));
+        assert!(Place::Here.cpu_seconds(&[own]).unwrap() < 1e6);
+        assert!(Place::Here.activity(&[own]).unwrap().switches > 0);
         assert_eq!(Place::Here.alive(&[own]).unwrap(), 1);
     }
 

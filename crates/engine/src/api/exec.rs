@@ -35,7 +35,7 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         .map_err(|_| Error::internal(format!("Invalid escape keys ({}) provided", config.detach_keys)))?;
     let (record, container) = running(&handle)?;
     // A user that is not there is refused now: at the start the client has no ears for an error any more.
-    spec::exec_process(&record, &container, &config).await?;
+    spec::exec_process(&engine, &record, &container, &config).await?;
     let action = told_command("exec_create", &config);
     let exec = engine.execs.create(&record.id, config);
     engine.container_event(&record, &action, &[("execID", exec.id.clone())]);
@@ -71,7 +71,7 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let (record, container) = running(&engine.containers.find(&exec.container)?)?;
     let config = &exec.config;
     let tty = config.tty || body.tty;
-    let process = spec::exec_process(&record, &container, config).await?;
+    let process = spec::exec_process(&engine, &record, &container, config).await?;
     let wants_output = !body.detach;
     let started = container
         .exec(runtime::ExecSpec {

@@ -19,15 +19,15 @@ use bytes::Bytes;
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use super::listen::Io;
 use super::reply::{Body, OnHijack};
 
 /// The raw connection: first what HTTP had already read, then the socket.
 pub struct Hijacked {
     early: Cursor<Bytes>,
-    io: UnixStream,
+    io: Io,
 }
 
 impl AsyncRead for Hijacked {
@@ -68,19 +68,17 @@ impl AsyncWrite for Hijacked {
 pub enum Answer {
     /// An ordinary response.
     Response(Response<Body>),
-    /// The connection goes to this handler; the content type of its stream; whether the client asked to upgrade.
+    /// The connection goes to this handler, after this head was written.
     Hijack {
-        /// The stream's media type.
-        content_type: &'static str,
-        /// Whether the client sent `Connection: Upgrade`.
-        upgrade: bool,
+        /// The answer's head: [`head`] or [`websocket_head`].
+        head: Vec<u8>,
         /// What runs on the raw connection.
         run: OnHijack,
     },
 }
 
 /// Serves one connection until it ends.
-pub async fn serve<F, Fut>(io: UnixStream, service: F)
+pub async fn serve<F, Fut>(io: Io, service: F)
 where
     F: Fn(Request<Incoming>) -> Fut + Unpin,
     Fut: Future<Output = Answer>,
@@ -93,9 +91,9 @@ where
         Box::pin(async move {
             match answer.await {
                 Answer::Response(r) => Ok::<_, std::convert::Infallible>(r),
-                Answer::Hijack { content_type, upgrade, run } => {
+                Answer::Hijack { head, run } => {
                     // The driver drops this future with the HTTP connection: it never has to resolve.
-                    if tx.send((head(content_type, upgrade), run)).await.is_err() {
+                    if tx.send((head, run)).await.is_err() {
                         tracing::debug!("connection went away before its hijack");
                     }
                     std::future::pending().await
@@ -127,12 +125,21 @@ where
     }
 }
 
-fn head(content_type: &str, upgrade: bool) -> Vec<u8> {
+/// The head before a stream of this media type; `upgrade`: whether the client sent `Connection: Upgrade`.
+pub fn head(content_type: &str, upgrade: bool) -> Vec<u8> {
     // No content-length: curl would stop and docker-py would lose its first frame.
     if upgrade {
         format!("HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
     } else {
         format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n")
     }
+    .into_bytes()
+}
+
+/// The head before a WebSocket's frames (RFC 6455, 4.2.2); `accept` answers the client's key.
+pub fn websocket_head(accept: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    )
     .into_bytes()
 }

@@ -8,6 +8,7 @@ mod exec;
 pub mod go_json;
 mod hijack;
 mod images;
+pub mod listen;
 mod make;
 mod networks;
 mod registry;
@@ -17,16 +18,11 @@ pub mod router;
 mod system;
 mod volumes;
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use tokio::net::UnixListener;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -35,71 +31,12 @@ use reply::{Body, Reply};
 use request::{Call, Version};
 use router::{Handler, Route};
 
+/// What a node without swarm says to those who want one.
+pub(crate) const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
 /// The newest API version answered.
 pub const NEWEST: Version = Version(1, 51);
 /// The oldest API version answered.
 pub const OLDEST: Version = Version(1, 24);
-/// How long requests in flight have to end when the engine stops.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// Listens on a unix socket that only its owner and group may use. A socket left by an engine that died is
-/// replaced; one that answers is another engine's and is left alone.
-pub async fn listen(path: &Path) -> Result<UnixListener> {
-    // A longer path cannot be bound: sun_path has 108 bytes on Linux, 104 elsewhere.
-    if path.as_os_str().len() > 104 {
-        return Err(Error::invalid(format!(
-            "{}: a socket's path may have 104 bytes at most",
-            path.display()
-        )));
-    }
-    if tokio::net::UnixStream::connect(path).await.is_ok() {
-        return Err(Error::conflict(format!("{} is served by another engine already", path.display())));
-    }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-        _ => {}
-    }
-    if let Some(folder) = path.parent() {
-        tokio::fs::create_dir_all(folder).await?;
-    }
-    let listener =
-        UnixListener::bind(path).map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
-}
-
-/// Serves until `stop`, then lets requests in flight end within a limit.
-pub async fn serve(engine: Arc<Engine>, listener: UnixListener, stop: CancellationToken) {
-    let connections = TaskTracker::new();
-    loop {
-        let io = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((io, _)) => io,
-                Err(e) => {
-                    tracing::warn!("accept: {e}");
-                    // Out of file descriptors: let requests in flight give some back.
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                    continue;
-                }
-            },
-        };
-        let (engine, stop) = (engine.clone(), stop.clone());
-        connections.spawn(async move {
-            let service = move |request| answer(engine.clone(), request);
-            tokio::select! {
-                () = hijack::serve(io, service) => {}
-                () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {} // Streams have no end of their own.
-            }
-        });
-    }
-    // From here on nobody connects: another engine may take the socket's place.
-    drop(listener);
-    connections.close();
-    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
-        tracing::info!("{} connections were open when the engine stopped", connections.len());
-    }
-}
 
 async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
     let upgrade = request
@@ -112,7 +49,12 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
     let result = dispatch(engine, request).await;
     tracing::debug!("{method} {path}: {:?} in {:?}", result.as_ref().err(), started.elapsed());
     let response = match result {
-        Ok(Reply::Hijack(content_type, run)) => return Answer::Hijack { content_type, upgrade, run },
+        Ok(Reply::Hijack(content_type, run)) => {
+            return Answer::Hijack { head: hijack::head(content_type, upgrade), run };
+        }
+        Ok(Reply::WebSocket(accept, run)) => {
+            return Answer::Hijack { head: hijack::websocket_head(&accept), run };
+        }
         Ok(Reply::Empty(status)) => reply::plain(status, reply::full("")),
         Ok(Reply::Json(status, value)) => reply::json(status, &value),
         Ok(Reply::Text(text)) => {
@@ -155,9 +97,7 @@ async fn dispatch(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Rep
             env!("CARGO_PKG_VERSION")
         ))),
         Handler::Refused(reason) => Err(Error::not_implemented(format!("{}: {reason}", operation.id))),
-        Handler::NeedsSwarm => Err(Error::unavailable(
-            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
-        )),
+        Handler::NeedsSwarm => Err(Error::unavailable(NO_SWARM)),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Operations of the tag Network.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use network::IpNet;
 use serde_json::{Value, json};
 
 use super::reply::Reply;
@@ -11,7 +13,7 @@ use crate::container::config::EndpointSettings;
 use crate::container::{Command, Handle};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-use crate::networks::{Driver, Members, Network, NetworkRequest};
+use crate::networks::{Members, Network, NetworkRequest, PoolRequest};
 
 fn json(network: &Network, members: &Members, detailed: bool) -> Value {
     let mut containers = serde_json::Map::new();
@@ -21,24 +23,39 @@ fn json(network: &Network, members: &Members, detailed: bool) -> Value {
                 id.clone(),
                 json!({
                     "Name": name, "EndpointID": m.endpoint_id, "MacAddress": m.mac,
-                    "IPv4Address": m.address.map(|a| a.to_string()).unwrap_or_default(), "IPv6Address": "",
+                    "IPv4Address": m.address.map(|a| a.to_string()).unwrap_or_default(),
+                    "IPv6Address": m.address6.map(|a| a.to_string()).unwrap_or_default(),
                 }),
             );
         }
     }
-    let config = match &network.driver {
-        Driver::Bridge { subnet, gateway, ip_range, .. } => {
+    let pools = network.driver.pools();
+    let config = pools.map_or(Value::Null, |pools| {
+        let auxiliary = |right: fn(&IpAddr) -> bool| {
+            let of = pools.auxiliary.iter().filter(|(_, ip)| right(ip));
+            of.map(|(name, ip)| (name.clone(), json!(ip.to_string()))).collect::<serde_json::Map<_, _>>()
+        };
+        let one = |subnet: IpNet, range: Option<IpNet>, gateway: IpAddr, auxiliary: serde_json::Map<_, _>| {
             let mut one = json!({ "Subnet": subnet.to_string(), "Gateway": gateway.to_string() });
-            if let Some(range) = ip_range {
+            if let Some(range) = range {
                 one["IPRange"] = json!(range.to_string());
             }
-            json!([one])
-        }
-        Driver::Host | Driver::Null => Value::Null,
-    };
+            if !auxiliary.is_empty() {
+                one["AuxiliaryAddresses"] = Value::Object(auxiliary);
+            }
+            one
+        };
+        let range = pools.ip_range.map(IpNet::V4);
+        let v4 = one(pools.subnet.into(), range, pools.gateway.into(), auxiliary(IpAddr::is_ipv4));
+        let v6 = pools.v6.as_ref().map(|v6| {
+            let range = v6.ip_range.map(IpNet::V6);
+            one(v6.subnet.into(), range, v6.gateway.into(), auxiliary(IpAddr::is_ipv6))
+        });
+        json!(std::iter::once(v4).chain(v6).collect::<Vec<_>>())
+    });
     json!({
         "Name": network.name, "Id": network.id, "Created": network.created, "Scope": "local",
-        "Driver": network.driver.name(), "EnableIPv4": true, "EnableIPv6": false,
+        "Driver": network.driver.name(), "EnableIPv4": true, "EnableIPv6": pools.is_some_and(|p| p.v6.is_some()),
         "IPAM": {
             "Driver": "default", "Options": if network.is_predefined() { Value::Null } else { json!({}) }, "Config": config,
         },
@@ -86,6 +103,8 @@ struct CreateBody {
     ingress: bool,
     scope: String,
     config_only: bool,
+    #[serde(rename = "EnableIPv4")]
+    enable_ipv4: Option<bool>,
     #[serde(rename = "EnableIPv6")]
     enable_ipv6: Option<bool>,
     #[serde(rename = "IPAM")]
@@ -122,42 +141,60 @@ fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<Option<T>> {
         .map_err(|_| Error::invalid(format!("invalid network config:\ninvalid {what} {text}: {why}")))
 }
 
-/// A subnet that names itself by its first address, as dockerd wants it.
-fn subnet(text: &str) -> Result<Option<network::Ipv4Net>> {
-    let subnet: Option<network::Ipv4Net> = parse("subnet", text)?;
-    match subnet {
-        Some(net) if net.trunc() != net => Err(Error::invalid(format!(
-            "invalid network config:\ninvalid subnet {text}: it should be {}",
-            net.trunc()
-        ))),
-        other => Ok(other),
+/// The addresses asked for, by version.
+fn pools(configs: Vec<IpamConfig>) -> Result<(Option<PoolRequest>, Option<PoolRequest>)> {
+    let wrong = |words: String| Error::invalid(format!("invalid network config:\n{words}"));
+    let (mut v4, mut v6) = (None, None);
+    for config in configs {
+        let subnet: Option<IpNet> = parse("subnet", &config.subnet)?;
+        let gateway: Option<IpAddr> = parse("gateway", &config.gateway)?;
+        let ip_range: Option<IpNet> = parse("ip-range", &config.ip_range)?;
+        // One that names itself by its first address, as dockerd wants it.
+        if let Some(net) = subnet.filter(|net| net.trunc() != *net) {
+            return Err(wrong(format!("invalid subnet {net}: it should be {}", net.trunc())));
+        }
+        let mut auxiliary = BTreeMap::new();
+        for (name, address) in config.auxiliary_addresses.into_iter().chain(config.aux_address) {
+            auxiliary.insert(name, parse::<IpAddr>("auxiliary address", &address)?);
+        }
+        let auxiliary: BTreeMap<String, IpAddr> =
+            auxiliary.into_iter().filter_map(|(name, ip)| Some((name, ip?))).collect();
+        if let Some(subnet) = subnet {
+            let inside = [("gateway", gateway)].into_iter().filter_map(|(what, ip)| Some((what, ip?)));
+            let inside = inside.chain(auxiliary.values().map(|ip| ("auxiliary address", *ip)));
+            if let Some((what, ip)) = inside.into_iter().find(|(_, ip)| !subnet.contains(ip)) {
+                return Err(wrong(format!("invalid {what} {ip}: parent subnet is not {subnet}")));
+            }
+            if let Some(range) = ip_range.filter(|range| !subnet.contains(range)) {
+                return Err(wrong(format!("invalid ip-range {range}: parent subnet is not {subnet}")));
+            }
+        }
+        let is_v6 = subnet.map(|n| n.addr()).or(gateway).is_some_and(|ip| ip.is_ipv6());
+        let (place, family) = if is_v6 { (&mut v6, "IPv6") } else { (&mut v4, "IPv4") };
+        if place.is_some() {
+            return Err(Error::invalid(format!("a network has one {family} subnet")));
+        }
+        *place = Some(PoolRequest { subnet, gateway, ip_range, auxiliary });
     }
+    Ok((v4, v6))
 }
 
 pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let body: CreateBody = call.json().await?;
     let missing = |what: &str| Err(Error::not_implemented(format!("{what} is not there yet")));
-    if body.enable_ipv6 == Some(true) {
-        return missing("IPv6 in networks");
+    if body.enable_ipv4 == Some(false) {
+        return missing("networks without IPv4");
     }
     if body.config_only || body.ingress {
         return missing("config-only and ingress networks");
     }
     if !matches!(body.scope.as_str(), "" | "local") {
-        return Err(Error::unavailable(
-            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
-        ));
+        return Err(Error::unavailable(super::NO_SWARM));
     }
     if !matches!(body.ipam.driver.as_str(), "" | "default") {
         return Err(Error::not_found(format!("plugin \"{}\" not found", body.ipam.driver)));
     }
-    if body.ipam.config.len() > 1 {
-        return Err(Error::invalid("bridge driver supports only one IPv4 subnet"));
-    }
-    let ipam = body.ipam.config.into_iter().next().unwrap_or_default();
-    if !ipam.aux_address.is_empty() || !ipam.auxiliary_addresses.is_empty() {
-        return missing("--aux-address");
-    }
+    let (v4, v6) = pools(body.ipam.config)?;
     let network = engine
         .networks
         .create(NetworkRequest {
@@ -165,9 +202,8 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             driver: body.driver,
             internal: body.internal,
             attachable: body.attachable,
-            subnet: subnet(&ipam.subnet)?,
-            gateway: parse("gateway", &ipam.gateway)?,
-            ip_range: parse("ip-range", &ipam.ip_range)?,
+            v4: v4.unwrap_or_default(),
+            v6: (body.enable_ipv6 == Some(true)).then(|| v6.unwrap_or_default()),
             options: body.options,
             labels: body.labels,
         })
@@ -189,7 +225,7 @@ pub async fn connect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let body: MembershipBody = call.json().await?;
     let network = engine.networks.find(&name)?;
     let handle = find_container(&engine, &body.container)?;
-    check_endpoint(&network, &body.endpoint_config)?;
+    network.check_endpoint(&body.endpoint_config)?;
     let settings = Box::new(body.endpoint_config);
     handle.ask(|reply| Command::Connect { network, settings, reply }).await??;
     Ok(Reply::ok())
@@ -215,36 +251,6 @@ fn find_container(engine: &Engine, reference: &str) -> Result<Handle> {
         return Err(Error::invalid("invalid name or ID supplied: \"\""));
     }
     engine.containers.find(reference)
-}
-
-/// An address asked for, held against the network, in Docker's words.
-fn check_endpoint(network: &Network, settings: &EndpointSettings) -> Result<()> {
-    let asked = settings.ipam_config.as_ref().map_or("", |c| c.ipv4_address.as_str());
-    if asked.is_empty() {
-        return Ok(());
-    }
-    let mut wrong = Vec::new();
-    if network.is_predefined() {
-        wrong.push("user specified IP address is supported on user defined networks only".to_owned());
-        wrong.push("user specified IP address is supported only when connecting to networks with user configured subnets".to_owned());
-    } else {
-        let address = asked.parse::<std::net::Ipv4Addr>();
-        if address.is_err() {
-            wrong.push(format!("invalid IPv4 address: {asked}"));
-        }
-        let inside = match &network.driver {
-            Driver::Bridge { subnet, .. } => address.is_ok_and(|a| subnet.contains(&a)),
-            Driver::Host | Driver::Null => false,
-        };
-        if !inside {
-            wrong.push(format!("no configured subnet or ip-range contain the IP address {asked}"));
-        }
-    }
-    match wrong.as_slice() {
-        [] => Ok(()),
-        [one] => Err(Error::invalid(format!("invalid endpoint settings:\n{one}"))),
-        many => Err(Error::invalid(format!("invalid endpoint settings:\n* {}", many.join("\n* ")))),
-    }
 }
 
 pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {

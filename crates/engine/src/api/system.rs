@@ -87,6 +87,14 @@ pub async fn info(engine: Arc<Engine>, _: Call) -> Result<Reply> {
             warnings.push(missing(words));
         }
     }
+    if engine.config.insecure_tcp && !engine.config.tlsverify {
+        let plain = engine.config.hosts.iter().filter_map(|h| h.strip_prefix("tcp://"));
+        warnings.extend(plain.map(|host| {
+            format!(
+                "WARNING: API is accessible on http://{host} without encryption.\n         Access to the remote API is equivalent to root access on the host. Refer\n         to the 'Docker daemon attack surface' section in the documentation for\n         more information: https://docs.docker.com/go/attack-surface/"
+            )
+        }));
+    }
     let mirrors = &engine.config.registry_mirrors;
     let mut index = serde_json::Map::new();
     index.insert(
@@ -101,7 +109,7 @@ pub async fn info(engine: Arc<Engine>, _: Call) -> Result<Reply> {
         "ID": engine.id, "Containers": containers.len(), "ContainersRunning": running, "ContainersPaused": paused,
         "ContainersStopped": containers.len() - running - paused, "Images": images,
         "Driver": "overlayfs", "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
-        "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "none"] },
+        "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "local", "none"] },
         "MemoryLimit": has("memory"), "SwapLimit": has("memory"), "CpuCfsPeriod": has("cpu"), "CpuCfsQuota": has("cpu"),
         "CPUShares": has("cpu"), "CPUSet": has("cpuset"), "PidsLimit": has("pids"),
         "IPv4Forwarding": std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|t| t.trim() == "1"),
@@ -161,8 +169,9 @@ pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     if want("container") {
         let mut list = Vec::new();
+        let mut images = super::containers::Images::of(&engine);
         for handle in engine.containers.list() {
-            list.push(super::containers::summary(&engine, &handle.view(), true).await);
+            list.push(super::containers::summary(&mut images, &handle.view(), true).await);
         }
         out["Containers"] = json!(list);
     }

@@ -130,7 +130,7 @@ pub struct HostConfig {
     pub nano_cpus: i64,
     pub cgroup_parent: String,
     pub blkio_weight: u16,
-    pub blkio_weight_device: List<serde_json::Value>,
+    pub blkio_weight_device: List<WeightDevice>,
     pub blkio_device_read_bps: List<ThrottleDevice>,
     pub blkio_device_write_bps: List<ThrottleDevice>,
     #[serde(rename = "BlkioDeviceReadIOps")]
@@ -173,6 +173,15 @@ pub struct HostConfig {
 pub struct ThrottleDevice {
     pub path: String,
     pub rate: u64,
+}
+
+/// A weight on one block device, 10 to 1000.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[allow(missing_docs)]
+pub struct WeightDevice {
+    pub path: String,
+    pub weight: u16,
 }
 
 /// A host device given to the container.

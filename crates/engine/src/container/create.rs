@@ -67,7 +67,9 @@ pub async fn create(
     let name = reserve(engine, name, &id)?;
     let made = async {
         let durability = if host.auto_remove { Durability::Lazy } else { Durability::Durable };
-        prepare_volumes(engine, &id, &image.id, &mut mounts, durability).await?;
+        let prepared = prepare_volumes(engine, &id, &image.id, &mut mounts, durability).await;
+        engine.volumes.release(&id).await;
+        prepared?;
         tokio::fs::create_dir_all(engine.paths.container(&id)).await?;
         let record = Record {
             id: id.clone(),
@@ -191,17 +193,18 @@ fn networks(
         ));
     }
     for (name, settings) in &all {
-        if asks_for_address(settings) && matches!(name.as_str(), "bridge" | "host" | "none") {
-            return Err(Error::invalid(format!(
-                "invalid config for network {name}: invalid endpoint settings:\n* user specified IP address is supported on user defined networks only\n* user specified IP address is supported only when connecting to networks with user configured subnets"
-            )));
+        // One that is not there fails the start, as with dockerd.
+        if let Ok(network) = engine.networks.find(name) {
+            let checked = network.check_endpoint(settings);
+            checked.map_err(|e| e.context(&format!("invalid config for network {name}")))?;
         }
     }
     Ok(all)
 }
 
 fn asks_for_address(settings: &EndpointSettings) -> bool {
-    settings.ipam_config.as_ref().is_some_and(|ipam| !ipam.ipv4_address.is_empty())
+    let asked = settings.ipam_config.as_ref();
+    asked.is_some_and(|ipam| !ipam.ipv4_address.is_empty() || !ipam.ipv6_address.is_empty())
 }
 
 /// Makes the volumes a container needs and fills new ones with what the image has there.
@@ -220,9 +223,13 @@ async fn prepare_volumes(
             crate::names::random_id()
         });
         let labels = (!labels.is_empty()).then_some(labels);
-        let (_, new) = engine.volumes.create(&name, "local", labels, None, durability).await?;
+        let options = (!mount.driver_options.is_empty()).then(|| mount.driver_options.clone());
+        let (_, new) = engine.volumes.create(&name, "local", labels, options, durability).await?;
         if new {
             engine.volume_event(&name, "create", BTreeMap::new());
+        }
+        if mount.copy_up {
+            engine.volumes.acquire(std::iter::once(name.as_str()), id, &engine.host_paths).await?;
         }
         if mount.copy_up && is_empty(&engine.volumes.data(&name)).await {
             fill.push((mount.destination.clone(), engine.volumes.data(&name)));

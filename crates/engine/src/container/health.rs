@@ -197,7 +197,7 @@ async fn attempt(
     limit: Duration,
 ) -> Result<(i32, String), String> {
     let config = ExecConfig { cmd: command.to_vec(), ..ExecConfig::default() };
-    let process = spec::exec_process(record, container, &config).await.map_err(|e| e.message)?;
+    let process = spec::exec_process(engine, record, container, &config).await.map_err(|e| e.message)?;
     let id = crate::names::random_id();
     let tell = |action: String, more: &[(&str, String)]| {
         let mut all = vec![("execID", id.clone())];

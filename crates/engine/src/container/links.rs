@@ -1,11 +1,12 @@
 //! Containers that lean on another's network: `--network container:` shares it, `--link` knows it by another name.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, HostConfig};
-use super::{Handle, Record, Status};
+use super::{Command, Handle, Record, Status};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::networks::split_link;
@@ -119,7 +120,34 @@ pub fn linked(engine: &Engine, record: &Record) -> Result<Vec<Linked>> {
     record.links.iter().map(look).collect()
 }
 
+/// How long the start of a container waits for those that know it by a link.
+const RELINK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A container has started, with another address perhaps: those that know it by a link learn it.
+pub async fn tell_those_linked_to(engine: &Engine, id: &str) {
+    for handle in engine.containers.list() {
+        let view = handle.view();
+        if !view.status.is_running() || !view.record.links.iter().any(|l| l.id == id) {
+            continue;
+        }
+        let told = handle.ask(|reply| Command::Relink { reply });
+        match tokio::time::timeout(RELINK_TIMEOUT, told).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(e)) | Err(e)) => tracing::warn!("links of {}: {e}", view.record.name),
+            // It has the command, and follows it when it is done with what it does.
+            Err(_) => tracing::info!("links of {} are changed later", view.record.name),
+        }
+    }
+}
+
 impl Linked {
+    /// The line with another address, if this is its line.
+    pub fn renewed(&self, line: &str) -> Option<String> {
+        let own = self.hosts_line()?;
+        let names = own.split_once('\t')?.1;
+        (line.split_once('\t')?.1 == names).then_some(own)
+    }
+
     /// Its line of `/etc/hosts`.
     pub fn hosts_line(&self) -> Option<String> {
         let (alias, other) = (&self.alias, &self.other);

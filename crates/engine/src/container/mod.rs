@@ -24,9 +24,11 @@ mod inherit;
 pub mod limits;
 pub mod links;
 pub mod list;
+pub mod log_options;
 pub mod mounts;
 pub mod names;
 pub mod ports;
+pub mod ps;
 pub mod signal;
 pub mod spec;
 pub mod stats;
@@ -219,6 +221,10 @@ pub enum Command {
     /// Leaves a network, at once while it runs.
     Disconnect {
         network: Arc<Network>,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// A container it knows by a link has another address now.
+    Relink {
         reply: oneshot::Sender<Result<()>>,
     },
     /// Other limits, another restart policy; what is zero or empty stays.

@@ -57,6 +57,9 @@ pub struct MountPoint {
     pub subpath: String,
     /// Labels for a new volume.
     pub labels: BTreeMap<String, String>,
+    /// Driver options for a new volume.
+    #[serde(default)]
+    pub driver_options: BTreeMap<String, String>,
     /// Options of a tmpfs, as mount(8) takes them.
     pub tmpfs_options: Vec<String>,
     /// Mounts below the source come along.
@@ -77,6 +80,7 @@ impl MountPoint {
             create_source: false,
             subpath: String::new(),
             labels: BTreeMap::new(),
+            driver_options: BTreeMap::new(),
             tmpfs_options: Vec::new(),
             recursive: true,
         }
@@ -209,15 +213,23 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
                 volume.copy_up = !o.no_copy;
                 volume.labels.clone_from(&o.labels);
                 volume.subpath.clone_from(&o.subpath);
-                if let Some(d) = &o.driver_config
-                    && (!matches!(d.name.as_str(), "" | "local") || !d.options.is_empty())
-                {
-                    return Err(Error::not_implemented("volume drivers and their options are not there yet"));
+                if let Some(d) = &o.driver_config {
+                    if !matches!(d.name.as_str(), "" | "local") {
+                        return Err(Error::not_found(format!(
+                            "error looking up volume plugin {0}: plugin \"{0}\" not found",
+                            d.name
+                        )));
+                    }
+                    volume.driver_options.clone_from(&d.options);
                 }
             }
-            if !volume.subpath.is_empty() {
-                return Err(Error::not_implemented("volume-subpath is not there yet"));
+            if volume.subpath.starts_with('/')
+                || Path::new(&volume.subpath).components().any(|c| c == Component::ParentDir)
+            {
+                return Err(invalid("subpath must be a relative path within the volume"));
             }
+            // What the image has is the whole volume's, not a part's.
+            volume.copy_up &= volume.subpath.is_empty();
             volume
         }
         "tmpfs" => {

@@ -1,12 +1,12 @@
 //! The files by which a container knows names: `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::{Record, links};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::networks::Member;
+use crate::networks::{Member, primary};
 
 /// Resolvers a container's questions go to: its own `--dns`, else the engine's.
 pub fn upstreams(engine: &Engine, record: &Record) -> Vec<SocketAddr> {
@@ -39,7 +39,7 @@ fn own_names(record: &Record) -> String {
 }
 
 /// Enters a further address of the container; what else stands in the file stays, also what programs wrote there.
-pub async fn add_to_hosts(engine: &Engine, record: &Record, address: Ipv4Addr) -> Result<()> {
+pub async fn add_to_hosts(engine: &Engine, record: &Record, address: IpAddr) -> Result<()> {
     let path = engine.paths.container(&record.id).join("hosts");
     let mut text = tokio::fs::read_to_string(&path).await?;
     if !text.is_empty() && !text.ends_with('\n') {
@@ -51,7 +51,7 @@ pub async fn add_to_hosts(engine: &Engine, record: &Record, address: Ipv4Addr) -
 }
 
 /// Takes an address of the container out again.
-pub async fn remove_from_hosts(engine: &Engine, record: &Record, address: Ipv4Addr) -> Result<()> {
+pub async fn remove_from_hosts(engine: &Engine, record: &Record, address: IpAddr) -> Result<()> {
     let path = engine.paths.container(&record.id).join("hosts");
     let own = format!("{address}\t{}", own_names(record));
     let text = tokio::fs::read_to_string(&path).await?;
@@ -60,20 +60,41 @@ pub async fn remove_from_hosts(engine: &Engine, record: &Record, address: Ipv4Ad
     Ok(())
 }
 
+/// Where a container finds this host: what the settings say, else the way out of its network.
+fn host_addresses(engine: &Engine, members: &[Member]) -> Vec<IpAddr> {
+    match engine.networks.host_gateway() {
+        [] => primary(members).into_iter().flat_map(Member::gateways).collect(),
+        given => given.to_vec(),
+    }
+}
+
+/// Writes the addresses that linked containers have now; what else stands in the file stays.
+pub async fn relink(engine: &Engine, record: &Record) -> Result<()> {
+    let linked = links::linked(engine, record)?;
+    let path = engine.paths.container(&record.id).join("hosts");
+    let text = tokio::fs::read_to_string(&path).await?;
+    let renew = |line: &str| linked.iter().find_map(|l| l.renewed(line)).unwrap_or_else(|| line.to_owned());
+    let renewed: String = text.lines().flat_map(|line| [renew(line), "\n".to_owned()]).collect();
+    if renewed != text {
+        tokio::fs::write(path, renewed).await?;
+    }
+    Ok(())
+}
+
 /// `/etc/hosts` of a container: its own names, and those asked for.
 pub async fn write_hosts(engine: &Engine, record: &Record, members: &[Member]) -> Result<()> {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
-    let gateway = members.iter().find_map(|m| m.gateway);
     for extra in record.host.extra_hosts.iter().flatten() {
         let Some((name, address)) = extra.split_once([':', '=']) else { continue };
-        let address = match (address, gateway) {
-            ("host-gateway", Some(gateway)) => gateway.to_string(),
-            ("host-gateway", None) => continue,
-            (address, _) => address.trim_matches(['[', ']']).to_owned(),
-        };
-        text.push_str(&format!("{address}\t{name}\n"));
+        if address != "host-gateway" {
+            text.push_str(&format!("{}\t{name}\n", address.trim_matches(['[', ']'])));
+            continue;
+        }
+        for address in host_addresses(engine, members) {
+            text.push_str(&format!("{address}\t{name}\n"));
+        }
     }
     // Before it starts and again with its addresses: what the links lead to runs by then.
     if !members.is_empty() {
@@ -83,8 +104,8 @@ pub async fn write_hosts(engine: &Engine, record: &Record, members: &[Member]) -
     }
     let full = own_names(record);
     for member in members {
-        if let Some(address) = member.address {
-            text.push_str(&format!("{}\t{full}\n", address.addr()));
+        for address in member.addresses() {
+            text.push_str(&format!("{address}\t{full}\n"));
         }
     }
     tokio::fs::write(engine.paths.container(&record.id).join("hosts"), text).await?;

@@ -1,16 +1,22 @@
 //! Published ports: from what a container asks to what the host opens.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use network::{PortRequest, Protocol};
 
 use super::config::PortBinding;
 use super::{PublishedPort, Record};
 use crate::error::{Error, Result};
+use crate::networks::Member;
 
-/// The ports a container asks the host for, both families where it names no address.
-pub fn port_requests(record: &Record, address: Ipv4Addr) -> Result<Vec<PortRequest>> {
+/// The ports a container asks the host for: on `own_address` of the host where it names none and the network has
+/// one, else on all addresses of both families.
+pub fn port_requests(
+    record: &Record,
+    member: &Member,
+    own_address: Option<IpAddr>,
+) -> Result<Vec<PortRequest>> {
     let mut bindings: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
     for (port, asked) in &record.host.port_bindings {
         bindings.insert(port.clone(), asked.clone().unwrap_or_else(|| vec![PortBinding::default()]));
@@ -23,36 +29,49 @@ pub fn port_requests(record: &Record, address: Ipv4Addr) -> Result<Vec<PortReque
     let mut requests = Vec::new();
     for (port, asked) in bindings {
         let (number, protocol) = parse_port(&port)?;
-        let target = SocketAddr::from((address, number));
         for binding in asked {
-            let ips: Vec<IpAddr> = match binding.host_ip.as_str() {
-                "" => vec![Ipv4Addr::UNSPECIFIED.into(), std::net::Ipv6Addr::UNSPECIFIED.into()],
-                text => {
+            let ips: Vec<IpAddr> = match (binding.host_ip.as_str(), own_address) {
+                ("", Some(own)) => vec![own],
+                ("", None) => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+                (text, _) => {
                     vec![text.parse().map_err(|_| Error::invalid(format!("invalid IP address: {text}")))?]
                 }
             };
-            let bad_port =
-                || Error::invalid(format!("invalid port specification: \"{}\"", binding.host_port));
-            // A range: the first of it is asked for (dockerd takes the first that is free).
-            let first = binding.host_port.split('-').next().unwrap_or_default();
-            let host_port = if first.is_empty() { 0 } else { first.parse().map_err(|_| bad_port())? };
-            requests.extend(ips.into_iter().map(|host_ip| PortRequest {
-                protocol,
-                host_ip,
-                host_port,
-                target,
-            }));
+            let (host_port, last_port) = port_range(&binding.host_port)?;
+            for host_ip in ips {
+                let Some(address) = target(member, host_ip) else { continue };
+                let target = SocketAddr::new(address, number);
+                requests.push(PortRequest { protocol, host_ip, host_port, last_port, target });
+            }
         }
     }
     Ok(requests)
 }
 
-/// The same ports once more, for a container found running.
-pub fn ports_again(ports: &[PublishedPort], address: Ipv4Addr) -> Vec<PortRequest> {
+/// `8080`, `8000-8010` or nothing: the first and last number that will do.
+pub fn port_range(text: &str) -> Result<(u16, u16)> {
+    if text.is_empty() {
+        return Ok((0, 0));
+    }
+    let bad = || Error::invalid(format!("invalid port specification: \"{text}\""));
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+    if first > last { Err(bad()) } else { Ok((first, last)) }
+}
+
+/// The container's address that a port of the host leads to: of the same family, if it has one.
+fn target(member: &Member, host_ip: IpAddr) -> Option<IpAddr> {
+    let same = member.addresses().find(|ip| ip.is_ipv4() == host_ip.is_ipv4());
+    same.or_else(|| member.addresses().next())
+}
+
+/// The same ports once more, for a container found running or in another network.
+pub fn ports_again(ports: &[PublishedPort], member: &Member) -> Vec<PortRequest> {
     let request = |p: &PublishedPort| {
         let (number, protocol) = parse_port(&p.port).ok()?;
-        let target = SocketAddr::from((address, number));
-        Some(PortRequest { protocol, host_ip: p.host_ip, host_port: p.host_port, target })
+        let target = SocketAddr::new(target(member, p.host_ip)?, number);
+        let (host_port, last_port) = (p.host_port, p.host_port);
+        Some(PortRequest { protocol, host_ip: p.host_ip, host_port, last_port, target })
     };
     ports.iter().filter_map(request).collect()
 }
@@ -67,5 +86,20 @@ fn parse_port(text: &str) -> Result<(u16, Protocol)> {
         "udp" => Ok((number, Protocol::Udp)),
         "sctp" => Err(Error::not_implemented("publishing SCTP ports is not there yet")),
         other => Err(Error::invalid(format!("invalid proto: {other}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_number_a_range_or_none() {
+        assert_eq!(port_range("8080").unwrap(), (8080, 8080));
+        assert_eq!(port_range("8000-8010").unwrap(), (8000, 8010));
+        assert_eq!(port_range("").unwrap(), (0, 0));
+        for bad in ["8010-8000", "x", "1-2-3", "70000", "-1"] {
+            assert!(port_range(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,28 +1,27 @@
 //! From a container's record to what the runtime is told: an OCI runtime specification with Docker's defaults.
 
+mod resources;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxCapabilities, LinuxDevice, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType,
-    LinuxResources, Mount, PosixRlimit, Process, Root, Spec,
+    Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, Mount, PosixRlimit, Process,
+    Root, Spec,
 };
 use serde_json::json;
 
 use super::mounts::{MountKind, MountPoint};
 use super::user::{self, Identity};
-use super::{Record, Status, links, names};
+use super::{Record, Status, links, log_options, names};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::exec::ExecConfig;
+pub use resources::resources;
 
 /// Places where the engine's own socket is expected by tools that look into it.
 const DOCKER_SOCKETS: &[&str] = &["/var/run/docker.sock", "/run/docker.sock"];
-
-/// A container's log is rotated at this many bytes, keeping this many files, unless it says otherwise.
-const LOG_MAX_SIZE: u64 = 20 << 20;
-const LOG_MAX_FILES: u32 = 5;
 
 /// Everything the runtime needs for a run.
 pub async fn bundle(engine: &Arc<Engine>, record: &Record, rootfs: image::RootFs) -> Result<runtime::Bundle> {
@@ -48,47 +47,15 @@ pub async fn bundle(engine: &Arc<Engine>, record: &Record, rootfs: image::RootFs
                 (rows, columns) => Some((rows as u16, columns as u16)),
             },
         },
-        log: log(record, &log_path(engine, record))?,
+        log: log_options::place(record, log_path(engine, record))?,
         exit_file: folder.join("exit.json"),
+        cgroup_parent: Some(record.host.cgroup_parent.clone()).filter(|p| !p.is_empty()),
     })
 }
 
 /// Where a container's log is.
 pub fn log_path(engine: &Engine, record: &Record) -> PathBuf {
     engine.paths.container(&record.id).join(format!("{}-json.log", record.id))
-}
-
-fn log(record: &Record, path: &std::path::Path) -> Result<runtime::LogConfig> {
-    if record.host.log_config.r#type == "none" {
-        return Ok(runtime::LogConfig::None);
-    }
-    let options = &record.host.log_config.config;
-    let max_size = match options.get("max-size") {
-        Some(text) if text == "-1" => None,
-        Some(text) => {
-            Some(parse_size(text).ok_or_else(|| Error::invalid(format!("invalid size: '{text}'")))?)
-        }
-        None => Some(LOG_MAX_SIZE),
-    };
-    let max_file = match options.get("max-file") {
-        Some(text) => text.parse().map_err(|_| Error::invalid(format!("invalid max-file: '{text}'")))?,
-        None => LOG_MAX_FILES,
-    };
-    Ok(runtime::LogConfig::JsonFile { path: path.to_owned(), max_size, max_file })
-}
-
-/// `10m`, `64k`, `1g`: Docker's units are powers of two here.
-fn parse_size(text: &str) -> Option<u64> {
-    let text = text.trim().to_ascii_lowercase();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 /// Who a process runs as; the image is looked into only when a name or a home must be found.
@@ -162,7 +129,7 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
         spec.set_domainname(Some(config.domainname.clone()));
     }
     spec.set_process(Some(process(engine, record, who)?));
-    spec.set_mounts(Some(mounts(engine, record)));
+    spec.set_mounts(Some(mounts(engine, record)?));
     spec.set_annotations(
         (!host.annotations.is_empty()).then(|| host.annotations.clone().into_iter().collect()),
     );
@@ -171,7 +138,7 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
     linux.set_cgroups_path(None);
     linux.set_namespaces(Some(namespaces(engine, record)?));
     linux.set_resources(Some(resources(record)?));
-    linux.set_devices(Some(devices(record)?));
+    linux.set_devices(Some(resources::devices(record)?));
     linux.set_sysctl((!host.sysctls.is_empty()).then(|| host.sysctls.clone().into_iter().collect()));
     let strings = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect());
     if host.privileged {
@@ -352,7 +319,11 @@ fn namespaces(engine: &Engine, record: &Record) -> Result<Vec<LinuxNamespace>> {
             let mut namespace = LinuxNamespace::default();
             namespace.set_typ(kind);
             if let (LinuxNamespaceType::Pid, Some(other)) = (kind, host.pid_mode.strip_prefix("container:")) {
-                namespace.set_path(Some(format!("/proc/{}/ns/pid", running(engine, other)?).into()));
+                let pid = running(engine, other, "cannot join PID of a non running container")?;
+                namespace.set_path(Some(format!("/proc/{pid}/ns/pid").into()));
+            }
+            if let (LinuxNamespaceType::Ipc, Some(other)) = (kind, host.ipc_mode.strip_prefix("container:")) {
+                namespace.set_path(Some(format!("/proc/{}/ns/ipc", ipc_donor(engine, other)?).into()));
             }
             if kind == LinuxNamespaceType::Network {
                 namespace.set_path(links::shared_netns(engine, record)?.map(PathBuf::from));
@@ -362,16 +333,28 @@ fn namespaces(engine: &Engine, record: &Record) -> Result<Vec<LinuxNamespace>> {
         .collect()
 }
 
-/// The first process of another container whose processes are shared.
-fn running(engine: &Engine, other: &str) -> Result<u32> {
+/// The first process of another container, which must run for something of it to be shared.
+fn running(engine: &Engine, other: &str, refusal: &str) -> Result<u32> {
     let view = engine.containers.find(other)?.view();
     match view.status {
         Status::Running { container, .. } => Ok(container.pid()),
         Status::Restarting => Err(Error::conflict(format!(
             "container {other} is restarting, wait until the container is running"
         ))),
-        _ => Err(Error::conflict(format!("cannot join PID of a non running container: {}", view.record.id))),
+        _ => Err(Error::conflict(format!("{refusal}: {}", view.record.id))),
     }
+}
+
+/// The first process of the container whose IPC namespace is shared: one that lets others in.
+fn ipc_donor(engine: &Engine, other: &str) -> Result<u32> {
+    let mode = engine.containers.find(other)?.view().record.host.ipc_mode.clone();
+    let pid = running(engine, other, "cannot join IPC of a non running container")?;
+    if mode != "shareable" {
+        return Err(Error::invalid(format!(
+            "failed to join IPC namespace: container {other}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+        )));
+    }
+    Ok(pid)
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
@@ -384,7 +367,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     mount
 }
 
-fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
+fn mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>> {
     let host = &record.host;
     let own: BTreeMap<&std::path::Path, &MountPoint> =
         record.mounts.iter().map(|m| (m.destination.as_path(), m)).collect();
@@ -401,11 +384,14 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
             m.set_options(Some(options.into_iter().filter(|o| o != "ro").collect()));
         }
     }
-    if host.ipc_mode == "host" {
-        for m in &mut list {
-            if m.destination() == std::path::Path::new("/dev/shm") {
-                *m = mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]);
-            }
+    let other = host.ipc_mode.strip_prefix("container:");
+    for shm in list.iter_mut().filter(|m| m.destination() == std::path::Path::new("/dev/shm")) {
+        if host.ipc_mode == "host" {
+            *shm = mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]);
+        } else if let Some(other) = other {
+            let namespace =
+                format!("{}=/proc/{}/ns/mnt", runtime::spec::OF_NAMESPACE, ipc_donor(engine, other)?);
+            *shm = mount("/dev/shm", "bind", "/dev/shm", &["nosuid", "noexec", "nodev", &namespace]);
         }
     }
     if host.init == Some(true) {
@@ -442,11 +428,15 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<Mount> {
                 if !m.rw {
                     options.push(if m.recursive { "rro" } else { "ro" });
                 }
+                let part = format!("subpath={}", m.subpath);
+                if !m.subpath.is_empty() {
+                    options.push(&part);
+                }
                 list.push(mount(&place, "bind", &source.to_string_lossy(), &options));
             }
         }
     }
-    list
+    Ok(list)
 }
 
 /// Where the files of a bind or volume are on the host.
@@ -459,144 +449,9 @@ pub fn source(engine: &Engine, mount: &MountPoint) -> PathBuf {
     }
 }
 
-fn devices(record: &Record) -> Result<Vec<LinuxDevice>> {
-    if record.host.privileged {
-        return host_devices();
-    }
-    record.host.devices.iter().map(|d| device(&d.path_on_host, &d.path_in_container)).collect()
-}
-
-fn device(on_host: &str, inside: &str) -> Result<LinuxDevice> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let gather = |e: &dyn std::fmt::Display| {
-        // As Go words it: the CLI tells exit codes by it.
-        let words = e.to_string();
-        let words = words.split(" (os error").next().unwrap_or_default();
-        let words = words.replacen("No such", "no such", 1);
-        Error::internal(format!(
-            "error gathering device information while adding custom device \"{on_host}\": {words}"
-        ))
-    };
-    let meta = std::fs::metadata(on_host).map_err(|e| gather(&e))?;
-    let kind = match meta.file_type() {
-        t if t.is_char_device() => "c",
-        t if t.is_block_device() => "b",
-        _ => return Err(gather(&"not a device node")),
-    };
-    let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
-    let path = if inside.is_empty() { on_host } else { inside };
-    serde_json::from_value(json!({
-        "path": path, "type": kind, "major": major, "minor": minor,
-        "fileMode": meta.mode() & 0o7777, "uid": meta.uid(), "gid": meta.gid(),
-    }))
-    .map_err(|e| Error::internal(e.to_string()))
-}
-
-/// All of the host's devices, for a privileged container.
-fn host_devices() -> Result<Vec<LinuxDevice>> {
-    use std::os::unix::fs::FileTypeExt;
-    let mut found = Vec::new();
-    let mut pending = vec![PathBuf::from("/dev")];
-    while let Some(folder) = pending.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let (Ok(kind), path) = (entry.file_type(), entry.path()) else { continue };
-            let own = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/.lxc", "/dev/fd"];
-            if own.iter().any(|o| path == std::path::Path::new(o)) {
-                continue;
-            }
-            if kind.is_dir() {
-                pending.push(path);
-            } else if (kind.is_char_device() || kind.is_block_device())
-                && let Some(text) = path.to_str()
-                && let Ok(device) = device(text, text)
-            {
-                found.push(device);
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn device_rules(record: &Record) -> Result<Vec<LinuxDeviceCgroup>> {
-    let rule = |value| serde_json::from_value(value).map_err(|e| Error::internal(e.to_string()));
-    if record.host.privileged {
-        return Ok(vec![rule(json!({ "allow": true, "access": "rwm" }))?]);
-    }
-    let mut rules = runtime::spec::default_device_rules();
-    for d in &record.host.devices {
-        let node = device(&d.path_on_host, &d.path_in_container)?;
-        let access = if d.cgroup_permissions.is_empty() { "rwm" } else { &d.cgroup_permissions };
-        rules.push(rule(json!({
-            "allow": true, "type": node.typ(), "major": node.major(), "minor": node.minor(), "access": access,
-        }))?);
-    }
-    for text in record.host.device_cgroup_rules.iter().flatten() {
-        let bad = || Error::invalid(format!("invalid device cgroup rule format: '{text}'"));
-        let parts: Vec<&str> = text.split_whitespace().collect();
-        let &[kind @ ("a" | "b" | "c"), numbers, access] = parts.as_slice() else { return Err(bad()) };
-        let (major, minor) = numbers.split_once(':').ok_or_else(bad)?;
-        let number =
-            |n: &str| if n == "*" { Ok(None) } else { n.parse::<i64>().map(Some).map_err(|_| bad()) };
-        rules.push(rule(json!({
-            "allow": true, "type": kind, "major": number(major)?, "minor": number(minor)?, "access": access,
-        }))?);
-    }
-    Ok(rules)
-}
-
-/// Limits, for cgroup v2: cpu shares become a weight, as runc converts them.
-pub fn resources(record: &Record) -> Result<LinuxResources> {
-    let host = &record.host;
-    let (period, quota) = match host.nano_cpus {
-        0 => (host.cpu_period, host.cpu_quota),
-        nano => (100_000, nano / 10_000),
-    };
-    let positive = |n: i64| (n > 0).then_some(n);
-    let swap = match (host.memory, host.memory_swap) {
-        (0, _) => None,
-        // Not said: as much swap again as memory, as dockerd does.
-        (memory, 0) => Some(memory * 2),
-        (_, swap) => Some(swap),
-    };
-    let rate = |list: &[super::config::ThrottleDevice]| -> Result<Vec<serde_json::Value>> {
-        list.iter()
-            .map(|t| {
-                let node = device(&t.path, "")?;
-                Ok(json!({ "major": node.major(), "minor": node.minor(), "rate": t.rate }))
-            })
-            .collect()
-    };
-    let mut value = json!({
-        "memory": {
-            "limit": positive(host.memory), "reservation": positive(host.memory_reservation), "swap": swap,
-        },
-        "cpu": {
-            "shares": positive(host.cpu_shares), "period": positive(period), "quota": (quota != 0).then_some(quota),
-        },
-        "pids": host.pids_limit.filter(|l| *l != 0).map(|l| json!({ "limit": l })),
-        "blockIO": {
-            "weight": (host.blkio_weight > 0).then_some(host.blkio_weight),
-            "throttleReadBpsDevice": rate(&host.blkio_device_read_bps)?,
-            "throttleWriteBpsDevice": rate(&host.blkio_device_write_bps)?,
-            "throttleReadIOPSDevice": rate(&host.blkio_device_read_iops)?,
-            "throttleWriteIOPSDevice": rate(&host.blkio_device_write_iops)?,
-        },
-    });
-    if !host.cpuset_cpus.is_empty() {
-        value["cpu"]["cpus"] = json!(host.cpuset_cpus);
-    }
-    if !host.cpuset_mems.is_empty() {
-        value["cpu"]["mems"] = json!(host.cpuset_mems);
-    }
-    let mut resources: LinuxResources =
-        serde_json::from_value(value).map_err(|e| Error::internal(format!("limits: {e}")))?;
-    resources.set_devices(Some(device_rules(record)?));
-    Ok(resources)
-}
-
 /// What `docker exec` runs: like the container's own process, but for what it says itself.
 pub async fn exec_process(
+    engine: &Engine,
     record: &Record,
     container: &runtime::Container,
     exec: &ExecConfig,
@@ -620,7 +475,10 @@ pub async fn exec_process(
     }
     let mut process = Process::default();
     process.set_args(Some(exec.cmd.clone()));
-    process.set_env(Some(environment(&env, &[], &record.config.hostname, &who, exec.tty)));
+    // A container behind a link may be down by now: that is no reason to run nothing in this one.
+    let linked = links::linked(engine, record).unwrap_or_default();
+    let told: Vec<String> = linked.iter().flat_map(|l| l.environment(&record.name)).collect();
+    process.set_env(Some(environment(&env, &told, &record.config.hostname, &who, exec.tty)));
     let cwd = if exec.working_dir.is_empty() { &record.config.working_dir } else { &exec.working_dir };
     process.set_cwd(if cwd.is_empty() { "/".into() } else { cwd.clone().into() });
     process.set_terminal(Some(exec.tty));
@@ -636,14 +494,6 @@ pub async fn exec_process(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_of_logs_have_units() {
-        assert_eq!(parse_size("10m"), Some(10 << 20));
-        assert_eq!(parse_size("7"), Some(7));
-        assert_eq!(parse_size("1x"), None);
-        assert_eq!(parse_size("99999999999999999999g"), None);
-    }
 
     #[test]
     fn capabilities_are_added_and_dropped_by_any_spelling() {

@@ -2,14 +2,14 @@
 
 use super::config::{Config, HostConfig};
 use super::signal::parse_signal;
-use super::{limits, links, spec};
+use super::{limits, links, log_options, spec};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
-/// Docker's log drivers that are not there yet.
-const KNOWN_LOG_DRIVERS: &[&str] = &["awslogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"];
 /// `/dev/shm` unless asked otherwise, in bytes.
 const SHM_SIZE: i64 = 64 << 20;
+/// Weights a block device may have.
+const BLKIO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
 
 /// Fills in defaults and refuses what cannot be. What this engine cannot do yet is refused, never ignored.
 pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<Vec<String>> {
@@ -67,27 +67,7 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
             return Err(Error::invalid(format!("invalid environment variable: {variable}")));
         }
     }
-    match host.log_config.r#type.as_str() {
-        "" => {
-            host.log_config.r#type = engine.config.log_driver.clone().unwrap_or_else(|| "json-file".into());
-            if host.log_config.config.is_empty() {
-                host.log_config.config.clone_from(&engine.config.log_opts);
-            }
-        }
-        "json-file" | "local" | "none" => {}
-        other if KNOWN_LOG_DRIVERS.contains(&other) => return missing(&format!("log driver {other}")),
-        other => {
-            return Err(Error::invalid(format!(
-                "error looking up logging plugin {other}: plugin \"{other}\" not found"
-            )));
-        }
-    }
-    for key in host.log_config.config.keys() {
-        if !matches!(key.as_str(), "max-size" | "max-file") {
-            let driver = &host.log_config.r#type;
-            return Err(Error::invalid(format!("unknown log opt '{key}' for {driver} log driver")));
-        }
-    }
+    log_options::check(engine, host)?;
     if host.shm_size < 0 {
         return Err(Error::invalid("SHM size can not be less than 0"));
     }
@@ -97,7 +77,7 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     match host.ipc_mode.as_str() {
         "" => host.ipc_mode = "private".into(),
         "private" | "none" | "host" | "shareable" => {}
-        other if other.starts_with("container:") => return missing(&format!("IPC mode {other}")),
+        other if other.strip_prefix("container:").is_some_and(|name| !name.is_empty()) => {}
         other => return Err(Error::invalid(format!("invalid IPC mode: {other}"))),
     }
     match host.cgroupns_mode.as_str() {
@@ -124,14 +104,15 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     if !host.storage_opt.is_empty() {
         return missing("--storage-opt");
     }
-    if !host.cgroup_parent.is_empty() {
-        return missing("--cgroup-parent");
+    let parts = host.cgroup_parent.split('/').filter(|p| !p.is_empty());
+    if parts.clone().any(|part| matches!(part, "." | "..")) {
+        return Err(Error::invalid(format!("invalid cgroup parent: {}", host.cgroup_parent)));
+    }
+    if parts.count() == 0 {
+        host.cgroup_parent.clear();
     }
     if !matches!(host.volume_driver.as_str(), "" | "local") {
         return missing("--volume-driver");
-    }
-    if !host.blkio_weight_device.is_empty() {
-        return missing("--blkio-weight-device");
     }
     if host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0 {
         return missing("CPU real-time scheduling");
@@ -185,7 +166,20 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     if (host.nano_cpus > 0 || host.cpu_quota > 0) && !controllers.has("cpu") {
         warnings.push("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.".into());
     }
-    if host.blkio_weight > 0 && !controllers.has("io") {
+    if let Some(device) = host.blkio_weight_device.iter().find(|d| !BLKIO_WEIGHTS.contains(&d.weight)) {
+        return Err(Error::invalid(format!(
+            "invalid weight for device: {}:{}: it ranges from 10 to 1000",
+            device.path, device.weight
+        )));
+    }
+    if !host.blkio_weight_device.is_empty() && !controllers.weights {
+        warnings.push(
+            "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded."
+                .into(),
+        );
+        host.blkio_weight_device = Default::default();
+    }
+    if host.blkio_weight > 0 && !controllers.weights {
         warnings.push(
             "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
                 .into(),

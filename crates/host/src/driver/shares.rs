@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! machine/share0.sock ...    where QEMU finds them
+//! machine/share0.changes ... where they tell what the host changes in their folders
 //! machine/share.log          what they say when they fail
 //! ```
 
@@ -49,12 +50,14 @@ impl Shares {
                 tracing::warn!("{} is not shared: it is not a folder", folder.display());
                 continue;
             }
-            let tag = format!("share{}", shares.list.len());
+            let tag = tag(shares.list.len());
             let socket = home.machine(&format!("{tag}.sock"));
             let _ = fs::remove_file(&socket);
+            let _ = fs::remove_file(changes_socket(home, &tag));
             let said = said.try_clone().map_err(HostError::io("opening", &log))?;
             let mut command = Command::new(&program);
             command.arg("--socket").arg(&socket).arg("--folder").arg(folder);
+            command.arg("--changes").arg(changes_socket(home, &tag));
             command.stdout(Stdio::null()).stderr(Stdio::from(said));
             let mut child = sys::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
             let pid = child.id();
@@ -107,6 +110,20 @@ impl Drop for Shares {
             let _ = fs::remove_file(&share.socket);
         }
     }
+}
+
+fn tag(number: usize) -> String {
+    format!("share{number}")
+}
+
+fn changes_socket(home: &Home, tag: &str) -> PathBuf {
+    home.machine(&format!("{tag}.changes"))
+}
+
+/// Where the shares of the machine that runs tell what the host changes, with their tags.
+pub fn changes(home: &Home) -> Vec<(String, PathBuf)> {
+    let all = (0..).map(tag).map(|tag| (tag.clone(), changes_socket(home, &tag)));
+    all.take_while(|(_, socket)| socket.exists()).collect()
 }
 
 /// A path as a boot argument: everything but letters, digits and `/._-` as `%XX`.

@@ -1,9 +1,9 @@
 //! The shim's connections: control connections that speak frames, and attached ones that carry raw bytes.
 
-use super::{ATTACH_STALL, CHUNK};
+use super::CHUNK;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One connection.
 pub(super) struct Client {
@@ -95,8 +95,9 @@ impl Client {
         self.queued() > 0 && !self.broken
     }
 
-    pub fn stalled_at(&self, now: Instant) -> bool {
-        self.stalled_since.is_some_and(|since| now >= since + ATTACH_STALL)
+    /// Whether it has taken nothing for as long as `limit`.
+    pub fn stalled_at(&self, now: Instant, limit: Duration) -> bool {
+        self.stalled_since.is_some_and(|since| now >= since + limit)
     }
 
     /// Sends `bytes` now as far as the socket takes them, and keeps the rest.

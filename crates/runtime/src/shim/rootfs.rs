@@ -185,6 +185,35 @@ fn clone_tree(from: impl AsFd, path: &str, recursive: bool) -> Result<OwnedFd, E
     open_tree(from, path, flags)
 }
 
+/// The same of a part of a folder. Links in there may lead anywhere within the folder, never out of it, whatever
+/// somebody else changes meanwhile.
+fn clone_part(folder: &str, part: &str, recursive: bool) -> Result<OwnedFd, Errno> {
+    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    clone_tree(open_in(folder.as_fd(), part, OFlags::PATH)?, "", recursive)
+}
+
+/// The detached copy of a tmpfs in another mount namespace, by the way of that namespace: a mount can be cloned only
+/// where it is. The other's processes cannot lead it elsewhere: no link is followed, and it must be a tmpfs.
+fn clone_of(namespace: &str, path: &str) -> Step<OwnedFd> {
+    let failed = || format!("cannot take {path} of another container");
+    let open = |path: &str, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
+    let own = open("/proc/self/ns/mnt", OFlags::RDONLY).doing(failed)?;
+    let other = open(namespace, OFlags::RDONLY).doing(failed)?;
+    sys::setns(&other, libc::CLONE_NEWNS).doing(failed)?;
+    let cloned = open("/", OFlags::PATH | OFlags::DIRECTORY)
+        .and_then(|root| {
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve)
+        })
+        .and_then(|place| match rustix::fs::fstatfs(&place)?.f_type as i64 {
+            libc::TMPFS_MAGIC => clone_tree(&place, "", false),
+            _ => Err(Errno::INVAL),
+        });
+    sys::setns(&own, libc::CLONE_NEWNS).doing(failed)?;
+    cloned.doing(failed)
+}
+
 fn overlay(lower: &[String], upper: &str, work: &str, mountpoint: &str) -> Step<OwnedFd> {
     let failed = || "cannot mount the container's overlay".to_owned();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(failed)?;
@@ -287,9 +316,15 @@ pub(super) fn mounts(plan: &Plan, root: BorrowedFd<'_>) -> Step<Later> {
 fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
     let target_error = || format!("cannot create the mount point {}", mount.target);
     match &mount.kind {
-        MountKind::Bind { source, recursive } => {
-            let tree = clone_tree(CWD, source, *recursive)
-                .doing(|| format!("cannot bind {source} to {}", mount.target))?;
+        MountKind::Bind { source, beneath, recursive } => {
+            let tree = match beneath {
+                None => clone_tree(CWD, source, *recursive),
+                Some(part) => clone_part(source, part, *recursive),
+            }
+            .doing(|| match beneath {
+                None => format!("cannot bind {source} to {}", mount.target),
+                Some(part) => format!("cannot access path {source}/{part}"),
+            })?;
             let kind = FileType::from_raw_mode(
                 rustix::fs::fstat(&tree).doing(|| format!("cannot stat {source}"))?.st_mode,
             );
@@ -299,7 +334,7 @@ fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
                 make_file_in(root, &mount.target)
             }
             .doing(target_error)?;
-            refuse_proc(&target, mount)?;
+            refuse_proc(root, &target, mount, Some(&tree))?;
             let described = || format!("cannot set the options of the mount at {}", mount.target);
             let propagation =
                 if mount.propagation == 0 { libc::MS_PRIVATE | libc::MS_REC } else { mount.propagation };
@@ -314,10 +349,19 @@ fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
             attach(&tree, &target).doing(|| format!("cannot mount {source} at {}", mount.target))?;
             Ok(None)
         }
+        MountKind::BindOf { namespace, path } => {
+            let tree = clone_of(namespace, path)?;
+            let target = make_dir_in(root, &mount.target).doing(target_error)?;
+            refuse_proc(root, &target, mount, None)?;
+            let failed = || format!("cannot mount another container's {path} at {}", mount.target);
+            sys::mount_setattr(&tree, false, mount.set, mount.clear, libc::MS_PRIVATE).doing(failed)?;
+            attach(&tree, &target).doing(failed)?;
+            Ok(None)
+        }
         MountKind::Filesystem { kind, source, options } => {
             let target = make_dir_in(root, &mount.target).doing(target_error)?;
             if kind != "proc" {
-                refuse_proc(&target, mount)?;
+                refuse_proc(root, &target, mount, None)?;
             }
             let failed = || format!("cannot mount {kind} at {}", mount.target);
             let read_only = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
@@ -355,9 +399,14 @@ fn with_mode(options: &[(String, Option<String>)], target: &OwnedFd) -> Vec<(Str
     all
 }
 
-/// Nothing but proc itself, and lxcfs-like files known to be harmless, may be mounted inside /proc: it would stand
+/// Nothing but proc itself, and lxcfs-like files known to be harmless, may be mounted at or inside /proc: it would stand
 /// between us and the files we must write and mask (CVE-2019-16884, CVE-2019-19921).
-fn refuse_proc(target: &OwnedFd, mount: &MountPlan) -> Step<()> {
+fn refuse_proc(
+    root: BorrowedFd<'_>,
+    target: &OwnedFd,
+    mount: &MountPlan,
+    source: Option<&OwnedFd>,
+) -> Step<()> {
     const ALLOWED: [&str; 9] = [
         "/proc/cpuinfo",
         "/proc/diskstats",
@@ -369,7 +418,19 @@ fn refuse_proc(target: &OwnedFd, mount: &MountPlan) -> Step<()> {
         "/proc/slabinfo",
         "/proc/sys/kernel/ns_last_pid",
     ];
-    let inside = rustix::fs::fstatfs(target).is_ok_and(|s| s.f_type == libc::PROC_SUPER_MAGIC);
+    let on_proc = |fd: &OwnedFd| rustix::fs::fstatfs(fd).is_ok_and(|s| s.f_type == libc::PROC_SUPER_MAGIC);
+    let same = |other: &OwnedFd| {
+        let (a, b) = (rustix::fs::fstat(target), rustix::fs::fstat(other));
+        matches!((a, b), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+    };
+    // In the place of /proc only another proc will do.
+    if open_in(root, "/proc", OFlags::PATH).is_ok_and(|proc| same(&proc)) && !source.is_some_and(on_proc) {
+        return Err(Failure::new(
+            crate::protocol::FailureKind::Invalid,
+            format!("{:?} cannot be mounted because it is not of type proc", mount.target),
+        ));
+    }
+    let inside = on_proc(target);
     if inside && !ALLOWED.contains(&mount.target.trim_end_matches('/')) {
         return Err(Failure::new(
             crate::protocol::FailureKind::Invalid,

@@ -179,6 +179,7 @@ impl Machine {
             log: LogConfig::JsonFile { path: own.join("json.log"), max_size: None, max_file: 1 },
             seccomp: Some(default_filter()),
             exit_file: own.join("exit.json"),
+            cgroup_parent: None,
         }
     }
 

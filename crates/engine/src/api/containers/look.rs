@@ -1,6 +1,6 @@
 //! What is shown of containers: `ps` and `inspect`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -45,6 +45,7 @@ fn sentence(view: &View) -> String {
 fn endpoint(record: &Record, name: &str, member: Option<&Member>) -> Value {
     let asked = record.networks.get(name).cloned().unwrap_or_default();
     let address = member.and_then(|m| m.address);
+    let address6 = member.and_then(|m| m.address6);
     let user = !matches!(name, "bridge" | "host" | "none");
     let mut names: Vec<String> = vec![record.name.clone()];
     names.extend(asked.aliases.iter().flatten().cloned());
@@ -58,7 +59,9 @@ fn endpoint(record: &Record, name: &str, member: Option<&Member>) -> Value {
         "Gateway": member.and_then(|m| m.gateway).map(|g| g.to_string()).unwrap_or_default(),
         "IPAddress": address.map(|a| a.addr().to_string()).unwrap_or_default(),
         "IPPrefixLen": address.map_or(0, |a| a.prefix_len()),
-        "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+        "IPv6Gateway": member.and_then(|m| m.gateway6).map(|g| g.to_string()).unwrap_or_default(),
+        "GlobalIPv6Address": address6.map(|a| a.addr().to_string()).unwrap_or_default(),
+        "GlobalIPv6PrefixLen": address6.map_or(0, |a| a.prefix_len()),
         "DNSNames": if user { json!(names) } else { Value::Null },
     })
 }
@@ -80,9 +83,32 @@ fn endpoints(engine: &Engine, record: &Record) -> Value {
     json!(all)
 }
 
+/// The images that one answer speaks of, each asked for once: a list of many containers names few of them.
+pub struct Images<'a> {
+    engine: &'a Engine,
+    known: HashMap<String, Option<Arc<image::Image>>>,
+}
+
+impl<'a> Images<'a> {
+    /// For one answer.
+    pub fn of(engine: &'a Engine) -> Self {
+        Self { engine, known: HashMap::new() }
+    }
+
+    /// By name or id; `None` when there is no such image.
+    async fn get(&mut self, reference: &str) -> Option<Arc<image::Image>> {
+        if let Some(known) = self.known.get(reference) {
+            return known.clone();
+        }
+        let found = self.engine.images.get(reference).await.ok().map(Arc::new);
+        self.known.insert(reference.to_owned(), found.clone());
+        found
+    }
+}
+
 /// The image's manifest for this machine, as the containerd store describes it; `None` when the image is gone.
-async fn manifest_of(engine: &Engine, image: &str) -> Option<Value> {
-    let image = engine.images.get(image).await.ok()?;
+async fn manifest_of(images: &mut Images<'_>, image: &str) -> Option<Value> {
+    let image = images.get(image).await?;
     let mut platform = json!({ "architecture": image.architecture, "os": image.os });
     if !image.variant.is_empty() {
         platform["variant"] = json!(image.variant);
@@ -110,7 +136,8 @@ fn mounts(engine: &Engine, record: &Record) -> Value {
 }
 
 /// One entry of `GET /containers/json`.
-pub async fn summary(engine: &Engine, view: &View, size: bool) -> Value {
+pub async fn summary(images: &mut Images<'_>, view: &View, size: bool) -> Value {
+    let engine = images.engine;
     let record = &view.record;
     let mut ports: Vec<Value> = Vec::new();
     let split = |port: &str| {
@@ -131,7 +158,7 @@ pub async fn summary(engine: &Engine, view: &View, size: bool) -> Value {
     }
     let created = time::parse(&record.created).and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
     let mut out = json!({
-        "Id": record.id, "Names": [format!("/{}", record.name)], "Image": shown_image(engine, record).await,
+        "Id": record.id, "Names": [format!("/{}", record.name)], "Image": shown_image(images, record).await,
         "ImageID": record.image_id, "Command": command_line(record), "Created": created.map_or(0, |c| c.as_secs()),
         "Ports": ports, "Labels": record.config.labels, "State": view.status.name(), "Status": sentence(view),
         "HostConfig": { "NetworkMode": network_mode(record) },
@@ -139,15 +166,15 @@ pub async fn summary(engine: &Engine, view: &View, size: bool) -> Value {
     });
     if size {
         out["SizeRw"] = json!(size_of(engine, record).await);
-        out["SizeRootFs"] = json!(engine.images.get(&record.image_id).await.map_or(0, |i| i.size));
+        out["SizeRootFs"] = json!(images.get(&record.image_id).await.map_or(0, |i| i.size));
     }
     out
 }
 
 /// The image's name, or its id once the name is gone or means another.
-async fn shown_image<'a>(engine: &Engine, record: &'a Record) -> &'a str {
-    let named = engine.images.get(&record.config.image).await;
-    if named.is_ok_and(|i| i.id.to_string() == record.image_id) {
+async fn shown_image<'a>(images: &mut Images<'_>, record: &'a Record) -> &'a str {
+    let named = images.get(&record.config.image).await;
+    if named.is_some_and(|i| i.id.to_string() == record.image_id) {
         &record.config.image
     } else {
         &record.image_id
@@ -205,10 +232,11 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         views.retain(|v| ids.contains(&v.record.image_id) || ancestors.contains(&v.record.config.image));
     }
     let mut out = Vec::with_capacity(views.len());
+    let mut images = Images::of(&engine);
     for view in &views {
-        let mut entry = summary(&engine, view, call.flag("size")).await;
+        let mut entry = summary(&mut images, view, call.flag("size")).await;
         if call.version >= Version(1, 48)
-            && let Some(descriptor) = manifest_of(&engine, &view.record.image_id).await
+            && let Some(descriptor) = manifest_of(&mut images, &view.record.image_id).await
         {
             entry["ImageManifestDescriptor"] = descriptor;
         }
@@ -330,6 +358,7 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     let bridge = last.members.iter().find(|m| m.network == "bridge");
     let address = bridge.and_then(|m| m.address);
+    let address6 = bridge.and_then(|m| m.address6);
     let execs = engine.execs.of(&record.id);
     let mut out = json!({
         "Id": record.id, "Created": record.created, "Path": record.path, "Args": record.args,
@@ -356,15 +385,17 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
             "EndpointID": bridge.map_or("", |m| &m.endpoint_id),
             "Gateway": bridge.and_then(|m| m.gateway).map(|g| g.to_string()).unwrap_or_default(),
-            "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+            "GlobalIPv6Address": address6.map(|a| a.addr().to_string()).unwrap_or_default(),
+            "GlobalIPv6PrefixLen": address6.map_or(0, |a| a.prefix_len()),
             "IPAddress": address.map(|a| a.addr().to_string()).unwrap_or_default(),
             "IPPrefixLen": address.map_or(0, |a| a.prefix_len()),
-            "IPv6Gateway": "", "MacAddress": bridge.map_or("", |m| &m.mac),
+            "IPv6Gateway": bridge.and_then(|m| m.gateway6).map(|g| g.to_string()).unwrap_or_default(),
+            "MacAddress": bridge.map_or("", |m| &m.mac),
             "Networks": endpoints(&engine, record),
         },
     });
     if call.version >= Version(1, 48)
-        && let Some(descriptor) = manifest_of(&engine, &record.image_id).await
+        && let Some(descriptor) = manifest_of(&mut Images::of(&engine), &record.image_id).await
     {
         out["ImageManifestDescriptor"] = descriptor;
     }

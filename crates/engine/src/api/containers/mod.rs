@@ -6,16 +6,18 @@ mod look;
 mod processes;
 mod stats;
 mod streams;
+mod websocket;
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 pub use archive::{archive_get, archive_info, archive_put, changes, export};
-pub use look::{inspect, list, summary};
+pub use look::{Images, inspect, list, summary};
 pub use processes::{resize, running, size, top, wait};
 pub use stats::stats;
 pub use streams::{attach, detach_keys, logs, pump};
+pub use websocket::attach as attach_websocket;
 
 use super::reply::Reply;
 use super::request::{Call, Version};
@@ -26,6 +28,9 @@ use crate::container::{
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::time;
+
+/// How long `kill` waits for a container's end; dockerd's own limit.
+const KILL_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Media types of attach and log streams: frames of two streams, or a terminal's bytes.
 pub const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
@@ -124,7 +129,15 @@ pub async fn kill(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let context = |e: Error| e.context(&format!("cannot kill container: {}", call.param(0)));
     let handle = engine.containers.find(call.param(0)).map_err(context)?;
     let signal = signal(&call).map_err(context)?.unwrap_or(libc::SIGKILL);
+    let mut view = handle.watch();
+    let seen = view.borrow().exits;
     handle.ask(|reply| Command::Kill { signal, reply }).await??;
+    if signal == libc::SIGKILL {
+        // As with dockerd: what comes behind a kill meets a container that does not run. One that does not die in time is
+        // reported by its state; one that is gone is gone.
+        let ended = view.wait_for(|v| v.exits > seen || !v.status.is_running());
+        let _ = tokio::time::timeout(KILL_WAIT, ended).await;
+    }
     Ok(Reply::no_content())
 }
 

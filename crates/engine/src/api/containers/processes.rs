@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::api::reply::Reply;
 use crate::api::request::Call;
 use crate::api::system::async_stream;
-use crate::container::{Handle, Record, Status, View};
+use crate::container::{Handle, Record, Status, View, ps};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
@@ -31,55 +31,24 @@ pub fn running(handle: &Handle) -> Result<(Arc<Record>, runtime::Container)> {
 }
 
 pub async fn top(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let (_, container) = running(&engine.containers.find(call.param(0))?)?;
+    let handle = engine.containers.find(call.param(0))?;
+    let container = match handle.view().status {
+        // Frozen processes can be looked at.
+        Status::Running { container, .. } => container,
+        _ => running(&handle)?.1,
+    };
+    let format = match call.get("ps_args") {
+        "" => ps::Format::parse("-ef"),
+        options => ps::Format::parse(options),
+    }?;
     let pids = container.pids().await;
-    if !matches!(call.get("ps_args"), "" | "-ef") {
-        return Err(Error::not_implemented("ps options other than -ef are not there yet"));
-    }
-    let rows: Vec<Vec<String>> = pids.iter().filter_map(|pid| process_row(*pid)).collect();
-    Ok(Reply::json(json!({
-        "Titles": ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"], "Processes": rows,
-    })))
-}
-
-/// One line of `ps -ef`; `None` when the process has just gone.
-fn process_row(pid: u32) -> Option<Vec<String>> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let field = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")?.split_whitespace().next()).unwrap_or("?");
-    let uid = if uid == "0" { "root" } else { uid };
-    let ticks = rustix::param::clock_ticks_per_second().max(1);
-    let boot = std::fs::read_to_string("/proc/stat").ok()?;
-    let boot: u64 = boot.lines().find_map(|l| l.strip_prefix("btime ")?.trim().parse().ok())?;
-    let started = chrono::DateTime::from_timestamp((boot + field(19) / ticks) as i64, 0)?;
-    let seconds = (field(11) + field(12)) / ticks;
-    let tty = match field(4) {
-        0 => "?".to_owned(),
-        n => format!("pts/{}", n & 0xff),
-    };
-    let raw = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<String> = raw
-        .split(|b| *b == 0)
-        .filter(|w| !w.is_empty())
-        .map(|w| String::from_utf8_lossy(w).into_owned())
-        .collect();
-    let command = if words.is_empty() {
-        format!("[{}]", stat.split_once('(')?.1.rsplit_once(')')?.0)
-    } else {
-        words.join(" ")
-    };
-    Some(vec![
-        uid.to_owned(),
-        pid.to_string(),
-        field(1).to_string(),
-        "0".into(),
-        started.format("%H:%M").to_string(),
-        tty,
-        format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
-        command,
-    ])
+    let (titles, rows) = tokio::task::spawn_blocking(move || {
+        let titles: Vec<String> = format.titles().into_iter().map(str::to_owned).collect();
+        (titles, format.rows(&pids))
+    })
+    .await
+    .map_err(|e| Error::internal(e.to_string()))?;
+    Ok(Reply::json(json!({ "Titles": titles, "Processes": rows })))
 }
 
 pub async fn resize(engine: Arc<Engine>, call: Call) -> Result<Reply> {

@@ -11,7 +11,7 @@ use super::{MULTIPLEXED, RAW};
 use crate::api::hijack::Hijacked;
 use crate::api::reply::Reply;
 use crate::api::request::Call;
-use crate::container::{Command, Handle, Status, spec};
+use crate::container::{Command, Handle, Status, log_options, spec};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::time;
@@ -70,7 +70,27 @@ pub async fn pump(io: Hijacked, attachment: runtime::Attachment, ended: impl Fut
     }
 }
 
-pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+/// A container's streams as an attached client gets them.
+pub(super) struct Attached {
+    /// What was said before, where it was asked for.
+    pub past: Option<crate::api::reply::ByteStream>,
+    /// Comes when the container starts; never, when it is removed before. `None`: no stream was asked for.
+    pub answer: Option<tokio::sync::oneshot::Receiver<runtime::Attachment>>,
+    /// Whether the container has a terminal: its output is not in frames then.
+    pub tty: bool,
+}
+
+/// Which streams an attached client asks for.
+pub(super) struct Wants {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    /// What was said before comes without frames, terminal or not.
+    pub raw: bool,
+}
+
+/// Registers a client with a container, running or not.
+pub(super) async fn register(engine: &Arc<Engine>, call: &Call, wants: Wants) -> Result<Attached> {
     let handle = engine.containers.find(call.param(0))?;
     let view = handle.view();
     let record = view.record;
@@ -80,17 +100,17 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             record.id
         )));
     }
-    let stream = call.flag("stream");
-    let (stdin, stdout, stderr) = (call.flag("stdin"), call.flag("stdout"), call.flag("stderr"));
     let detach_keys = detach_keys(call.get("detachKeys"))?;
-    let content_type = if record.config.tty { RAW } else { MULTIPLEXED };
+    let Wants { stdin, stdout, stderr, raw } = wants;
     let past = if call.flag("logs") {
-        Some(read_logs(&engine, &handle, LogWant { stdout, stderr, ..LogWant::default() }).await?)
+        let want = LogWant { stdout, stderr, raw, ..LogWant::default() };
+        Some(read_logs(engine, &handle, want).await?)
     } else {
         None
     };
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    if stream {
+    let mut answer = None;
+    if call.flag("stream") {
+        let (reply, come) = tokio::sync::oneshot::channel();
         let want = runtime::AttachWant {
             stdin: stdin && record.config.open_stdin,
             stdout,
@@ -99,10 +119,22 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         };
         // Registered before the answer goes out: the client starts the container only after it, and loses nothing.
         handle.send(Command::Attach { want, reply }).await?;
+        answer = Some(come);
     }
     engine.container_event(&record, "attach", &[]);
+    Ok(Attached { past, answer, tty: record.config.tty })
+}
+
+pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let wants = Wants {
+        stdin: call.flag("stdin"),
+        stdout: call.flag("stdout"),
+        stderr: call.flag("stderr"),
+        raw: false,
+    };
+    let Attached { past, answer, tty } = register(&engine, &call, wants).await?;
     Ok(Reply::Hijack(
-        content_type,
+        if tty { RAW } else { MULTIPLEXED },
         Box::new(move |mut io| {
             Box::pin(async move {
                 if let Some(mut past) = past {
@@ -112,11 +144,9 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
                         }
                     }
                 }
-                if !stream {
-                    return;
-                }
-                // Until the container starts; never, when it is removed before.
-                if let Ok(attachment) = answer.await {
+                if let Some(answer) = answer
+                    && let Ok(attachment) = answer.await
+                {
                     pump(io, attachment, std::future::ready(())).await;
                 }
             })
@@ -133,6 +163,10 @@ struct LogWant {
     since: Option<SystemTime>,
     until: Option<SystemTime>,
     tail: Option<u64>,
+    /// Without frames, also where the container has no terminal.
+    raw: bool,
+    /// What stands before each line; see [`log_options::details`].
+    details: Option<String>,
 }
 
 pub async fn logs(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -159,6 +193,8 @@ pub async fn logs(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         since: point("since")?,
         until: point("until")?,
         tail: call.get("tail").parse().ok(),
+        raw: false,
+        details: call.flag("details").then(|| log_options::details(&record)),
     };
     let content_type = if record.config.tty { RAW } else { MULTIPLEXED };
     Ok(Reply::Stream(content_type, read_logs(&engine, &handle, want).await?))
@@ -190,40 +226,54 @@ async fn read_logs(engine: &Engine, handle: &Handle, want: LogWant) -> Result<cr
     }
     let reader =
         runtime::logs::read(path, options, follow).await.map_err(|e| Error::internal(e.to_string()))?;
-    let (tty, timestamps) = (record.config.tty, want.timestamps);
-    Ok(Box::pin(futures_util::stream::unfold(Some(reader), move |reader| async move {
-        let mut reader = reader?;
+    let shape =
+        Shape { raw: record.config.tty || want.raw, timestamps: want.timestamps, details: want.details };
+    Ok(Box::pin(futures_util::stream::unfold(Some((reader, shape)), move |reader| async move {
+        let (mut reader, shape) = reader?;
         let mut piece = Vec::new();
         // Many lines a piece: each costs the connection a chunk.
         while piece.len() < LOG_PIECE {
             if piece.is_empty() {
                 match reader.next().await {
-                    Ok(Some(entry)) => write_entry(&mut piece, &entry, tty, timestamps),
+                    Ok(Some(entry)) => shape.write(&mut piece, &entry),
                     Ok(None) => return None,
                     Err(e) => return Some((Err(std::io::Error::other(e.to_string())), None)),
                 }
             } else if let Some(entry) = reader.ready() {
-                write_entry(&mut piece, &entry, tty, timestamps);
+                shape.write(&mut piece, &entry);
             } else {
                 break;
             }
         }
-        Some((Ok(Bytes::from(piece)), Some(reader)))
+        Some((Ok(Bytes::from(piece)), Some((reader, shape))))
     })))
 }
 
 /// Bytes of log gathered before they are sent, where more is ready.
 const LOG_PIECE: usize = 64 << 10;
 
-fn write_entry(out: &mut Vec<u8>, entry: &runtime::logs::Entry, tty: bool, timestamps: bool) {
-    let stamp = if timestamps { format!("{} ", entry.timestamp()) } else { String::new() };
-    if !tty {
-        let length = (stamp.len() + entry.line.len()) as u32;
-        out.extend([entry.stream.number(), 0, 0, 0]);
-        out.extend(length.to_be_bytes());
+/// How a log's entries are sent.
+struct Shape {
+    /// Without frames.
+    raw: bool,
+    timestamps: bool,
+    details: Option<String>,
+}
+
+impl Shape {
+    fn write(&self, out: &mut Vec<u8>, entry: &runtime::logs::Entry) {
+        let stamp = if self.timestamps { format!("{} ", entry.timestamp()) } else { String::new() };
+        // An empty list of details is a space still, as with dockerd.
+        let details = self.details.as_ref().map(|d| format!("{d} ")).unwrap_or_default();
+        if !self.raw {
+            let length = (stamp.len() + details.len() + entry.line.len()) as u32;
+            out.extend([entry.stream.number(), 0, 0, 0]);
+            out.extend(length.to_be_bytes());
+        }
+        out.extend(stamp.as_bytes());
+        out.extend(details.as_bytes());
+        out.extend(&entry.line);
     }
-    out.extend(stamp.as_bytes());
-    out.extend(&entry.line);
 }
 
 #[cfg(test)]

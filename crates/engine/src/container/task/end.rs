@@ -24,6 +24,7 @@ impl Task {
         if let Err(e) = run.container.delete().await {
             tracing::warn!("container {}: what its run used was not all released: {e}", self.record.name);
         }
+        self.engine.volumes.release(id).await;
     }
 
     /// The container ended; `false` when it is gone with its record.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, FilesLock, Handle, Record, Status, View, channel, health};
+use super::{Command, FilesLock, Handle, Record, Status, View, channel, health, names};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::networks::Member;
@@ -236,6 +236,13 @@ impl Task {
             }
             Command::Update { wanted, reply } => {
                 let result = self.update(&wanted).await;
+                tell(reply, result);
+            }
+            Command::Relink { reply } => {
+                let result = match &self.state {
+                    State::Running(_) => names::relink(&self.engine, &self.record).await,
+                    State::Idle | State::Waiting(_) => Ok(()),
+                };
                 tell(reply, result);
             }
             Command::Connect { network, settings, reply } => {

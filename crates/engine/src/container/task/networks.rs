@@ -38,9 +38,10 @@ impl Task {
         let leads_out = primary(&run.members).map(|m| m.network_id.clone());
         for (n, member) in run.members.iter_mut().enumerate() {
             let default_route = leads_out.as_ref() == Some(&member.network_id);
-            let plugged = engine.networks.plug(member, &netns, &format!("eth{n}"), default_route).await;
-            plugged.map_err(|e| e.context(CONTEXT))?;
             let network = engine.networks.find(&member.network_id)?;
+            let interface = format!("{}{n}", network.interface_prefix());
+            let plugged = engine.networks.plug(member, &netns, &interface, default_route).await;
+            plugged.map_err(|e| e.context(CONTEXT))?;
             engine.network_event(&network, "connect", &self.record.id);
         }
         names::write_hosts(&engine, &self.record, &run.members).await?;
@@ -48,10 +49,9 @@ impl Task {
     }
 
     pub(super) async fn open_ports(&self, members: &[Member]) -> Result<Vec<PublishedPort>> {
-        let Some((member, address)) = primary(members).and_then(|m| Some((m, m.address?))) else {
-            return Ok(Vec::new());
-        };
-        let requests = ports::port_requests(&self.record, address.addr())?;
+        let Some(member) = carries_ports(&self.engine, members) else { return Ok(Vec::new()) };
+        let own_address = self.engine.networks.find(&member.network_id)?.binding_address();
+        let requests = ports::port_requests(&self.record, member, own_address)?;
         self.open_requests(member, requests).await
     }
 
@@ -141,8 +141,10 @@ impl Task {
         }
         let who = (self.record.id.as_str(), self.record.name.as_str());
         let mut member = engine.networks.join(network, who, settings).await?;
-        let numbers = run.members.iter().filter_map(|m| m.interface.strip_prefix("eth")?.parse::<u32>().ok());
-        let interface = format!("eth{}", numbers.max().map_or(0, |n| n + 1));
+        let number =
+            |m: &Member| m.interface.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
+        let next = run.members.iter().filter_map(number).max().map_or(0, |n| n + 1);
+        let interface = format!("{}{next}", network.interface_prefix());
         let before = primary(&run.members).map(|m| m.network_id.clone());
         run.members.push(member.clone());
         let leads_out = primary(&run.members).is_some_and(|m| m.network_id == network.id);
@@ -152,13 +154,13 @@ impl Task {
             engine.networks.leave(&self.record.id, &member);
             return Err(e);
         }
-        let address = member.address;
+        let addresses: Vec<_> = member.addresses().collect();
         run.members.push(member);
-        if let Some(address) = address {
+        for address in addresses {
             // A file that a program filled with something else cannot be added to: then it is as if nothing was.
-            if let Err(e) = names::add_to_hosts(&engine, &self.record, address.addr()).await {
+            if let Err(e) = names::add_to_hosts(&engine, &self.record, address).await {
                 if let Some(member) = run.members.pop() {
-                    engine.networks.unplug(&member).await?;
+                    engine.networks.unplug(&member, &run.container.netns()).await?;
                     engine.networks.leave(&self.record.id, &member);
                 }
                 return Err(e.context("add the address to /etc/hosts of the container"));
@@ -174,17 +176,17 @@ impl Task {
             return Ok(());
         };
         let led_out = primary(&run.members).is_some_and(|m| m.network_id == network.id);
-        engine.networks.unplug(&run.members[n]).await?;
+        engine.networks.unplug(&run.members[n], &run.container.netns()).await?;
         let member = run.members.remove(n);
         engine.networks.leave(&self.record.id, &member);
-        if let Some(address) = member.address {
-            names::remove_from_hosts(&engine, &self.record, address.addr()).await?;
+        for address in member.addresses() {
+            names::remove_from_hosts(&engine, &self.record, address).await?;
         }
         engine.network_event(network, "disconnect", &self.record.id);
         if !led_out {
             return Ok(());
         }
-        if let Some(gateway) = primary(&run.members).and_then(|m| m.gateway) {
+        for gateway in primary(&run.members).into_iter().flat_map(Member::gateways) {
             network::set_default_route(&run.container.netns(), gateway).await?;
         }
         self.move_ports(run).await
@@ -197,12 +199,20 @@ impl Task {
         }
         self.engine.ports.close(&self.record.id).await;
         let had = std::mem::take(&mut self.record.last.ports);
-        let Some((member, address)) = primary(&run.members).and_then(|m| Some((m, m.address?))) else {
-            return Ok(());
-        };
-        self.record.last.ports = self.open_requests(member, ports::ports_again(&had, address.addr())).await?;
+        let Some(member) = carries_ports(&self.engine, &run.members) else { return Ok(()) };
+        self.record.last.ports = self.open_requests(member, ports::ports_again(&had, member)).await?;
         Ok(())
     }
+}
+
+/// The place whose addresses published ports lead to. Links over one of the host's stand in its network themselves:
+/// nothing is published there, as with dockerd.
+fn carries_ports<'a>(engine: &Engine, members: &'a [Member]) -> Option<&'a Member> {
+    let bridged = |m: &&Member| {
+        let network = engine.networks.find(&m.network_id);
+        network.is_ok_and(|n| matches!(n.driver, Driver::Bridge { .. }))
+    };
+    primary(members).filter(bridged)
 }
 
 /// Starts the container's name server, once it is in a network that has names. It stays when the container leaves

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::networks::serve_names;
 use super::{Run, State, Task};
-use crate::container::{LastRun, PublishedPort, Status, create, health, spec};
+use crate::container::{LastRun, PublishedPort, Status, create, health, links, spec};
 use crate::error::{Code, Error, Result};
 use crate::store::Durability;
 
@@ -19,6 +19,7 @@ impl Task {
                 self.save(Durability::Lazy).await;
                 self.publish_running();
                 self.emit("start", &[]);
+                links::tell_those_linked_to(&self.engine, &self.record.id).await;
                 Ok(())
             }
             Err(error) => {
@@ -39,6 +40,19 @@ impl Task {
     }
 
     async fn bring_up(&mut self) -> std::result::Result<Run, StartError> {
+        let engine = self.engine.clone();
+        let names = self.record.mounts.iter().filter_map(|m| m.volume.as_deref());
+        let brought = match engine.volumes.acquire(names, &self.record.id, &engine.host_paths).await {
+            Ok(()) => self.bring_up_mounted().await,
+            Err(e) => Err(e.into()),
+        };
+        if brought.is_err() {
+            engine.volumes.release(&self.record.id).await;
+        }
+        brought
+    }
+
+    async fn bring_up_mounted(&mut self) -> std::result::Result<Run, StartError> {
         let engine = self.engine.clone();
         let id = self.record.id.clone();
         let files = self.files.clone().lock_owned().await;

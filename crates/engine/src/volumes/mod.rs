@@ -1,12 +1,18 @@
 //! Volumes of the `local` driver: a folder each, kept until removed.
+//!
+//! One with options is mounted at its folder while a container uses it, as with dockerd: all that use it see the same
+//! file system (a tmpfs, an NFS export, a folder of the host).
 
-use std::collections::BTreeMap;
+mod options;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::host_paths::HostPaths;
 use crate::store::{Durability, Kind, Store};
 
 /// The label that marks a volume nobody named.
@@ -21,7 +27,7 @@ pub struct Volume {
     pub created: String,
     /// Labels; `None` is shown as `null`, as dockerd does.
     pub labels: Option<BTreeMap<String, String>>,
-    /// Driver options; none are supported yet.
+    /// Driver options, as given.
     pub options: Option<BTreeMap<String, String>>,
 }
 
@@ -30,6 +36,11 @@ impl Volume {
     pub fn is_anonymous(&self) -> bool {
         self.labels.as_ref().is_some_and(|l| l.contains_key(ANONYMOUS))
     }
+
+    /// What is mounted at its folder while it is used.
+    fn mount(&self) -> Option<options::LocalMount> {
+        options::LocalMount::read(self.options.as_ref()?)
+    }
 }
 
 /// All volumes.
@@ -37,8 +48,8 @@ pub struct Volumes {
     store: Store,
     root: PathBuf,
     volumes: Mutex<BTreeMap<String, Arc<Volume>>>,
-    /// Held while a volume is made or removed.
-    changing: tokio::sync::Mutex<()>,
+    /// Held while a volume is made, removed, mounted or unmounted: who uses those that are mounted.
+    users: tokio::sync::Mutex<BTreeMap<String, BTreeSet<String>>>,
 }
 
 impl Volumes {
@@ -51,7 +62,7 @@ impl Volumes {
             store,
             root,
             volumes: Mutex::new(volumes.into_iter().map(|(n, v)| (n, Arc::new(v))).collect()),
-            changing: tokio::sync::Mutex::new(()),
+            users: tokio::sync::Mutex::default(),
         })
     }
 
@@ -88,12 +99,8 @@ impl Volumes {
                 "create {name}: error looking up volume plugin {driver}: plugin \"{driver}\" not found"
             )));
         }
-        let known = |option: &&String| matches!(option.as_str(), "type" | "o" | "device" | "size");
-        if let Some(option) = options.iter().flat_map(BTreeMap::keys).find(|o| !known(o)) {
-            return Err(Error::invalid(format!("create {name}: invalid option: \"{option}\"")));
-        }
-        if options.as_ref().is_some_and(|o| !o.is_empty()) {
-            return Err(Error::not_implemented("options of the local volume driver are not there yet"));
+        if let Some(options) = &options {
+            options::check(options).map_err(|e| e.context(&format!("create {name}")))?;
         }
         if name.len() < 2 {
             return Err(Error::invalid(format!(
@@ -105,7 +112,7 @@ impl Volumes {
                 "create {name}: \"{name}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
             )));
         }
-        let _one_at_a_time = self.changing.lock().await;
+        let _one_at_a_time = self.users.lock().await;
         if let Some(volume) = self.lock().get(name) {
             return Ok((volume.clone(), false));
         }
@@ -118,8 +125,11 @@ impl Volumes {
 
     /// Removes a volume and its files. Whether something uses it is the caller's to know.
     pub async fn remove(&self, name: &str, durability: Durability) -> Result<()> {
-        let _one_at_a_time = self.changing.lock().await;
-        self.get(name)?;
+        let _one_at_a_time = self.users.lock().await;
+        if self.get(name)?.mount().is_some() {
+            // What is mounted there is not the volume's to remove.
+            self.unmount(name).await?;
+        }
         self.store.delete(Kind::Volume, name, durability).await?;
         self.lock().remove(name);
         let folder = self.root.join(name);
@@ -131,12 +141,85 @@ impl Volumes {
         }
     }
 
+    /// Mounts what a container's volumes ask for, where it is not mounted yet. [`Self::release`] gives it back.
+    pub async fn acquire<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str>,
+        container: &str,
+        host: &HostPaths,
+    ) -> Result<()> {
+        for name in names {
+            let Some(mount) = self.get(name)?.mount() else { continue };
+            let mut users = self.users.lock().await;
+            if !is_mounted(&self.data(name))? {
+                mount.mount(&self.data(name), host).await?;
+            }
+            users.entry(name.to_owned()).or_default().insert(container.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Unmounts what only this container used.
+    pub async fn release(&self, container: &str) {
+        let mut users = self.users.lock().await;
+        let mut free = Vec::new();
+        users.retain(|name, of| {
+            if of.remove(container) && of.is_empty() {
+                free.push(name.clone());
+            }
+            !of.is_empty()
+        });
+        for name in free {
+            if let Err(e) = self.unmount(&name).await {
+                tracing::warn!("volume {name} stays mounted: {e}");
+            }
+        }
+    }
+
+    /// After a restart of the engine: unmounts what no running container uses.
+    pub async fn release_unused(&self) {
+        let users = self.users.lock().await;
+        for volume in self.list() {
+            if volume.mount().is_some()
+                && !users.contains_key(&volume.name)
+                && let Err(e) = self.unmount(&volume.name).await
+            {
+                tracing::warn!("volume {} stays mounted: {e}", volume.name);
+            }
+        }
+    }
+
+    async fn unmount(&self, name: &str) -> Result<()> {
+        let place = self.data(name);
+        while is_mounted(&place)? {
+            let at = place.clone();
+            // An NFS server that is gone would hold it up.
+            let unmounted = tokio::task::spawn_blocking(move || {
+                rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH)
+            });
+            let unmounted = unmounted.await.map_err(|e| Error::internal(e.to_string()))?;
+            unmounted.map_err(|e| Error::internal(format!("unmount {}: {e}", place.display())))?;
+        }
+        Ok(())
+    }
+
     /// Bytes a volume's files take on disk.
     pub async fn size(&self, name: &str) -> Result<u64> {
         let path = self.data(name);
         tokio::task::spawn_blocking(move || crate::rootfs::bytes_below(&path))
             .await
             .map_err(|e| Error::internal(e.to_string()))?
+    }
+}
+
+/// Whether something is mounted at a folder; without asking what is mounted there, whose server may be gone.
+fn is_mounted(place: &Path) -> Result<bool> {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    match statx(CWD, place, flags, StatxFlags::empty()) {
+        Ok(known) => Ok(known.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(e) => Err(Error::internal(format!("{}: {e}", place.display()))),
     }
 }
 

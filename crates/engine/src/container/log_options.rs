@@ -1,0 +1,211 @@
+//! The options of a container's log (`--log-opt`): checked when it is made, and read where they count.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::Record;
+use super::config::{HostConfig, LogConfig};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+/// A container's log is rotated at this many bytes, keeping this many files, unless it says otherwise.
+const MAX_SIZE: u64 = 20 << 20;
+const MAX_FILES: u32 = 5;
+/// Docker's drivers that send a log elsewhere.
+const REMOTE: &[&str] = &["awslogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"];
+/// Options of both drivers that keep a log here.
+const KEPT: &[&str] = &["max-size", "max-file", "compress", "mode", "max-buffer-size"];
+/// Options that say what `logs --details` shows.
+const DETAILS: &[&str] = &["labels", "labels-regex", "env", "env-regex", "tag"];
+
+/// Fills in the engine's defaults, and refuses drivers and options that are not there.
+pub fn check(engine: &Engine, host: &mut HostConfig) -> Result<()> {
+    let log = &mut host.log_config;
+    if log.r#type.is_empty() {
+        log.r#type = engine.config.log_driver.clone().unwrap_or_else(|| "json-file".into());
+        if log.config.is_empty() {
+            log.config.clone_from(&engine.config.log_opts);
+        }
+    }
+    let driver = log.r#type.as_str();
+    match driver {
+        "json-file" | "local" | "none" => {}
+        other if REMOTE.contains(&other) => {
+            return Err(Error::not_implemented(format!(
+                "log driver {other} is not supported by this engine: use json-file, local or none"
+            )));
+        }
+        other => {
+            return Err(Error::invalid(format!(
+                "error looking up logging plugin {other}: plugin \"{other}\" not found"
+            )));
+        }
+    }
+    let known = |key: &str| KEPT.contains(&key) || driver == "json-file" && DETAILS.contains(&key);
+    if let Some(key) = log.config.keys().find(|k| driver != "none" && !known(k)) {
+        return Err(Error::invalid(format!("unknown log opt '{key}' for {driver} log driver")));
+    }
+    if log.config.get("compress").is_some_and(|c| c != "false") {
+        return Err(Error::not_implemented(
+            "log opt compress is not there yet: rotated logs stay as they are",
+        ));
+    }
+    match log.config.get("mode").map(String::as_str) {
+        // A log is a file here, and a full disk loses lines: writing never waits for anything else.
+        None | Some("" | "blocking" | "non-blocking") => {}
+        Some(other) => return Err(Error::invalid(format!("logger: invalid logging mode: {other}"))),
+    }
+    if let Some(size) = log.config.get("max-buffer-size") {
+        if log.config.get("mode").is_none_or(|m| m != "non-blocking") {
+            return Err(Error::invalid(
+                "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
+            ));
+        }
+        size_of(size).ok_or_else(|| Error::invalid(format!("invalid size: '{size}'")))?;
+    }
+    if let Some(tag) = log.config.get("tag") {
+        tag_text(tag, "", "", "")?;
+    }
+    for key in ["labels-regex", "env-regex"] {
+        if let Some(pattern) = log.config.get(key) {
+            regex::Regex::new(pattern).map_err(|e| Error::invalid(format!("{key}: {e}")))?;
+        }
+    }
+    // Sizes that are none are found when it starts, as with dockerd.
+    Ok(())
+}
+
+/// Bytes at which a log is rotated (`None` = never), and how many files are kept.
+fn rotation(log: &LogConfig) -> Result<(Option<u64>, u32)> {
+    let options = &log.config;
+    let size = match options.get("max-size").map(String::as_str) {
+        Some("-1") => None,
+        Some(text) => Some(size_of(text).ok_or_else(|| Error::invalid(format!("invalid size: '{text}'")))?),
+        None => Some(MAX_SIZE),
+    };
+    let files = match options.get("max-file") {
+        Some(text) => text.parse().map_err(|_| Error::invalid(format!("invalid max-file: '{text}'")))?,
+        None => MAX_FILES,
+    };
+    Ok((size, files))
+}
+
+/// Where the runtime logs to.
+pub fn place(record: &Record, path: PathBuf) -> Result<runtime::LogConfig> {
+    if record.host.log_config.r#type == "none" {
+        return Ok(runtime::LogConfig::None);
+    }
+    let (max_size, max_file) = rotation(&record.host.log_config)?;
+    Ok(runtime::LogConfig::JsonFile { path, max_size, max_file })
+}
+
+/// `10m`, `64k`, `1g`: Docker's units are powers of two here.
+fn size_of(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// What `logs --details` shows before each line: the labels and variables that the log's options name, `a=b,c=d`.
+/// They are those the container was made with, so no line needs to carry them.
+pub fn details(record: &Record) -> String {
+    let options = &record.host.log_config.config;
+    if record.host.log_config.r#type != "json-file" {
+        return String::new();
+    }
+    let list = |key: &str| -> Vec<&str> {
+        options.get(key).map(|l| l.split(',').filter(|k| !k.is_empty()).collect()).unwrap_or_default()
+    };
+    let pattern = |key: &str| options.get(key).and_then(|p| regex::Regex::new(p).ok());
+    let mut found: BTreeMap<&str, String> = BTreeMap::new();
+    let (labels, like) = (list("labels"), pattern("labels-regex"));
+    for (key, value) in &record.config.labels {
+        if labels.contains(&key.as_str()) || like.as_ref().is_some_and(|p| p.is_match(key)) {
+            found.insert(key, value.clone());
+        }
+    }
+    let (names, like) = (list("env"), pattern("env-regex"));
+    for (key, value) in record.config.env.iter().filter_map(|v| v.split_once('=')) {
+        if names.contains(&key) || like.as_ref().is_some_and(|p| p.is_match(key)) {
+            found.insert(key, value.to_owned());
+        }
+    }
+    if let Some(tag) = options.get("tag")
+        && let Ok(tag) = tag_text(tag, &record.id, &record.name, &record.config.image)
+        && !tag.is_empty()
+    {
+        found.insert("tag", tag);
+    }
+    let pairs: Vec<String> =
+        found.iter().map(|(key, value)| format!("{}={}", escape(key), escape(value))).collect();
+    pairs.join(",")
+}
+
+/// A tag with its placeholders filled in.
+fn tag_text(tag: &str, id: &str, name: &str, image: &str) -> Result<String> {
+    let mut text = String::new();
+    let mut rest = tag;
+    while let Some((before, after)) = rest.split_once("{{") {
+        let Some((word, behind)) = after.split_once("}}") else {
+            return Err(Error::invalid("error parsing log tag: unclosed action"));
+        };
+        text.push_str(before);
+        match word.trim() {
+            ".ID" => text.push_str(id.get(..12).unwrap_or(id)),
+            ".FullID" => text.push_str(id),
+            ".Name" => text.push_str(name),
+            ".ImageName" => text.push_str(image),
+            ".DaemonName" => text.push_str("docker"),
+            other => {
+                return Err(Error::not_implemented(format!(
+                    "log tag: {{{{{other}}}}} is not there: use .ID, .FullID, .Name, .ImageName or .DaemonName"
+                )));
+            }
+        }
+        rest = behind;
+    }
+    text.push_str(rest);
+    Ok(text)
+}
+
+/// As Go's `url.QueryEscape`.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte.into()),
+            b' ' => out.push('+'),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size_of("10m"), Some(10 << 20));
+        assert_eq!(size_of("7"), Some(7));
+        assert_eq!(size_of("1x"), None);
+        assert_eq!(size_of("99999999999999999999g"), None);
+    }
+
+    #[test]
+    fn tags_have_placeholders() {
+        let id = "0123456789abcdef";
+        assert_eq!(tag_text("{{.Name}}/{{ .ID }}!", id, "web", "nginx").unwrap(), "web/0123456789ab!");
+        assert!(tag_text("{{.Bogus}}", id, "web", "nginx").is_err());
+        assert!(tag_text("{{.ID", id, "web", "nginx").is_err());
+        assert_eq!(escape("a b=ü"), "a+b%3D%C3%BC");
+    }
+}

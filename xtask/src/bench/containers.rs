@@ -1,0 +1,183 @@
+//! Rows about many containers that stay: what looking at them costs, and what the engine costs when nothing happens.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::report::{Row, Target};
+use super::side::Side;
+use super::{Bench, Names, SLOW_RUNS, sys};
+
+/// Containers that run while they are looked at.
+const CROWD: usize = 200;
+/// Of those, how many are started at once.
+const AT_ONCE: usize = 20;
+/// Containers that `docker stats` watches, and for how long.
+const WATCHED: usize = 100;
+const WATCH: Duration = Duration::from_secs(10);
+/// Before an idle daemon is looked at: what follows from the work before is done by then.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// A connection that is kept from one request to the next.
+struct Kept(BufReader<UnixStream>);
+
+impl Kept {
+    fn open(socket: &Path) -> Result<Self> {
+        Ok(Self(BufReader::new(UnixStream::connect(socket)?)))
+    }
+
+    /// A GET's body.
+    fn get(&mut self, path: &str) -> Result<Vec<u8>> {
+        self.0.get_mut().write_all(format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?;
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        ensure!(line.contains(" 200 "), "{path}: {line}");
+        let (mut length, mut chunked) = (None, false);
+        loop {
+            line.clear();
+            self.0.read_line(&mut line)?;
+            let lower = line.trim().to_ascii_lowercase();
+            if lower.is_empty() {
+                break;
+            }
+            if let Some(value) = lower.strip_prefix("content-length:") {
+                length = Some(value.trim().parse::<usize>()?);
+            }
+            chunked |= lower == "transfer-encoding: chunked";
+        }
+        let mut body = Vec::new();
+        match length {
+            Some(length) => {
+                body.resize(length, 0);
+                self.0.read_exact(&mut body)?;
+            }
+            None if chunked => loop {
+                line.clear();
+                self.0.read_line(&mut line)?;
+                let size =
+                    usize::from_str_radix(line.trim(), 16).with_context(|| format!("a chunk: {line}"))?;
+                let start = body.len();
+                body.resize(start + size, 0);
+                self.0.read_exact(&mut body[start..])?;
+                line.clear();
+                self.0.read_line(&mut line)?;
+                if size == 0 {
+                    break;
+                }
+            },
+            None => bail!("{path}: an answer without an end"),
+        }
+        Ok(body)
+    }
+}
+
+impl Bench {
+    /// Rows about a crowd of running containers.
+    pub fn crowd(&mut self, sides: &[&Side]) -> Result<()> {
+        let names = Names::of(&self.folder)?;
+        let all: Vec<String> = (0..CROWD).map(|n| names.container(format!("crowd-{n}"))).collect();
+        let mut memory = vec![Vec::new(); 2];
+        let mut watched = vec![Vec::new(); 2];
+        for (n, side) in sides.iter().enumerate() {
+            for some in all.chunks(AT_ONCE) {
+                let starts: Vec<Vec<String>> = some
+                    .iter()
+                    .map(|name| names.run_args(&["-d", "--name", name, &names.image, "sleep", "100000"]))
+                    .map(|args| args.into_iter().map(str::to_owned).collect())
+                    .collect();
+                side.time_parallel(&starts).context("a crowd")?;
+            }
+            memory[n].push(side.daemon_memory()?.rss as f64 / 1024.0);
+        }
+        // One connection a side for all samples: what is measured is the answer, not the connecting.
+        let mut kept: Vec<Kept> = sides.iter().map(|s| Kept::open(&s.socket)).collect::<Result<_>>()?;
+        let label = format!("%7B%22label%22%3A%5B%22{}%22%5D%7D", names.label.replace('=', "%3D"));
+        let list = format!("/v1.47/containers/json?all=1&filters={label}");
+        let inspect = format!("/v1.47/containers/{}/json", all[0]);
+        for (path, name) in [
+            (list, format!("list of {CROWD} containers, kept connection")),
+            (inspect, "inspect, kept connection".to_owned()),
+        ] {
+            self.alternate(sides, &name, Target::Ratio(0.5), self.runs, |side| {
+                let at = sides.iter().position(|s| s.name == side.name).context("a side")?;
+                let started = Instant::now();
+                let body = kept[at].get(&path)?;
+                let took = started.elapsed().as_secs_f64() * 1e3;
+                ensure!(body.len() > 500, "{}: {path}: {} bytes", side.name, body.len());
+                Ok(took)
+            })?;
+        }
+        drop(kept);
+        for turn in 0..SLOW_RUNS {
+            for n in super::order(sides.len(), turn) {
+                let side = sides[n];
+                let pids = side.place.daemon(&side.socket)?;
+                let before = side.place.cpu_seconds(&pids)?;
+                let args: Vec<&str> =
+                    ["stats"].into_iter().chain(all.iter().take(WATCHED).map(String::as_str)).collect();
+                let mut client = side
+                    .command(&args)
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .context("docker")?;
+                sys::pause(WATCH);
+                ensure!(client.try_wait()?.is_none(), "{}: docker stats has ended", side.name);
+                client.kill()?;
+                client.wait()?;
+                watched[n].push((side.place.cpu_seconds(&pids)? - before) * 1e3);
+            }
+        }
+        for side in sides {
+            for some in all.chunks(AT_ONCE) {
+                let args: Vec<&str> =
+                    ["rm", "-f"].into_iter().chain(some.iter().map(String::as_str)).collect();
+                side.docker(&args)?;
+            }
+        }
+        let stats = format!("CPU of {} s docker stats over {WATCHED}", WATCH.as_secs());
+        for (name, unit, target, samples, note) in [
+            (format!("daemon's RSS, {CROWD} running"), "MB", Target::AtMost(40.0), memory, "shims apart"),
+            (stats, "ms", Target::Ratio(0.3), watched, "the daemon's own, client apart"),
+        ] {
+            let mut samples = samples.into_iter();
+            let (ours, peer) = (samples.next().unwrap_or_default(), samples.next().unwrap_or_default());
+            self.row(Row { name, unit, target, ours, peer, note: note.into() });
+        }
+        Ok(())
+    }
+
+    /// What the daemons do when nobody asks anything of them, for so many seconds.
+    pub fn idle(&mut self, sides: &[&Side], seconds: u64) -> Result<()> {
+        sys::pause(SETTLE);
+        let mut daemons = Vec::new();
+        for side in sides {
+            let pids = side.place.daemon(&side.socket)?;
+            let before = side.place.activity(&pids)?;
+            daemons.push((side, pids, before));
+        }
+        let started = Instant::now();
+        sys::pause(Duration::from_secs(seconds));
+        let (mut busy, mut switches) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);
+        for (n, (side, pids, before)) in daemons.into_iter().enumerate() {
+            let after = side.place.activity(&pids)?;
+            let window = started.elapsed().as_secs_f64();
+            busy[n].push((after.cpu - before.cpu) / window * 100.0);
+            switches[n].push((after.switches - before.switches) as f64 * 60.0 / window);
+        }
+        let note = format!("over {seconds} s, no containers but those of others");
+        for (name, unit, target, samples) in [
+            ("idle CPU", "%", Target::AtMost(0.05), busy),
+            ("idle context switches a minute", "", Target::None, switches),
+        ] {
+            let mut samples = samples.into_iter();
+            let (ours, peer) = (samples.next().unwrap_or_default(), samples.next().unwrap_or_default());
+            self.row(Row { name: name.into(), unit, target, ours, peer, note: note.clone() });
+        }
+        Ok(())
+    }
+}
