@@ -181,7 +181,8 @@ impl Bench {
         add("pull, cold, beside the limit", "ms", Target::Ratio(1.3), &ours.cold, &least, &what);
         add("pull, up to date", "ms", Target::Ratio(1.0), &ours.again, &default.again, "");
         add("pull, up to date, containerd store", "ms", Target::None, &ours.again, &containerd.again, "");
-        let archive = "the same archive, saved by the default store";
+        let saved_by = if default.load.is_empty() { "ours" } else { "the default store" };
+        let archive = &format!("the same archive, saved by {saved_by}");
         add("load", "ms", Target::Ratio(0.3), &ours.load, &default.load, archive);
         add("load, containerd store", "ms", Target::None, &ours.load, &containerd.load, archive);
         add(
