@@ -13,21 +13,45 @@
 
 use std::io::Cursor;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
 
 use super::listen::Io;
 use super::reply::{Body, OnHijack};
+
+/// How long a client may take to read the head before the stream's first bytes follow it, and how often is looked: the
+/// kernel tells nobody.
+const HEAD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1));
 
 /// The raw connection: first what HTTP had already read, then the socket.
 pub struct Hijacked {
     early: Cursor<Bytes>,
     io: Io,
+    /// Until when the head may be unread, and the pause before the next look; `None` once it was read.
+    head: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Hijacked {
+    /// Ready once the client has read the head. docker-py takes whatever arrives together with it for the head's, and
+    /// loses it.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some((deadline, pause)) = &mut self.head {
+            if !self.io.unread() || Instant::now() >= *deadline {
+                self.head = None;
+                break;
+            }
+            ready!(pause.as_mut().poll(cx));
+            pause.as_mut().reset(Instant::now() + HEAD.1);
+        }
+        Poll::Ready(())
+    }
 }
 
 impl AsyncRead for Hijacked {
@@ -54,6 +78,7 @@ impl AsyncWrite for Hijacked {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_head(cx));
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -121,7 +146,9 @@ where
     let parts = conn.into_parts();
     let mut io = parts.io.into_inner();
     if io.write_all(&head).await.is_ok() {
-        run(Hijacked { early: Cursor::new(parts.read_buf), io }).await;
+        let now = Instant::now();
+        let head = Some((now + HEAD.0, Box::pin(tokio::time::sleep_until(now + HEAD.1))));
+        run(Hijacked { early: Cursor::new(parts.read_buf), io, head }).await;
     }
 }
 

@@ -34,8 +34,29 @@ const TLS_PORT: u16 = 2376;
 const PLAIN_PORT: u16 = 2375;
 
 /// A connection, whatever carries it.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Whether the client has bytes before it that it has not read, where that is known.
+    fn unread(&self) -> bool {
+        false
+    }
+}
+
+impl Stream for tokio::net::UnixStream {
+    fn unread(&self) -> bool {
+        // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ, unix(7)) writes one int.
+        #[allow(unsafe_code)]
+        let left = unsafe {
+            let getter =
+                rustix::ioctl::Getter::<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, libc::c_int>::new();
+            rustix::ioctl::ioctl(self, getter)
+        };
+        left.is_ok_and(|left| left > 0)
+    }
+}
+
+impl Stream for tokio::net::TcpStream {}
+impl Stream for tokio_rustls::server::TlsStream<tokio::net::TcpStream> {}
+
 /// A connection, whatever carries it.
 pub type Io = Box<dyn Stream>;
 
