@@ -95,6 +95,12 @@ fn what_is_read_only_in_the_container_is_so_for_cp() {
     let file = file.to_str().unwrap();
     engine.docker(&["create", "--name", "root", "--read-only", "-v", "vol:/rw", "busybox"]).ok();
     engine.docker(&["cp", file, "root:/tmp/x"]).fails(1, "container rootfs is marked read-only");
+    // Also to a client that is still sending when the answer is known.
+    let large = engine.path("large");
+    std::fs::write(&large, vec![0; 20 << 20]).unwrap();
+    engine
+        .docker(&["cp", large.to_str().unwrap(), "root:/tmp/x"])
+        .fails(1, "container rootfs is marked read-only");
     engine.docker(&["cp", file, "root:/rw/x"]).ok();
     engine.docker(&["create", "--name", "volume", "-v", "vol:/ro:ro", "busybox"]).ok();
     engine.docker(&["cp", file, "volume:/ro/y"]).fails(1, "mounted volume is marked read-only");

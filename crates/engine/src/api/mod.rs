@@ -3,6 +3,7 @@
 //! Answers are built as JSON by hand, in Go's shapes (`null`, `[]`, absent): clients of every version tell them
 //! apart, and generated types do not.
 
+mod body;
 mod containers;
 mod exec;
 pub mod go_json;
@@ -26,6 +27,7 @@ use hyper::{Request, Response, StatusCode};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use body::Heard;
 use hijack::Answer;
 use reply::{Body, Reply};
 use request::{Call, Version};
@@ -46,7 +48,7 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
         .is_some_and(|v| v.to_ascii_lowercase().contains("upgrade"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let started = std::time::Instant::now();
-    let result = dispatch(engine, request).await;
+    let result = dispatch(engine, request.map(Heard::new)).await;
     tracing::debug!("{method} {path}: {:?} in {:?}", result.as_ref().err(), started.elapsed());
     let response = match result {
         Ok(Reply::Hijack(content_type, run)) => {
@@ -82,7 +84,7 @@ fn signed(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-async fn dispatch(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Reply> {
+async fn dispatch(engine: Arc<Engine>, request: Request<Heard>) -> Result<Reply> {
     let path = request.uri().path();
     let (version, path) = split_version(path)?;
     let (operation, params) = match router::route(request.method(), path) {

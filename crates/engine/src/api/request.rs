@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request};
 use serde::de::DeserializeOwned;
 
+use super::body::Heard;
 use super::go_json;
 use crate::error::{Error, Result};
 
@@ -43,12 +43,12 @@ pub struct Call {
     /// The API version of the path, or the newest.
     pub version: Version,
     /// The body, not yet read.
-    pub body: Incoming,
+    pub body: Heard,
 }
 
 impl Call {
     /// Makes it from what hyper gives.
-    pub fn new(request: Request<Incoming>, params: Vec<String>, version: Version) -> Self {
+    pub fn new(request: Request<Heard>, params: Vec<String>, version: Version) -> Self {
         let query = request.uri().query().map(parse_query).unwrap_or_default();
         let (parts, body) = request.into_parts();
         Self { params, query, headers: parts.headers, version, body }
