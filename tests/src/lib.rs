@@ -36,11 +36,11 @@ pub fn tool(variable: &str) -> PathBuf {
 }
 
 /// Waits until `ready` holds, asking often; for what can only be polled from outside (a socket's appearance).
-/// Panics with `what` after ten seconds.
+/// Panics with `what` after a minute: a disk may be busy with what was built before.
 pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !ready() {
-        assert!(std::time::Instant::now() < deadline, "{what}: not within ten seconds");
+        assert!(std::time::Instant::now() < deadline, "{what}: not within a minute");
         pause();
     }
 }

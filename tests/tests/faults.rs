@@ -144,7 +144,7 @@ impl Stage {
     /// Waits for what the engine does in the background at start, then nothing may be amiss.
     #[track_caller]
     fn whole(&self, when: &str, find: impl Fn() -> Vec<String>) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let mut found = find();
         while !found.is_empty() && Instant::now() < deadline {
             pause(Duration::from_millis(20));

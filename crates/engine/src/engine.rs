@@ -144,6 +144,13 @@ impl Engine {
             seccomp: Mutex::default(),
         });
         engine.find_containers().await?;
+        // Beside the first requests: it looks at everything, and nobody waits for it.
+        let tidied = engine.clone();
+        tokio::spawn(async move {
+            if let Err(e) = tidied.images.tidy().await {
+                tracing::error!("what no image reaches was left: {e}");
+            }
+        });
         Ok(engine)
     }
 

@@ -58,6 +58,16 @@ impl Images {
         Ok(Images { store, puller })
     }
 
+    /// Removes content that nothing reaches: whoever was killed between forgetting a name and removing what it meant
+    /// left some. To be called once after [`Images::open`]; everything else may go on beside it.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn tidy(&self) -> Result<(), Error> {
+        let store = self.store.clone();
+        blocking(move || store.collect()).await.map(drop)
+    }
+
     /// Pulls an image. Dropping the future cancels it and leaves nothing behind.
     ///
     /// # Errors

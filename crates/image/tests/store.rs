@@ -521,3 +521,18 @@ async fn a_pushed_image_keeps_its_digest_and_is_sent_once() {
     let other = Place::new();
     assert_eq!(other.open().pull(&mine, PullOptions::default(), silent()).await.unwrap().id, id);
 }
+
+#[tokio::test]
+async fn what_a_killed_engine_had_only_forgotten_goes_when_it_starts_again() {
+    let place = Place::new();
+    loaded(&place.open(), "x", &["app"]).await;
+    // Killed between the two steps of a removal: the name is gone, what it meant is not.
+    let db = rusqlite::Connection::open(place.db()).unwrap();
+    db.execute_batch("DELETE FROM image_name; DELETE FROM image_target").unwrap();
+    drop(db);
+    let images = place.open();
+    assert_ne!((place.names("blobs/sha256").len(), place.names("layers").len()), (0, 0));
+    images.tidy().await.unwrap();
+    assert_eq!((place.names("blobs/sha256").len(), place.names("layers").len()), (0, 0));
+    assert_eq!(images.disk_usage().await.unwrap().total, 0);
+}
