@@ -338,15 +338,26 @@ impl Tree {
 
     fn line(&self, program: &str) -> Vec<String> {
         let path = self.file(program).display().to_string();
-        let loader = ["lib64/ld-linux-x86-64.so.2", "lib/ld-linux-aarch64.so.1"];
-        let Some(loader) = loader.iter().map(|l| self.root.join(l)).find(|l| l.is_file()) else {
+        let (triple, loader) = match host_arch() {
+            "arm64" => ("aarch64-linux-gnu", "ld-linux-aarch64.so.1"),
+            _ => ("x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
+        };
+        // Not the one in lib64: older packages have a link there that leads to this machine's own loader, which fits the
+        // tree's libraries only as long as both are of one version.
+        let loaders = ["usr/lib", "lib"].map(|l| self.root.join(l).join(triple).join(loader));
+        let Some(loader) = loaders.iter().find(|l| l.is_file()) else {
             return vec![path];
         };
-        let triple = if host_arch() == "arm64" { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
-        let libraries =
-            [format!("usr/lib/{triple}"), "usr/lib".to_owned(), format!("usr/lib/{triple}/pulseaudio")]
-                .map(|l| self.root.join(l).display().to_string())
-                .join(":");
+        // Older packages have their libraries in /lib itself. What is not found here would be this machine's, of another
+        // version than the loader.
+        let libraries = [
+            format!("usr/lib/{triple}"),
+            format!("lib/{triple}"),
+            "usr/lib".to_owned(),
+            format!("usr/lib/{triple}/pulseaudio"),
+        ]
+        .map(|l| self.root.join(l).display().to_string())
+        .join(":");
         vec![loader.display().to_string(), "--library-path".to_owned(), libraries, path]
     }
 }

@@ -219,16 +219,15 @@ impl Puller {
             })
         });
         let download = async {
-            let mut sinks = vec![blob_chunks];
-            sinks.extend(unpacked.then_some(layer_chunks));
-            let done = download(repository, layer, &sinks, progress).await;
+            let layer_chunks = unpacked.then_some(layer_chunks);
+            let done = download(repository, layer, &blob_chunks, layer_chunks.clone(), progress).await;
             if let Err(Failed::Transfer(e)) = &done {
                 // So that the threads do not take the end of the channel for the end of the layer.
-                for sink in &sinks {
+                for sink in [Some(&blob_chunks), layer_chunks.as_ref()].into_iter().flatten() {
                     let _ = sink.send(Err(io::Error::other(e.to_string()))).await;
                 }
             }
-            drop(sinks);
+            drop((blob_chunks, layer_chunks));
             if done.is_ok() {
                 layer.say(progress, "Download complete", 0);
                 if unpacked {
@@ -244,12 +243,15 @@ impl Puller {
             }
         };
         let (downloaded, blob, unpacked) = tokio::join!(download, blob, unpacking);
-        // The cause first: a failed transfer fails the others too. A blob that is not what it should be outweighs
-        // whatever its wrong bytes did to the unpacking.
-        if let Err(Failed::Transfer(e)) = downloaded {
-            return Err(e);
-        }
+        // The cause first: a failed transfer fails the others too, and a blob that can't be written ends the layer's
+        // bytes. A blob that is not what it should be outweighs whatever its wrong bytes did to the unpacking.
+        let blob_failed_first = match downloaded {
+            Err(Failed::Transfer(e)) => return Err(e),
+            Err(Failed::Writer) => true,
+            Ok(()) => false,
+        };
         let (blob, unpacked) = match (blob, unpacked) {
+            (Err(e), _) if blob_failed_first => return Err(e),
             (Err(e @ Error::Verification { .. }), _) | (_, Err(e)) | (Err(e), _) => return Err(e),
             (Ok(blob), Ok(unpacked)) => (blob, unpacked),
         };
@@ -303,15 +305,16 @@ fn mismatch(what: &str, expected: impl ToString, got: impl ToString) -> Error {
 enum Failed {
     /// The registry's fault, or content of the wrong length.
     Transfer(Error),
-    /// A thread went away; it says itself why.
-    Receiver,
+    /// The thread that writes the blob went away; it says itself why.
+    Writer,
 }
 
-/// Sends a blob's bytes to the sinks, resuming where the connection broke off.
+/// Sends a blob's bytes to who writes them and who unpacks them, resuming where the connection broke off.
 async fn download(
     repository: &Repository,
     layer: &Layer,
-    sinks: &[mpsc::Sender<io::Result<Bytes>>],
+    blob: &mpsc::Sender<io::Result<Bytes>>,
+    mut unpacking: Option<mpsc::Sender<io::Result<Bytes>>>,
     progress: &ProgressSink,
 ) -> Result<(), Failed> {
     let size = layer.blob.size;
@@ -336,10 +339,14 @@ async fn download(
                                     "more",
                                 )));
                             }
-                            for sink in sinks {
-                                if sink.send(Ok(chunk.clone())).await.is_err() {
-                                    return Err(Failed::Receiver);
-                                }
+                            if blob.send(Ok(chunk.clone())).await.is_err() {
+                                return Err(Failed::Writer);
+                            }
+                            // Should the unpacking have failed, only the whole blob tells whether its bytes are why.
+                            if let Some(layer) = &unpacking
+                                && layer.send(Ok(chunk)).await.is_err()
+                            {
+                                unpacking = None;
                             }
                             if last_said.elapsed() >= PROGRESS_EVERY {
                                 last_said = Instant::now();
