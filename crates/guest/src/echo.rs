@@ -193,8 +193,8 @@ fn written(folder: &OwnedFd, name: &str) -> Result<(), Errno> {
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(folder, name, flags, Mode::empty()) {
         Ok(file) => futimens(&file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW),
-        // Not the host user's to write: a new time is all that can be shown.
-        Err(Errno::EACCES | Errno::EROFS) => nix::sys::stat::utimensat(
+        // Not to be written to, or a container runs it just now: a new time is all that can be shown.
+        Err(Errno::EACCES | Errno::EROFS | Errno::ETXTBSY) => nix::sys::stat::utimensat(
             folder,
             name,
             &TimeSpec::UTIME_OMIT,

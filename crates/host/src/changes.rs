@@ -42,6 +42,6 @@ async fn hear(tag: String, socket: PathBuf, guest: mpsc::Sender<ToGuest>) {
         sleep(RETRY).await;
     }
     if heard {
-        tracing::warn!("{tag} has ended: whoever uses its folder waits until the machine is restarted");
+        tracing::warn!("{tag} has ended: whoever uses its folder waits; `coracle restart` brings it back");
     }
 }

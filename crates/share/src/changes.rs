@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -61,6 +61,8 @@ pub(crate) struct Watch {
     inotify: OwnedFd,
     limit: usize,
     table: Mutex<Table>,
+    /// Said that not every folder is watched.
+    unseen: Once,
 }
 
 #[derive(Default)]
@@ -135,7 +137,8 @@ impl Watch {
     /// Over the folder `root` (canonical), whose number in the guest is `number`; at most `limit` folders.
     pub(crate) fn new(root: &Path, number: Inode, limit: usize) -> io::Result<Self> {
         let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let watch = Self { root: root.to_owned(), inotify, limit, table: Mutex::default() };
+        let watch =
+            Self { root: root.to_owned(), inotify, limit, table: Mutex::default(), unseen: Once::new() };
         let fd = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         watch.add(&mut watch.table(), fd, number)?;
         Ok(watch)
@@ -163,14 +166,23 @@ impl Watch {
             return;
         }
         if table.folders.len() >= self.limit {
-            return;
+            return self.say_once(&format!("more than {} folders are in use", self.limit));
         }
         let Some(above) = table.folders.get(&parent) else { return };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Gone meanwhile, or no more watches: its changes are not seen.
-        if let Ok(fd) = rustix::fs::openat(&above.fd, name, flags, Mode::empty()) {
-            let _ = self.add(&mut table, fd, number);
+        // Gone meanwhile: nobody waits for its changes.
+        let Ok(fd) = rustix::fs::openat(&above.fd, name, flags, Mode::empty()) else { return };
+        if let Err(error) = self.add(&mut table, fd, number) {
+            self.say_once(&format!("{error} (raise the sysctl fs.inotify.max_user_watches)"));
         }
+    }
+
+    fn say_once(&self, why: &str) {
+        self.unseen.call_once(|| {
+            eprintln!(
+                "coracle-share: what the host changes in some folders raises no events in containers: {why}"
+            );
+        });
     }
 
     /// The guest has forgotten it `count` times.
@@ -336,7 +348,9 @@ impl Watch {
     /// More happened than the kernel keeps: what changed lately in the folders counts as changed.
     fn look_everywhere(&self, dirty: &mut Dirty) {
         let lately = SystemTime::now() - REMEMBERED;
-        let table = self.table();
+        let mut table = self.table();
+        table.own.clear(); // their events are among those that are lost
+        let table = &*table;
         for (number, folder) in &table.folders {
             // What is only a path can't be read.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -409,6 +423,8 @@ impl Watch {
 impl Table {
     fn take_own(&mut self, key: &Key, deed: Deed) -> bool {
         let Some(deeds) = self.own.get_mut(key) else { return false };
+        // An event that never came must not stand for one of the host's long after.
+        deeds.retain(|(_, when)| when.elapsed() < REMEMBERED);
         let found = deeds.iter().position(|(d, _)| *d == deed).map(|at| deeds.remove(at));
         if deeds.is_empty() {
             self.own.remove(key);
