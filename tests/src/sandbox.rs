@@ -37,6 +37,11 @@ impl Sandbox {
         this
     }
 
+    /// The process that holds them.
+    pub(crate) fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
     /// Where a path of the inside is seen from outside.
     pub fn seen(&self, path: &Path) -> PathBuf {
         let inside = path.strip_prefix("/").expect("an absolute path");
