@@ -12,11 +12,13 @@ use tests::{Engine, eventually, tool};
 const AT_ONCE: usize = 8;
 /// Runs before anything is counted: what is made once is made by then.
 const WARM_UP: usize = 24;
+/// Looks at what there is that find the same: then nothing is on its way any more.
+const LOOKS_ALIKE: usize = 10;
 /// KiB that the engine may have grown by: allocators keep what they may need again.
 const GROWTH: u64 = 6 << 10;
 
 /// All that may be left over.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 struct Footprint {
     descriptors: BTreeMap<String, usize>,
     mounts: BTreeSet<String>,
@@ -68,6 +70,20 @@ impl Footprint {
             threads: std::fs::read_dir(proc.join("task")).map_or(0, Iterator::count),
         }
     }
+
+    /// Of an engine that nobody asks anything: a client's connection and what is given back behind an answer are gone
+    /// when several looks in a row find the same.
+    fn at_rest(engine: &Engine) -> Self {
+        let (mut last, mut alike) = (Self::of(engine), 0);
+        eventually("the engine is at rest", || {
+            let now = Self::of(engine);
+            alike =
+                if now.descriptors == last.descriptors && now.files == last.files { alike + 1 } else { 0 };
+            last = now;
+            alike == LOOKS_ALIKE
+        });
+        last
+    }
 }
 
 /// KiB of memory that are the engine's alone.
@@ -116,23 +132,11 @@ fn nothing_stays_of_containers_that_have_gone() {
     let gone = || eventually("all are removed", || engine.docker(&["ps", "-aq"]).out.is_empty());
     cycles(&engine, WARM_UP);
     gone();
-    let (before, memory_before) = (Footprint::of(&engine), memory(&engine));
+    let (before, memory_before) = (Footprint::at_rest(&engine), memory(&engine));
     let ids = cycles(&engine, count);
     gone();
     assert_eq!(ids.len(), count);
-    // What is given back behind the answer is given back soon.
-    let mut after = Footprint::of(&engine);
-    let same = |after: &Footprint| {
-        after.descriptors == before.descriptors
-            && after.mounts == before.mounts
-            && after.links == before.links
-            && after.rules == before.rules
-            && after.files == before.files
-    };
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    while !same(&after) && std::time::Instant::now() < deadline {
-        after = Footprint::of(&engine);
-    }
+    let after = Footprint::at_rest(&engine);
     assert_eq!(after.descriptors, before.descriptors, "descriptors");
     let more = |after: &BTreeSet<String>, before: &BTreeSet<String>| -> Vec<String> {
         after.symmetric_difference(before).cloned().collect()
