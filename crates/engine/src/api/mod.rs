@@ -59,6 +59,7 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
         }
         Ok(Reply::Empty(status)) => reply::plain(status, reply::full("")),
         Ok(Reply::Json(status, value)) => reply::json(status, &value),
+        Ok(Reply::Encoded(text)) => reply::with_type(StatusCode::OK, "application/json", reply::full(text)),
         Ok(Reply::Text(text)) => {
             reply::with_type(StatusCode::OK, "text/plain; charset=utf-8", reply::full(text))
         }

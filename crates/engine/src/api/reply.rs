@@ -26,6 +26,8 @@ pub enum Reply {
     Empty(StatusCode),
     /// A JSON document.
     Json(StatusCode, Value),
+    /// 200 with a JSON document that is written already, with the newline at its end.
+    Encoded(Bytes),
     /// Plain text.
     Text(String),
     /// A body that is produced while it is read.

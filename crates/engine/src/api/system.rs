@@ -171,7 +171,8 @@ pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         let mut list = Vec::new();
         let mut images = super::containers::Images::of(&engine);
         for handle in engine.containers.list() {
-            list.push(super::containers::summary(&mut images, &handle.view(), true).await);
+            let view = handle.view();
+            list.push(json!(super::containers::summary(&mut images, &view, true).await));
         }
         out["Containers"] = json!(list);
     }

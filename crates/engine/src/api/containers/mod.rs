@@ -1,11 +1,13 @@
-//! Operations of the tag Container: its life here, what is shown of it in `look`, its processes in `processes`, its
+//! Operations of the tag Container: its life here, what is shown of it in `list` and `look`, its processes in `processes`, its
 //! output and input in `streams`.
 
 mod archive;
+mod list;
 mod look;
 mod processes;
 mod stats;
 mod streams;
+mod summary;
 mod websocket;
 
 use std::sync::Arc;
@@ -13,10 +15,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 pub use archive::{archive_get, archive_info, archive_put, changes, export};
-pub use look::{Images, inspect, list, summary};
+pub use list::list;
+pub use look::inspect;
 pub use processes::{resize, running, size, top, wait};
 pub use stats::stats;
 pub use streams::{attach, detach_keys, logs, pump};
+pub use summary::{Images, summary};
 pub use websocket::attach as attach_websocket;
 
 use super::reply::Reply;
