@@ -262,8 +262,12 @@ fn options_of_run_have_effect() {
     let first = run(&["--init", "busybox", "sh", "-c", "tr '\\0' ' ' </proc/1/cmdline; echo; echo $$"]);
     assert!(first.contains("docker-init -- sh") && !first.ends_with("\n1"), "{first}");
     engine
-        .docker(&["run", "--rm", "--volume-driver", "nfs", "busybox"])
-        .fails(125, "--volume-driver is not there yet");
+        .docker(&["run", "--rm", "--volume-driver", "nfs", "-v", "/data", "busybox"])
+        .fails(125, "error looking up volume plugin nfs: plugin \"nfs\" not found");
+    engine
+        .docker(&["run", "--rm", "--storage-opt", "size=1g", "busybox"])
+        .fails(125, "--storage-opt is supported only for overlay over xfs with 'pquota' mount option");
+    engine.docker(&["run", "--rm", "--storage-opt", "speed=1", "busybox"]).fails(125, "Unknown option speed");
     let other = if std::env::consts::ARCH == "aarch64" { "linux/amd64" } else { "linux/arm64" };
     let (status, words) = engine.request(
         "POST",

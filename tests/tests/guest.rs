@@ -174,6 +174,18 @@ fn limits_are_what_they_say() {
         "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait",
     ]);
     assert!(forks.err.contains("can't fork"), "{forks:?}");
+    // A loop that wants a whole processor is held back.
+    let busy = "timeout 2 sh -c 'while :; do :; done'; cat /sys/fs/cgroup/cpu.stat";
+    let stat = run(&["--cpus", "0.2", "busybox", "sh", "-c", busy]).ok();
+    let throttled = stat.lines().find_map(|l| l.strip_prefix("nr_throttled ")?.parse::<u64>().ok());
+    assert!(throttled.is_some_and(|n| n > 3), "{stat}");
+    // A disk is written no faster than allowed: 3 MiB at 1 MiB a second, a second of it at once.
+    let script = "dd if=/dev/zero of=/f bs=64k count=48 conv=fsync 2>/dev/null; cat /sys/fs/cgroup/io.max";
+    let started = std::time::Instant::now();
+    let max = run(&["--device-write-bps", "/dev/vdb:1mb", "busybox", "sh", "-c", script]).ok();
+    let took = started.elapsed();
+    assert!(max.contains("wbps=1048576"), "{max}");
+    assert!(took.as_secs_f64() > 2.0, "3 MiB were written in {took:?}");
     let warnings = machine.docker(&["info", "-f", "{{.Warnings}}"]).ok();
     assert_eq!(warnings, "[]", "every controller is there");
 }

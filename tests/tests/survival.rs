@@ -69,7 +69,11 @@ fn an_orderly_stop_leaves_containers_running() {
         ])
         .ok();
     engine.stop();
+    // What a power cut leaves of a container that was never acknowledged.
+    let orphan = engine.root().join("containers").join("f".repeat(64));
+    std::fs::create_dir_all(&orphan).unwrap();
     engine.launch();
+    assert!(!orphan.exists(), "{}", orphan.display());
     assert_eq!(engine.docker(&["inspect", "-f", "{{.State.Status}}", "runs"]).ok(), "running");
     assert_eq!(engine.curl(&["http://127.0.0.1:8080/"]).ok(), "page", "its port is open again");
 }

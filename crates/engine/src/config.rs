@@ -158,9 +158,13 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// The containers' durable folders.
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
     /// A container's durable folder.
     pub fn container(&self, id: &str) -> PathBuf {
-        self.root.join("containers").join(id)
+        self.containers().join(id)
     }
     /// A volume's folder.
     pub fn volume(&self, name: &str) -> PathBuf {

@@ -211,7 +211,19 @@ impl Engine {
             self.containers.insert(&id, handle);
         }
         self.volumes.release_unused().await;
+        self.remove_unknown_folders().await;
         Ok(())
+    }
+
+    /// Folders of containers that have no record: the power went before the record was written, or after it was removed.
+    async fn remove_unknown_folders(&self) {
+        let Ok(mut folders) = tokio::fs::read_dir(self.paths.containers()).await else { return };
+        while let Ok(Some(folder)) = folders.next_entry().await {
+            let known = folder.file_name().to_str().is_some_and(|id| self.containers.find(id).is_ok());
+            if !known && let Err(e) = tokio::fs::remove_dir_all(folder.path()).await {
+                tracing::warn!("{} was left: {e}", folder.path().display());
+            }
+        }
     }
 
     /// The shim's durable record of how a container ended.

@@ -9,11 +9,14 @@
 //! ```
 //!
 //! What is acknowledged to a client is written with [`Durability::Durable`]: synced before the call returns.
-//! What can be found again after a crash (a container runs: its shim tells) or need not outlive one (a
-//! container with `--rm`) is [`Durability::Lazy`]: written to the log, synced with the next durable write.
+//! What is found again after a crash of the engine (a container runs: its shim tells), and decides nothing after a
+//! power cut, is [`Durability::Soon`]: written to the log, synced behind the answer. What need not outlive a crash (a
+//! container with `--rm`) is [`Durability::Lazy`]: synced with the next durable write.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,11 +26,16 @@ use crate::error::{Error, Result};
 /// Version of the engine's part of the schema.
 const VERSION: i64 = 1;
 
+/// The longest that a write of [`Durability::Soon`] is not on the disk; what comes in that time is synced together.
+pub const SYNC_DELAY: Duration = Duration::from_millis(200);
+
 /// Whether a write must have reached the disk when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Synced before it returns.
     Durable,
+    /// Synced within [`SYNC_DELAY`].
+    Soon,
     /// Synced with the next durable write.
     Lazy,
 }
@@ -60,6 +68,9 @@ impl Kind {
 #[derive(Clone)]
 pub struct Store {
     conn: Arc<Mutex<Connection>>,
+    log: PathBuf,
+    /// A sync behind the answers is on its way.
+    syncing: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -90,7 +101,9 @@ impl Store {
                  COMMIT;"
             ))?,
         }
-        Ok(Self { conn: Arc::new(Mutex::new(conn)) })
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        Ok(Self { conn: Arc::new(Mutex::new(conn)), log: log.into(), syncing: Arc::default() })
     }
 
     async fn with<T: Send + 'static>(
@@ -101,7 +114,7 @@ impl Store {
         let conn = self.conn.clone();
         let run = move || -> Result<T> {
             let conn = conn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let lazy = durability == Durability::Lazy;
+            let lazy = durability != Durability::Durable;
             if lazy {
                 conn.pragma_update(None, "synchronous", "NORMAL")?;
             }
@@ -111,7 +124,23 @@ impl Store {
             }
             Ok(result?)
         };
-        tokio::task::spawn_blocking(run).await.map_err(|e| Error::internal(e.to_string()))?
+        let result = tokio::task::spawn_blocking(run).await.map_err(|e| Error::internal(e.to_string()))?;
+        if durability == Durability::Soon && !self.syncing.swap(true, Ordering::AcqRel) {
+            // Nobody waits for it: an orderly end closes the database, which syncs it.
+            tokio::spawn(self.clone().sync());
+        }
+        result
+    }
+
+    /// Brings the log to the disk as it is after the delay.
+    async fn sync(self) {
+        tokio::time::sleep(SYNC_DELAY).await;
+        self.syncing.store(false, Ordering::Release);
+        let log = self.log.clone();
+        let synced = tokio::task::spawn_blocking(move || std::fs::File::open(&log)?.sync_data()).await;
+        if let Ok(Err(e)) = synced {
+            tracing::warn!("{} was not synced: {e}", self.log.display());
+        }
     }
 
     /// Writes (or overwrites) a record.

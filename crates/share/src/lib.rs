@@ -74,8 +74,9 @@ fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let _ = std::fs::remove_file(&arguments.changes); // of an earlier one
     watch.clone().serve(UnixListener::bind(&arguments.changes)?);
     let root_dir = folder.into_os_string().into_string().map_err(|_| "its path is not UTF-8")?;
-    // Bound before the hypervisor is started: it connects once.
-    let mut listener = Listener::new(&arguments.socket, true)?;
+    // Bound before the hypervisor is started: it connects once. The path is the controller's to remove: by the time
+    // this one ends, another may have bound it anew.
+    let mut listener = Listener::from(UnixListener::bind(&arguments.socket)?);
     let inner = PassthroughFs::new(Config {
         root_dir,
         xattr: true,

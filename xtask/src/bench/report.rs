@@ -96,7 +96,11 @@ pub fn head() -> String {
 }
 
 fn short(n: f64) -> String {
-    if n == 0.0 || n >= 100.0 { format!("{n:.0}") } else { format!("{n:.1}") }
+    match n {
+        0.0 | 100.0.. => format!("{n:.0}"),
+        1.0.. => format!("{n:.1}"),
+        _ => format!("{n:.2}"),
+    }
 }
 
 #[cfg(test)]

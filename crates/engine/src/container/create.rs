@@ -67,7 +67,8 @@ pub async fn create(
     let name = reserve(engine, name, &id)?;
     let made = async {
         let durability = if host.auto_remove { Durability::Lazy } else { Durability::Durable };
-        let prepared = prepare_volumes(engine, &id, &image.id, &mut mounts, durability).await;
+        let prepared =
+            prepare_volumes(engine, &id, &image.id, &mut mounts, &host.volume_driver, durability).await;
         engine.volumes.release(&id).await;
         prepared?;
         tokio::fs::create_dir_all(engine.paths.container(&id)).await?;
@@ -213,6 +214,7 @@ async fn prepare_volumes(
     id: &str,
     image_id: &image::Digest,
     mounts: &mut [MountPoint],
+    driver: &str,
     durability: Durability,
 ) -> Result<()> {
     let mut fill = Vec::new();
@@ -224,7 +226,7 @@ async fn prepare_volumes(
         });
         let labels = (!labels.is_empty()).then_some(labels);
         let options = (!mount.driver_options.is_empty()).then(|| mount.driver_options.clone());
-        let (_, new) = engine.volumes.create(&name, "local", labels, options, durability).await?;
+        let (_, new) = engine.volumes.create(&name, driver, labels, options, durability).await?;
         if new {
             engine.volume_event(&name, "create", BTreeMap::new());
         }

@@ -98,11 +98,16 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     if host.runtime.is_empty() {
         host.runtime = "coracle".into();
     }
-    if !host.userns_mode.is_empty() && host.userns_mode != "host" {
-        return missing("--userns");
+    if !matches!(host.userns_mode.as_str(), "" | "host") {
+        return Err(Error::invalid(format!("invalid user namespace mode: {}", host.userns_mode)));
+    }
+    if let Some(option) = host.storage_opt.keys().find(|option| !option.eq_ignore_ascii_case("size")) {
+        return Err(Error::invalid(format!("Unknown option {option}")));
     }
     if !host.storage_opt.is_empty() {
-        return missing("--storage-opt");
+        return Err(Error::invalid(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+        ));
     }
     let parts = host.cgroup_parent.split('/').filter(|p| !p.is_empty());
     if parts.clone().any(|part| matches!(part, "." | "..")) {
@@ -110,9 +115,6 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     }
     if parts.count() == 0 {
         host.cgroup_parent.clear();
-    }
-    if !matches!(host.volume_driver.as_str(), "" | "local") {
-        return missing("--volume-driver");
     }
     if host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0 {
         return missing("CPU real-time scheduling");

@@ -175,7 +175,10 @@ impl Store {
             .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
             .collect::<Result<_, _>>()?;
         tx.commit()?;
+        // Its digest was not known when its lease was made, and it may have been named when the power went.
+        let mut unnamed = false;
         for (path, blob) in left {
+            unnamed |= blob.is_none() && path.starts_with("ingest/") && !self.root.join(&path).exists();
             tracing::info!(path, "removing what was left half-done");
             remove_path(&self.root.join(path))?;
             if let Some(blob) = blob {
@@ -186,7 +189,23 @@ impl Store {
         for item in fs::read_dir(&ingest).map_err(|e| Error::os("read", &ingest, e))? {
             remove_path(&item.map_err(|e| Error::os("read", &ingest, e))?.path())?;
         }
+        if unnamed {
+            self.remove_unknown_blobs(&db)?;
+        }
         db.execute("DELETE FROM image_lease", [])?;
+        Ok(())
+    }
+
+    fn remove_unknown_blobs(&self, db: &Connection) -> Result<(), Error> {
+        let folder = self.root.join("blobs/sha256");
+        let mut known = db.prepare("SELECT 1 FROM image_blob WHERE digest = 'sha256:' || ?1")?;
+        for item in fs::read_dir(&folder).map_err(|e| Error::os("read", &folder, e))? {
+            let item = item.map_err(|e| Error::os("read", &folder, e))?;
+            if !known.exists([item.file_name().to_string_lossy()])? {
+                tracing::info!(blob = ?item.file_name(), "removing what was left half-done");
+                remove_path(&item.path())?;
+            }
+        }
         Ok(())
     }
 
@@ -567,4 +586,26 @@ pub(crate) fn remove_path(path: &Path) -> Result<(), Error> {
 
 fn sync_folder(path: &Path) -> Result<(), Error> {
     fs::File::open(path).and_then(|f| f.sync_all()).map_err(|e| Error::os("sync", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A commit finds its blob's digest while it writes: the lease does not know it.
+    #[test]
+    fn a_blob_named_but_not_recorded_goes_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("coracle.db");
+        let root = dir.path().join("image");
+        let store = Store::open(&root, &database).unwrap();
+        let lease = store.lease(&[Draft::Blob(None)]).unwrap().pop().unwrap();
+        fs::write(lease.path(), "layer").unwrap();
+        let named = store.blob_path(&Digest::of(b"layer"));
+        fs::rename(lease.path(), &named).unwrap();
+        std::mem::forget(lease); // the power goes
+        drop(store);
+        let _store = Store::open(&root, &database).unwrap();
+        assert!(!named.exists(), "{}", named.display());
+    }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{RESTART_CALM, RESTART_FIRST, RESTART_MAX, Run, State, Stopping, Task, tell};
 use crate::container::{Status, health};
 use crate::error::{Error, Result};
-use crate::store::{Durability, Kind};
+use crate::store::Kind;
 
 impl Task {
     /// Gives back what a run took. Errors are told, none stops it.
@@ -75,7 +75,7 @@ impl Task {
             }
             self.state = State::Waiting(Instant::now() + self.back_off);
             self.back_off = (self.back_off * 2).min(RESTART_MAX);
-            self.save(Durability::Lazy).await;
+            self.save(self.run_durability()).await;
             self.publish(Status::Restarting);
             waiters.into_iter().for_each(|reply| tell(reply, Ok(())));
             return true;
@@ -90,8 +90,7 @@ impl Task {
                 tell(reply, result.clone());
             }
         } else {
-            // The shim's own record of the exit is durable: this one may be lost and is made again from it.
-            self.save(Durability::Lazy).await;
+            self.save(self.run_durability()).await;
             self.publish(Status::Exited);
         }
         waiters.into_iter().for_each(|reply| tell(reply, Ok(())));

@@ -298,6 +298,16 @@ impl Task {
         if self.record.host.auto_remove { Durability::Lazy } else { Durability::Durable }
     }
 
+    /// How a run begins and ends is found again after a crash; after a power cut a restart policy follows what is on
+    /// the disk.
+    fn run_durability(&self) -> Durability {
+        match self.record.host.restart_policy.name.as_str() {
+            _ if self.record.host.auto_remove => Durability::Lazy,
+            "" | "no" => Durability::Soon,
+            _ => Durability::Durable,
+        }
+    }
+
     async fn save(&self, durability: Durability) {
         let saved = self.engine.store.put(Kind::Container, &self.record.id, &self.record, durability).await;
         if let Err(e) = saved {

@@ -6,7 +6,6 @@ use super::networks::serve_names;
 use super::{Run, State, Task};
 use crate::container::{LastRun, PublishedPort, Status, create, health, links, spec};
 use crate::error::{Code, Error, Result};
-use crate::store::Durability;
 
 impl Task {
     pub(super) async fn start(&mut self) -> Result<()> {
@@ -15,8 +14,7 @@ impl Task {
                 self.record.last.error = String::new();
                 self.record.stopped_by_user = false;
                 self.state = State::Running(Box::new(run));
-                // Found again through its shim after a crash: nothing is lost if this line is.
-                self.save(Durability::Lazy).await;
+                self.save(self.run_durability()).await;
                 self.publish_running();
                 self.emit("start", &[]);
                 links::tell_those_linked_to(&self.engine, &self.record.id).await;
@@ -32,7 +30,7 @@ impl Task {
                 self.publish(if ran { Status::Exited } else { Status::Created });
                 self.pending.clear();
                 if !self.record.host.auto_remove {
-                    self.save(Durability::Lazy).await;
+                    self.save(self.run_durability()).await;
                 }
                 Err(error.error)
             }

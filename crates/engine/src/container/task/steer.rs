@@ -116,7 +116,7 @@ impl Task {
         let status = health.status;
         self.publish_running();
         if changed {
-            self.save(Durability::Lazy).await;
+            self.save(self.run_durability()).await;
             self.emit(&format!("health_status: {}", status.name()), &[]);
         }
         status
