@@ -261,9 +261,10 @@ fn options_of_run_have_effect() {
     );
     let first = run(&["--init", "busybox", "sh", "-c", "tr '\\0' ' ' </proc/1/cmdline; echo; echo $$"]);
     assert!(first.contains("docker-init -- sh") && !first.ends_with("\n1"), "{first}");
-    engine
-        .docker(&["run", "--rm", "--volume-driver", "nfs", "-v", "/data", "busybox"])
-        .fails(125, "error looking up volume plugin nfs: plugin \"nfs\" not found");
+    // 404, as dockerd answers: the CLI looks for an image then.
+    let body = "{\"Image\":\"busybox\",\"Volumes\":{\"/data\":{}},\"HostConfig\":{\"VolumeDriver\":\"nfs\"}}";
+    let (status, words) = engine.request("POST", "/containers/create", Some(body));
+    assert!(status == 404 && words.contains("error looking up volume plugin nfs: plugin"), "{words}");
     engine
         .docker(&["run", "--rm", "--storage-opt", "size=1g", "busybox"])
         .fails(125, "--storage-opt is supported only for overlay over xfs with 'pquota' mount option");

@@ -52,6 +52,58 @@ fn containers_survive_a_crash_with_their_logs_and_exit_codes() {
 }
 
 #[test]
+fn fifty_containers_are_found_again_each_with_its_own_end() {
+    const CROWD: usize = 50;
+    let mut engine = Engine::with_busybox();
+    let names: Vec<String> = (0..CROWD).map(|n| format!("c{n}")).collect();
+    // Code and words are each one's own.
+    for some in names.chunks(10) {
+        let starts = some.iter().map(|name| {
+            let code = &name[1..];
+            let script =
+                format!("trap 'echo bye {code}; exit {code}' TERM; echo up {code}; sleep 1000 & wait");
+            engine
+                .command(&["run", "-d", "--name", name, "busybox", "sh", "-c", &script])
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .expect("docker")
+        });
+        for mut start in starts.collect::<Vec<_>>() {
+            assert!(start.wait().expect("docker").success());
+        }
+    }
+    let every = |engine: &Engine, format: &str| -> Vec<String> {
+        let args: Vec<&str> =
+            ["inspect", "-f", format].into_iter().chain(names.iter().map(String::as_str)).collect();
+        engine.docker(&args).ok().lines().map(str::to_owned).collect()
+    };
+    eventually("all are up", || names.iter().all(|name| engine.docker(&["logs", name]).out.contains("up")));
+    let pids = every(&engine, "{{.State.Pid}}");
+    engine.crash();
+    // Every other one ends while there is no engine.
+    for pid in pids.iter().step_by(2) {
+        signal(pid.parse().expect("a process"), "TERM");
+    }
+    eventually("they have ended", || {
+        pids.iter().step_by(2).all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
+    });
+    engine.launch();
+    let expected = |n: usize| match n % 2 {
+        0 => format!("exited {n} 0"),
+        _ => format!("running 0 {}", pids[n]),
+    };
+    let states = every(&engine, "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}}");
+    assert_eq!(states, (0..CROWD).map(expected).collect::<Vec<_>>());
+    let stop: Vec<&str> = ["stop"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    engine.docker(&stop).ok();
+    let codes = every(&engine, "{{.State.ExitCode}}");
+    assert_eq!(codes, (0..CROWD).map(|n| n.to_string()).collect::<Vec<_>>());
+    for (n, name) in names.iter().enumerate() {
+        assert_eq!(engine.docker(&["logs", name]).ok(), format!("up {n}\nbye {n}"));
+    }
+}
+
+#[test]
 fn an_orderly_stop_leaves_containers_running() {
     let mut engine = Engine::with_busybox();
     engine
