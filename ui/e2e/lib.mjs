@@ -44,12 +44,12 @@ export async function open({ theme = "light", width = 1280, height = 800, scale 
     executablePath: need("CORACLE_CHROMIUM"),
     args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb"],
   });
-  const context = await browser.newContext({ viewport: { width, height }, colorScheme: theme, deviceScaleFactor: scale, acceptDownloads: true, locale: "en-GB" });
+  const context = await browser.newContext({ viewport: { width, height }, colorScheme: theme, deviceScaleFactor: scale, acceptDownloads: true, locale: "en-GB", reducedMotion: "reduce" });
   await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: new URL(url).origin });
   const page = await context.newPage();
   page.setDefaultTimeout(20_000);
   const errors = [];
-  page.on("pageerror", (error) => errors.push(String(error)));
+  page.on("pageerror", (error) => errors.push(error.stack ?? String(error)));
   page.on("console", (message) => {
     // A refused request is the engine's answer, shown to the person; anything else is a fault of ours.
     if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) errors.push(message.text());

@@ -16,7 +16,7 @@ mod daemon;
 mod docker;
 mod error;
 pub mod logs;
-mod streams;
+pub mod streams;
 pub mod tray;
 pub mod words;
 

@@ -99,6 +99,7 @@ impl<E: Into<AppError>> From<E> for End {
     }
 }
 
+/// Opens one.
 pub fn open(app: App, what: Open) -> Stream {
     let (out, from) = mpsc::channel(QUEUE);
     let (to, input) = mpsc::channel(QUEUE);
