@@ -119,3 +119,105 @@ impl Drop for Desktop {
         let _ = self.command(coracle).args(["delete", "--force"]).output();
     }
 }
+
+/// A display and a session bus of a test's own, in the sandbox.
+pub struct Display {
+    server: Child,
+    bus: Child,
+    name: String,
+    bus_address: String,
+}
+
+/// A program with a window; ended with this value.
+pub struct Window(Child);
+
+impl Window {
+    /// Waits for its own end.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        self.0.wait().expect("wait for the window")
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // Already ended is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Display {
+    /// Starts both; the display's number is its own choice.
+    pub fn start(desktop: &Desktop) -> Self {
+        let mut server = desktop
+            .command("Xvfb")
+            .args(["-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Xvfb");
+        let name = format!(":{}", first_line(&mut server));
+        let mut bus = desktop
+            .command("dbus-daemon")
+            .args(["--session", "--nofork", "--print-address=1", "--address"])
+            .arg(format!("unix:path={}", desktop.path("bus").display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dbus-daemon");
+        let bus_address = first_line(&mut bus);
+        Self { server, bus, name, bus_address }
+    }
+
+    fn command(&self, desktop: &Desktop, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = desktop.command(program);
+        command
+            .env("DISPLAY", &self.name)
+            .env("DBUS_SESSION_BUS_ADDRESS", &self.bus_address)
+            .env("XDG_RUNTIME_DIR", desktop.folder())
+            .env("NO_AT_BRIDGE", "1")
+            .env("LIBGL_ALWAYS_SOFTWARE", "1")
+            .env("WEBKIT_DISABLE_DMABUF_RENDERER", "1")
+            .env_remove("WAYLAND_DISPLAY");
+        command
+    }
+
+    /// Starts a program with a window.
+    pub fn run(&self, desktop: &Desktop, program: &Path, args: &[&str]) -> Window {
+        Window(self.command(desktop, program).args(args).spawn().expect("the desktop app"))
+    }
+
+    /// What xdotool printed.
+    pub fn xdotool(&self, desktop: &Desktop, args: &[&str]) -> String {
+        let out =
+            self.command(desktop, "xdotool").args(args).stderr(Stdio::null()).output().expect("xdotool");
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    /// Waits for a visible window of Coracle's; its title.
+    pub fn window(&self, desktop: &Desktop) -> String {
+        let mut title = String::new();
+        crate::eventually("the window is visible", || {
+            let find = ["search", "--onlyvisible", "--name", "Coracle", "getwindowname"];
+            title = self.xdotool(desktop, &find);
+            !title.is_empty()
+        });
+        title
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        for child in [&mut self.bus, &mut self.server] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn first_line(child: &mut Child) -> String {
+    let mut line = String::new();
+    let out = child.stdout.take().expect("piped");
+    BufReader::new(out).read_line(&mut line).expect("it speaks");
+    line.trim().to_owned()
+}

@@ -216,7 +216,7 @@ pub fn desktop() -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Whether the desktop app can be built here without installing anything, or with the right to install.
+/// Whether the desktop app can be built here: all it needs is there, or may be installed.
 pub fn desktop_can_be_built() -> bool {
     crate::setup::is_root() || SHELL.iter().all(|(sign, _)| is_there(sign))
 }

@@ -41,6 +41,10 @@ export interface Backend {
   open(what: Open, listener: Listener): Channel;
   /** Opens a page of this computer in the person's browser. */
   openUrl(url: string): Promise<void>;
+  /** Whether the app starts at login, and sets it; absent where nothing can. */
+  autostart?(wanted?: boolean): Promise<boolean>;
+  /** Hears where the tray and `coracle://` links lead: `settings`, `containers/<id>/logs`. */
+  places?(hear: (place: string) => void): void;
   /** Keeps bytes as a file where the person says. */
   save(name: string, bytes: Uint8Array): Promise<void>;
 }

@@ -1,5 +1,6 @@
 // The window's implementation: the only file that imports @tauri-apps.
 import { Channel as Ipc, invoke } from "@tauri-apps/api/core";
+import { listen } from "@tauri-apps/api/event";
 
 import { type Answer, type Backend, type Channel, EngineError, engineWords, type Listener, type Request, Unreachable } from "./index";
 import type { Control, ControlAnswer, Failure, Input, Message, Open } from "./words";
@@ -75,6 +76,10 @@ export function tauri(): Backend {
           next("close", { id });
         },
       };
+    },
+    autostart: (wanted?: boolean) => call<boolean>("autostart", { wanted }),
+    places(hear) {
+      void listen<string>("go", (event) => hear(event.payload));
     },
     openUrl: (url) => call("open_url", { url }),
     save: (name, bytes) => call("save", bytes, { "x-name": encodeURIComponent(name) }),
