@@ -99,6 +99,9 @@ pub fn install(from: &Path, to: &Path) -> Result<()> {
     if std::fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());
     }
+    if let Some(folder) = to.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
     let beside = to.with_extension("new");
     std::fs::copy(from, &beside).with_context(|| format!("write {}", beside.display()))?;
     std::fs::rename(&beside, to).with_context(|| format!("write {}", to.display()))

@@ -13,17 +13,18 @@ export class List<T> {
   state = $state<"waiting" | "ready" | "failed">("waiting");
   error = $state("");
   #again = false;
-  #busy = false;
+  #reading: Promise<void> | undefined;
 
   constructor(readonly read: () => Promise<T[]>) {}
 
-  /** Reads it; asked while it is read, it is read once more. */
-  async refresh(): Promise<void> {
-    if (this.#busy) {
-      this.#again = true;
-      return;
-    }
-    this.#busy = true;
+  /** Reads it; asked while it is read, it is read once more. Done when what was there at the call is shown. */
+  refresh(): Promise<void> {
+    if (this.#reading) this.#again = true;
+    else this.#reading = this.#read().finally(() => (this.#reading = undefined));
+    return this.#reading;
+  }
+
+  async #read(): Promise<void> {
     try {
       do {
         this.#again = false;
@@ -34,8 +35,6 @@ export class List<T> {
     } catch (error) {
       this.state = "failed";
       this.error = words(error);
-    } finally {
-      this.#busy = false;
     }
   }
 }
