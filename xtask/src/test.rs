@@ -81,6 +81,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         tests.args(["test", "--workspace", "--exclude", "tests", "--locked"]).args(&name),
     )?;
     if tier == Tier::Quick {
+        ui::check()?;
         return Ok(());
     }
     let interface = app_environment()?;
@@ -105,6 +106,7 @@ fn app_environment() -> Result<Vec<(&'static str, std::path::PathBuf)>> {
     eprintln!("== user interface and shell");
     let started = std::time::Instant::now();
     ui::check()?;
+    stage::run(ui::shell_cargo().args(["fmt", "--check"]))?;
     let desktop = ui::desktop()?;
     let mut environment = ui::test_environment()?;
     environment.push(("CORACLE_TEST_DESKTOP", desktop));

@@ -60,16 +60,16 @@ impl App {
     /// Asks for something that concerns the machine itself.
     pub async fn control(&self, request: Control) -> Result<ControlAnswer, AppError> {
         match request {
-            Control::Machine => Ok(ControlAnswer::Machine { machine: self.machine().await? }),
+            Control::Machine => Ok(ControlAnswer::Machine { machine: Box::new(self.machine().await?) }),
             Control::Start => {
                 Settings::load(&self.home)?;
                 self.home.create()?;
                 daemon::client(&self.home, &self.program).await?.ask(&Request::Start).await?;
-                Ok(ControlAnswer::Machine { machine: self.machine().await? })
+                Ok(ControlAnswer::Machine { machine: Box::new(self.machine().await?) })
             }
             Control::Stop => {
                 daemon::stop(&self.home, GRACE_S).await?;
-                Ok(ControlAnswer::Machine { machine: self.machine().await? })
+                Ok(ControlAnswer::Machine { machine: Box::new(self.machine().await?) })
             }
             Control::Settings => {
                 let settings = Settings::load(&self.home)?.all().into_iter().collect();

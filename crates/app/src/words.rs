@@ -43,7 +43,7 @@ pub enum ControlAnswer {
     /// How the machine is now.
     Machine {
         /// It.
-        machine: Machine,
+        machine: Box<Machine>,
     },
     /// All settings, as they are now.
     Settings {
