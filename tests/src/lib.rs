@@ -7,11 +7,13 @@
 //! `CORACLE_TEST_SKOPEO`, `CORACLE_TEST_PODMAN`, `CORACLE_TEST_BUILDX` (other tools for images),
 //! `CORACLE_TEST_PYTHON` (a Python that has docker-py), `CORACLE_TEST_NGINX`, `CORACLE_TEST_REDIS`,
 //! `CORACLE_TEST_POSTGRES`, `CORACLE_TEST_MINBASE` (Debian's packages, unpacked), `CORACLE_TEST_COMPOSE` (Debian's
-//! docker-compose v2).
+//! docker-compose v2), `CORACLE_TEST_NODE`, `CORACLE_TEST_UI`, `CORACLE_TEST_BRIDGE`, `CORACLE_TEST_CHROMIUM`,
+//! `CORACLE_TEST_WELCOME`, `CORACLE_TEST_DESKTOP` (the desktop app and what it is driven with).
 //!
 //! An engine runs in a [`Sandbox`]: network and mount namespaces of its own, so that its bridge, rules and ports
 //! are nobody else's, and all of it goes when the sandbox does, also when a test fails.
 
+pub mod desktop;
 pub mod differential;
 pub mod engine;
 pub mod images;
@@ -21,6 +23,7 @@ pub mod sandbox;
 pub mod store;
 pub mod walls;
 
+pub use desktop::Desktop;
 pub use engine::{Cli, Engine, Outcome};
 pub use neighbour::Neighbour;
 pub use sandbox::{Registry, Sandbox};

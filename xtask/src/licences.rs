@@ -100,19 +100,22 @@ pub fn check() -> Result<()> {
     let path = workspace().join("deny.toml");
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let rules: Rules = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
-    let metadata = metadata()?;
-    let wrong = wrongs(&rules, &metadata)?;
-    ensure!(wrong.is_empty(), "deny.toml is broken:\n{}", wrong.join("\n"));
-    eprintln!("{} packages keep to deny.toml", metadata.packages.len());
+    // The shell is a workspace of its own.
+    for folder in [workspace().to_owned(), workspace().join("src-tauri")] {
+        let metadata = metadata(&folder)?;
+        let wrong = wrongs(&rules, &metadata)?;
+        ensure!(wrong.is_empty(), "deny.toml is broken:\n{}", wrong.join("\n"));
+        eprintln!("{} packages keep to deny.toml", metadata.packages.len());
+    }
     Ok(())
 }
 
-fn metadata() -> Result<Metadata> {
+fn metadata(folder: &std::path::Path) -> Result<Metadata> {
     let ask = |more: &[&str]| {
         Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(["metadata", "--locked", "--all-features", "--format-version", "1"])
             .args(more)
-            .current_dir(workspace())
+            .current_dir(folder)
             .output()
             .context("run cargo metadata")
     };

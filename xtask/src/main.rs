@@ -13,6 +13,7 @@ mod setup;
 mod stage;
 mod test;
 mod tools;
+mod ui;
 mod welcome;
 
 use std::path::{Path, PathBuf};
@@ -53,6 +54,10 @@ enum Task {
     Bench(bench::Options),
     /// Build the programs as they are shipped, in target/stage/bin
     Stage,
+    /// Build the desktop app, in target/stage/bin/coracle-desktop
+    Desktop,
+    /// Take pictures of every screen in both themes, in target/screenshots
+    Screenshots,
     /// Fetch the tools of the tests and print the environment that names them
     Tools,
     /// Make the guest's kernel, initrd and root out of Debian's packages and the staged programs
@@ -93,6 +98,8 @@ fn main() -> anyhow::Result<()> {
         Task::Fixtures { peer, group } => fixtures::record(&peer, group.as_deref())?,
         Task::Bench(options) => bench::run(&options)?,
         Task::Stage => println!("{}", stage::build()?.display()),
+        Task::Desktop => println!("{}", ui::desktop()?.display()),
+        Task::Screenshots => println!("{}", test::screenshots()?.display()),
         Task::Image { arch, programs, out } => {
             println!("{}", image_in(&arch, programs, out)?.display());
         }

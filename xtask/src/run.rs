@@ -44,8 +44,32 @@ pub fn run() -> Result<()> {
     println!("  The welcome container's page:  {url}");
     println!("  The stock docker CLI uses it:  eval \"$({} env)\"; docker ps", coracle.display());
     println!("  Stop it:                       {} stop", coracle.display());
-    show(&url);
+    if !window(&coracle)? {
+        show(&url);
+    }
     Ok(())
+}
+
+/// Opens the window where there is a display and the app can be built; answers whether it did. Without, all else holds.
+fn window(coracle: &Path) -> Result<bool> {
+    if !has_display() || !crate::ui::desktop_can_be_built() {
+        return Ok(false);
+    }
+    eprintln!("== building the desktop app");
+    let desktop = match crate::ui::desktop() {
+        Ok(desktop) => desktop,
+        Err(error) => {
+            eprintln!("the desktop app was not built: {error:#}");
+            return Ok(false);
+        }
+    };
+    let mut app = Command::new(&desktop);
+    app.env("CORACLE_PROGRAM", coracle).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // In a group of its own: what ends this command's does not end the window.
+    std::os::unix::process::CommandExt::process_group(&mut app, 0);
+    app.spawn().with_context(|| format!("run {}", desktop.display()))?;
+    println!("  The window:                    {}", desktop.display());
+    Ok(true)
 }
 
 /// Programs, welcome image, guest image and QEMU; answers where the programs and QEMU are.
@@ -127,10 +151,13 @@ fn fetch(url: &str) -> Result<String> {
     Ok(page)
 }
 
+fn has_display() -> bool {
+    std::env::var_os("DISPLAY").is_some() || std::env::var_os("WAYLAND_DISPLAY").is_some()
+}
+
 /// Opens the page where there is a display. Without one, or a browser, the printed address is enough.
 fn show(url: &str) {
-    let display = std::env::var_os("DISPLAY").is_some() || std::env::var_os("WAYLAND_DISPLAY").is_some();
-    if display && Path::new("/usr/bin/xdg-open").exists() {
+    if has_display() && Path::new("/usr/bin/xdg-open").exists() {
         let opened =
             Command::new("/usr/bin/xdg-open").arg(url).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         if let Err(e) = opened {

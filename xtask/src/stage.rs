@@ -94,10 +94,13 @@ pub fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Copies a program when it differs: by a rename, so that one that runs is replaced and not written into.
-fn install(from: &Path, to: &Path) -> Result<()> {
+pub fn install(from: &Path, to: &Path) -> Result<()> {
     let new = std::fs::read(from).with_context(|| format!("read {}", from.display()))?;
     if std::fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());
+    }
+    if let Some(folder) = to.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     }
     let beside = to.with_extension("new");
     std::fs::copy(from, &beside).with_context(|| format!("write {}", beside.display()))?;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{fuzz, licences, stage, target_dir, tools, workspace};
+use crate::{fuzz, licences, stage, target_dir, tools, ui, workspace};
 
 /// How much is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,8 +81,10 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         tests.args(["test", "--workspace", "--exclude", "tests", "--locked"]).args(&name),
     )?;
     if tier == Tier::Quick {
+        ui::check()?;
         return Ok(());
     }
+    let interface = app_environment()?;
     // CI has the mutations of `image::fuzzing` instead, among the unit tests.
     if filter.is_none() && tier == Tier::Full {
         fuzz::run()?;
@@ -93,9 +95,44 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         cargo()
             .args(["test", "--package", "tests", "--locked"])
             .args(&name)
+            .envs(interface)
             .env("CORACLE_TEST_BIN", bin)
             .env("CORACLE_TEST_QEMU", qemu),
     )
+}
+
+/// Checks and builds the user interface and the shell around it; answers what their end-to-end tests need.
+fn app_environment() -> Result<Vec<(&'static str, std::path::PathBuf)>> {
+    eprintln!("== user interface and shell");
+    let started = std::time::Instant::now();
+    ui::check()?;
+    stage::run(ui::shell_cargo().args(["fmt", "--check"]))?;
+    let desktop = ui::desktop()?;
+    let mut environment = ui::test_environment()?;
+    environment.push(("CORACLE_TEST_DESKTOP", desktop));
+    eprintln!("== user interface and shell: {:.1} s", started.elapsed().as_secs_f32());
+    Ok(environment)
+}
+
+/// Takes pictures of every screen, of a real engine with something in it.
+pub fn screenshots() -> Result<std::path::PathBuf> {
+    crate::setup::programs()?;
+    let (tools, folder) = (tools::environment()?, target_dir().join("screenshots"));
+    let bin = stage::build()?;
+    ui::build()?;
+    std::fs::create_dir_all(&folder)?;
+    stage::run(
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .current_dir(workspace())
+            .args(["test", "--quiet", "--package", "tests", "--test", "app", "--locked", "--"])
+            .args(["--ignored", "screenshots"])
+            .env("CARGO_TARGET_DIR", target_dir())
+            .envs(tools)
+            .envs(ui::test_environment()?)
+            .env("CORACLE_TEST_BIN", bin)
+            .env("CORACLE_SHOTS", &folder),
+    )?;
+    Ok(folder)
 }
 
 pub use run_all as run;

@@ -15,7 +15,7 @@ use host::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -24,8 +24,6 @@ use crate::{
     terminal,
 };
 
-/// Time in which a daemon just started must answer.
-const DAEMON_LIMIT: Duration = Duration::from_secs(15);
 /// Pause between two looks for the daemon, or for new lines of a log.
 const LOOK: Duration = Duration::from_millis(10);
 const FOLLOW: Duration = Duration::from_millis(250);
@@ -93,7 +91,7 @@ async fn start(home: &Home, limit: u64) -> Done {
     home.create()?;
     let limit = Duration::from_secs(limit);
     let started = async {
-        let mut client = daemon_of(home).await?;
+        let mut client = Client::connect_or_start(home, &std::env::current_exe()?).await?;
         if client.daemon.build != BUILD {
             eprintln!(
                 "coracle: the daemon that runs is another build ({}, this is {BUILD}): `coracle restart` replaces it",
@@ -108,35 +106,6 @@ async fn start(home: &Home, limit: u64) -> Done {
         Err(_) => Err(HostError::Daemon(format!(
             "the machine is not running after {limit:?} and goes on starting; `coracle status` says how far it is"
         ))),
-    }
-}
-
-/// The home's daemon; started when there is none.
-async fn daemon_of(home: &Home) -> Result<Client, HostError> {
-    match Client::connect(home).await {
-        Err(HostError::NotRunning) => {}
-        other => return other,
-    }
-    let program = std::env::current_exe()?;
-    let mut child = host::spawn_daemon(&program, &["daemon", "--idle"])?;
-    let deadline = Instant::now() + DAEMON_LIMIT;
-    loop {
-        match Client::connect(home).await {
-            Err(HostError::NotRunning) => {}
-            other => return other,
-        }
-        let ended = child.try_wait()?;
-        if ended.is_some() || Instant::now() > deadline {
-            // Another `start` may have won the race for the home's lock: its daemon serves us as well.
-            if let Ok(client) = Client::connect(home).await {
-                return Ok(client);
-            }
-            let how =
-                ended.map_or_else(|| format!("did not answer within {DAEMON_LIMIT:?}"), |s| s.to_string());
-            let said = host::tail(&home.daemon_log(), 3);
-            return Err(HostError::Daemon(format!("it could not be started ({how}): {said}")));
-        }
-        sleep(LOOK).await; // it makes its socket when it likes
     }
 }
 

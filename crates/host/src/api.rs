@@ -1,15 +1,23 @@
 //! The control socket: frames of [`wire::frame`], first a [`Hello`] each way, then requests and their answers in turn.
 //! After [`Request::Shell`] is answered with [`Answer::Done`] the connection is the shell's bytes.
 
+use std::{path::Path, time::Duration};
+
 use serde::{Deserialize, Serialize};
 
 use link::{Frames, LinkError, write_frame};
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf},
+    time::{Instant, sleep},
+};
 
 use crate::{BUILD, Home, HostError, RELEASE, sys};
 
 /// The control protocol's version; it only grows, and a daemon serves all before.
 pub const VERSION: u32 = 1;
+/// Time in which a daemon just started must answer, and pause between two looks for it.
+const DAEMON_LIMIT: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// First frame, each way. Frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,6 +223,34 @@ impl Client {
             Err(error) => return Err(error.into()),
         };
         Ok(Self { frames, writer, daemon })
+    }
+
+    /// Connects to the home's daemon; `program daemon` is started when there is none.
+    pub async fn connect_or_start(home: &Home, program: &Path) -> Result<Self, HostError> {
+        match Self::connect(home).await {
+            Err(HostError::NotRunning) => {}
+            other => return other,
+        }
+        let mut child = sys::spawn_daemon(program, &["daemon", "--idle"])?;
+        let deadline = Instant::now() + DAEMON_LIMIT;
+        loop {
+            match Self::connect(home).await {
+                Err(HostError::NotRunning) => {}
+                other => return other,
+            }
+            let ended = child.try_wait()?;
+            if ended.is_some() || Instant::now() > deadline {
+                // Somebody else may have won the race for the home's lock: their daemon serves us as well.
+                if let Ok(client) = Self::connect(home).await {
+                    return Ok(client);
+                }
+                let how = ended
+                    .map_or_else(|| format!("did not answer within {DAEMON_LIMIT:?}"), |s| s.to_string());
+                let said = crate::tail(&home.daemon_log(), 3);
+                return Err(HostError::Daemon(format!("it could not be started ({how}): {said}")));
+            }
+            sleep(LOOK).await; // it makes its socket when it likes
+        }
     }
 
     /// Asks, and waits for the answer.

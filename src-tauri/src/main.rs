@@ -1,0 +1,141 @@
+//! `coracle-desktop`: the window and the tray. It translates between WebKit, the desktop and the crate `app`, and
+//! decides nothing.
+
+#![cfg_attr(windows, windows_subsystem = "windows")]
+
+mod commands;
+mod tray;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use app::App;
+use tauri::{AppHandle, Emitter, Manager, WebviewUrl, WebviewWindowBuilder, WindowEvent};
+
+/// The window's name inside, its title, and its sizes: first and least.
+const WINDOW: &str = "main";
+const TITLE: &str = "Coracle";
+const SIZE: (f64, f64) = (1160.0, 760.0);
+const LEAST: (f64, f64) = (900.0, 600.0);
+/// Started at login: only the tray shows.
+const HIDDEN: &str = "--hidden";
+
+/// Whether closing the window hides it: only where a tray can bring it back.
+struct HasTray(AtomicBool);
+
+fn main() {
+    // Some drivers show an empty window with WebKit's newer renderer: NVIDIA's, and old Wayland ones.
+    #[cfg(target_os = "linux")]
+    if std::env::var_os("WEBKIT_DISABLE_DMABUF_RENDERER").is_none()
+        && std::path::Path::new("/proc/driver/nvidia").exists()
+    {
+        restart_without_dmabuf();
+    }
+    let backend = match App::of_user() {
+        Ok(app) => app,
+        Err(error) => {
+            eprintln!("coracle-desktop: {error}");
+            std::process::exit(1);
+        }
+    };
+    let built = tauri::Builder::default()
+        // First: a second start only shows the window of the first.
+        .plugin(tauri_plugin_single_instance::init(|app, arguments, _| {
+            show(app);
+            link(app, &arguments);
+        }))
+        .plugin(tauri_plugin_autostart::Builder::new().args([HIDDEN]).app_name(TITLE).build())
+        .plugin(tauri_plugin_dialog::init())
+        .plugin(tauri_plugin_notification::init())
+        .plugin(tauri_plugin_opener::init())
+        .manage(backend)
+        .manage(commands::Streams::default())
+        .manage(HasTray(AtomicBool::new(false)))
+        .invoke_handler(tauri::generate_handler![
+            commands::docker,
+            commands::control,
+            commands::open,
+            commands::say,
+            commands::type_in,
+            commands::close,
+            commands::open_url,
+            commands::save,
+            commands::autostart,
+        ])
+        .setup(|app| {
+            window(app.handle())?;
+            if let Err(error) = tray::make(app.handle()) {
+                eprintln!("coracle-desktop: no tray: {error}");
+            } else {
+                app.state::<HasTray>().0.store(true, Ordering::Relaxed);
+            }
+            let arguments: Vec<String> = std::env::args().collect();
+            if !arguments.iter().any(|a| a == HIDDEN) {
+                show(app.handle());
+            }
+            link(app.handle(), &arguments);
+            Ok(())
+        })
+        .on_window_event(|window, event| {
+            if let WindowEvent::CloseRequested { api, .. } = event
+                && window.state::<HasTray>().0.load(Ordering::Relaxed)
+            {
+                // Containers go on, and so does the tray.
+                api.prevent_close();
+                let _ = window.hide();
+            }
+        })
+        .build(tauri::generate_context!());
+    match built {
+        Ok(app) => app.run(|_, _| {}),
+        Err(error) => {
+            eprintln!("coracle-desktop: the window could not be made: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn window(app: &AppHandle) -> tauri::Result<()> {
+    WebviewWindowBuilder::new(app, WINDOW, WebviewUrl::default())
+        .title(TITLE)
+        .inner_size(SIZE.0, SIZE.1)
+        .min_inner_size(LEAST.0, LEAST.1)
+        .visible(false)
+        // The page is ours alone: nothing else is ever shown in this window.
+        .on_navigation(|url| matches!(url.scheme(), "tauri") || url.host_str() == Some("tauri.localhost"))
+        .build()
+        .map(drop)
+}
+
+/// Shows the window, in front.
+fn show(app: &AppHandle) {
+    if let Some(window) = app.get_webview_window(WINDOW) {
+        let _ = window.show();
+        let _ = window.unminimize();
+        let _ = window.set_focus();
+    }
+}
+
+/// Tells the page where to go: `containers/<id>/logs`, `settings`.
+fn go(app: &AppHandle, place: &str) {
+    show(app);
+    let _ = app.emit("go", place);
+}
+
+/// `coracle://containers/NAME/logs` and the like, among the arguments of a start: only places, never deeds.
+fn link(app: &AppHandle, arguments: &[String]) {
+    if let Some(place) = arguments.iter().find_map(|a| a.strip_prefix("coracle://")) {
+        go(app, place);
+    }
+}
+
+/// Starts this program anew with the setting that WebKit reads at its start.
+#[cfg(target_os = "linux")]
+fn restart_without_dmabuf() {
+    use std::os::unix::process::CommandExt;
+    let Ok(program) = std::env::current_exe() else { return };
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env("WEBKIT_DISABLE_DMABUF_RENDERER", "1")
+        .exec();
+    eprintln!("coracle-desktop: {error}");
+}

@@ -1,0 +1,222 @@
+//! The tray: shows what [`app::tray::menu`] says and does what is clicked.
+
+use std::time::Duration;
+
+use app::{
+    App,
+    streams::Out,
+    tray::{Action, MenuItem, Running, View, menu},
+    words::{Control, Machine, Message, Open, State},
+};
+use http_body_util::BodyExt;
+use tauri::{
+    AppHandle, Manager,
+    menu::{IsMenuItem, Menu, MenuItemBuilder, PredefinedMenuItem, SubmenuBuilder},
+    tray::TrayIconBuilder,
+};
+use tauri_plugin_notification::NotificationExt;
+use tauri_plugin_opener::OpenerExt;
+
+const TRAY: &str = "coracle";
+/// Pause before a stream that broke is opened again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Longest list of containers that is read.
+const LONGEST: usize = 16 << 20;
+
+/// Makes it, and keeps it true from then on. Without what a tray needs there is none, which is an error and no more.
+pub fn make(app: &AppHandle) -> Result<(), Box<dyn std::error::Error>> {
+    if !library_is_there() {
+        return Err("libayatana-appindicator3.so.1 is not installed".into());
+    }
+    let view = View { state: State::Stopped, error: None, running: Vec::new() };
+    let mut tray = TrayIconBuilder::with_id(TRAY)
+        .tooltip("Coracle")
+        .menu(&built(app, &menu(&view))?)
+        .show_menu_on_left_click(false)
+        .on_menu_event(|app, event| {
+            if let Some(action) = Action::of(event.id().as_ref()) {
+                act(app, action);
+            }
+        });
+    if let Some(icon) = app.default_window_icon() {
+        tray = tray.icon(icon.clone());
+    }
+    tray.build(app)?;
+    let app = app.clone();
+    tauri::async_runtime::spawn(async move { follow(app).await });
+    Ok(())
+}
+
+/// Whether the library that shows trays is there: the crate that loads it gives up the whole program where it isn't.
+fn library_is_there() -> bool {
+    const NAMES: [&str; 2] = ["libayatana-appindicator3.so.1", "libappindicator3.so.1"];
+    let triple = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let own = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let usual = ["/usr/lib", "/usr/lib64", "/usr/local/lib", triple.as_str()].map(std::path::PathBuf::from);
+    let folders: Vec<_> = std::env::split_paths(&own).chain(usual).collect();
+    !cfg!(target_os = "linux") || folders.iter().any(|f| NAMES.iter().any(|n| f.join(n).exists()))
+}
+
+fn built(app: &AppHandle, items: &[MenuItem]) -> tauri::Result<Menu<tauri::Wry>> {
+    let made = items.iter().map(|item| one(app, item)).collect::<tauri::Result<Vec<_>>>()?;
+    let made: Vec<&dyn IsMenuItem<tauri::Wry>> = made.iter().map(AsRef::as_ref).collect();
+    Menu::with_items(app, &made)
+}
+
+fn one(app: &AppHandle, item: &MenuItem) -> tauri::Result<Box<dyn IsMenuItem<tauri::Wry>>> {
+    Ok(match item {
+        MenuItem::Label(text) => Box::new(MenuItemBuilder::new(text).enabled(false).build(app)?),
+        MenuItem::Action { action, text, enabled } => {
+            Box::new(MenuItemBuilder::with_id(action.id(), text).enabled(*enabled).build(app)?)
+        }
+        MenuItem::Submenu { text, items } => {
+            let made = items.iter().map(|i| one(app, i)).collect::<tauri::Result<Vec<_>>>()?;
+            let made: Vec<&dyn IsMenuItem<tauri::Wry>> = made.iter().map(AsRef::as_ref).collect();
+            Box::new(SubmenuBuilder::new(app, text).items(&made).build()?)
+        }
+        MenuItem::Line => Box::new(PredefinedMenuItem::separator(app)?),
+    })
+}
+
+fn show(app: &AppHandle, view: &View) {
+    let Some(tray) = app.tray_by_id(TRAY) else { return };
+    // A menu that is open stays as it was until it is opened again: libappindicator replaces it whole.
+    if let Ok(menu) = built(app, &menu(view)) {
+        let _ = tray.set_menu(Some(menu));
+    }
+}
+
+/// Follows the machine and the engine's events; the menu is made anew when what it shows has changed.
+async fn follow(app: AppHandle) {
+    let backend = app.state::<App>().inner().clone();
+    let mut shown = None;
+    loop {
+        let mut machine = backend.open(Open::Machine);
+        let mut events: Option<app::Stream> = None;
+        let mut now: Option<Machine> = None;
+        loop {
+            let event = async {
+                match &mut events {
+                    Some(events) => events.from.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                out = machine.from.recv() => match out {
+                    Some(Out::Message(Message::Machine { machine })) => {
+                        if machine.state == State::Failed && now.as_ref().is_some_and(|m| m.state != State::Failed) {
+                            let why = machine.error.as_ref().map_or("", |e| e.message.as_str());
+                            let told = app.notification().builder().title("The engine failed").body(why).show();
+                            if let Err(error) = told {
+                                eprintln!("coracle-desktop: no notification: {error}");
+                            }
+                        }
+                        events = match (machine.state, events.take()) {
+                            (State::Running, None) => Some(backend.open(Open::Lines {
+                                method: "GET".into(),
+                                path: "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%7D".into(),
+                            })),
+                            (State::Running, events) => events,
+                            _ => None,
+                        };
+                        now = Some(machine);
+                    }
+                    Some(_) => {}
+                    None => break,
+                },
+                event = event => if event.is_none() {
+                    events = None;
+                    tokio::time::sleep(AGAIN).await;
+                },
+            }
+            let Some(machine) = &now else { continue };
+            let running = if machine.state == State::Running { containers(&backend).await } else { vec![] };
+            let error = machine.error.as_ref().map(|e| e.message.clone());
+            let view = View { state: machine.state, error, running };
+            if shown.as_ref() != Some(&view) {
+                show(&app, &view);
+                shown = Some(view);
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn containers(backend: &App) -> Vec<Running> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Port {
+        public_port: Option<u16>,
+        #[serde(rename = "Type")]
+        kind: String,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Container {
+        id: String,
+        names: Vec<String>,
+        ports: Option<Vec<Port>>,
+    }
+    let Ok(request) = hyper::Request::get("/containers/json").body(app::empty()) else { return vec![] };
+    let Ok(answer) = backend.docker(request).await else { return vec![] };
+    let Ok(body) = http_body_util::Limited::new(answer.into_body(), LONGEST).collect().await else {
+        return vec![];
+    };
+    let list: Vec<Container> = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+    list.into_iter()
+        .map(|c| Running {
+            name: c.names.first().map_or(c.id.as_str(), |n| n.trim_start_matches('/')).to_owned(),
+            port: c.ports.unwrap_or_default().iter().filter(|p| p.kind == "tcp").find_map(|p| p.public_port),
+            id: c.id,
+        })
+        .collect()
+}
+
+fn act(app: &AppHandle, action: Action) {
+    let (app, backend) = (app.clone(), app.state::<App>().inner().clone());
+    tauri::async_runtime::spawn(async move {
+        let done = match action {
+            Action::Open => {
+                crate::show(&app);
+                Ok(())
+            }
+            Action::Settings => {
+                crate::go(&app, "settings");
+                Ok(())
+            }
+            Action::Logs(id) => {
+                crate::go(&app, &format!("containers/{id}/logs"));
+                Ok(())
+            }
+            Action::Start => backend.control(Control::Start).await.map(drop).map_err(|e| e.to_string()),
+            Action::Stop => backend.control(Control::Stop).await.map(drop).map_err(|e| e.to_string()),
+            Action::Restart => match backend.control(Control::Stop).await {
+                Ok(_) => backend.control(Control::Start).await.map(drop).map_err(|e| e.to_string()),
+                Err(error) => Err(error.to_string()),
+            },
+            Action::StopContainer(id) => stop(&backend, &id).await,
+            Action::Port(port) => {
+                let url = format!("http://localhost:{port}/");
+                app.opener().open_url(url, None::<&str>).map_err(|e| e.to_string())
+            }
+            Action::Quit => {
+                app.exit(0);
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            let _ = app.notification().builder().title("Coracle").body(error).show();
+        }
+    });
+}
+
+async fn stop(backend: &App, id: &str) -> Result<(), String> {
+    let request = hyper::Request::post(format!("/containers/{id}/stop")).body(app::empty());
+    let answer = backend.docker(request.map_err(|e| e.to_string())?).await.map_err(|e| e.to_string())?;
+    let status = answer.status();
+    if status.is_success() || status.as_u16() == 304 {
+        return Ok(());
+    }
+    let body = answer.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    Err(String::from_utf8_lossy(&body).into_owned())
+}

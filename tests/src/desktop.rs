@@ -1,0 +1,223 @@
+//! The desktop app's side of a test: a daemon with the driver `local`, the bridge in front of it, and a browser, all
+//! in one sandbox.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::{Cli, Sandbox, tool};
+
+/// A home whose daemon runs the engine on this Linux; not started yet. Stopped and removed with this value.
+pub struct Desktop {
+    /// Where it runs.
+    pub sandbox: Sandbox,
+    folder: tempfile::TempDir,
+    bridge: Option<Child>,
+}
+
+impl Desktop {
+    /// Makes the home.
+    pub fn new() -> Self {
+        // Short: a socket's path has 104 bytes at most.
+        let folder = tempfile::Builder::new().prefix("ca-").tempdir_in("/tmp").expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("c")).expect("make the home");
+        std::fs::write(folder.path().join("c/settings.json"), r#"{"driver":"local"}"#).expect("settings");
+        Self { sandbox: Sandbox::new(), folder, bridge: None }
+    }
+
+    /// A path below the test's own folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A command in the sandbox that knows the home.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let nft = tool("CORACLE_TEST_NFT");
+        let nft = nft.parent().expect("a folder").display();
+        let bin = tool("CORACLE_TEST_BIN");
+        let mut command = self.sandbox.command(program);
+        command
+            .env("PATH", format!("{nft}:{}", std::env::var("PATH").unwrap_or_default()))
+            .env("HOME", self.folder.path())
+            .env("CORACLE_HOME", self.path("c"))
+            .env("CORACLE_PROGRAM", bin.join("coracle"))
+            .env("CORACLE", bin.join("coracle"))
+            .env("DOCKER", Cli::V28.program())
+            .env("DOCKER_HOST", format!("unix://{}", self.path("c/run/docker.sock").display()))
+            .env("DOCKER_CONFIG", self.path("docker"))
+            .env("DOCKER_CLI_HINTS", "false")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the bridge and answers its address, the token in it.
+    pub fn bridge(&mut self) -> String {
+        let mut child = self
+            .command(tool("CORACLE_TEST_BRIDGE"))
+            .arg("--ui")
+            .arg(tool("CORACLE_TEST_UI").join("dist"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("coracle-bridge");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("the bridge speaks");
+        self.bridge = Some(child);
+        assert!(line.starts_with("http://127.0.0.1:"), "the bridge said {line:?}");
+        line.trim().to_owned()
+    }
+
+    /// A script of `ui/e2e`, ready to run against the bridge at `url`; `options` are Node's.
+    pub fn script(&self, options: &[&str], script: &str, url: &str) -> Command {
+        let mut node = self.command(tool("CORACLE_TEST_NODE"));
+        node.args(options)
+            .arg(tool("CORACLE_TEST_UI").join("e2e").join(script))
+            .env("CORACLE_URL", url)
+            .env("CORACLE_CHROMIUM", tool("CORACLE_TEST_CHROMIUM"))
+            .env("CORACLE_WELCOME", tool("CORACLE_TEST_WELCOME"))
+            .env("CORACLE_BUSYBOX", crate::images::busybox(self.folder.path()));
+        node
+    }
+
+    /// The folder of a registry on port 5000 of the sandbox.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Default for Desktop {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Desktop {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in ["c/logs/daemon.log", "c/machine/engine.log"] {
+                eprintln!("---- {log}\n{}", std::fs::read_to_string(self.path(log)).unwrap_or_default());
+            }
+        }
+        if let Some(mut bridge) = self.bridge.take() {
+            let _ = bridge.kill();
+            let _ = bridge.wait();
+        }
+        let coracle = tool("CORACLE_TEST_BIN").join("coracle");
+        // Not there any more is fine.
+        let docker = self.path("c/run/docker.sock");
+        if docker.exists() {
+            let ids = self.command(Cli::V28.program()).args(["ps", "-aq"]).output();
+            let ids = ids.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+            if !ids.trim().is_empty() {
+                let _ = self
+                    .command(Cli::V28.program())
+                    .args(["rm", "-fv"])
+                    .args(ids.split_whitespace())
+                    .output();
+            }
+        }
+        let _ = self.command(coracle).args(["delete", "--force"]).output();
+    }
+}
+
+/// A display and a session bus of a test's own, in the sandbox.
+pub struct Display {
+    server: Child,
+    bus: Child,
+    name: String,
+    bus_address: String,
+}
+
+/// A program with a window; ended with this value.
+pub struct Window(Child);
+
+impl Window {
+    /// Waits for its own end.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        self.0.wait().expect("wait for the window")
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // Already ended is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Display {
+    /// Starts both; the display's number is its own choice.
+    pub fn start(desktop: &Desktop) -> Self {
+        let mut server = desktop
+            .command("Xvfb")
+            .args(["-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Xvfb");
+        let name = format!(":{}", first_line(&mut server));
+        let mut bus = desktop
+            .command("dbus-daemon")
+            .args(["--session", "--nofork", "--print-address=1", "--address"])
+            .arg(format!("unix:path={}", desktop.path("bus").display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dbus-daemon");
+        let bus_address = first_line(&mut bus);
+        Self { server, bus, name, bus_address }
+    }
+
+    fn command(&self, desktop: &Desktop, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = desktop.command(program);
+        command
+            .env("DISPLAY", &self.name)
+            .env("DBUS_SESSION_BUS_ADDRESS", &self.bus_address)
+            .env("XDG_RUNTIME_DIR", desktop.folder())
+            .env("NO_AT_BRIDGE", "1")
+            .env("LIBGL_ALWAYS_SOFTWARE", "1")
+            .env("WEBKIT_DISABLE_DMABUF_RENDERER", "1")
+            .env_remove("WAYLAND_DISPLAY");
+        command
+    }
+
+    /// Starts a program with a window.
+    pub fn run(&self, desktop: &Desktop, program: &Path, args: &[&str]) -> Window {
+        Window(self.command(desktop, program).args(args).spawn().expect("the desktop app"))
+    }
+
+    /// What xdotool printed.
+    pub fn xdotool(&self, desktop: &Desktop, args: &[&str]) -> String {
+        let out =
+            self.command(desktop, "xdotool").args(args).stderr(Stdio::null()).output().expect("xdotool");
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    /// Waits for a visible window of Coracle's; its title.
+    pub fn window(&self, desktop: &Desktop) -> String {
+        let mut title = String::new();
+        crate::eventually("the window is visible", || {
+            let find = ["search", "--onlyvisible", "--name", "Coracle", "getwindowname"];
+            title = self.xdotool(desktop, &find);
+            !title.is_empty()
+        });
+        title
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        for child in [&mut self.bus, &mut self.server] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn first_line(child: &mut Child) -> String {
+    let mut line = String::new();
+    let out = child.stdout.take().expect("piped");
+    BufReader::new(out).read_line(&mut line).expect("it speaks");
+    line.trim().to_owned()
+}

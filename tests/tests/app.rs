@@ -1,0 +1,50 @@
+//! The user interface in a real browser, in front of the real daemon and engine (driver `local`): the tests themselves
+//! are `ui/e2e/*.test.mjs`.
+
+use std::time::Instant;
+
+use tests::{Desktop, Registry, desktop::Display, eventually, tool};
+
+#[test]
+fn the_user_interface_in_a_browser() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let _registry = Registry::start(&desktop.sandbox, desktop.folder());
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "app.test.mjs", &url);
+    let done = node.status().expect("node");
+    assert!(done.success(), "the tests in the browser failed (above is which)");
+}
+
+/// Not a test: `cargo xtask screenshots`.
+#[test]
+#[ignore = "takes pictures"]
+fn screenshots() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let mut node = desktop.script(&[], "screenshots.mjs", &url);
+    assert!(node.status().expect("node").success());
+}
+
+/// The real window under a display of the test's own: it is there, has its title, and its page reaches the engine.
+#[test]
+fn the_window_opens() {
+    let desktop = Desktop::new();
+    let display = Display::start(&desktop);
+    let started = Instant::now();
+    let _window = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]);
+    let title = display.window(&desktop);
+    println!("the window was there after {} ms", started.elapsed().as_millis());
+    assert!(title.contains("Coracle"), "{title:?}");
+    // Its own first act: it asks the daemon's state and shows a button, focused. Enter starts the engine.
+    let coracle = tool("CORACLE_TEST_BIN").join("coracle");
+    eventually("the window's button starts the engine", || {
+        // Without a window manager nobody gives the window the keyboard.
+        display.xdotool(&desktop, &["search", "--onlyvisible", "--name", "^Coracle$", "windowfocus"]);
+        display.xdotool(&desktop, &["key", "Return"]);
+        let status = desktop.command(&coracle).args(["status", "--json"]).output().expect("coracle");
+        String::from_utf8_lossy(&status.stdout).contains(r#""state":"running""#)
+    });
+    // A second start shows the first one's window and ends.
+    let again = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]).wait();
+    assert!(again.success(), "{again}");
+}

@@ -1,0 +1,152 @@
+// Pictures of every screen in both themes, of an engine with something in it: into CORACLE_SHOTS.
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+
+import { coracle, docker, load, need, open, row, section, tab } from "./lib.mjs";
+
+const folder = process.env.CORACLE_SHOTS ?? "screenshots";
+await mkdir(folder, { recursive: true });
+
+async function each(name, steps) {
+  for (const theme of ["light", "dark"]) {
+    const { browser, page } = await open({ theme });
+    try {
+      await steps(page, (part) => page.screenshot({ path: join(folder, `${name}${part ? `-${part}` : ""}-${theme}.png`) }));
+    } finally {
+      await browser.close();
+    }
+  }
+}
+const settle = (page) => page.waitForTimeout(400);
+
+await each("engine-stopped", async (page, shot) => {
+  await page.getByText("The engine is stopped").waitFor();
+  await shot();
+});
+await coracle("start");
+await load(need("CORACLE_WELCOME"));
+await each("welcome", async (page, shot) => {
+  await page.getByRole("button", { name: "Run the first container" }).waitFor();
+  await shot();
+});
+
+await load(need("CORACLE_BUSYBOX"));
+const compose = (project, service) => ["--label", `com.docker.compose.project=${project}`, "--label", `com.docker.compose.service=${service}`];
+await docker("network", "create", "shop_default");
+await docker("volume", "create", "shop_data");
+await docker("tag", "coracle/welcome", "shop/web:1.4");
+await docker("tag", "busybox", "shop/worker:1.4");
+await docker("run", "-d", "--name", "shop-web-1", "-p", "8080:80", "--network", "shop_default", "--network-alias", "web", "-e", "DATABASE_URL=postgres://db/shop", "-v", "shop_data:/data", "--restart", "unless-stopped", ...compose("shop", "web"), "shop/web:1.4");
+const talk = `i=0; while true; do i=$((i+1)); echo "GET /api/orders/$((i*7%997)) 200 $((i%40+3)) ms"; [ $((i%9)) = 0 ] && echo "WARN slow query: orders took $((i%300+200)) ms" >&2; usleep 90000; done`;
+await docker("run", "-d", "--name", "shop-worker-1", "--network", "shop_default", "--stop-timeout", "0", ...compose("shop", "worker"), "shop/worker:1.4", "sh", "-c", talk);
+await docker("run", "-d", "--name", "shop-mailer-1", "--stop-timeout", "0", ...compose("shop", "mailer"), "shop/worker:1.4", "sh", "-c", "exit 3");
+await docker("run", "-d", "--name", "welcome", "-p", "8081:80", "coracle/welcome");
+await docker("run", "-d", "--name", "docs", "--stop-timeout", "0", "busybox", "sleep", "10000");
+await docker("pause", "docs");
+await docker("run", "--name", "backup", "busybox", "true");
+
+await each("containers", async (page, shot) => {
+  await row(page, "shop-web-1").click();
+  await page.getByText("DNS").first().waitFor({ timeout: 500 }).catch(() => undefined);
+  await settle(page);
+  await shot("overview");
+  await row(page, "shop-worker-1").click();
+  await tab(page, "Logs");
+  await page.getByLabel("Search the log").fill("slow");
+  await page.waitForTimeout(2500);
+  await shot("logs");
+  await tab(page, "Terminal");
+  await page.locator(".xterm-accessibility").getByText("#").first().waitFor();
+  await page.keyboard.type("ls -l /\n");
+  await settle(page);
+  await shot("terminal");
+  await tab(page, "Files");
+  await page.getByRole("button", { name: /^etc/ }).click();
+  await page.getByRole("button", { name: /^hosts/ }).click();
+  await settle(page);
+  await shot("files");
+  await tab(page, "Stats");
+  await page.waitForTimeout(9000);
+  await shot("stats");
+  await tab(page, "Inspect");
+  await settle(page);
+  await shot("inspect");
+  await page.keyboard.press("f");
+  await page.locator("#filter").fill("nothing");
+  await settle(page);
+  await shot("nothing-matches");
+});
+await each("run", async (page, shot) => {
+  await row(page, "welcome").waitFor();
+  await page.locator("body").press("n");
+  const dialog = page.getByRole("dialog", { name: "Run a container" });
+  await dialog.getByLabel("Image").fill("shop/web:1.4");
+  await dialog.getByLabel("Name", { exact: true }).fill("-web");
+  await dialog.getByRole("button", { name: "Variable", exact: true }).click();
+  await dialog.getByLabel("Name of the variable").fill("LOG_LEVEL");
+  await dialog.getByLabel("Value of the variable").fill("debug");
+  await page.waitForTimeout(900);
+  await shot();
+  await dialog.getByText("More", { exact: true }).click();
+  await settle(page);
+  await shot("more");
+});
+await each("images", async (page, shot) => {
+  await section(page, "Images");
+  await row(page, "shop/web:1.4").or(row(page, "coracle/welcome:latest")).first().click();
+  await settle(page);
+  await shot();
+  await page.getByRole("button", { name: "Pull", exact: true }).click();
+  await page.getByRole("dialog").getByLabel("Image", { exact: true }).fill("127.0.0.1:9/none");
+  await page.getByRole("dialog").getByRole("button", { name: "Pull", exact: true }).click();
+  await page.getByRole("alert").waitFor();
+  await settle(page);
+  await shot("pull-failed");
+});
+await each("volumes", async (page, shot) => {
+  await section(page, "Volumes");
+  await row(page, "shop_data").click();
+  await settle(page);
+  await shot();
+});
+await each("networks", async (page, shot) => {
+  await section(page, "Networks");
+  await row(page, "shop_default").click();
+  await settle(page);
+  await shot();
+});
+await each("settings", async (page, shot) => {
+  await section(page, "Settings");
+  await settle(page);
+  await shot();
+});
+await each("palette", async (page, shot) => {
+  await row(page, "shop-web-1").click();
+  await page.keyboard.press("Control+k");
+  await page.keyboard.type("shop");
+  await settle(page);
+  await shot();
+});
+await each("confirm", async (page, shot) => {
+  await row(page, "welcome").click();
+  await page.keyboard.press("Delete");
+  await page.getByRole("dialog").waitFor();
+  await settle(page);
+  await shot();
+});
+await each("narrow", async (page, shot) => {
+  await page.setViewportSize({ width: 700, height: 600 });
+  await row(page, "shop-web-1").waitFor();
+  await settle(page);
+  await shot("list");
+  await row(page, "shop-web-1").click();
+  await settle(page);
+  await shot("detail");
+});
+await each("many", async (page, shot) => {
+  await docker("create", "--name", `a-container-with-a-name-that-is-rather-long-and-goes-on-${Date.now()}`, "-l", "x=y", "busybox", "sh", "-c", "echo a command that is long as well; sleep 100");
+  const long = page.getByRole("row").filter({ hasText: "a-container-with-a-name" }).first();
+  await long.click();
+  await settle(page);
+  await shot();
+});

@@ -1,0 +1,91 @@
+// Docker's API as the user interface uses it. Types are the specification's own, generated.
+import { api, EngineError, engineWords } from "../backend";
+import type { definitions } from "./api.gen";
+
+export type Container = definitions["ContainerSummary"];
+export type ContainerDetail = definitions["ContainerInspectResponse"];
+export type Image = definitions["ImageSummary"];
+export type ImageDetail = definitions["ImageInspect"];
+export type Volume = definitions["Volume"];
+export type Network = definitions["Network"];
+export type CreateBody = definitions["ContainerConfig"] & {
+  HostConfig: definitions["HostConfig"];
+  NetworkingConfig?: definitions["NetworkingConfig"];
+};
+export type Layer = { Id: string; Created: number; CreatedBy: string; Size: number; Comment: string; Tags: string[] | null };
+export type Processes = { Titles: string[]; Processes: string[][] };
+
+type Query = Record<string, string | number | boolean | undefined>;
+
+/** A path with its query. */
+export function path(base: string, query: Query): string {
+  const search = new URLSearchParams();
+  for (const [key, value] of Object.entries(query)) if (value !== undefined) search.set(key, String(value));
+  const text = search.toString();
+  return text ? `${base}?${text}` : base;
+}
+
+
+async function call<T>(method: string, where: string, body?: unknown): Promise<T> {
+  const answer = await api().docker({ method, path: where, ...(body === undefined ? {} : { body: JSON.stringify(body) }) });
+  if (answer.status >= 400) throw new EngineError(answer.status, engineWords(answer));
+  return (answer.text ? JSON.parse(answer.text) : undefined) as T;
+}
+
+const id = encodeURIComponent;
+
+export type ContainerAction = "start" | "stop" | "restart" | "pause" | "unpause" | "kill";
+
+export const docker = {
+  containers: () => call<Container[]>("GET", path("/containers/json", { all: true })),
+  container: (name: string) => call<ContainerDetail>("GET", `/containers/${id(name)}/json`),
+  act: (name: string, action: ContainerAction) => call<void>("POST", `/containers/${id(name)}/${action}`),
+  removeContainer: (name: string, volumes = false) => call<void>("DELETE", path(`/containers/${id(name)}`, { force: true, v: volumes })),
+  rename: (name: string, to: string) => call<void>("POST", path(`/containers/${id(name)}/rename`, { name: to })),
+  create: (name: string, body: CreateBody) =>
+    call<{ Id: string; Warnings: string[] | null }>("POST", path("/containers/create", { name: name || undefined }), body),
+  top: (name: string) => call<Processes>("GET", `/containers/${id(name)}/top`),
+  pruneContainers: () => call<{ ContainersDeleted: string[] | null; SpaceReclaimed: number }>("POST", "/containers/prune"),
+
+  images: () => call<Image[]>("GET", path("/images/json", { "shared-size": true })),
+  image: (name: string) => call<ImageDetail>("GET", `/images/${id(name)}/json`),
+  history: (name: string) => call<Layer[]>("GET", `/images/${id(name)}/history`),
+  tag: (name: string, repo: string, tag: string) => call<void>("POST", path(`/images/${id(name)}/tag`, { repo, tag })),
+  removeImage: (name: string, force = false) => call<unknown>("DELETE", path(`/images/${id(name)}`, { force })),
+  pruneImages: (all: boolean) =>
+    call<{ ImagesDeleted: unknown[] | null; SpaceReclaimed: number }>(
+      "POST",
+      path("/images/prune", { filters: JSON.stringify({ dangling: [all ? "false" : "true"] }) }),
+    ),
+
+  volumes: async () => (await call<{ Volumes: Volume[] | null }>("GET", "/volumes")).Volumes ?? [],
+  createVolume: (name: string) => call<Volume>("POST", "/volumes/create", { Name: name }),
+  removeVolume: (name: string) => call<void>("DELETE", `/volumes/${id(name)}`),
+  pruneVolumes: () =>
+    call<{ VolumesDeleted: string[] | null; SpaceReclaimed: number }>(
+      "POST",
+      path("/volumes/prune", { filters: JSON.stringify({ all: ["true"] }) }),
+    ),
+
+  networks: () => call<Network[]>("GET", "/networks"),
+  network: (name: string) => call<Network>("GET", `/networks/${id(name)}`),
+  createNetwork: (name: string, internal: boolean) => call<{ Id: string }>("POST", "/networks/create", { Name: name, Driver: "bridge", Internal: internal }),
+  removeNetwork: (name: string) => call<void>("DELETE", `/networks/${id(name)}`),
+  pruneNetworks: () => call<{ NetworksDeleted: string[] | null }>("POST", "/networks/prune"),
+
+  info: () => call<definitions["SystemInfo"]>("GET", "/info"),
+  features: () => call<{ operations: string[] }>("GET", "/coracle/v1/features"),
+
+  exec: (name: string, cmd: string[], tty: boolean, size?: [number, number]) =>
+    call<{ Id: string }>("POST", `/containers/${id(name)}/exec`, {
+      AttachStdin: tty,
+      AttachStdout: true,
+      AttachStderr: true,
+      Tty: tty,
+      Cmd: cmd,
+      ...(tty ? { Env: ["TERM=xterm-256color"] } : { Env: ["LC_ALL=C"] }),
+      ...(size ? { ConsoleSize: size } : {}),
+    }),
+  resizeExec: (exec: string, rows: number, columns: number) => call<void>("POST", path(`/exec/${id(exec)}/resize`, { h: rows, w: columns })),
+  execCode: async (exec: string) => (await call<{ ExitCode: number | null }>("GET", `/exec/${id(exec)}/json`)).ExitCode,
+};

@@ -1,0 +1,130 @@
+// Folders of containers: what `ls -lAn` says, and the tar archives of Docker's copy.
+
+export interface Entry {
+  name: string;
+  kind: "folder" | "file" | "link" | "other";
+  size: number;
+  mode: string;
+  target?: string;
+}
+
+const LINE = /^([bcdlps-])([rwxsStT-]{9})[.+@]?\s+\d+\s+\d+\s+\d+\s+(\d+)(?:,\s*(\d+))?\s+\S+\s+\S+\s+\S+ (.+)$/;
+
+/** Lines of `ls -lAn`, of busybox or coreutils. Folders first, by name. */
+export function listing(text: string): Entry[] {
+  const out: Entry[] = [];
+  for (const line of text.split("\n")) {
+    const found = LINE.exec(line.replace(/\r$/, ""));
+    if (!found) continue;
+    const [, type = "-", mode = "", size = "0", , rest = ""] = found;
+    const arrow = type === "l" ? rest.indexOf(" -> ") : -1;
+    out.push({
+      name: arrow >= 0 ? rest.slice(0, arrow) : rest,
+      kind: type === "d" ? "folder" : type === "l" ? "link" : type === "-" ? "file" : "other",
+      size: Number(size),
+      mode: type + mode,
+      ...(arrow >= 0 ? { target: rest.slice(arrow + 4) } : {}),
+    });
+  }
+  return out.sort((a, b) => Number(b.kind === "folder") - Number(a.kind === "folder") || a.name.localeCompare(b.name));
+}
+
+/** A path and a name below it; `..` goes up. */
+export function join(path: string, name: string): string {
+  const parts = path.split("/").filter(Boolean);
+  if (name === "..") parts.pop();
+  else parts.push(...name.split("/").filter(Boolean));
+  return `/${parts.join("/")}`;
+}
+
+/** The engine's answer to an exec without a terminal: frames of two streams. */
+export function frames(bytes: Uint8Array): { out: string; err: string } {
+  const parts: [Uint8Array[], Uint8Array[]] = [[], []];
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 0; at + 8 <= bytes.length; ) {
+    const size = view.getUint32(at + 4);
+    parts[bytes[at] === 2 ? 1 : 0].push(bytes.subarray(at + 8, Math.min(bytes.length, at + 8 + size)));
+    at += 8 + size;
+  }
+  const text = (list: Uint8Array[]) => {
+    const all = new Uint8Array(list.reduce((sum, p) => sum + p.length, 0));
+    let at = 0;
+    for (const part of list) {
+      all.set(part, at);
+      at += part.length;
+    }
+    return new TextDecoder().decode(all);
+  };
+  return { out: text(parts[0]), err: text(parts[1]) };
+}
+
+/** The first file of a tar archive; undefined when there is none (a folder, a link). */
+export function untar(tar: Uint8Array): Uint8Array | undefined {
+  for (let at = 0; at + 512 <= tar.length; ) {
+    const head = tar.subarray(at, at + 512);
+    const size = Number.parseInt(new TextDecoder().decode(head.subarray(124, 136)).replace(/\0.*$/, "").trim() || "0", 8);
+    if (!Number.isFinite(size) || head[0] === 0) return undefined;
+    const type = String.fromCharCode(head[156] ?? 0);
+    if (type === "0" || type === "\0") return tar.subarray(at + 512, at + 512 + size);
+    if (type !== "x" && type !== "g" && type !== "L" && type !== "K") return undefined;
+    at += 512 + Math.ceil(size / 512) * 512;
+  }
+  return undefined;
+}
+
+/** A tar archive with one file. Names of more than 100 bytes get a PAX record. */
+export function tar(name: string, contents: Uint8Array): Uint8Array {
+  const encoder = new TextEncoder();
+  const header = (title: Uint8Array, type: string, size: number) => {
+    const head = new Uint8Array(512);
+    head.set(title.subarray(0, 100), 0);
+    const put = (text: string, at: number) => head.set(encoder.encode(text), at);
+    put("0000644\0", 100);
+    put("0000000\0", 108);
+    put("0000000\0", 116);
+    put(`${size.toString(8).padStart(11, "0")}\0`, 124);
+    put(`${Math.floor(Date.now() / 1000).toString(8).padStart(11, "0")}\0`, 136);
+    put("        ", 148);
+    put(type, 156);
+    put("ustar\x0000", 257);
+    const sum = head.reduce((all, b) => all + b, 0);
+    put(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
+    return head;
+  };
+  const padded = (bytes: Uint8Array) => {
+    const out = new Uint8Array(Math.ceil(bytes.length / 512) * 512);
+    out.set(bytes);
+    return out;
+  };
+  const title = encoder.encode(name);
+  const parts: Uint8Array[] = [];
+  if (title.length > 100) {
+    // The record's length counts its own digits.
+    const rest = ` path=${name}\n`;
+    const bare = encoder.encode(rest).length;
+    let length = bare + 1;
+    while (bare + String(length).length !== length) length = bare + String(length).length;
+    const record = encoder.encode(`${length}${rest}`);
+    parts.push(header(encoder.encode("pax"), "x", record.length), padded(record));
+  }
+  parts.push(header(title, "0", contents.length), padded(contents), new Uint8Array(1024));
+  const all = new Uint8Array(parts.reduce((sum, p) => sum + p.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+const IMAGES: Record<string, string> = { png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif", webp: "image/webp" };
+
+export type Preview = { kind: "text"; text: string } | { kind: "image"; type: string } | { kind: "none"; why: string };
+
+/** How a file can be shown. SVG is shown as the text it is: as an image it is a document of somebody else's. */
+export function preview(name: string, bytes: Uint8Array): Preview {
+  const type = IMAGES[name.split(".").pop()?.toLowerCase() ?? ""];
+  if (type) return { kind: "image", type };
+  if (bytes.subarray(0, 8192).includes(0)) return { kind: "none", why: "It is not text." };
+  return { kind: "text", text: new TextDecoder().decode(bytes) };
+}

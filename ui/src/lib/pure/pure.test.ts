@@ -1,0 +1,198 @@
+import { describe, expect, it } from "vitest";
+
+import type { Container, ImageDetail } from "../docker/client";
+import { groups, matches, published, status, touched } from "./containers";
+import { frames, join, listing, preview, tar, untar } from "./files";
+import { ago, quote, size, span, words } from "./format";
+import { fraction, nothing, progress, reference } from "./pull";
+import { blank, body, check, envFile, fromImage, line, memory } from "./run";
+import { sample } from "./stats";
+
+const container = (over: object) => ({ Id: "a".repeat(64), Names: ["/x"], Labels: {}, State: "exited", ...over }) as Container;
+
+describe("words", () => {
+  it("sizes are Docker's", () => {
+    expect([0, 999, 1000, 1_234_567, 99_960_000, 2e12].map(size)).toEqual(["0 B", "999 B", "1.0 kB", "1.2 MB", "100 MB", "2.0 TB"]);
+    expect(size(-1)).toBe("–");
+  });
+  it("times are in the largest unit", () => {
+    expect([1, 59, 60, 7200, 86_400 * 3].map(span)).toEqual(["1 second", "59 seconds", "1 minute", "2 hours", "3 days"]);
+    expect(ago("0001-01-01T00:00:00Z")).toBe("never");
+    expect(ago(1000, 1_000_000 + 120_000)).toBe("2 minutes ago");
+  });
+  it("a command line is taken apart as a shell does, and put together so that one reads the same", () => {
+    for (const list of [["sh", "-c", "echo 'a b' $X"], ["a'b", "", "ö", "x\\y"]]) {
+      expect(words(list.map(quote).join(" "))).toEqual({ words: list });
+    }
+    expect(words(`echo "a \\"b" c\\ d`)).toEqual({ words: ["echo", 'a "b', "c d"] });
+    expect(words("echo 'a")).toHaveProperty("error");
+  });
+});
+
+describe("containers", () => {
+  it("states have words", () => {
+    const of = (State: string, Status = "") => status(container({ State, Status }));
+    expect(of("running", "Up 3 minutes")).toEqual({ word: "running", tone: "running" });
+    expect(of("running", "Up 3 minutes (unhealthy)").tone).toBe("error");
+    expect(of("exited", "Exited (0) 1 minute ago")).toEqual({ word: "stopped", tone: "stopped" });
+    expect(of("exited", "Exited (3) 1 minute ago")).toEqual({ word: "stopped with code 3", tone: "error" });
+    expect(of("exited", "Exited (137) 1 minute ago").tone).toBe("stopped");
+    expect(status(container({}), "stopping")).toEqual({ word: "stopping", tone: "busy" });
+  });
+  it("a port of both families is one, and udp is no page", () => {
+    const ports = published([
+      { IP: "0.0.0.0", PrivatePort: 80, PublicPort: 8080, Type: "tcp" },
+      { IP: "::", PrivatePort: 80, PublicPort: 8080, Type: "tcp" },
+      { PrivatePort: 443, Type: "tcp" },
+      { IP: "10.0.0.1", PrivatePort: 53, PublicPort: 53, Type: "udp" },
+    ]);
+    expect(ports.map((p) => [p.host, p.url])).toEqual([
+      [53, undefined],
+      [8080, "http://localhost:8080/"],
+    ]);
+  });
+  it("projects are groups, what runs comes first", () => {
+    const of = (n: string, State: string, project?: string) =>
+      container({ Names: [`/${n}`], State, Labels: project ? { "com.docker.compose.project": project } : {} });
+    const found = groups([of("z", "running"), of("b", "exited", "shop"), of("a", "exited"), of("c", "running", "shop")]);
+    expect(found.map((g) => [g.project, g.containers.map((c) => c.Names?.[0])])).toEqual([
+      ["shop", ["/c", "/b"]],
+      [undefined, ["/z", "/a"]],
+    ]);
+  });
+  it("a search has all its words somewhere", () => {
+    expect(matches("WEB ngi", "web-1", "nginx:latest")).toBe(true);
+    expect(matches("web redis", "web-1", "nginx")).toBe(false);
+    expect(matches("", "x")).toBe(true);
+  });
+  it("events that no list shows refresh none", () => {
+    expect(touched({ Type: "container", Action: "exec_start: sh" })).toEqual([]);
+    expect(touched({ Type: "container", Action: "die" })).toEqual(["containers"]);
+    expect(touched({ Type: "image", Action: "pull" })).toContain("images");
+  });
+});
+
+describe("run", () => {
+  const detail = {
+    Config: { ExposedPorts: { "80/tcp": {}, "53/udp": {}, "8053/tcp": {} }, Volumes: { "/data": {} } },
+  } as unknown as ImageDetail;
+  it("an image fills the form: ports that are free and allowed, volumes", () => {
+    const form = fromImage("web", detail, [8080]);
+    expect(form.ports.map((p) => [p.host, p.container, p.protocol])).toEqual([
+      ["8053", "53", "udp"],
+      ["8081", "80", "tcp"],
+      ["8054", "8053", "tcp"],
+    ]);
+    expect(form.mounts).toEqual([{ source: "", target: "/data", readonly: false }]);
+    expect(check(form)).toEqual({});
+  });
+  it("what is wrong is said at its field", () => {
+    const form = { ...blank("a b"), name: "-x", command: "echo 'x", memory: "1m", cpus: "many", workdir: "x" };
+    form.ports = [{ host: "99999", container: "80", protocol: "tcp" }, { host: "", container: "x", protocol: "tcp" }];
+    form.env = [{ name: "A=B", value: "" }];
+    form.mounts = [{ source: "a/b", target: "/d", readonly: false }, { source: "", target: "d", readonly: false }];
+    expect(Object.keys(check(form)).sort()).toEqual(
+      ["command", "cpus", "env-0", "image", "memory", "mount-0", "mount-1", "name", "port-0", "port-1", "workdir"].sort(),
+    );
+    expect(check({ ...blank("x"), name: "web" }, ["web"]).name).toMatch(/already/);
+    expect(check({ ...blank("x"), remove: true, restart: "always" }).restart).toBeTruthy();
+  });
+  it("request and line say the same", () => {
+    const form = fromImage("web:1", { Config: { ExposedPorts: { "80/tcp": {} } } } as unknown as ImageDetail);
+    Object.assign(form, { name: "w", command: "sh -c 'echo $A'", memory: "1.5g", cpus: "0.5", restart: "always", network: "n" });
+    form.env = [{ name: "A", value: "b c" }];
+    form.mounts = [{ source: "/srv", target: "/d", readonly: true }];
+    expect(line(form)).toBe(
+      "docker run -d --name w -p 8080:80 -e 'A=b c' -v /srv:/d:ro --network n --restart always -m 1.5g --cpus 0.5 web:1 sh -c 'echo $A'",
+    );
+    const made = body(form);
+    expect(made.Cmd).toEqual(["sh", "-c", "echo $A"]);
+    expect(made.HostConfig).toMatchObject({
+      PortBindings: { "80/tcp": [{ HostPort: "8080" }] },
+      Binds: ["/srv:/d:ro"],
+      Memory: 1_610_612_736,
+      NanoCpus: 500_000_000,
+      NetworkMode: "n",
+    });
+  });
+  it("sizes of memory, files of variables", () => {
+    expect([memory("512m"), memory("1.5G"), memory("x")]).toEqual([536_870_912, 1_610_612_736, undefined]);
+    expect(envFile("# a\nexport A=1\nB='x y'\nnothing\n C = =d")).toEqual([
+      { name: "A", value: "1" },
+      { name: "B", value: "x y" },
+      { name: "C", value: " =d" },
+    ]);
+  });
+});
+
+describe("pull", () => {
+  it("layers add up to a whole", () => {
+    let pull = nothing();
+    for (const said of [
+      { status: "Pulling from library/x", id: "latest" },
+      { id: "a", status: "Downloading", progressDetail: { current: 50, total: 100 } },
+      { id: "b", status: "Downloading", progressDetail: { current: 0, total: 100 } },
+    ]) {
+      pull = progress(pull, JSON.stringify(said));
+    }
+    expect(fraction(pull)).toBe(0.25);
+    pull = progress(pull, JSON.stringify({ id: "a", status: "Pull complete", progressDetail: {} }));
+    expect(fraction(pull)).toBe(0.5);
+    expect(progress(pull, "no json")).toBe(pull);
+    expect(progress(pull, '{"error":"denied"}').error).toBe("denied");
+  });
+  it("references", () => {
+    expect(reference("nginx")).toEqual({ name: "nginx", tag: "latest" });
+    expect(reference("localhost:5000/a/b:1.2")).toEqual({ name: "localhost:5000/a/b", tag: "1.2" });
+    expect(reference(`x@sha256:${"a".repeat(64)}`)?.tag).toBe(`sha256:${"a".repeat(64)}`);
+    for (const bad of ["", "a b", "x?y", "x:", "x@sha256:12", "<b>"]) expect(reference(bad)).toBeUndefined();
+  });
+});
+
+describe("files", () => {
+  it("ls of busybox and of coreutils", () => {
+    const text = `total 12
+drwxr-xr-x    2 0        0             4096 Nov 21 12:00 etc
+-rw-r--r--    1 0        0               11 Nov 21 12:00 a file
+lrwxrwxrwx 1 0 0 7 Jan  2  2025 sh -> busybox
+crw-rw-rw- 1 0 0 1, 3 Nov 21 12:00 null
+`;
+    expect(listing(text).map((e) => [e.name, e.kind, e.size, e.target])).toEqual([
+      ["etc", "folder", 4096, undefined],
+      ["a file", "file", 11, undefined],
+      ["null", "other", 1, undefined],
+      ["sh", "link", 7, "busybox"],
+    ]);
+  });
+  it("paths", () => {
+    expect([join("/", "etc"), join("/a/b", ".."), join("/", ".."), join("/a", "b/c")]).toEqual(["/etc", "/a", "/", "/a/b/c"]);
+  });
+  it("a file goes into an archive and comes out, with a long name as well", () => {
+    const bytes = new TextEncoder().encode("hello");
+    for (const name of ["x", "ö".repeat(90)]) expect(untar(tar(name, bytes))).toEqual(bytes);
+    expect(untar(new Uint8Array(1024))).toBeUndefined();
+  });
+  it("frames of an exec", () => {
+    const bytes = new Uint8Array([1, 0, 0, 0, 0, 0, 0, 2, 104, 105, 2, 0, 0, 0, 0, 0, 0, 1, 33]);
+    expect(frames(bytes)).toEqual({ out: "hi", err: "!" });
+    expect(frames(bytes.subarray(0, 9))).toEqual({ out: "h", err: "" });
+  });
+  it("a picture that could hold a script is text", () => {
+    expect(preview("x.svg", new TextEncoder().encode("<svg onload=1>")).kind).toBe("text");
+    expect(preview("x.bin", new Uint8Array([1, 0, 2])).kind).toBe("none");
+  });
+});
+
+describe("stats", () => {
+  it("a processor's share is of one second's whole", () => {
+    const raw = {
+      read: "2026-01-01T00:00:00Z",
+      cpu_stats: { cpu_usage: { total_usage: 300 }, system_cpu_usage: 2000, online_cpus: 2 },
+      precpu_stats: { cpu_usage: { total_usage: 100 }, system_cpu_usage: 1000 },
+      memory_stats: { usage: 100, limit: 1000, stats: { inactive_file: 40 } },
+      networks: { eth0: { rx_bytes: 1, tx_bytes: 2 }, eth1: { rx_bytes: 3, tx_bytes: 4 } },
+    };
+    expect(sample(JSON.stringify(raw))).toMatchObject({ cpu: 40, memory: 60, limit: 1000, received: 4, sent: 6 });
+    expect(sample('{"read":"0001-01-01T00:00:00Z"}')).toBeUndefined();
+  });
+});

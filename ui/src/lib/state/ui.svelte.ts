@@ -1,0 +1,94 @@
+// Where the person is and what is open above it.
+import type { RunForm } from "../pure/run";
+
+export const SECTIONS = ["containers", "images", "volumes", "networks", "settings"] as const;
+export type Section = (typeof SECTIONS)[number];
+export const TABS = ["overview", "logs", "terminal", "files", "stats", "inspect"] as const;
+export type Tab = (typeof TABS)[number];
+export type Theme = "system" | "light" | "dark";
+
+export interface Note {
+  id: number;
+  kind: "done" | "error";
+  title: string;
+  text: string;
+  action?: { label: string; run: () => void } | undefined;
+}
+
+export interface Question {
+  title: string;
+  text: string;
+  verb: string;
+  /** A further choice, such as volumes that go along. */
+  option?: string;
+  answer: (yes: boolean, option: boolean) => void;
+}
+
+const THEME = "coracle.theme";
+let notes = 0;
+
+class Ui {
+  section = $state<Section>("containers");
+  /** What is selected, by section: an id or a name. */
+  selected = $state<Record<string, string | undefined>>({});
+  tab = $state<Tab>("overview");
+  filter = $state("");
+  palette = $state(false);
+  run = $state<{ image: string; form?: RunForm } | undefined>();
+  pull = $state<{ image: string; then?: "run" } | undefined>();
+  question = $state.raw<Question | undefined>();
+  notes = $state<Note[]>([]);
+  theme = $state<Theme>("system");
+
+  constructor() {
+    const kept = globalThis.localStorage?.getItem(THEME);
+    if (kept === "light" || kept === "dark") this.theme = kept;
+  }
+
+  setTheme(theme: Theme) {
+    this.theme = theme;
+    localStorage.setItem(THEME, theme);
+  }
+
+  go(section: Section, selected?: string, tab?: Tab) {
+    if (section !== this.section) this.filter = "";
+    this.section = section;
+    if (selected !== undefined) this.selected[section] = selected;
+    if (tab) this.tab = tab;
+  }
+}
+
+export const ui = new Ui();
+
+export function notify(kind: Note["kind"], title: string, text = "", action?: Note["action"]) {
+  const id = ++notes;
+  ui.notes = [...ui.notes.slice(-3), { id, kind, title, text, action }];
+  // Errors stay until they are read.
+  if (kind === "done") setTimeout(() => dismiss(id), 4000);
+}
+
+export function dismiss(id: number) {
+  ui.notes = ui.notes.filter((n) => n.id !== id);
+}
+
+/** Asks before something is lost. */
+export function confirm(question: Omit<Question, "answer">): Promise<{ option: boolean } | undefined> {
+  return new Promise((resolve) => {
+    ui.question = {
+      ...question,
+      answer: (yes, option) => {
+        ui.question = undefined;
+        resolve(yes ? { option } : undefined);
+      },
+    };
+  });
+}
+
+export async function copy(text: string, what: string) {
+  try {
+    await navigator.clipboard.writeText(text);
+    notify("done", `${what} copied`);
+  } catch {
+    notify("error", `${what} could not be copied`, "The system did not give access to the clipboard.");
+  }
+}
