@@ -40,8 +40,10 @@ pub enum Part {
 
 /// Folders of a stack of layers, the topmost first, whose image parts stay for as long as this lives.
 pub struct Stack {
-    /// The folders. The lowest is what every container finds below its image.
+    /// The folders.
     pub lower: Vec<PathBuf>,
+    /// What a container finds below them.
+    bottom: PathBuf,
     _pins: Vec<Pin>,
 }
 
@@ -52,10 +54,11 @@ pub struct NewBuilt {
 }
 
 impl NewBuilt {
-    /// The overlay of this layer upon a stack.
-    pub fn rootfs(&self, stack: &Stack) -> RootFs {
+    /// The overlay of this layer upon a stack; `running`: with what a container's runtime mounts at.
+    pub fn rootfs(&self, stack: &Stack, running: bool) -> RootFs {
+        let bottom = running.then(|| stack.bottom.clone());
         RootFs {
-            lower: stack.lower.clone(),
+            lower: stack.lower.iter().cloned().chain(bottom).collect(),
             upper: self.layer.path().to_owned(),
             work: self.work.path().to_owned(),
         }
@@ -125,8 +128,8 @@ impl Images {
                 numbers.push(id);
             }
         }
-        let folders = numbers.iter().rev().map(|id| self.store.layer_path(*id));
-        Ok(Stack { lower: folders.chain([self.store.bottom_path()]).collect(), _pins: pins })
+        let lower = numbers.iter().rev().map(|id| self.store.layer_path(*id)).collect();
+        Ok(Stack { lower, bottom: self.store.bottom_path(), _pins: pins })
     }
 
     /// A new layer upon a stack.
