@@ -8,10 +8,17 @@
 //! for files and for the configuration of images, and does nothing else. It says what BuildKit's Dockerfile frontend
 //! says, to the word: names of steps, history entries, errors with their lines, build checks.
 
+pub mod answers;
+pub mod checks;
 pub mod config;
+pub mod convert;
+pub mod dockerfile;
 pub mod error;
 pub mod frontend;
 pub mod graph;
+pub mod options;
+pub mod outline;
+pub mod patterns;
 pub mod platform;
 
 pub use error::Error;
