@@ -156,7 +156,7 @@ async fn solve_text<H: Host>(
         if request == Some(Request::Outline) {
             return Ok(Outcome::Answer(answers::outline(&found.source, &done.outline)));
         }
-        let first = all.len();
+        let first = all.count();
         for mut vertex in done.steps {
             vertex.inputs.iter_mut().for_each(|input| input.0 += first);
             all.add(vertex)?;

@@ -8,6 +8,8 @@
 //! for files and for the configuration of images, and does nothing else. It says what BuildKit's Dockerfile frontend
 //! says, to the word: names of steps, history entries, errors with their lines, build checks.
 
+#![forbid(unsafe_code)]
+
 pub mod answers;
 pub mod checks;
 pub mod config;
@@ -15,6 +17,8 @@ pub mod convert;
 pub mod dockerfile;
 pub mod error;
 pub mod frontend;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod graph;
 pub mod options;
 pub mod outline;

@@ -55,10 +55,10 @@ pub fn global(
                     let (expanded, result) = lex.expand(default, &env);
                     result.map_err(|why| Error::invalid(why).at(&[instruction.lines]))?;
                     info.needs = expanded.matched;
-                    if info.needs.remove(&arg.key) {
-                        if let Some(before) = outline.args.get(&arg.key) {
-                            info.needs.extend(before.needs.iter().cloned());
-                        }
+                    if info.needs.remove(&arg.key)
+                        && let Some(before) = outline.args.get(&arg.key)
+                    {
+                        info.needs.extend(before.needs.iter().cloned());
                     }
                     Some(expanded.word)
                 }

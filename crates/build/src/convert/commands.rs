@@ -273,10 +273,10 @@ fn arg(
                 global
             }
         };
-        if let Some(value) = &value {
-            if !NOT_ENV.contains(&arg.key.as_str()) {
-                state.env.set(&arg.key, value);
-            }
+        if let Some(value) = &value
+            && !NOT_ENV.contains(&arg.key.as_str())
+        {
+            state.env.set(&arg.key, value);
         }
         if context.options.request.is_some() {
             if !inherited {

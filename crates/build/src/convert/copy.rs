@@ -111,7 +111,7 @@ fn linked(
     let Some(root) = state.root else { return context.graph.add(vertex) };
     // Progress shows both as one, by the name of the first.
     let group = |weak, context: &Context<'_>| ProgressGroup {
-        id: format!("link-{}", context.graph.len()),
+        id: format!("link-{}", context.graph.count()),
         name: vertex.name.clone(),
         weak,
     };
@@ -211,10 +211,10 @@ fn from_git(
     if !add {
         return Err(Error::invalid("source can't be a git ref for COPY"));
     }
-    if let (Some(flag), Some(query)) = (files.keep_git_dir, found.keep_git_dir) {
-        if flag != query {
-            return Err(Error::invalid("inconsistent keep-git-dir configuration"));
-        }
+    if let (Some(flag), Some(query)) = (files.keep_git_dir, found.keep_git_dir)
+        && flag != query
+    {
+        return Err(Error::invalid("inconsistent keep-git-dir configuration"));
     }
     if !files.checksum.is_empty() && !found.checksum.is_empty() && files.checksum != found.checksum {
         let (one, other) = (quote(&files.checksum), quote(&found.checksum));

@@ -43,7 +43,7 @@ impl Builder {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.vertices.len()
     }
 

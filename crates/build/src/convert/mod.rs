@@ -94,9 +94,9 @@ pub async fn convert<H: Host>(job: Job<'_>, host: &H) -> (Checks, Result<Convert
         Err(error) => return (checks, Err(error)),
     };
     args::check_stages(&read, &mut checks);
-    let mut context = match prepare(&job, &read, checks, host) {
+    let mut context = match prepare(&job, &read, &mut checks, host) {
         Ok(context) => context,
-        Err((checks, error)) => return (checks, Err(error)),
+        Err(error) => return (checks, Err(error)),
     };
     let result = work(&mut context, &read, &job, host).await;
     let checks = context.checks.clone();
@@ -109,19 +109,16 @@ pub async fn convert<H: Host>(job: Job<'_>, host: &H) -> (Checks, Result<Convert
 fn prepare<'a, H: Host>(
     job: &Job<'a>,
     read: &Stages,
-    mut checks: Checks,
+    checks: &mut Checks,
     host: &H,
-) -> Result<Context<'a>, (Checks, Error)> {
+) -> Result<Context<'a>, Error> {
     let lex = Lex::new(job.parsed.escape);
     let platforms = host.platforms();
     let build = platforms.first().cloned().unwrap_or_else(Platform::host);
     let target = job.target.cloned().unwrap_or_else(|| build.clone());
     let defaults = args::defaults(job.options, &build, &target);
-    args::check_defaults(&defaults, &lex, read, &mut checks);
-    let (global, outline) = match args::global(defaults, &lex, read, Some(job.options)) {
-        Ok(done) => done,
-        Err(error) => return Err((checks, error)),
-    };
+    args::check_defaults(&defaults, &lex, read, checks);
+    let (global, outline) = args::global(defaults, &lex, read, Some(job.options))?;
     Ok(Context {
         options: job.options,
         lex,
@@ -130,7 +127,7 @@ fn prepare<'a, H: Host>(
         platforms,
         global,
         outline,
-        checks,
+        checks: std::mem::take(checks),
         graph: graph::Builder::default(),
         stages: Vec::new(),
         order: Vec::new(),
@@ -428,7 +425,7 @@ fn check_circles(context: &Context<'_>) -> Result<(), Error> {
 /// Takes up the main context: what `.dockerignore` leaves out, or the steps it comes from.
 async fn load_main_context<H: Host>(context: &mut Context<'_>, job: &Job<'_>, host: &H) -> Result<(), Error> {
     if !job.context.steps.is_empty() {
-        let first = context.graph.len();
+        let first = context.graph.count();
         for vertex in &job.context.steps {
             let mut vertex = vertex.clone();
             vertex.inputs.iter_mut().for_each(|input| input.0 += first);

@@ -112,10 +112,10 @@ async fn bases<H: Host>(
     // Images all at once, the same one once.
     let mut requests: Vec<ImageRequest> = Vec::new();
     for begin in &begins {
-        if let Begin::Image { request, .. } = begin {
-            if !requests.contains(request) {
-                requests.push(request.clone());
-            }
+        if let Begin::Image { request, .. } = begin
+            && !requests.contains(request)
+        {
+            requests.push(request.clone());
         }
     }
     let answers = join_all(requests.iter().map(|r| host.resolve_image(r.clone()))).await;
@@ -213,10 +213,11 @@ fn begin_with_image(
     image.created = None;
     let implicit = context.stages[stage].platform.is_none() && context.implicit_target;
     let fits = |p: &Platform| p.os == image.os && p.architecture == image.architecture;
-    if implicit && !fits(&platform) {
-        if let Some(other) = context.platforms.iter().find(|p| fits(p)) {
-            platform = other.clone();
-        }
+    if implicit
+        && !fits(&platform)
+        && let Some(other) = context.platforms.iter().find(|p| fits(p))
+    {
+        platform = other.clone();
     }
     if let Some(digest) = digest {
         reference.digest = digest;

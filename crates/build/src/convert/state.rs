@@ -327,11 +327,11 @@ impl Context<'_> {
         for folder in &self.folders {
             let paths = &self.paths[folder.paths];
             let all = paths.contains("/");
-            if let Op::Local(local) = &mut self.graph.get(folder.vertex).op {
-                if !all {
-                    local.follow_paths = paths.iter().map(|p| p.trim_start_matches('/').to_owned()).collect();
-                    local.follow_paths.sort();
-                }
+            if let Op::Local(local) = &mut self.graph.get(folder.vertex).op
+                && !all
+            {
+                local.follow_paths = paths.iter().map(|p| p.trim_start_matches('/').to_owned()).collect();
+                local.follow_paths.sort();
             }
         }
     }

@@ -166,14 +166,14 @@ pub fn parse(text: &str) -> Result<Parsed, Error> {
             Ok(found) => found,
             Err(why) => return at(lines.number, lines.number, why),
         };
-        if let Some(found) = &directive {
-            if found.name == "escape" {
-                if found.value != "\\" && found.value != "`" {
-                    let why = format!("invalid escape token '{}' does not match ` or \\", found.value);
-                    return at(lines.number, lines.number, why);
-                }
-                out.escape = if found.value == "`" { '`' } else { '\\' };
+        if let Some(found) = &directive
+            && found.name == "escape"
+        {
+            if found.value != "\\" && found.value != "`" {
+                let why = format!("invalid escape token '{}' does not match ` or \\", found.value);
+                return at(lines.number, lines.number, why);
             }
+            out.escape = if found.value == "`" { '`' } else { '\\' };
         }
         lines.number += 1;
         let start = lines.number;
