@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::Error;
 use crate::platform::Platform;
 
 /// The configuration of an image.
@@ -65,6 +66,15 @@ impl Image {
             image.config.env = vec![format!("PATH={DEFAULT_PATH}")];
         }
         image
+    }
+
+    /// Reads a configuration document.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn read(document: &[u8]) -> Result<Image, Error> {
+        serde_json::from_slice(document)
+            .map_err(|why| Error::invalid(format!("failed to parse image config: {why}")))
     }
 
     /// What it is for.

@@ -1,6 +1,6 @@
 //! Why a Dockerfile cannot be built.
 
-use crate::graph::{Range, Source};
+use crate::graph::{Range, Source, Warning};
 
 /// What kind of failure it is, as gRPC and HTTP need to know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,12 +28,20 @@ pub struct Error {
     pub lines: Vec<Vec<Range>>,
     /// The file of `lines`, set by [`crate::frontend`].
     pub file: Option<Box<Source>>,
+    /// What build checks found until then; they are shown all the same.
+    pub warnings: Vec<Warning>,
 }
 
 impl Error {
     /// A wrong Dockerfile or option.
     pub fn invalid(message: impl Into<String>) -> Error {
-        Error { message: message.into(), kind: Kind::Invalid, lines: Vec::new(), file: None }
+        Error {
+            message: message.into(),
+            kind: Kind::Invalid,
+            lines: Vec::new(),
+            file: None,
+            warnings: Vec::new(),
+        }
     }
 
     /// The same of another kind.
@@ -47,6 +55,20 @@ impl Error {
         if self.lines.is_empty() && !lines.is_empty() {
             self.lines.push(lines.to_vec());
         }
+        self
+    }
+
+    /// The same of this file.
+    pub fn of(mut self, file: &Source) -> Error {
+        if self.file.is_none() && !self.lines.is_empty() {
+            self.file = Some(Box::new(file.clone()));
+        }
+        self
+    }
+
+    /// The same with what checks found until then.
+    pub fn with_warnings(mut self, warnings: &[Warning]) -> Error {
+        self.warnings = warnings.to_vec();
         self
     }
 

@@ -69,7 +69,7 @@ pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
         }
     }
     let cache = request.cache.clone().unwrap_or_default();
-    for entry in cache.exports.iter().filter(|e| e.r#type != "inline") {
+    if let Some(entry) = cache.exports.iter().find(|e| e.r#type != "inline") {
         return Err(unsupported(format!("exporting the cache to {:?} is not there yet", entry.r#type)));
     }
     for entry in &cache.imports {

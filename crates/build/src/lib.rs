@@ -16,18 +16,29 @@
 //!        <-/session-- session (files, secrets, ...) <---'  '---> cache, export, progress
 //! ```
 
+#![forbid(unsafe_code)]
+
+pub mod answers;
 pub mod builder;
 pub mod cache;
+pub mod checks;
 pub mod config;
 pub mod control;
+pub mod convert;
+pub mod dockerfile;
 pub mod error;
 mod export;
 pub mod files;
 pub mod frontend;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod gateway;
 pub mod gc;
 pub mod graph;
 pub mod jobs;
+pub mod options;
+pub mod outline;
+pub mod patterns;
 pub mod platform;
 pub mod progress;
 pub mod rpc;

@@ -408,9 +408,10 @@ fn pack_all(
     let missing: Vec<i64> = wanted.iter().filter_map(|w| w.as_ref().err().copied()).collect();
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(missing.len());
-    let packed: Vec<(i64, Result<(Packed, Pin), Error>)> = std::thread::scope(|scope| {
+    type Done = Vec<(i64, Result<(Packed, Pin), Error>)>;
+    let packed: Done = std::thread::scope(|scope| {
         let work = || {
-            let mut done = Vec::new();
+            let mut done = Done::new();
             while let Some(id) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
                 done.push((*id, pack(store, *id)));
             }

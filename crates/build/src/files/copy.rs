@@ -344,7 +344,8 @@ impl Copier<'_> {
             Err(e) => return Err(fault("stat", place.shown, e)),
         };
         self.contents(place.from, place.name, target.as_fd(), place.shown, place.inside, place.depth)?;
-        if !new && !(place.overwrite && wanted) {
+        let adorned = new || place.overwrite && wanted;
+        if !adorned {
             return Ok(());
         }
         for (name, value) in xattrs(place.from, place.name) {

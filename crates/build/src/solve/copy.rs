@@ -12,6 +12,7 @@ use crate::files::copy::{Copier, is_archive, reader, resolve_owner};
 use crate::files::{Root, digest, is_dir, select};
 use crate::graph::{Copy, CopySource, CopyStep, MountKind, Op, Owner, Slot};
 use crate::hex;
+use crate::patterns::Patterns;
 use crate::session::Index;
 use crate::worker::{StopOnDrop, Tree, View, Worker};
 
@@ -22,7 +23,9 @@ fn taken(step: &CopyStep) -> Result<Taken, Error> {
     if step.include.is_empty() && step.exclude.is_empty() {
         return Ok(Box::new(|_, _| true));
     }
-    Err(Error::invalid("COPY --exclude and --parents are not there yet").with_kind(Kind::Unsupported))
+    let read = |patterns: &[String]| Patterns::new(patterns).map_err(Error::invalid);
+    let (include, exclude) = (read(&step.include)?, read(&step.exclude)?);
+    Ok(Box::new(move |path, _| (include.is_empty() || include.matches(path)) && !exclude.matches(path)))
 }
 
 /// Something read: of which tree, which path, how it is looked up, and which of it.

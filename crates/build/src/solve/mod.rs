@@ -56,8 +56,11 @@ pub struct Solver<W: Worker> {
     /// Records in use.
     held: Mutex<Vec<InUse>>,
     /// Clients' files of this build, by what was asked for.
-    sources: Mutex<HashMap<String, Arc<OnceCell<Result<Arc<source::Files>, Error>>>>>,
+    sources: Mutex<HashMap<String, Arc<Source>>>,
 }
+
+/// Files of a source, once they are there.
+type Source = OnceCell<Result<Arc<source::Files>, Error>>;
 
 /// What is known of a step before it is done.
 #[derive(Clone, Debug)]
