@@ -10,6 +10,7 @@ use crate::Error;
 use crate::cache::Cache;
 use crate::error::Kind;
 use crate::jobs::Job;
+use crate::progress::Progress;
 use crate::session::Sessions;
 use crate::solve::STEPS_PER_CPU;
 use crate::worker::Worker;
@@ -38,6 +39,8 @@ pub struct Builder<W: Worker> {
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) jobs: Mutex<HashMap<String, Arc<Job<W>>>>,
+    /// What was told of builds that have just ended.
+    pub(crate) ended: Mutex<HashMap<String, Arc<Progress>>>,
     pub(crate) changed: watch::Sender<u64>,
     /// What automatic collection keeps, in bytes; `None`: there is none.
     pub(crate) keep: Option<u64>,
@@ -91,6 +94,7 @@ impl<W: Worker> Builder<W> {
             locks: Mutex::default(),
             sessions,
             jobs: Mutex::default(),
+            ended: Mutex::default(),
             changed: watch::Sender::default(),
             keep,
         }))

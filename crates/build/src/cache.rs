@@ -320,6 +320,16 @@ impl Cache {
             .collect())
     }
 
+    /// When each layer was made, in seconds since 1970.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub fn created(&self) -> Result<HashMap<i64, i64>, Error> {
+        let db = lock(&self.db);
+        let mut all = db.prepare_cached("SELECT layer, created FROM build_record WHERE layer IS NOT NULL")?;
+        Ok(all.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?)
+    }
+
     /// Forgets a record that nobody uses, and those whose trees have its layer; gives all that went, with the layers
     /// that nothing needs any more.
     ///

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
 use bollard_buildkit_proto::google::protobuf::Any;
 use bollard_buildkit_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};
 use bollard_buildkit_proto::moby::buildkit::v1 as proto;
@@ -117,22 +118,20 @@ pub fn status(e: Error) -> Status {
     let mut status = Status::new(code, e.message);
     let Some(file) = e.file else { return status };
     for lines in &e.lines {
-        let source = Source { info: Some(source_info(&file)), ranges: ranges(lines) };
+        // By their Go structs' names, in JSON: BuildKit's `errdefs.Source`.
+        let position = |line: u32| serde_json::json!({ "line": line });
+        let ranges: Vec<_> = lines
+            .iter()
+            .map(|r| serde_json::json!({ "start": position(r.start), "end": position(r.end) }))
+            .collect();
+        let data = base64::engine::general_purpose::STANDARD.encode(&file.data);
+        let info = serde_json::json!({ "filename": file.filename, "data": data, "language": "Dockerfile" });
         status.details.push(Any {
             type_url: "github.com/moby/buildkit/errdefs.Source+json".into(),
-            value: source.encode_to_vec(),
+            value: serde_json::json!({ "info": info, "ranges": ranges }).to_string().into_bytes(),
         });
     }
     status
-}
-
-/// BuildKit's `errdefs.Source`.
-#[derive(Clone, PartialEq, Message)]
-struct Source {
-    #[prost(message, optional, tag = "1")]
-    info: Option<pb::SourceInfo>,
-    #[prost(message, repeated, tag = "2")]
-    ranges: Vec<pb::Range>,
 }
 
 fn source_info(source: &crate::graph::Source) -> pb::SourceInfo {
@@ -194,7 +193,7 @@ impl<W: Worker> Api<W> {
         // Of the past, where it is not under way.
         let past = match self.0.cache.events(reference).map_err(status)? {
             Some(bytes) => bytes,
-            None => return Ok(Answer::stream(self.0.job(reference).await?.progress.stream())),
+            None => return Ok(Answer::stream(self.0.progress(reference).await?.stream())),
         };
         let events = Events::decode(past.as_slice()).unwrap_or_default().events;
         Ok(Answer::stream(Arc::new(Progress::replay(events)).stream()))

@@ -133,17 +133,30 @@ fn rfc3339(epoch: Option<i64>) -> String {
     }
 }
 
-/// The configuration document of what was made.
-fn config(solved: &Solved) -> Result<(Map<String, Value>, Platform), Error> {
+/// The configuration document of what was made. Entries of the history get the times of their layers, so that the same
+/// steps give the same image however often they are exported.
+fn config(solved: &Solved, made: &HashMap<i64, i64>) -> Result<(Map<String, Value>, Platform), Error> {
     let Some(target) = &solved.target else {
         return Err(Error::invalid("what was made has no configuration"));
     };
     let mut image = target.image.clone();
-    let created = rfc3339(target.epoch);
-    for entry in &mut image.history {
-        entry.created.get_or_insert_with(|| created.clone());
+    let own = image.history.iter().filter(|h| h.created.is_none() && !h.empty_layer).count();
+    let built: Vec<i64> = solved.tree.built().collect();
+    let mut layers = built.iter().skip(built.len().saturating_sub(own));
+    for entry in image.history.iter_mut().filter(|h| h.created.is_none() && !h.empty_layer) {
+        let time = target.epoch.or_else(|| layers.next().and_then(|l| made.get(l)).copied());
+        entry.created = Some(rfc3339(time));
     }
-    image.created = Some(created);
+    // An entry without a layer is as old as the one before it; at the beginning as the first that has a time.
+    let first = image.history.iter().find_map(|h| h.created.clone());
+    let mut before = first.unwrap_or_else(|| rfc3339(target.epoch));
+    for entry in &mut image.history {
+        before = entry.created.get_or_insert_with(|| before.clone()).clone();
+    }
+    image.created = Some(match target.epoch {
+        Some(_) => rfc3339(target.epoch),
+        None => before,
+    });
     let document = serde_json::to_value(&image).map_err(|e| Error::invalid(e.to_string()))?;
     let Value::Object(mut document) = document else {
         return Err(Error::invalid("a configuration that is no object"));
@@ -153,9 +166,10 @@ fn config(solved: &Solved) -> Result<(Map<String, Value>, Platform), Error> {
 }
 
 impl<W: Worker> One<'_, W> {
-    fn names(&self) -> Vec<String> {
+    fn names(&self) -> Result<Vec<String>, Status> {
         let names = self.attrs.get("name").map_or("", String::as_str);
-        names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect()
+        let names = names.split(',').map(str::trim).filter(|n| !n.is_empty());
+        names.map(|n| self.builder.worker.full_name(n).map_err(status)).collect()
     }
 
     fn flag(&self, name: &str) -> bool {
@@ -172,7 +186,8 @@ impl<W: Worker> One<'_, W> {
         }
         let mut images = Vec::new();
         for solved in &self.returned.solved {
-            let (config, platform) = config(solved).map_err(status)?;
+            let made = self.builder.cache.created().map_err(status)?;
+            let (config, platform) = config(solved, &made).map_err(status)?;
             images.push(ImageWork {
                 tree: solved.tree.clone(),
                 config,
@@ -196,7 +211,7 @@ impl<W: Worker> One<'_, W> {
     }
 
     async fn image_in(&self, step: &Step, response: &mut HashMap<String, String>) -> Result<(), Status> {
-        let names = self.names();
+        let names = self.names()?;
         let made = self.make(step, &names).await?;
         step.part(&format!("writing image {}", made.digest)).done(0);
         for name in &names {
@@ -231,7 +246,7 @@ impl<W: Worker> One<'_, W> {
         let what = if kind == "docker" { "docker image" } else { "oci image" };
         let mut step = self.job.progress.begin(&format!("exporting to {what} format"));
         let done = async {
-            let names = self.names();
+            let names = self.names()?;
             // The image is an archive's only: it has no name here, and goes when nothing holds it.
             let made = self.make(&step, &[]).await?;
             if !names.is_empty() {

@@ -18,6 +18,8 @@ use crate::worker::{Tree, Worker};
 
 /// How long a call waits for the build it names: a client makes both at once.
 const ARRIVAL: Duration = Duration::from_secs(5);
+/// How long what was told of a build that has ended can be asked for: a client asks beside the build, and may be late.
+const LATE: Duration = Duration::from_secs(10);
 /// Most refs of one build.
 const REFS: usize = 4096;
 
@@ -64,8 +66,19 @@ pub struct Listed<W: Worker> {
 impl<W: Worker> Drop for Listed<W> {
     fn drop(&mut self) {
         self.job.progress.end();
-        let mut jobs = self.builder.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        jobs.remove(&self.job.reference);
+        let (builder, reference) = (self.builder.clone(), self.job.reference.clone());
+        let jobs = || builder.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        jobs().remove(&reference);
+        let ended = |b: &Builder<W>, change: &dyn Fn(&mut HashMap<String, Arc<Progress>>)| {
+            change(&mut b.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        };
+        let progress = self.job.progress.clone();
+        ended(&builder, &|all| drop(all.insert(reference.clone(), progress.clone())));
+        let (builder, reference) = (builder.clone(), reference.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(LATE).await;
+            ended(&builder, &|all| drop(all.remove(&reference)));
+        });
     }
 }
 
@@ -99,6 +112,37 @@ impl<W: Worker> Builder<W> {
         drop(jobs);
         self.changed.send_modify(|n| *n += 1);
         Ok(Listed { job, builder: self.clone() })
+    }
+
+    /// What is told of the build of this name, which may be about to begin or have just ended.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn progress(&self, reference: &str) -> Result<Arc<Progress>, Status> {
+        let ended = || {
+            let ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            ended.get(reference).cloned()
+        };
+        if let Some(progress) = ended() {
+            return Ok(progress);
+        }
+        let mut changed = self.changed.subscribe();
+        let find = async {
+            loop {
+                changed.borrow_and_update();
+                let running = {
+                    let jobs = self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    jobs.get(reference).map(|job| job.progress.clone())
+                };
+                // A build that fails at once may be over before anybody has looked.
+                if let Some(progress) = running.or_else(ended) {
+                    return Some(progress);
+                }
+                changed.changed().await.ok()?;
+            }
+        };
+        let none = || Status::new(Code::NotFound, format!("no such job {reference}"));
+        tokio::time::timeout(ARRIVAL, find).await.ok().flatten().ok_or_else(none)
     }
 
     /// The build of this name, which may be about to begin.

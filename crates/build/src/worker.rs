@@ -185,6 +185,9 @@ pub trait Worker: Send + Sync + 'static {
     /// What clients are told of it, besides what every worker tells.
     fn labels(&self) -> std::collections::BTreeMap<String, String>;
 
+    /// An image's name with registry and tag: `docker.io/library/busybox:latest`.
+    fn full_name(&self, name: &str) -> Result<String, Error>;
+
     /// Platforms whose programs run here, its own first.
     fn platforms(&self) -> Vec<Platform>;
 

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
+use prost::Message as _;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -48,7 +49,7 @@ const QUEUE: usize = 64;
 pub struct Transfer {
     /// What the folder holds now.
     pub index: Index,
-    /// Bytes that came.
+    /// Bytes that came, descriptions included.
     pub received: u64,
 }
 
@@ -123,6 +124,8 @@ struct Receiver {
     described: bool,
     announced: u64,
     received: u64,
+    /// Bytes of all packets: what BuildKit shows.
+    told: u64,
 }
 
 struct Coming {
@@ -164,6 +167,7 @@ impl Receiver {
             described: false,
             announced: 0,
             received: 0,
+            told: 0,
         }
     }
 
@@ -173,6 +177,8 @@ impl Receiver {
             let Some(packet) = packets.blocking_recv() else {
                 break Err(Status::new(Code::Unavailable, "the client went away while it sent files"));
             };
+            let before = self.told >> 20;
+            self.told += packet.encoded_len() as u64;
             let taken = match PacketType::try_from(packet.r#type) {
                 Ok(PacketType::PacketStat) => match packet.stat {
                     Some(stat) if self.described => Err(refuse(format!("{} comes late", stat.path))),
@@ -182,14 +188,7 @@ impl Receiver {
                         Ok(())
                     }
                 },
-                Ok(PacketType::PacketData) => {
-                    let before = self.received >> 20;
-                    let taken = self.data(packet.id, &packet.data);
-                    if self.received >> 20 != before {
-                        progress(self.received);
-                    }
-                    taken
-                }
+                Ok(PacketType::PacketData) => self.data(packet.id, &packet.data),
                 Ok(PacketType::PacketErr) => {
                     Err(Status::new(Code::Unknown, String::from_utf8_lossy(&packet.data).into_owned()))
                 }
@@ -197,6 +196,9 @@ impl Receiver {
                 Ok(PacketType::PacketFin) => Err(refuse("it ended before all came")),
                 Ok(PacketType::PacketReq) | Err(_) => Err(refuse("a packet of an unknown kind")),
             };
+            if self.told >> 20 != before {
+                progress(self.told);
+            }
             if let Err(e) = taken {
                 let _ = self.ask.send(files::failed(&e.message));
                 break Err(e);
@@ -206,7 +208,7 @@ impl Receiver {
                 let _ = self.ask.send(files::finished());
             }
         };
-        progress(self.received);
+        progress(self.told);
         done
     }
 
@@ -341,7 +343,7 @@ impl Receiver {
                 adorn(&self.folder.join(path), &entry.stat)?;
             }
         }
-        Ok(Transfer { index: self.index, received: self.received })
+        Ok(Transfer { index: self.index, received: self.told })
     }
 }
 

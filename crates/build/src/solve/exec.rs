@@ -303,8 +303,7 @@ fn write_private(path: &Path, data: &[u8]) -> std::io::Result<()> {
 fn inside(folder: &Path, path: &str) -> Result<PathBuf, Error> {
     let root = Root::open(folder).map_err(io("open the context"))?;
     let found = root.at(path, OFlags::PATH).map_err(|e| {
-        let words =
-            format!("failed to compute cache key: failed to calculate checksum of ref: {path:?}: not found");
+        let words = format!("{path:?}: not found");
         if e == rustix::io::Errno::NOENT {
             Error::invalid(words).with_kind(Kind::NotFound)
         } else {

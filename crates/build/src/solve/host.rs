@@ -91,7 +91,7 @@ impl<W: Worker> Host for Answers<W> {
     }
 }
 
-/// A file's content; `None` where there is none.
+/// A file's content, at most [`MAX_FILE`] bytes of it; `None` where there is none.
 pub(crate) fn read_file(root: &crate::files::Root, path: &str) -> Result<Option<Vec<u8>>, Error> {
     use rustix::io::Errno;
     let fd = match root.at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
@@ -105,9 +105,6 @@ pub(crate) fn read_file(root: &crate::files::Root, path: &str) -> Result<Option<
         return Err(Error::invalid(format!("read {path}: is not a regular file")));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > MAX_FILE {
-        return Err(Error::invalid(format!("{path} is larger than {MAX_FILE} bytes")));
-    }
+    file.take(MAX_FILE as u64).read_to_end(&mut bytes).map_err(failed)?;
     Ok(Some(bytes))
 }

@@ -322,7 +322,15 @@ impl<W: Worker> Solve<W> {
             let output = by_definition.clone();
             return Ok(Keyed { output, keys: vec![by_definition], tree: None, hit: false });
         }
-        let content = self.content(node).await?;
+        let content = match self.content(node).await {
+            Ok(content) => content,
+            // The lines of an input that failed are its own.
+            Err(e) if !e.lines.is_empty() => return Err(e),
+            Err(e) => {
+                node.complete(&Err::<(), _>(e.clone()));
+                return Err(e.context("failed to compute cache key"));
+            }
+        };
         let mut parts = vec!["content", &definition, &platform];
         parts.extend(under.iter().map(|(_, k)| k.output.as_str()));
         parts.push(&content);

@@ -144,6 +144,10 @@ impl Worker for EngineWorker {
         BTreeMap::from([(label.to_owned(), addresses.join(","))])
     }
 
+    fn full_name(&self, name: &str) -> Result<String, Error> {
+        Ok(name.parse::<image::Reference>().map_err(of_image)?.to_string())
+    }
+
     fn platforms(&self) -> Vec<Platform> {
         vec![Platform::host()]
     }
