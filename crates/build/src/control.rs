@@ -18,7 +18,7 @@ use bollard_buildkit_proto::pb;
 use prost::Message;
 
 use crate::builder::Builder;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::graph::{Graph, Range};
 use crate::jobs::{Answered, Returned};
 use crate::progress::{Counts, Progress, timestamp};
@@ -110,12 +110,8 @@ fn version() -> proto::types::BuildkitVersion {
 
 /// A failure of a build, as BuildKit's clients read it: with the lines it is about.
 pub fn status(e: Error) -> Status {
-    let code = match e.kind {
-        Kind::NotFound => Code::NotFound,
-        Kind::Unsupported => Code::Unimplemented,
-        Kind::Invalid | Kind::Unknown => Code::Unknown,
-    };
-    let mut status = Status::new(code, e.message);
+    // Always this one, as from BuildKit: clients put the name of any other before the words.
+    let mut status = Status::new(Code::Unknown, e.message);
     let Some(file) = e.file else { return status };
     for lines in &e.lines {
         // By their Go structs' names, in JSON: BuildKit's `errdefs.Source`.

@@ -159,7 +159,7 @@ fn seconds(seconds: i64) -> Timespec {
 
 fn sources(root: &Root, reading: &Reading) -> Result<Vec<crate::files::Found>, Error> {
     let found = select(root, &reading.path, reading.wildcard, reading.follow)
-        .map_err(|e| e.context("failed to compute cache key: failed to calculate checksum of ref"))?;
+        .map_err(|e| e.context(format!("failed to calculate checksum of ref {}", crate::random_id())))?;
     if found.is_empty() && !reading.allow_empty && reading.wildcard {
         let words = format!("lstat {}: no such file or directory", reading.path);
         return Err(Error::invalid(words).with_kind(Kind::NotFound));

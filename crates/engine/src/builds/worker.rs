@@ -310,8 +310,18 @@ impl Worker for EngineWorker {
         out: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
     ) -> Result<(), Error> {
         let engine = self.engine()?;
-        let what = if names.is_empty() { vec![digest.to_owned()] } else { names };
-        engine.images.save(&what, None, out).await.map_err(of_image)
+        let id: image::Digest = digest.parse().map_err(of_image)?;
+        let names = names.iter().map(|n| n.parse().map_err(of_image)).collect::<Result<Vec<_>, _>>()?;
+        let saved = engine.images.save_as(&id, names, out).await.map_err(of_image);
+        // It was made for the archive: where nobody has named it, it goes again.
+        let unnamed = engine.images.get(digest).await.is_ok_and(|i| i.repo_tags.is_empty());
+        if unnamed {
+            let options = image::RemoveOptions::default();
+            if let Err(e) = engine.images.remove(digest, options, &|_| Vec::new()).await {
+                tracing::debug!("image of an archive: {e}");
+            }
+        }
+        saved
     }
 
     async fn push_image(&self, name: &str, asker: &Asker) -> Result<(), Error> {
