@@ -1,0 +1,91 @@
+//! What the programs of `fuzz/` do with their input.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use crate::Error;
+use crate::frontend::{Host, ImageRequest, Outcome, ResolvedImage, solve};
+use crate::graph::{Graph, Vertex};
+use crate::platform::Platform;
+
+/// An engine with one Dockerfile, and every image there is.
+struct One<'a>(&'a str);
+
+impl Host for One<'_> {
+    async fn read_files(&self, _: &[Vertex], paths: &[String]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        Ok(paths.iter().map(|p| (p == "Dockerfile").then(|| self.0.as_bytes().to_vec())).collect())
+    }
+
+    async fn resolve_image(&self, request: ImageRequest) -> Result<ResolvedImage, Error> {
+        let config = br#"{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"OnBuild":["RUN x","COPY --from=y a b"]},
+            "rootfs":{"type":"layers","diff_ids":["sha256:0"]},"history":[{"created_by":"x"}]}"#;
+        // Names that begin with this one have triggers, which may name themselves.
+        let config = if request.reference.contains("onbuild") {
+            config.to_vec()
+        } else {
+            String::from_utf8_lossy(config).replace("OnBuild", "Other").into_bytes()
+        };
+        Ok(ResolvedImage { digest: None, config })
+    }
+
+    fn platforms(&self) -> Vec<Platform> {
+        vec![Platform::normal("linux", "amd64", "")]
+    }
+}
+
+/// The result of a conversion that waits for nothing.
+fn at_once<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => unreachable!("nothing is waited for"),
+    }
+}
+
+/// Every text is a Dockerfile or is refused, for a build and for each question.
+///
+/// # Panics
+/// A graph whose inputs do not stand before what uses them, or an error without words.
+pub fn dockerfile(text: &str) {
+    for request in [None, Some("frontend.lint"), Some("frontend.outline"), Some("frontend.targets")] {
+        let options: BTreeMap<String, String> =
+            request.map(|r| ("requestid".to_owned(), r.to_owned())).into_iter().collect();
+        match at_once(solve(&options, &One(text))) {
+            Ok(Outcome::Build(graph)) => walk(&graph),
+            Ok(Outcome::Answer(answer)) => assert!(answer.contains_key("result.json")),
+            Err(error) => assert!(!error.message.is_empty()),
+        }
+    }
+}
+
+fn walk(graph: &Graph) {
+    let mut used = vec![false; graph.vertices.len()];
+    for (at, vertex) in graph.vertices.iter().enumerate() {
+        for input in &vertex.inputs {
+            assert!(input.0 < at, "{vertex:?}");
+            used[input.0] = true;
+        }
+    }
+    graph.results.iter().filter_map(|r| r.output).for_each(|v| used[v.0] = true);
+    assert!(used.iter().all(|u| *u), "{graph:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_lines_are_converted_or_refused(lines in prop::collection::vec(prop::sample::select(vec![
+            "FROM a", "FROM a AS b", "FROM b", "FROM b AS c", "FROM onbuild", "FROM scratch AS d", "RUN x", "RUN [\"x\"]",
+            "COPY --from=b x y", "COPY --from=0 x y", "COPY --from=onbuild x y", "COPY x y", "ADD http://x/y z",
+            "ADD https://x/y.git /z", "RUN --mount=from=c,target=/m y", "RUN --mount=type=cache,target=c y",
+            "RUN --mount=type=secret,id=s,env=E y", "COPY --link x y", "COPY --parents a/./b* y", "WORKDIR $A/x",
+            "ENV A=$A$A$A B=${A:-x}", "ARG A=1 B", "ONBUILD RUN z", "ONBUILD COPY --from=c x y", "COPY <<E /x", "E",
+            "RUN <<E", "#!/bin/sh", "EXPOSE 1-9", "CMD x", "LABEL a b", "USER x", "", "# x", "\\", "HEALTHCHECK NONE",
+        ]), 0..25)) {
+            super::dockerfile(&lines.join("\n"));
+        }
+    }
+}
