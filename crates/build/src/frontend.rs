@@ -10,8 +10,8 @@ use crate::answers::{self, Request};
 use crate::checks::Checks;
 use crate::convert::names::{Reference, clean};
 use crate::convert::state::source;
-use crate::convert::{Builder, Job, MainContext, convert, git_source};
-use crate::dockerfile::{directives, parse, stages};
+use crate::convert::{Builder, Job, MainContext, Shown, convert, git_source};
+use crate::dockerfile::{MAX_SIZE, directives, parse, stages};
 use crate::error::Kind;
 use crate::graph::{
     Copy, CopySource, CopyStep, Graph, Http, Local, Op, ResolveMode, Slot, Source, Target, Vertex, VertexRef,
@@ -85,6 +85,9 @@ pub enum Outcome {
 pub async fn solve<H: Host>(options: &BTreeMap<String, String>, host: &H) -> Result<Outcome, Error> {
     let options = Options::read(options)?;
     let found = definition(&options, host).await?;
+    if found.source.data.len() > MAX_SIZE {
+        return Err(Error::invalid(format!("dockerfile greater than max allowed size of {MAX_SIZE}")));
+    }
     let text = String::from_utf8_lossy(&found.source.data).into_owned();
     solve_text(&options, host, &found, &text).await.map_err(|error| error.of(&found.source))
 }
@@ -170,7 +173,7 @@ async fn solve_text<H: Host>(
         });
     }
     let mut ends: Vec<&mut Option<VertexRef>> = graph.results.iter_mut().map(|r| &mut r.output).collect();
-    graph.vertices = all.finish(&mut ends);
+    graph.vertices = all.finish(&mut ends, Shown::First);
     Ok(Outcome::Build(Box::new(graph)))
 }
 
