@@ -89,11 +89,16 @@ impl Machine {
         serde_json::from_str(&self.coracle(&["status", "--json"]).out).expect("JSON")
     }
 
+    /// A program that finds this machine's engine, ready to run.
+    pub fn run_as_user(&self, program: &Path) -> Command {
+        self.as_user(Command::new(program))
+    }
+
     /// A command of the stock CLI, ready to run.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut c = Command::new(Cli::V28.program());
+        let mut c = self.run_as_user(&Cli::V28.program());
         c.args(args);
-        self.as_user(c)
+        c
     }
 
     /// Runs a command of the stock CLI.

@@ -1,8 +1,10 @@
-//! Debian's docker-compose drives an application: web, redis, postgres.
+//! Debian's docker-compose drives an application: web, redis, postgres; on bare Linux, and in the guest (`--full`: a
+//! database is made slowly by an emulated processor).
 
 use std::path::Path;
+use std::process::Command;
 
-use tests::{Engine, Outcome, eventually, images};
+use tests::{Engine, Outcome, eventually, images, machine::Machine};
 
 const APPLICATION: &str = r#"
 name: shop
@@ -33,22 +35,54 @@ networks:
 volumes: { cache: {}, redis: {}, db: {} }
 "#;
 
+/// Where the application runs.
+trait Place {
+    /// docker-compose with this place's engine.
+    fn compose(&self) -> Command;
+    fn docker(&self, args: &[&str]) -> Outcome;
+    /// A page that is published on the host.
+    fn page(&self, url: &str) -> Outcome;
+}
+
+impl Place for Engine {
+    fn compose(&self) -> Command {
+        let mut command = self.sandbox.command("timeout");
+        command
+            .arg("200")
+            .arg(tests::tool("CORACLE_TEST_COMPOSE"))
+            .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
+            .env("DOCKER_CONFIG", self.path("docker-config"));
+        command
+    }
+    fn docker(&self, args: &[&str]) -> Outcome {
+        Engine::docker(self, args)
+    }
+    fn page(&self, url: &str) -> Outcome {
+        self.curl(&[url])
+    }
+}
+
+impl Place for Machine {
+    fn compose(&self) -> Command {
+        self.run_as_user(&tests::tool("CORACLE_TEST_COMPOSE"))
+    }
+    fn docker(&self, args: &[&str]) -> Outcome {
+        Machine::docker(self, args)
+    }
+    fn page(&self, url: &str) -> Outcome {
+        self.curl(url)
+    }
+}
+
 struct Compose<'a> {
-    engine: &'a Engine,
+    place: &'a dyn Place,
     folder: std::path::PathBuf,
 }
 
 impl Compose<'_> {
     fn run(&self, args: &[&str]) -> Outcome {
-        let mut command = self.engine.sandbox.command("timeout");
-        command.arg("200").arg(tests::tool("CORACLE_TEST_COMPOSE"));
-        command
-            .arg("-f")
-            .arg(self.folder.join("compose.yaml"))
-            .args(args)
-            .env("DOCKER_HOST", format!("unix://{}", self.engine.socket().display()))
-            .env("DOCKER_CONFIG", self.engine.path("docker-config"))
-            .stdin(std::process::Stdio::null());
+        let mut command = self.place.compose();
+        command.arg("-f").arg(self.folder.join("compose.yaml")).args(args).stdin(std::process::Stdio::null());
         command.output().expect("docker-compose").into()
     }
 
@@ -60,12 +94,11 @@ impl Compose<'_> {
     }
 }
 
-fn application(engine: &Engine) -> Compose<'_> {
-    let folder = engine.path("shop");
+fn application(place: &dyn Place, folder: std::path::PathBuf) -> Compose<'_> {
     std::fs::create_dir_all(folder.join("pages")).unwrap();
     std::fs::write(folder.join("compose.yaml"), APPLICATION).unwrap();
     std::fs::write(folder.join("pages/index.html"), "from the shop\n").unwrap();
-    Compose { engine, folder }
+    Compose { place, folder }
 }
 
 fn write(path: &Path, from: &str, to: &str) {
@@ -80,14 +113,31 @@ fn an_application_of_three_services() {
     for image in [images::web, images::redis, images::postgres] {
         engine.load(image);
     }
-    let shop = application(&engine);
+    shop_opens_and_closes(&application(&engine, engine.path("shop")));
+}
+
+#[test]
+fn the_same_application_in_the_guest() {
+    if std::env::var_os("CORACLE_TEST_FULL").is_none() {
+        return;
+    }
+    let machine = Machine::start("shop");
+    let folder = tempfile::tempdir().unwrap();
+    for image in [images::web, images::redis, images::postgres] {
+        machine.load(&image(folder.path()));
+    }
+    shop_opens_and_closes(&application(&machine, machine.path("shop")));
+}
+
+fn shop_opens_and_closes(shop: &Compose<'_>) {
+    let docker = |args: &[&str]| shop.place.docker(args);
     shop.run(&["up", "-d", "--scale", "web=3"]).ok();
     let states = shop.run(&["ps", "--format", "{{.Service}} {{.State}}"]).ok();
     assert_eq!(states.lines().filter(|l| l.ends_with(" running")).count(), 5, "{states}");
 
     // Three of one service: a port each, and each found by the service's name.
     for port in 8080..8083 {
-        assert_eq!(engine.curl(&[&format!("http://127.0.0.1:{port}/")]).ok(), "from the shop");
+        assert_eq!(shop.place.page(&format!("http://127.0.0.1:{port}/")).ok(), "from the shop");
     }
     let found = shop.run(&["exec", "-T", "redis", "sh", "-c", "getent ahostsv4 web | sort -u | wc -l"]);
     if found.code == Some(0) {
@@ -112,11 +162,9 @@ fn an_application_of_three_services() {
         logs.contains("redis-1  |") && logs.to_lowercase().contains("ready to accept connections"),
         "{logs}"
     );
-    let networks =
-        engine.docker(&["network", "ls", "-q", "--filter", "label=com.docker.compose.project=shop"]);
+    let networks = docker(&["network", "ls", "-q", "--filter", "label=com.docker.compose.project=shop"]);
     assert_eq!(networks.ok().lines().count(), 2);
-    let internal =
-        engine.docker(&["network", "inspect", "-f", "{{.Internal}} {{.Labels.purpose}}", "shop_back"]);
+    let internal = docker(&["network", "inspect", "-f", "{{.Internal}} {{.Labels.purpose}}", "shop_back"]);
     assert_eq!(internal.ok(), "true data");
 
     // Up again: nothing is made anew.
@@ -139,12 +187,12 @@ fn an_application_of_three_services() {
     shop.run(&["start"]).ok();
     // Down keeps what is in volumes; down -v does not.
     shop.run(&["down"]).ok();
-    assert_eq!(engine.docker(&["ps", "-aq"]).ok(), "");
-    assert_eq!(engine.docker(&["volume", "ls", "-q"]).ok(), "shop_cache\nshop_db\nshop_redis");
+    assert_eq!(docker(&["ps", "-aq"]).ok(), "");
+    assert_eq!(docker(&["volume", "ls", "-q"]).ok(), "shop_cache\nshop_db\nshop_redis");
     shop.run(&["up", "-d"]).ok();
     assert_eq!(sql("select count(*) from orders"), "0");
     shop.run(&["down", "-v"]).ok();
-    assert_eq!(engine.docker(&["volume", "ls", "-q"]).ok(), "");
-    let left = engine.docker(&["network", "ls", "--format", "{{.Name}}"]).ok();
+    assert_eq!(docker(&["volume", "ls", "-q"]).ok(), "");
+    let left = docker(&["network", "ls", "--format", "{{.Name}}"]).ok();
     assert_eq!(left, "bridge\nhost\nnone");
 }

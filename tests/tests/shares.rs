@@ -106,6 +106,37 @@ fn the_users_folder_is_there_with_owners_on_both_sides() {
     machine.docker(&["rm", "seen"]).ok();
 }
 
+/// Checks whose findings may differ, with the reason.
+const OTHERWISE: [(&str, &str); 0] = [];
+
+#[test]
+fn a_share_does_what_a_disk_does() {
+    let machine = Machine::start("alike");
+    let folder = tempfile::tempdir().unwrap();
+    machine.load(&images::watcher(folder.path()));
+    let src = machine.path("src");
+    let user = machine.user();
+    fs::create_dir(&src).unwrap();
+    std::os::unix::fs::chown(&src, Some(user), Some(user)).unwrap();
+    let checks = include_bytes!("../file_checks.py");
+    let findings = |mount: &str| {
+        let args = ["run", "--rm", "-i", "-v", mount, "watcher", "python3", "-", "/checked"];
+        let said = machine.docker_with_input(&args, checks).ok();
+        said.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let disk = findings("disk:/checked");
+    let share = findings(&format!("{}:/checked", src.display()));
+    assert!(disk.len() > 20 && disk.len() == share.len(), "{disk:#?} {share:#?}");
+    let differ: Vec<_> = disk
+        .iter()
+        .zip(&share)
+        .filter(|(disk, share)| {
+            disk != share && !OTHERWISE.iter().any(|(check, _)| disk.starts_with(&format!("{check}:")))
+        })
+        .collect();
+    assert!(differ.is_empty(), "on a disk, on a share: {differ:#?}");
+}
+
 #[test]
 fn a_watcher_in_a_container_hears_what_the_host_changes() {
     let machine = Machine::start("hear");
