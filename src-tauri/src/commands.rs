@@ -81,7 +81,7 @@ pub async fn control(app: State<'_, App>, request: Control) -> Done<ControlAnswe
 #[serde(untagged)]
 pub enum Heard {
     /// A message.
-    Message(Message),
+    Message(Box<Message>),
     /// Bytes of a terminal.
     Bytes {
         /// In base64.
@@ -91,7 +91,10 @@ pub enum Heard {
 
 /// Open streams, by the page's own numbers.
 #[derive(Default)]
-pub struct Streams(Mutex<HashMap<u32, (mpsc::Sender<In>, tauri::async_runtime::JoinHandle<()>)>>);
+pub struct Streams(Mutex<HashMap<u32, Running>>);
+
+/// A stream's input, and the task that passes on what comes from it.
+type Running = (mpsc::Sender<In>, tauri::async_runtime::JoinHandle<()>);
 
 impl Streams {
     fn sender(&self, id: u32) -> Option<mpsc::Sender<In>> {
@@ -122,7 +125,7 @@ pub async fn open(
         let _guard = guard;
         while let Some(out) = from.recv().await {
             let heard = match out {
-                Out::Message(message) => Heard::Message(message),
+                Out::Message(message) => Heard::Message(Box::new(message)),
                 Out::Bytes(bytes) => {
                     Heard::Bytes { bytes: base64::engine::general_purpose::STANDARD.encode(&bytes) }
                 }

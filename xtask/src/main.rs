@@ -98,7 +98,7 @@ fn main() -> anyhow::Result<()> {
         Task::Fixtures { peer, group } => fixtures::record(&peer, group.as_deref())?,
         Task::Bench(options) => bench::run(&options)?,
         Task::Stage => println!("{}", stage::build()?.display()),
-        Task::Desktop => println!("{}", ui::desktop()?.display()),
+        Task::Desktop => println!("{}", ui::desktop(false)?.display()),
         Task::Screenshots => println!("{}", test::screenshots()?.display()),
         Task::Image { arch, programs, out } => {
             println!("{}", image_in(&arch, programs, out)?.display());

@@ -56,7 +56,7 @@ fn window(coracle: &Path) -> Result<bool> {
         return Ok(false);
     }
     eprintln!("== building the desktop app");
-    let desktop = match crate::ui::desktop() {
+    let desktop = match crate::ui::desktop(false) {
         Ok(desktop) => desktop,
         Err(error) => {
             eprintln!("the desktop app was not built: {error:#}");

@@ -107,7 +107,7 @@ fn app_environment() -> Result<Vec<(&'static str, std::path::PathBuf)>> {
     let started = std::time::Instant::now();
     ui::check()?;
     stage::run(ui::shell_cargo().args(["fmt", "--check"]))?;
-    let desktop = ui::desktop()?;
+    let desktop = ui::desktop(true)?;
     let mut environment = ui::test_environment()?;
     environment.push(("CORACLE_TEST_DESKTOP", desktop));
     eprintln!("== user interface and shell: {:.1} s", started.elapsed().as_secs_f32());

@@ -28,7 +28,6 @@ async function send(request: Request): Promise<{ status: number; body: Uint8Arra
     "x-method": request.method,
     "x-path": encodeURIComponent(request.path),
     "x-type": kind,
-    ...(request.headers ? { "x-headers": encodeURIComponent(JSON.stringify(request.headers)) } : {}),
   });
   const bytes = new Uint8Array(answer);
   request.signal?.throwIfAborted();
