@@ -7,22 +7,57 @@
 //! The front half (`frontend`, `dockerfile`, `convert`, `checks`, `patterns`) is pure: it asks its [`frontend::Host`]
 //! for files and for the configuration of images, and does nothing else. It says what BuildKit's Dockerfile frontend
 //! says, to the word: names of steps, history entries, errors with their lines, build checks.
+//!
+//! The back half speaks BuildKit's protocol and does the work. It knows no engine: what it needs of one it asks of its
+//! [`worker::Worker`].
+//!
+//! ```text
+//! client --/grpc--> rpc -> control, gateway -> jobs -> solve -> worker (the engine)
+//!        <-/session-- session (files, secrets, ...) <---'  '---> cache, export, progress
+//! ```
 
 #![forbid(unsafe_code)]
 
 pub mod answers;
+pub mod builder;
+pub mod cache;
 pub mod checks;
 pub mod config;
+pub mod control;
 pub mod convert;
 pub mod dockerfile;
 pub mod error;
+mod export;
+pub mod files;
 pub mod frontend;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod gateway;
+pub mod gc;
 pub mod graph;
+pub mod jobs;
 pub mod options;
 pub mod outline;
 pub mod patterns;
 pub mod platform;
+pub mod progress;
+pub mod rpc;
+pub mod session;
+pub mod solve;
+pub mod worker;
 
 pub use error::Error;
+
+/// A digest as text: `sha256:` and hexadecimal digits.
+pub(crate) fn hex(digest: &[u8]) -> String {
+    digest.iter().fold("sha256:".to_owned(), |mut text, byte| {
+        text.push_str(&format!("{byte:02x}"));
+        text
+    })
+}
+
+/// An id as BuildKit's are: 25 letters and digits that nobody else has.
+pub(crate) fn random_id() -> String {
+    const LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    (0..25).map(|_| LETTERS[rand::random_range(0..LETTERS.len())] as char).collect()
+}

@@ -58,6 +58,8 @@ pub struct Engine {
     pub containers: Containers,
     /// Commands run in containers.
     pub execs: Execs,
+    /// Builds of images.
+    pub builds: crate::builds::Builds,
     /// Counts what containers use, for those who watch.
     pub sampler: crate::container::stats::Sampler,
     /// What happens.
@@ -137,6 +139,7 @@ impl Engine {
             ports,
             containers: Containers::default(),
             execs: Execs::default(),
+            builds: crate::builds::Builds::default(),
             sampler: crate::container::stats::Sampler::default(),
             events: Events::default(),
             tasks,

@@ -4,6 +4,7 @@
 
 pub mod api;
 mod build;
+pub mod builds;
 mod changes;
 pub mod config;
 pub mod container;

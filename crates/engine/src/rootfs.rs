@@ -37,6 +37,67 @@ pub async fn merged<T: Send + 'static>(
     .await
 }
 
+/// Layers, the topmost first, and where changes to them go (overlayfs' upper and work folders), if anywhere.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// Not written to.
+    pub lower: Vec<PathBuf>,
+    /// Written to.
+    pub upper: Option<(PathBuf, PathBuf)>,
+}
+
+/// Runs `work` on a thread that sees each of these trees at the path it is given. The mounts end with the thread.
+pub async fn trees<T: Send + 'static>(
+    trees: Vec<Layers>,
+    scratch: PathBuf,
+    work: impl FnOnce(&[PathBuf]) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    on_thread(move || {
+        let places = sys::mount_trees(&trees, &scratch)?;
+        work(&places)
+    })
+    .await
+}
+
+/// Parts of trees that stand in a mount namespace of their own, for as long as this lives.
+pub struct Held {
+    /// The namespace.
+    pub namespace: PathBuf,
+    /// The path of each part in it.
+    pub places: Vec<PathBuf>,
+    _end: std::sync::mpsc::Sender<()>,
+}
+
+/// Mounts trees and holds a part of each.
+pub async fn hold(parts: Vec<(Layers, PathBuf)>, scratch: PathBuf) -> Result<Held> {
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    let work = move || -> Result<(PathBuf, Vec<PathBuf>)> {
+        let (trees, paths): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let mounted = sys::mount_trees(&trees, &scratch)?;
+        let bind = |(n, (tree, part)): (usize, (&PathBuf, &PathBuf))| {
+            sys::bind_part(tree, part, &scratch, &format!("part-{n}"))
+        };
+        let places = mounted.iter().zip(&paths).enumerate().map(bind).collect::<Result<_>>()?;
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        Ok((PathBuf::from(format!("/proc/{}/task/{thread}/ns/mnt", std::process::id())), places))
+    };
+    std::thread::Builder::new()
+        .name("trees".into())
+        .spawn(move || {
+            let done = work();
+            let holds = done.is_ok();
+            if tx.send(done).is_ok() && holds {
+                // Until the other end is gone.
+                let _ = ended.recv();
+            }
+        })
+        .map_err(|e| Error::internal(format!("start a thread: {e}")))?;
+    let (namespace, places) =
+        rx.await.map_err(|_| Error::internal("the thread that mounted trees died"))??;
+    Ok(Held { namespace, places, _end: end })
+}
+
 /// Runs `work` on a thread of its own: a file system that hangs holds up nobody else.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let (tx, rx) = tokio::sync::oneshot::channel();

@@ -274,6 +274,21 @@ impl Images {
         Ok(loaded)
     }
 
+    /// Writes one image as an archive, under names that it need not have here.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] before the first byte is written.
+    pub async fn save_as(
+        &self,
+        id: &Digest,
+        names: Vec<Reference>,
+        out: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<(), Error> {
+        let (store, id) = (self.store.clone(), *id);
+        let plan = blocking(move || save::plan_of(&store, vec![(id, names)], None)).await?;
+        self.write_archive(plan, out).await
+    }
+
     /// Writes images as one archive, which both Docker and tools for OCI layouts read; of indexes only the manifest
     /// of a platform, where one is given.
     ///
@@ -283,10 +298,18 @@ impl Images {
         &self,
         names: &[String],
         platform: Option<Platform>,
-        mut out: impl AsyncWrite + Send + Unpin + 'static,
+        out: impl AsyncWrite + Send + Unpin + 'static,
     ) -> Result<(), Error> {
         let (store, names) = (self.store.clone(), names.to_vec());
         let plan = blocking(move || save::plan(&store, &names, platform.as_ref())).await?;
+        self.write_archive(plan, out).await
+    }
+
+    async fn write_archive(
+        &self,
+        plan: save::Plan,
+        mut out: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<(), Error> {
         let store = self.store.clone();
         let mut out = blocking(move || {
             let mut bridge = SyncIoBridge::new(&mut out);

@@ -11,6 +11,7 @@
 //! ```
 //! The tree on disk and the rules by which it changes stand in the documentation of `store`.
 
+mod built;
 mod digest;
 mod error;
 #[cfg(any(fuzzing, test))]
@@ -31,6 +32,7 @@ mod save;
 mod spec;
 mod store;
 
+pub use built::{BuiltImage, NewBuilt, NewBuiltImage, Part, Stack};
 pub use digest::Digest;
 pub use error::{Code, Error};
 pub use images::{Config, Images};

@@ -24,9 +24,9 @@ use crate::store::{Commit, Draft, NewBlob, NewDocument, NewLayer, NewManifest, P
 use crate::{Descriptor, Digest, Error, Platform, Reference, mount, records};
 
 /// Level of the blobs made here: they are written once and mostly stay on this machine.
-const LEVEL: Compression = Compression::fast();
+pub(crate) const LEVEL: Compression = Compression::fast();
 /// Bytes handled at once.
-const BUFFER: usize = 256 * 1024;
+pub(crate) const BUFFER: usize = 256 * 1024;
 /// Bytes of a container's files in flight between the thread that reads them and the one that unpacks.
 const PIPE: usize = 1024 * 1024;
 /// Length of an archive of nothing, bytes.
@@ -137,7 +137,7 @@ pub(crate) fn make(store: &Arc<Store>, image: NewImage) -> Result<Digest, Error>
     Ok(id)
 }
 
-fn serialise(document: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+pub(crate) fn serialise(document: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(document).map_err(|e| Error::content("new image", e))
 }
 
@@ -247,10 +247,10 @@ impl<R: Read> Read for Tee<R> {
 }
 
 /// Counts and hashes what is written through it.
-struct Counting {
-    inner: BufWriter<File>,
-    hasher: Hasher,
-    bytes: u64,
+pub(crate) struct Counting {
+    pub(crate) inner: BufWriter<File>,
+    pub(crate) hasher: Hasher,
+    pub(crate) bytes: u64,
 }
 
 impl Write for Counting {

@@ -34,17 +34,7 @@ pub(crate) async fn mount(store: Arc<Store>, image: Digest, key: &str) -> Result
         let (store, key) = (store.clone(), key.clone());
         blocking(move || plan(&store, image, &key)).await?
     };
-    let mut unpacked = false;
-    for (diff_id, blob) in &chain {
-        let Some(blob) = blob else { continue };
-        let layer = unpack_stored(store.clone(), *blob, *diff_id).await?;
-        let to = store.clone();
-        blocking(move || to.commit(&Commit { layers: vec![Arc::new(layer)], ..Commit::default() })).await?;
-        unpacked = true;
-    }
-    if unpacked {
-        settle_later(&store);
-    }
+    unpack(&store, &chain).await?;
     blocking(move || record(&store, &manifest, &chain, &key)).await
 }
 
@@ -57,7 +47,7 @@ pub(crate) fn manifest(db: &Connection, key: &str) -> Result<Option<Digest>, Err
     found.map(|m| m.parse()).transpose()
 }
 
-type Chain = Vec<(Digest, Option<Digest>)>;
+pub(crate) type Chain = Vec<(Digest, Option<Digest>)>;
 
 /// The manifest, and its layers from the lowest up: with the blob of those that are still to be unpacked.
 fn plan(store: &Arc<Store>, image: Digest, key: &str) -> Result<(Digest, Chain, Pin), Error> {
@@ -71,7 +61,13 @@ fn plan(store: &Arc<Store>, image: Digest, key: &str) -> Result<(Digest, Chain, 
         }
     })?;
     let pin = store.pin([manifest]);
-    let chain = store.read(|db| {
+    let chain = chain(store, &manifest)?;
+    Ok((manifest, chain, pin))
+}
+
+/// Layers of a manifest, from the lowest up.
+pub(crate) fn chain(store: &Store, manifest: &Digest) -> Result<Chain, Error> {
+    store.read(|db| {
         let rows: Vec<(String, String, bool)> = db
             .prepare_cached(
                 // Child 0 of a manifest is its configuration, its layers follow.
@@ -86,12 +82,27 @@ fn plan(store: &Arc<Store>, image: Digest, key: &str) -> Result<(Digest, Chain, 
                 Ok((diff_id.parse()?, if *here { None } else { Some(blob.parse()?) }))
             })
             .collect::<Result<Chain, Error>>()
-    })?;
-    Ok((manifest, chain, pin))
+    })
 }
 
-/// Makes the container's folders and records that they, and the layers, are used.
-fn record(store: &Store, manifest: &Digest, chain: &Chain, key: &str) -> Result<RootFs, Error> {
+/// Unpacks those layers that are not.
+pub(crate) async fn unpack(store: &Arc<Store>, chain: &Chain) -> Result<(), Error> {
+    let mut unpacked = false;
+    for (diff_id, blob) in chain {
+        let Some(blob) = blob else { continue };
+        let layer = unpack_stored(store.clone(), *blob, *diff_id).await?;
+        let to = store.clone();
+        blocking(move || to.commit(&Commit { layers: vec![Arc::new(layer)], ..Commit::default() })).await?;
+        unpacked = true;
+    }
+    if unpacked {
+        settle_later(store);
+    }
+    Ok(())
+}
+
+/// The folder of each layer of a chain, from the lowest up; one that comes twice is there once.
+pub(crate) fn numbers(store: &Store, chain: &Chain) -> Result<Vec<i64>, Error> {
     let mut wanted = Vec::new();
     store.read(|db| {
         for (diff_id, _) in chain {
@@ -104,6 +115,12 @@ fn record(store: &Store, manifest: &Digest, chain: &Chain, key: &str) -> Result<
         }
         Ok(())
     })?;
+    Ok(wanted)
+}
+
+/// Makes the container's folders and records that they, and the layers, are used.
+fn record(store: &Store, manifest: &Digest, chain: &Chain, key: &str) -> Result<RootFs, Error> {
+    let wanted = numbers(store, chain)?;
     let recorded: Vec<i64> = store.read(|db| {
         Ok(db
             .prepare_cached("SELECT layer FROM image_mount_layer WHERE key = ?1")?
@@ -132,23 +149,26 @@ fn record(store: &Store, manifest: &Digest, chain: &Chain, key: &str) -> Result<
         make_folder(path)?;
     }
     if make_folder(&upper)? {
-        // The root of the merged tree shows the upper folder's own owner and mode.
-        let (mode, uid, gid) = match lower.first() {
-            Some(top) => {
-                let meta = fs::metadata(top).map_err(|e| Error::os("stat", top, e))?;
-                (meta.mode() & 0o7777, meta.uid(), meta.gid())
-            }
-            None => (0o755, 0, 0),
-        };
-        chown(&upper, Some(uid), Some(gid)).map_err(|e| Error::os("chown", &upper, e))?;
-        fs::set_permissions(&upper, fs::Permissions::from_mode(mode))
-            .map_err(|e| Error::os("chmod", &upper, e))?;
+        adopt_root(lower.first(), &upper)?;
     }
     Ok(RootFs { lower, upper, work })
 }
 
+/// Gives a new upper folder the owner and mode of the tree below it: the root of the merged tree shows the upper's.
+pub(crate) fn adopt_root(top: Option<&PathBuf>, upper: &PathBuf) -> Result<(), Error> {
+    let (mode, uid, gid) = match top {
+        Some(top) => {
+            let meta = fs::metadata(top).map_err(|e| Error::os("stat", top, e))?;
+            (meta.mode() & 0o7777, meta.uid(), meta.gid())
+        }
+        None => (0o755, 0, 0),
+    };
+    chown(upper, Some(uid), Some(gid)).map_err(|e| Error::os("chown", upper, e))?;
+    fs::set_permissions(upper, fs::Permissions::from_mode(mode)).map_err(|e| Error::os("chmod", upper, e))
+}
+
 /// Whether the folder is new.
-fn make_folder(path: &PathBuf) -> Result<bool, Error> {
+pub(crate) fn make_folder(path: &PathBuf) -> Result<bool, Error> {
     match fs::create_dir(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),

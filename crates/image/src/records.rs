@@ -101,7 +101,21 @@ pub(crate) fn find(db: &Connection, text: &str) -> Result<(Digest, Option<Refere
         let known = db
             .prepare_cached("SELECT 1 FROM image_target WHERE digest = ?1")?
             .exists([digest.to_string()])?;
-        return if known { Ok((digest, None)) } else { Err(Error::NoSuchImage(text.into())) };
+        if known {
+            return Ok((digest, None));
+        }
+        // A build tells the digest of the configuration as well, which was an image's ID for ten years.
+        let of_config: Option<String> = db
+            .prepare_cached(
+                "SELECT t.digest FROM image_manifest m JOIN image_target t ON t.digest = m.digest
+                 OR t.digest IN (SELECT parent FROM image_child WHERE child = m.digest) WHERE m.config = ?1",
+            )?
+            .query_row([digest.to_string()], |r| r.get(0))
+            .optional()?;
+        return match of_config {
+            Some(id) => Ok((id.parse()?, None)),
+            None => Err(Error::NoSuchImage(text.into())),
+        };
     }
     let reference = Reference::parse(text);
     if let Ok(reference) = &reference {

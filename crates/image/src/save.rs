@@ -45,6 +45,15 @@ pub(crate) fn plan(store: &Arc<Store>, names: &[String], platform: Option<&Platf
         }
         Ok(found)
     })?;
+    plan_of(store, found, platform)
+}
+
+/// The same for images by their IDs, each under names of the archive's own.
+pub(crate) fn plan_of(
+    store: &Arc<Store>,
+    found: Vec<(Digest, Vec<Reference>)>,
+    platform: Option<&Platform>,
+) -> Result<Plan, Error> {
     let pins = found.iter().map(|(id, _)| store.pin([*id])).collect();
     store.read(|db| {
         let mut documents = BTreeSet::new();

@@ -86,6 +86,8 @@ pub(crate) enum MountKind {
     BindOf {
         namespace: String,
         path: String,
+        /// The namespace is the engine's own: a file or folder of any file system.
+        engine: bool,
     },
     Filesystem {
         kind: String,

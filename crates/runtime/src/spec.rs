@@ -49,6 +49,10 @@ pub const READONLY_PATHS: [&str; 5] =
 /// option of our own: the OCI's specification has no words for it.
 pub const OF_NAMESPACE: &str = "coracle.namespace";
 
+/// The same for a file or folder of any file system that the engine itself mounted in a namespace of its own: nobody
+/// else is in there. An option of our own too.
+pub const OF_ENGINE: &str = "coracle.engine";
+
 /// The size of /dev/shm, bytes.
 pub const DEFAULT_SHM_SIZE: u64 = 64 * 1024 * 1024;
 

@@ -280,11 +280,15 @@ fn mount(mount: &Mount) -> Result<MountPlan, Error> {
         }
     }
     let source = mount.source().as_deref().map(text).transpose()?;
-    let other = options.iter().position(|(key, _)| key == crate::spec::OF_NAMESPACE);
-    let other = other.and_then(|at| options.remove(at).1);
-    let kind = if let (Some(namespace), true) = (other, bind) {
+    let mut take = |name: &str| {
+        let at = options.iter().position(|(key, _)| key == name)?;
+        options.remove(at).1
+    };
+    let (other, own) = (take(crate::spec::OF_NAMESPACE), take(crate::spec::OF_ENGINE));
+    let engine = own.is_some();
+    let kind = if let (Some(namespace), true) = (other.or(own), bind) {
         let path = source.ok_or_else(|| invalid(format!("the bind mount at {target} has no source")))?;
-        MountKind::BindOf { namespace, path }
+        MountKind::BindOf { namespace, path, engine }
     } else if bind {
         let source = source.ok_or_else(|| invalid(format!("the bind mount at {target} has no source")))?;
         if let Some((option, _)) = options.iter().find(|(o, _)| !BIND_IGNORES.contains(&o.as_str())) {

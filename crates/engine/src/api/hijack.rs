@@ -163,6 +163,11 @@ pub fn head(content_type: &str, upgrade: bool) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The head before HTTP/2 (RFC 7540, 3.2, as BuildKit's clients ask for it).
+pub fn h2c_head() -> Vec<u8> {
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n".to_vec()
+}
+
 /// The head before a WebSocket's frames (RFC 6455, 4.2.2); `accept` answers the client's key.
 pub fn websocket_head(accept: &str) -> Vec<u8> {
     format!(

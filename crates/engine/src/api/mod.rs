@@ -4,6 +4,7 @@
 //! apart, and generated types do not.
 
 mod body;
+mod build;
 mod containers;
 mod exec;
 pub mod go_json;
@@ -54,6 +55,7 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
         Ok(Reply::Hijack(content_type, run)) => {
             return Answer::Hijack { head: hijack::head(content_type, upgrade), run };
         }
+        Ok(Reply::Upgrade(run)) => return Answer::Hijack { head: hijack::h2c_head(), run },
         Ok(Reply::WebSocket(accept, run)) => {
             return Answer::Hijack { head: hijack::websocket_head(&accept), run };
         }

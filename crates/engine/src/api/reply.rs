@@ -34,6 +34,8 @@ pub enum Reply {
     StreamWith(&'static str, Vec<(&'static str, String)>, ByteStream),
     /// The connection itself, from here on not HTTP.
     Hijack(&'static str, OnHijack),
+    /// The connection itself, from here on HTTP/2 without TLS.
+    Upgrade(OnHijack),
     /// The connection as a WebSocket: the answer to the client's key, and who speaks frames from here on.
     WebSocket(String, OnHijack),
     /// A status and headers of the handler's own making.

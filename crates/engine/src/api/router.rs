@@ -9,7 +9,7 @@ use hyper::Method;
 
 use super::reply::Reply;
 use super::request::{Call, decode};
-use super::{containers, exec, images, make, networks, registry, system, volumes};
+use super::{build, containers, exec, images, make, networks, registry, system, volumes};
 use crate::engine::Engine;
 use crate::error::Result;
 
@@ -110,9 +110,9 @@ pub const OPERATIONS: &[Operation] = operations! {
     DELETE "/images/{name...}" ImageDelete => images::delete;
     GET "/distribution/{name...}/json" DistributionInspect => registry::distribution;
     POST "/build" ImageBuild => missing;
-    POST "/build/prune" BuildPrune => missing;
-    POST "/session" Session => missing;
-    POST "/grpc" BuildKit => missing;
+    POST "/build/prune" BuildPrune => build::prune;
+    POST "/session" Session => build::session;
+    POST "/grpc" BuildKit => build::grpc;
 
     GET "/volumes" VolumeList => volumes::list;
     POST "/volumes/create" VolumeCreate => volumes::create;

@@ -186,7 +186,7 @@ pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         out["Volumes"] = json!(list);
     }
     if want("build-cache") {
-        out["BuildCache"] = json!([]);
+        out["BuildCache"] = super::build::usage(&engine).await?;
     }
     Ok(Reply::json(out))
 }

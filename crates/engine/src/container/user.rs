@@ -49,7 +49,8 @@ fn contents(file: Option<std::fs::File>) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn identity(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Result<Identity> {
+/// Resolves `user[:group]` by the contents of `/etc/passwd` and `/etc/group`.
+pub fn identity(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Result<Identity> {
     let (user, wanted_group) = match user.split_once(':') {
         Some((u, g)) => (u, Some(g)),
         None => (user, None),

@@ -93,6 +93,59 @@ pub(super) fn mount_view(
     Ok(())
 }
 
+/// Gives this thread a mount namespace of its own in which each of these trees stands at a place of its own below
+/// `scratch`; one with an upper folder can be written to.
+pub(super) fn mount_trees(trees: &[super::Layers], scratch: &Path) -> Result<Vec<PathBuf>> {
+    enter_own_namespace()?;
+    // The places are of this namespace alone: nothing is left of them on the host.
+    std::fs::create_dir_all(scratch)?;
+    rustix::mount::mount("tmpfs", scratch, "tmpfs", MountFlags::empty(), Some(c"mode=700"))
+        .map_err(|e| step("mount the places of trees", e))?;
+    let empty = scratch.join("empty");
+    std::fs::create_dir(&empty)?;
+    let mut places = Vec::with_capacity(trees.len());
+    for (n, tree) in trees.iter().enumerate() {
+        let place = scratch.join(n.to_string());
+        std::fs::create_dir(&place)?;
+        match (&tree.upper, tree.lower.as_slice()) {
+            (Some((upper, _)), []) => {
+                rustix::mount::mount_bind(upper, &place).map_err(|e| step("bind a layer", e))?;
+            }
+            (Some((upper, work)), lower) => {
+                let options = format!(
+                    "lowerdir={},upperdir={},workdir={}",
+                    layers(lower),
+                    upper.display(),
+                    work.display()
+                );
+                mount_overlay(&options, MountFlags::empty(), &place)?;
+            }
+            (None, []) => {}
+            (None, lower) => {
+                // Overlayfs wants two layers at least.
+                let mut lower = lower.to_vec();
+                lower.push(empty.clone());
+                mount_overlay(&format!("lowerdir={}", layers(&lower)), MountFlags::RDONLY, &place)?;
+            }
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
+/// Makes a part of a mounted tree stand at a place of its own, beside it.
+pub(super) fn bind_part(tree: &Path, part: &Path, scratch: &Path, name: &str) -> Result<PathBuf> {
+    let root = open_root(tree)?;
+    let found = open_in(&root, part, OFlags::PATH, ResolveFlags::empty())
+        .map_err(|e| Error::invalid(format!("{}: {e}", part.display())))?;
+    let found = File::from(found);
+    let place = scratch.join(name);
+    make_place(&place, &super::path_of(&found))?;
+    rustix::mount::mount_bind(super::path_of(&found), &place)
+        .map_err(|e| step("bind a part of a tree", e))?;
+    Ok(place)
+}
+
 fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }

@@ -108,6 +108,8 @@ pub(crate) struct NewManifest {
 pub(crate) struct Commit {
     pub(crate) blobs: Vec<Arc<NewBlob>>,
     pub(crate) layers: Vec<Arc<NewLayer>>,
+    /// Layers of builds that become layers of images.
+    pub(crate) built: Vec<(i64, Digest)>,
     pub(crate) documents: Vec<NewDocument>,
     pub(crate) manifests: Vec<NewManifest>,
     pub(crate) targets: Vec<Descriptor>,
@@ -168,6 +170,12 @@ impl Store {
             [&self.boot],
         )?;
         tx.execute("DELETE FROM image_layer WHERE boot IS NOT NULL AND boot != ?1", [&self.boot])?;
+        tx.execute(
+            "INSERT INTO image_lease(path) SELECT 'layers/' || id FROM image_built
+             WHERE boot IS NOT NULL AND boot != ?1 AND id NOT IN (SELECT id FROM image_layer)",
+            [&self.boot],
+        )?;
+        tx.execute("DELETE FROM image_built WHERE boot IS NOT NULL AND boot != ?1", [&self.boot])?;
         let left: Vec<(String, Option<String>)> = tx
             .prepare(
                 "SELECT path, (SELECT l.blob WHERE l.blob NOT IN (SELECT digest FROM image_blob)) FROM image_lease l",
@@ -291,6 +299,13 @@ impl Store {
                 layer.lease.end(&tx)?;
             }
         }
+        for (id, diff_id) in &commit.built {
+            tx.prepare_cached(
+                "INSERT OR IGNORE INTO image_layer(id, diff_id, disk_bytes, boot)
+                 SELECT id, ?2, disk_bytes, boot FROM image_built WHERE id = ?1",
+            )?
+            .execute((id, diff_id.to_string()))?;
+        }
         for document in &commit.documents {
             let digest = document.descriptor.digest.to_string();
             tx.prepare_cached(
@@ -358,7 +373,9 @@ impl Store {
     pub(crate) fn settle(&self) -> Result<(), Error> {
         let ids: Vec<i64> = self.read(|db| {
             Ok(db
-                .prepare_cached("SELECT id FROM image_layer WHERE boot = ?1")?
+                .prepare_cached(
+                    "SELECT id FROM image_layer WHERE boot = ?1 UNION SELECT id FROM image_built WHERE boot = ?1",
+                )?
                 .query_map([&self.boot], |r| r.get(0))?
                 .collect::<Result<_, _>>()?)
         })?;
@@ -369,7 +386,10 @@ impl Store {
         rustix::fs::syncfs(&root).map_err(|e| Error::os("sync", &self.root, e))?;
         self.write(|tx| {
             for id in &ids {
-                tx.prepare_cached("UPDATE image_layer SET boot = NULL WHERE id = ?1")?.execute([id])?;
+                for table in ["image_layer", "image_built"] {
+                    let done = format!("UPDATE {table} SET boot = NULL WHERE id = ?1");
+                    tx.prepare_cached(&done)?.execute([id])?;
+                }
             }
             Ok(())
         })
@@ -430,6 +450,10 @@ impl Store {
                 freed.bytes += size as u64;
             }
             for (id, disk_bytes) in layers {
+                // A build's cache has the same folder.
+                if tx.prepare_cached("SELECT 1 FROM image_built WHERE id = ?1")?.exists([id])? {
+                    continue;
+                }
                 tx.prepare_cached("INSERT INTO image_lease(path) VALUES(?1)")?
                     .execute([format!("layers/{id}")])?;
                 folders.push((tx.last_insert_rowid(), self.layer_path(id)));
@@ -442,10 +466,7 @@ impl Store {
                 db.prepare_cached("DELETE FROM image_lease WHERE id = ?1")?.execute([id])?;
             }
         }
-        for (id, path) in folders {
-            remove_path(&path)?;
-            self.end_lease(id)?;
-        }
+        self.remove_leased(folders)?;
         Ok(freed)
     }
 
@@ -490,6 +511,25 @@ impl Store {
         Ok(())
     }
 
+    /// The boot that layers are marked with until they are known to be on disk.
+    pub(crate) fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// A folder of the store that nothing but its lease knows.
+    pub(crate) fn scratch(self: &Arc<Self>) -> Result<Lease, Error> {
+        self.lease(&[Draft::Blob(None)])?.pop().ok_or(Error::Canceled)
+    }
+
+    /// Removes folders of layers whose records ended under these leases.
+    pub(crate) fn remove_leased(&self, folders: Vec<(i64, PathBuf)>) -> Result<(), Error> {
+        for (id, path) in folders {
+            remove_path(&path)?;
+            self.end_lease(id)?;
+        }
+        Ok(())
+    }
+
     fn end_lease(&self, id: i64) -> Result<(), Error> {
         self.write_less(|tx| {
             tx.prepare_cached("DELETE FROM image_lease WHERE id = ?1")?.execute([id])?;
@@ -511,7 +551,17 @@ impl Lease {
         Ok(())
     }
 
-    fn end(&self, tx: &Transaction<'_>) -> Result<(), Error> {
+    /// The number in its path, which a layer keeps.
+    pub(crate) fn id(&self) -> i64 {
+        self.id
+    }
+
+    /// It has become part of a transaction that was committed.
+    pub(crate) fn kept(&self) {
+        self.kept.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn end(&self, tx: &Transaction<'_>) -> Result<(), Error> {
         tx.prepare_cached("DELETE FROM image_lease WHERE id = ?1")?.execute([self.id])?;
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::Error;
 /// Name of our part in the table `schema`.
 const PART: &str = "image";
 /// Version of the tables below.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// How long to wait for another connection's transaction.
 const BUSY: Duration = Duration::from_secs(30);
 
@@ -44,6 +44,14 @@ CREATE TABLE image_mount_layer(key TEXT NOT NULL, layer INTEGER NOT NULL, PRIMAR
 CREATE TABLE image_lease(id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL, blob TEXT);
 ";
 
+/// Since version 3.
+const BUILT: &str = "
+-- Layers of builds, in layers/ID as those of images are; the digests are known once an image was made of one, and then
+-- image_layer may have the same folder.
+CREATE TABLE image_built(id INTEGER PRIMARY KEY, disk_bytes INTEGER NOT NULL, boot TEXT,
+  diff_id TEXT, blob TEXT, blob_size INTEGER);
+";
+
 /// Opens a connection as the engine's database is to be used, and makes or checks our tables.
 pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let mut db = connect(path)?;
@@ -54,13 +62,17 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     match found {
         Some(VERSION) => {}
         Some(found) if found > VERSION => return Err(Error::NewerFormat { found, known: VERSION }),
-        Some(1) => {
-            tx.execute_batch("ALTER TABLE image_name ADD COLUMN tagged INTEGER")?;
+        Some(found @ (1 | 2)) => {
+            if found == 1 {
+                tx.execute_batch("ALTER TABLE image_name ADD COLUMN tagged INTEGER")?;
+            }
+            tx.execute_batch(BUILT)?;
             tx.execute("UPDATE schema SET version = ?2 WHERE part = ?1", (PART, VERSION))?;
         }
         Some(found) => return Err(Error::content("image database", format!("unknown format {found}"))),
         None => {
             tx.execute_batch(TABLES)?;
+            tx.execute_batch(BUILT)?;
             tx.execute("INSERT INTO schema(part, version) VALUES(?1, ?2)", (PART, VERSION))?;
         }
     }

@@ -193,8 +193,9 @@ fn clone_part(folder: &str, part: &str, recursive: bool) -> Result<OwnedFd, Errn
 }
 
 /// The detached copy of a tmpfs in another mount namespace, by the way of that namespace: a mount can be cloned only
-/// where it is. The other's processes cannot lead it elsewhere: no link is followed, and it must be a tmpfs.
-fn clone_of(namespace: &str, path: &str) -> Step<OwnedFd> {
+/// where it is. The other's processes cannot lead it elsewhere: no link is followed, and it must be a tmpfs; anything
+/// where the namespace is the engine's.
+fn clone_of(namespace: &str, path: &str, engine: bool) -> Step<OwnedFd> {
     let failed = || format!("cannot take {path} of another container");
     let open = |path: &str, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
     let own = open("/proc/self/ns/mnt", OFlags::RDONLY).doing(failed)?;
@@ -203,10 +204,12 @@ fn clone_of(namespace: &str, path: &str) -> Step<OwnedFd> {
     let cloned = open("/", OFlags::PATH | OFlags::DIRECTORY)
         .and_then(|root| {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let folder = if engine { OFlags::empty() } else { OFlags::DIRECTORY };
+            let flags = OFlags::PATH | folder | OFlags::CLOEXEC;
             rustix::fs::openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve)
         })
         .and_then(|place| match rustix::fs::fstatfs(&place)?.f_type as i64 {
+            _ if engine => clone_tree(&place, "", false),
             libc::TMPFS_MAGIC => clone_tree(&place, "", false),
             _ => Err(Errno::INVAL),
         });
@@ -349,9 +352,13 @@ fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
             attach(&tree, &target).doing(|| format!("cannot mount {source} at {}", mount.target))?;
             Ok(None)
         }
-        MountKind::BindOf { namespace, path } => {
-            let tree = clone_of(namespace, path)?;
-            let target = make_dir_in(root, &mount.target).doing(target_error)?;
+        MountKind::BindOf { namespace, path, engine } => {
+            let tree = clone_of(namespace, path, *engine)?;
+            let stat = rustix::fs::fstat(&tree).doing(target_error)?;
+            let folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            let target =
+                if folder { make_dir_in(root, &mount.target) } else { make_file_in(root, &mount.target) }
+                    .doing(target_error)?;
             refuse_proc(root, &target, mount, None)?;
             let failed = || format!("cannot mount another container's {path} at {}", mount.target);
             sys::mount_setattr(&tree, false, mount.set, mount.clear, libc::MS_PRIVATE).doing(failed)?;

@@ -1,0 +1,388 @@
+//! BuildKit's services, as clients of dockerd use them.
+//!
+//! ```text
+//! Control/Solve ---begins--> Job <--- LLBBridge/* (the frontend runs in the client; metadata says which job)
+//!    '-- waits for Return, exports          '-- Control/Status tells of it
+//! ```
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use bollard_buildkit_proto::google::protobuf::Any;
+use bollard_buildkit_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};
+use bollard_buildkit_proto::moby::buildkit::v1 as proto;
+use bollard_buildkit_proto::pb;
+use prost::Message;
+
+use crate::builder::Builder;
+use crate::error::Error;
+use crate::graph::{Graph, Range};
+use crate::jobs::{Answered, Returned};
+use crate::progress::{Counts, Progress, timestamp};
+use crate::rpc::{Answer, Code, Request, Service, Status};
+use crate::solve::Context;
+use crate::worker::Worker;
+
+/// The BuildKit whose protocol this is.
+pub const VERSION: &str = "v0.25.1";
+/// The only frontend there is.
+pub const DOCKERFILE: &str = "dockerfile.v0";
+/// Builds of the past that are kept.
+const HISTORY: usize = 50;
+/// Metadata that says which build a call of a frontend is of.
+const BUILD_ID: &str = "buildkit-controlapi-buildid";
+
+/// BuildKit's services over one engine's builds.
+pub struct Api<W: Worker>(pub Arc<Builder<W>>);
+
+impl<W: Worker> Service for Api<W> {
+    fn call(
+        self: Arc<Self>,
+        mut request: Request,
+    ) -> Pin<Box<dyn Future<Output = Result<Answer, Status>> + Send>> {
+        Box::pin(async move {
+            let path = request.path.clone();
+            match path.as_str() {
+                "/moby.buildkit.v1.Control/ListWorkers" => self.workers(),
+                "/moby.buildkit.v1.Control/Info" => {
+                    Ok(Answer::one(&proto::InfoResponse { buildkit_version: Some(version()) }))
+                }
+                "/moby.buildkit.v1.Control/Solve" => {
+                    let solve = request.message().await?;
+                    self.solve(solve).await
+                }
+                "/moby.buildkit.v1.Control/Status" => {
+                    let status: proto::StatusRequest = request.message().await?;
+                    self.status(&status.r#ref).await
+                }
+                "/moby.buildkit.v1.Control/DiskUsage" => {
+                    let asked: proto::DiskUsageRequest = request.message().await?;
+                    self.disk_usage(asked).await
+                }
+                "/moby.buildkit.v1.Control/Prune" => {
+                    let asked: proto::PruneRequest = request.message().await?;
+                    self.prune(asked).await
+                }
+                "/moby.buildkit.v1.Control/ListenBuildHistory" => {
+                    let asked: proto::BuildHistoryRequest = request.message().await?;
+                    self.history(asked)
+                }
+                "/moby.buildkit.v1.Control/UpdateBuildHistory" => {
+                    let asked: proto::UpdateBuildHistoryRequest = request.message().await?;
+                    let there = asked.finalize
+                        || self
+                            .0
+                            .cache
+                            .update_history(&asked.r#ref, asked.pinned, asked.delete)
+                            .map_err(status)?;
+                    let none = || Status::new(Code::NotFound, format!("no record {}", asked.r#ref));
+                    there.then(|| Answer::one(&proto::UpdateBuildHistoryResponse {})).ok_or_else(none)
+                }
+                "/grpc.health.v1.Health/Check" => {
+                    Ok(Answer::one(&HealthCheckResponse { status: ServingStatus::Serving as i32 }))
+                }
+                // Spans of clients are nobody's concern here: they are taken, as BuildKit takes them.
+                "/opentelemetry.proto.collector.trace.v1.TraceService/Export" => Ok(Answer::one(&())),
+                other => match other.strip_prefix("/moby.buildkit.v1.frontend.LLBBridge/") {
+                    Some(method) => {
+                        let none = || Status::new(Code::InvalidArgument, format!("no {BUILD_ID}"));
+                        let id = request.metadata(BUILD_ID).ok_or_else(none)?.to_owned();
+                        let job = self.0.job(&id).await?;
+                        crate::gateway::call(&self.0, &job, method, request).await
+                    }
+                    None => Err(Status::new(Code::Unimplemented, format!("{other} is not there"))),
+                },
+            }
+        })
+    }
+}
+
+fn version() -> proto::types::BuildkitVersion {
+    proto::types::BuildkitVersion {
+        package: "github.com/moby/buildkit".into(),
+        version: VERSION.into(),
+        revision: String::new(),
+    }
+}
+
+/// A failure of a build, as BuildKit's clients read it: with the lines it is about.
+pub fn status(e: Error) -> Status {
+    // Always this one, as from BuildKit: clients put the name of any other before the words.
+    let mut status = Status::new(Code::Unknown, e.message);
+    let Some(file) = e.file else { return status };
+    for lines in &e.lines {
+        // By their Go structs' names, in JSON: BuildKit's `errdefs.Source`.
+        let position = |line: u32| serde_json::json!({ "line": line });
+        let ranges: Vec<_> = lines
+            .iter()
+            .map(|r| serde_json::json!({ "start": position(r.start), "end": position(r.end) }))
+            .collect();
+        let data = base64::engine::general_purpose::STANDARD.encode(&file.data);
+        let info = serde_json::json!({ "filename": file.filename, "data": data, "language": "Dockerfile" });
+        status.details.push(Any {
+            type_url: "github.com/moby/buildkit/errdefs.Source+json".into(),
+            value: serde_json::json!({ "info": info, "ranges": ranges }).to_string().into_bytes(),
+        });
+    }
+    status
+}
+
+fn source_info(source: &crate::graph::Source) -> pb::SourceInfo {
+    pb::SourceInfo {
+        filename: source.filename.clone(),
+        data: source.data.clone(),
+        language: "Dockerfile".into(),
+        ..Default::default()
+    }
+}
+
+fn ranges(lines: &[Range]) -> Vec<pb::Range> {
+    let position = |line: u32| Some(pb::Position { line: i32::try_from(line).unwrap_or(0), character: 0 });
+    lines.iter().map(|r| pb::Range { start: position(r.start), end: position(r.end) }).collect()
+}
+
+/// Tells of a graph's warnings.
+pub(crate) fn warn(progress: &Progress, graph: &Graph) {
+    use sha2::Digest;
+    let vertex = crate::hex(&sha2::Sha256::digest(&graph.source.data));
+    for warning in &graph.warnings {
+        progress.warn(proto::VertexWarning {
+            vertex: vertex.clone(),
+            level: 1,
+            short: warning.short().into_bytes(),
+            detail: vec![warning.description.clone().into_bytes()],
+            url: warning.url.clone(),
+            info: Some(source_info(&graph.source)),
+            ranges: ranges(&warning.lines),
+        });
+    }
+}
+
+pub(crate) fn platform(platform: &crate::platform::Platform) -> pb::Platform {
+    pb::Platform {
+        os: platform.os.clone(),
+        architecture: platform.architecture.clone(),
+        variant: platform.variant.clone(),
+        os_version: platform.os_version.clone(),
+        os_features: Vec::new(),
+    }
+}
+
+impl<W: Worker> Api<W> {
+    fn workers(&self) -> Result<Answer, Status> {
+        let keep = self.0.keep.and_then(|k| i64::try_from(k).ok());
+        let gc_policy =
+            keep.map(|keep| proto::types::GcPolicy { all: true, max_used_space: keep, ..Default::default() });
+        let worker = self.record(gc_policy);
+        Ok(Answer::one(&proto::ListWorkersResponse { record: vec![worker] }))
+    }
+
+    /// This engine, as a worker of BuildKit's.
+    pub(crate) fn record(&self, gc: Option<proto::types::GcPolicy>) -> proto::types::WorkerRecord {
+        worker_record(&self.0, gc)
+    }
+
+    async fn status(&self, reference: &str) -> Result<Answer, Status> {
+        // Of the past, where it is not under way.
+        let past = match self.0.cache.events(reference).map_err(status)? {
+            Some(bytes) => bytes,
+            None => return Ok(Answer::stream(self.0.progress(reference).await?.stream())),
+        };
+        let events = Events::decode(past.as_slice()).unwrap_or_default().events;
+        Ok(Answer::stream(Arc::new(Progress::replay(events)).stream()))
+    }
+
+    async fn solve(&self, request: proto::SolveRequest) -> Result<Answer, Status> {
+        if request.definition.is_some() {
+            return Err(Status::new(
+                Code::Unimplemented,
+                "definitions in LLB are not taken: this engine builds Dockerfiles",
+            ));
+        }
+        if !matches!(request.frontend.as_str(), "" | DOCKERFILE) {
+            let words = format!("frontend {} is not there: {DOCKERFILE} is", request.frontend);
+            return Err(Status::new(Code::Unimplemented, words));
+        }
+        crate::export::check(&request)?;
+        let mut context = Context { entitlements: request.entitlements.clone(), ..Context::default() };
+        if !request.session.is_empty() {
+            context.session = Some(self.0.sessions.get(&request.session).await?);
+        }
+        let session = context.session.clone();
+        let listed = self.0.begin(&request.r#ref, context)?;
+        let job = listed.job.clone();
+        let begun = SystemTime::now();
+        if !request.internal {
+            self.note(&request, begun, None, job.progress.counts());
+        }
+        let work = async {
+            let returned = if request.frontend.is_empty() {
+                job.returned().await?
+            } else {
+                let options = request.frontend_attrs.clone().into_iter().collect();
+                match job.dockerfile(&options).await.map_err(status)? {
+                    Answered::Metadata(metadata) => {
+                        Returned { metadata: metadata.into_iter().collect(), ..Returned::default() }
+                    }
+                    Answered::Refs(refs, multi_platform) => Returned {
+                        solved: refs.into_iter().map(|(_, s)| s).collect(),
+                        multi_platform,
+                        metadata: HashMap::new(),
+                    },
+                }
+            };
+            crate::export::all(&self.0, &job, &request, &returned).await
+        };
+        // Without its session there is nobody to build for.
+        let gone = async {
+            match &session {
+                Some(session) => session.closed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let done = tokio::select! {
+            biased;
+            done = work => done,
+            () = gone => Err(Status::new(Code::Cancelled, "context canceled")),
+        };
+        job.progress.end();
+        if !request.internal {
+            self.note(&request, begun, Some(&done), job.progress.counts());
+            self.keep_events(&request, &job.progress);
+        }
+        drop(listed);
+        crate::gc::later(&self.0);
+        let exporter_response = done?;
+        Ok(Answer::one(&proto::SolveResponse { exporter_response }))
+    }
+
+    /// Writes the build into the history: begun, or ended as `done` says.
+    fn note(
+        &self,
+        request: &proto::SolveRequest,
+        begun: SystemTime,
+        done: Option<&Result<HashMap<String, String>, Status>>,
+        counts: Counts,
+    ) {
+        let record = proto::BuildHistoryRecord {
+            r#ref: request.r#ref.clone(),
+            frontend: request.frontend.clone(),
+            frontend_attrs: request.frontend_attrs.clone(),
+            exporters: request.exporters.clone(),
+            error: done.and_then(|d| d.as_ref().err()).map(Status::to_message),
+            created_at: Some(timestamp(begun)),
+            completed_at: done.map(|_| crate::progress::now()),
+            exporter_response: done.and_then(|d| d.as_ref().ok()).cloned().unwrap_or_default(),
+            num_cached_steps: counts.cached,
+            num_total_steps: counts.steps,
+            num_completed_steps: counts.completed,
+            num_warnings: counts.warnings,
+            ..Default::default()
+        };
+        // While it is under way it is told from the job: only what has ended is kept.
+        if done.is_none() {
+            return;
+        }
+        let put = self.0.cache.put_history(&request.r#ref, &record.encode_to_vec(), &[], HISTORY);
+        if let Err(e) = put {
+            tracing::warn!("history: {e}");
+        }
+    }
+
+    fn keep_events(&self, request: &proto::SolveRequest, progress: &Progress) {
+        let events = progress.events().iter().map(|e| (**e).clone()).collect();
+        let events = Events { events }.encode_to_vec();
+        let record = match self.0.cache.history() {
+            Ok(all) => all.into_iter().find_map(|(bytes, _)| {
+                let record = proto::BuildHistoryRecord::decode(bytes.as_slice()).ok()?;
+                (record.r#ref == request.r#ref).then_some(bytes)
+            }),
+            Err(e) => return tracing::warn!("history: {e}"),
+        };
+        let Some(record) = record else { return };
+        if let Err(e) = self.0.cache.put_history(&request.r#ref, &record, &events, HISTORY) {
+            tracing::warn!("history: {e}");
+        }
+    }
+
+    fn history(&self, asked: proto::BuildHistoryRequest) -> Result<Answer, Status> {
+        let mut events = Vec::new();
+        if !asked.active_only {
+            for (bytes, pinned) in self.0.cache.history().map_err(status)? {
+                let Ok(mut record) = proto::BuildHistoryRecord::decode(bytes.as_slice()) else { continue };
+                if !asked.r#ref.is_empty() && record.r#ref != asked.r#ref {
+                    continue;
+                }
+                record.pinned = pinned;
+                events.push(Ok(proto::BuildHistoryEvent {
+                    r#type: proto::BuildHistoryEventType::Complete as i32,
+                    record: Some(record),
+                }));
+            }
+        }
+        if asked.limit > 0 {
+            let skip = events.len().saturating_sub(usize::try_from(asked.limit).unwrap_or(0));
+            events.drain(..skip);
+        }
+        Ok(Answer::stream(futures_util::stream::iter(events)))
+    }
+
+    async fn disk_usage(&self, asked: proto::DiskUsageRequest) -> Result<Answer, Status> {
+        let usage = crate::gc::usage(&self.0).await.map_err(status)?;
+        let filters = crate::gc::Filters::parse(&asked.filter).map_err(status)?;
+        let limit = Duration::from_nanos(u64::try_from(asked.age_limit).unwrap_or(0));
+        let record = usage
+            .iter()
+            .filter(|u| filters.fit(u) && (asked.age_limit == 0 || crate::gc::age(u) >= limit))
+            .map(crate::gc::record)
+            .collect();
+        Ok(Answer::one(&proto::DiskUsageResponse { record }))
+    }
+
+    async fn prune(&self, asked: proto::PruneRequest) -> Result<Answer, Status> {
+        let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
+        let options = crate::gc::Prune {
+            filters: crate::gc::Filters::parse(&asked.filter).map_err(status)?,
+            all: asked.all,
+            older: Duration::from_nanos(bytes(asked.keep_duration)),
+            keep: bytes(asked.max_used_space.max(asked.reserved_space)),
+        };
+        let (gone, _) = crate::gc::prune(&self.0, &options).await.map_err(status)?;
+        let records: Vec<Result<_, Status>> = gone.iter().map(|u| Ok(crate::gc::record(u))).collect();
+        Ok(Answer::stream(futures_util::stream::iter(records)))
+    }
+}
+
+/// What was told of a build, as it is kept.
+#[derive(Clone, PartialEq, Message)]
+struct Events {
+    #[prost(message, repeated, tag = "1")]
+    events: Vec<proto::StatusResponse>,
+}
+
+/// This engine, as a worker of BuildKit's.
+pub(crate) fn worker_record<W: Worker>(
+    builder: &Builder<W>,
+    gc: Option<proto::types::GcPolicy>,
+) -> proto::types::WorkerRecord {
+    // The snapshotter's label is how clients tell that images are kept as containerd's store keeps them.
+    let labels = [
+        ("org.mobyproject.buildkit.worker.executor", "coracle"),
+        ("org.mobyproject.buildkit.worker.snapshotter", "overlayfs"),
+        ("org.mobyproject.buildkit.worker.network", "host"),
+    ];
+    let mut labels: HashMap<String, String> =
+        labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    labels.extend(builder.worker.labels());
+    proto::types::WorkerRecord {
+        id: builder.worker.id(),
+        labels,
+        platforms: builder.worker.platforms().iter().map(platform).collect(),
+        gc_policy: gc.into_iter().collect(),
+        buildkit_version: Some(version()),
+        cdi_devices: Vec::new(),
+    }
+}

@@ -1,0 +1,320 @@
+//! What becomes of a build: an image in the store, an archive or a tree at the client.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bollard_buildkit_proto::moby::buildkit::v1 as proto;
+use serde_json::{Map, Value, json};
+
+use crate::Error;
+use crate::builder::Builder;
+use crate::control::status;
+use crate::jobs::{Job, Returned, Solved};
+use crate::platform::Platform;
+use crate::progress::Step;
+use crate::rpc::{Code, Status};
+use crate::session::send;
+use crate::worker::{Asker, ImageWork, MadeImage, Worker};
+
+/// Metadata of the client's that says which of several exporters files are for.
+const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
+
+/// What is made of a build.
+enum Exporter {
+    /// An image in the store.
+    Image,
+    /// An archive at the client: as Docker's, or an OCI layout.
+    Archive,
+    /// The tree, at the client.
+    Local,
+    /// The tree as an archive, at the client.
+    Tar,
+}
+
+fn exporter(name: &str) -> Result<Option<Exporter>, Status> {
+    Ok(Some(match name {
+        "" | "cacheonly" => return Ok(None),
+        "moby" | "image" => Exporter::Image,
+        "docker" | "oci" => Exporter::Archive,
+        "local" => Exporter::Local,
+        "tar" => Exporter::Tar,
+        other => {
+            return Err(Status::new(Code::NotFound, format!("exporter {other:?} could not be found")));
+        }
+    }))
+}
+
+/// The exporters of a request; older clients name one, in fields of its own.
+fn exporters(request: &proto::SolveRequest) -> Vec<proto::Exporter> {
+    if request.exporters.is_empty() && !request.exporter_deprecated.is_empty() {
+        return vec![proto::Exporter {
+            r#type: request.exporter_deprecated.clone(),
+            attrs: request.exporter_attrs_deprecated.clone(),
+        }];
+    }
+    request.exporters.clone()
+}
+
+/// Refuses what cannot be made before anything is done.
+///
+/// # Errors
+/// What is asked for that is not there.
+pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
+    let unsupported = |words: String| Status::new(Code::Unimplemented, words);
+    for wanted in exporters(request) {
+        exporter(&wanted.r#type)?;
+        if wanted.attrs.get("tar").is_some_and(|v| v == "false") {
+            return Err(unsupported("an image as a folder (tar=false) is not there yet".into()));
+        }
+    }
+    let cache = request.cache.clone().unwrap_or_default();
+    if let Some(entry) = cache.exports.iter().find(|e| e.r#type != "inline") {
+        return Err(unsupported(format!("exporting the cache to {:?} is not there yet", entry.r#type)));
+    }
+    for entry in &cache.imports {
+        tracing::info!("cache import from {:?} is not there yet: built without it", entry.r#type);
+    }
+    Ok(())
+}
+
+/// Makes all that is asked for; gives what the client is told of it.
+///
+/// # Errors
+/// The first exporter's that failed.
+pub async fn all<W: Worker>(
+    builder: &Arc<Builder<W>>,
+    job: &Arc<Job<W>>,
+    request: &proto::SolveRequest,
+    returned: &Returned,
+) -> Result<HashMap<String, String>, Status> {
+    let mut response = HashMap::new();
+    if returned.solved.is_empty() {
+        // An answer to a question goes to the client as it is.
+        for (key, value) in &returned.metadata {
+            if key.starts_with("result.") || key == "version" {
+                response.insert(key.clone(), String::from_utf8_lossy(value).into_owned());
+            }
+        }
+        return Ok(response);
+    }
+    for (n, wanted) in exporters(request).iter().enumerate() {
+        let Some(kind) = exporter(&wanted.r#type)? else { continue };
+        let one = One { builder, job, attrs: &wanted.attrs, returned, number: n };
+        match kind {
+            Exporter::Image => one.image(&mut response).await?,
+            Exporter::Archive => one.archive(&wanted.r#type, &mut response).await?,
+            Exporter::Local => one.local().await?,
+            Exporter::Tar => one.tar().await?,
+        }
+    }
+    Ok(response)
+}
+
+struct One<'a, W: Worker> {
+    builder: &'a Arc<Builder<W>>,
+    job: &'a Arc<Job<W>>,
+    attrs: &'a HashMap<String, String>,
+    returned: &'a Returned,
+    number: usize,
+}
+
+/// Now, or this many seconds after 1970, as Go writes it.
+fn rfc3339(epoch: Option<i64>) -> String {
+    let time = match epoch {
+        Some(seconds) => chrono::DateTime::from_timestamp(seconds, 0).unwrap_or_default(),
+        None => chrono::Utc::now(),
+    };
+    let text = time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
+    // Go leaves out zeros at the end of a fraction.
+    match text.strip_suffix('Z').and_then(|t| t.split_once('.')) {
+        Some((whole, fraction)) => format!("{whole}.{}Z", fraction.trim_end_matches('0')),
+        None => text,
+    }
+}
+
+/// The configuration document of what was made. Entries of the history get the times of their layers, so that the same
+/// steps give the same image however often they are exported.
+fn config(solved: &Solved, made: &HashMap<i64, i64>) -> Result<(Map<String, Value>, Platform), Error> {
+    let Some(target) = &solved.target else {
+        return Err(Error::invalid("what was made has no configuration"));
+    };
+    let mut image = target.image.clone();
+    let own = image.history.iter().filter(|h| h.created.is_none() && !h.empty_layer).count();
+    let built: Vec<i64> = solved.tree.built().collect();
+    let mut layers = built.iter().skip(built.len().saturating_sub(own));
+    for entry in image.history.iter_mut().filter(|h| h.created.is_none() && !h.empty_layer) {
+        let time = target.epoch.or_else(|| layers.next().and_then(|l| made.get(l)).copied());
+        entry.created = Some(rfc3339(time));
+    }
+    // An entry without a layer is as old as the one before it; at the beginning as the first that has a time.
+    let first = image.history.iter().find_map(|h| h.created.clone());
+    let mut before = first.unwrap_or_else(|| rfc3339(target.epoch));
+    for entry in &mut image.history {
+        before = entry.created.get_or_insert_with(|| before.clone()).clone();
+    }
+    image.created = Some(match target.epoch {
+        Some(_) => rfc3339(target.epoch),
+        None => before,
+    });
+    let document = serde_json::to_value(&image).map_err(|e| Error::invalid(e.to_string()))?;
+    let Value::Object(mut document) = document else {
+        return Err(Error::invalid("a configuration that is no object"));
+    };
+    document.remove("rootfs");
+    Ok((document, target.platform.clone()))
+}
+
+impl<W: Worker> One<'_, W> {
+    fn names(&self) -> Result<Vec<String>, Status> {
+        let names = self.attrs.get("name").map_or("", String::as_str);
+        let names = names.split(',').map(str::trim).filter(|n| !n.is_empty());
+        names.map(|n| self.builder.worker.full_name(n).map_err(status)).collect()
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.attrs.get(name).is_some_and(|v| matches!(v.as_str(), "" | "1" | "true" | "True" | "TRUE"))
+    }
+
+    async fn make(&self, step: &Step, names: &[String]) -> Result<MadeImage, Status> {
+        let mut annotations = BTreeMap::new();
+        for (key, value) in self.attrs {
+            let plain = key.strip_prefix("annotation.").or(key.strip_prefix("annotation-manifest."));
+            if let Some(name) = plain {
+                annotations.insert(name.to_owned(), value.clone());
+            }
+        }
+        let mut images = Vec::new();
+        for solved in &self.returned.solved {
+            let made = self.builder.cache.created().map_err(status)?;
+            let (config, platform) = config(solved, &made).map_err(status)?;
+            images.push(ImageWork {
+                tree: solved.tree.clone(),
+                config,
+                platform,
+                names: names.to_vec(),
+                annotations: annotations.clone(),
+            });
+        }
+        let list = self.returned.multi_platform || images.len() > 1;
+        let part = step.part("exporting layers");
+        let made = self.builder.worker.make_image(images, list).await.map_err(status)?;
+        part.done(0);
+        Ok(made)
+    }
+
+    async fn image(&self, response: &mut HashMap<String, String>) -> Result<(), Status> {
+        let mut step = self.job.progress.begin("exporting to image");
+        let done = self.image_in(&step, response).await;
+        step.complete(done.as_ref().err().map(|e| e.message.as_str()));
+        done
+    }
+
+    async fn image_in(&self, step: &Step, response: &mut HashMap<String, String>) -> Result<(), Status> {
+        let names = self.names()?;
+        let made = self.make(step, &names).await?;
+        step.part(&format!("writing image {}", made.digest)).done(0);
+        for name in &names {
+            step.part(&format!("naming to {name}")).done(0);
+        }
+        if self.flag("push") {
+            let asker = Asker(self.job.solver.context.session.clone());
+            for name in &names {
+                let part = step.part(&format!("pushing {name}"));
+                self.builder.worker.push_image(name, &asker).await.map_err(status)?;
+                part.done(0);
+            }
+        }
+        if !names.is_empty() {
+            response.insert("image.name".into(), names.join(","));
+        }
+        describe(&made, response);
+        Ok(())
+    }
+
+    fn session(&self) -> Result<&Arc<crate::session::Session>, Status> {
+        let none = || Status::new(Code::FailedPrecondition, "the build has no session to send files to");
+        self.job.solver.context.session.as_ref().ok_or_else(none)
+    }
+
+    fn metadata(&self, response: &HashMap<String, String>) -> Vec<(String, String)> {
+        let told = response.iter().map(|(k, v)| (format!("exporter-md-{k}"), v.clone()));
+        told.chain([(EXPORTER_ID.to_owned(), self.number.to_string())]).collect()
+    }
+
+    async fn archive(&self, kind: &str, response: &mut HashMap<String, String>) -> Result<(), Status> {
+        let what = if kind == "docker" { "docker image" } else { "oci image" };
+        let mut step = self.job.progress.begin(&format!("exporting to {what} format"));
+        let done = async {
+            let names = self.names()?;
+            // The image is an archive's only: it has no name here, and goes when nothing holds it.
+            let made = self.make(&step, &[]).await?;
+            if !names.is_empty() {
+                response.insert("image.name".into(), names.join(","));
+            }
+            describe(&made, response);
+            let part = step.part("sending tarball");
+            let (out, sent) = send::bytes(self.session()?, &self.metadata(response));
+            let save = async {
+                self.builder.worker.save_image(&made.digest, names, Box::new(out)).await.map_err(status)
+            };
+            let (saved, sent) = tokio::join!(save, sent);
+            saved.and(sent)?;
+            part.done(0);
+            Ok(())
+        }
+        .await;
+        step.complete(done.as_ref().err().map(|e: &Status| e.message.as_str()));
+        done
+    }
+
+    async fn local(&self) -> Result<(), Status> {
+        let mut step = self.job.progress.begin("exporting to client directory");
+        let done = async {
+            let several = self.returned.multi_platform && self.returned.solved.len() > 1;
+            let part = step.part("copying files");
+            let mut trees = Vec::new();
+            for solved in &self.returned.solved {
+                let platform = solved.target.as_ref().map(|t| t.platform.to_string()).unwrap_or_default();
+                let folder = several.then(|| platform.replace('/', "_"));
+                trees.push((folder, solved.tree.clone()));
+            }
+            let metadata = self.metadata(&HashMap::new());
+            let sent = send::trees(self.builder, self.session()?, &metadata, trees).await?;
+            part.done(sent);
+            Ok(())
+        }
+        .await;
+        step.complete(done.as_ref().err().map(|e: &Status| e.message.as_str()));
+        done
+    }
+
+    async fn tar(&self) -> Result<(), Status> {
+        let mut step = self.job.progress.begin("exporting to client tarball");
+        let done = async {
+            let part = step.part("sending tarball");
+            let [solved] = self.returned.solved.as_slice() else {
+                let words = "an archive of several platforms is not there yet";
+                return Err(Status::new(Code::Unimplemented, words));
+            };
+            let metadata = self.metadata(&HashMap::new());
+            let tree = solved.tree.clone();
+            send::archive(self.builder, self.session()?, &metadata, tree).await?;
+            part.done(0);
+            Ok(())
+        }
+        .await;
+        step.complete(done.as_ref().err().map(|e: &Status| e.message.as_str()));
+        done
+    }
+}
+
+/// What clients are told of an image.
+fn describe(made: &MadeImage, response: &mut HashMap<String, String>) {
+    response.insert("containerimage.digest".into(), made.digest.clone());
+    response.insert("containerimage.config.digest".into(), made.config.clone());
+    let descriptor =
+        json!({ "mediaType": made.media_type, "digest": made.digest, "size": made.size }).to_string();
+    let descriptor = base64::engine::general_purpose::STANDARD.encode(descriptor);
+    response.insert("containerimage.descriptor".into(), descriptor);
+}

@@ -1,0 +1,217 @@
+//! What the cache uses of the disk, and what of it goes: by wish, and by itself once it is more than a limit.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bollard_buildkit_proto::moby::buildkit::v1 as proto;
+
+use crate::Error;
+use crate::builder::Builder;
+use crate::cache::{Usage, kind};
+use crate::progress::timestamp;
+use crate::worker::Worker;
+
+/// Records that `prune` takes only when asked for all: BuildKit calls them internal.
+const INTERNAL: [&str; 2] = ["internal", "frontend"];
+
+/// All that is kept, the last used first.
+///
+/// # Errors
+/// Faults of the disk.
+pub async fn usage<W: Worker>(builder: &Builder<W>) -> Result<Vec<Usage>, Error> {
+    let layers = builder.worker.layers().await?;
+    builder.cache.usage(&layers)
+}
+
+/// How long ago a record was used.
+pub fn age(usage: &Usage) -> Duration {
+    SystemTime::now().duration_since(usage.used).unwrap_or_default()
+}
+
+/// One record, as BuildKit's clients read it.
+#[allow(deprecated)]
+pub fn record(usage: &Usage) -> proto::UsageRecord {
+    proto::UsageRecord {
+        id: usage.id.clone(),
+        mutable: usage.kind != kind::REGULAR,
+        in_use: usage.in_use,
+        size: i64::try_from(usage.bytes).unwrap_or(i64::MAX),
+        parent: String::new(),
+        created_at: Some(timestamp(usage.created)),
+        last_used_at: Some(timestamp(usage.used)),
+        usage_count: usage.count,
+        description: usage.description.clone(),
+        record_type: usage.kind.clone(),
+        shared: usage.shared,
+        parents: usage.parents.clone(),
+    }
+}
+
+/// BuildKit's filters: each is a list of `field==value`, `field!=value`, `field~=pattern` or `field` that must all fit;
+/// of several filters one must.
+#[derive(Clone, Debug, Default)]
+pub struct Filters(Vec<Vec<Filter>>);
+
+#[derive(Clone, Debug)]
+struct Filter {
+    field: String,
+    test: Test,
+}
+
+#[derive(Clone, Debug)]
+enum Test {
+    Is(String),
+    IsNot(String),
+    Fits(regex::Regex),
+    There,
+}
+
+impl Filters {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When one is malformed.
+    pub fn parse(filters: &[String]) -> Result<Self, Error> {
+        let one = |text: &str| -> Result<Filter, Error> {
+            let wrong = || Error::invalid(format!("invalid filter {text:?}"));
+            let unquote = |v: &str| v.trim_matches(['"', '\'']).to_owned();
+            let (field, test) = if let Some((field, value)) = text.split_once("==") {
+                (field, Test::Is(unquote(value)))
+            } else if let Some((field, value)) = text.split_once("!=") {
+                (field, Test::IsNot(unquote(value)))
+            } else if let Some((field, value)) = text.split_once("~=") {
+                (field, Test::Fits(regex::Regex::new(&unquote(value)).map_err(|_| wrong())?))
+            } else {
+                (text, Test::There)
+            };
+            let known = [
+                "id",
+                "parents",
+                "description",
+                "inuse",
+                "mutable",
+                "immutable",
+                "type",
+                "shared",
+                "private",
+            ];
+            if !known.contains(&field) {
+                return Err(wrong());
+            }
+            Ok(Filter { field: field.to_owned(), test })
+        };
+        let all = |text: &String| text.split(',').map(one).collect::<Result<Vec<_>, _>>();
+        Ok(Self(filters.iter().filter(|f| !f.is_empty()).map(all).collect::<Result<_, _>>()?))
+    }
+
+    /// Whether a record is meant.
+    pub fn fit(&self, usage: &Usage) -> bool {
+        let one = |filter: &Filter| {
+            let flag = |set: bool| if set { "true".to_owned() } else { String::new() };
+            let value = match filter.field.as_str() {
+                "id" => usage.id.clone(),
+                "parents" => usage.parents.join(","),
+                "description" => usage.description.clone(),
+                "type" => usage.kind.clone(),
+                "inuse" => flag(usage.in_use),
+                "mutable" => flag(usage.kind != kind::REGULAR),
+                "immutable" => flag(usage.kind == kind::REGULAR),
+                "shared" => flag(usage.shared),
+                _ => flag(!usage.shared),
+            };
+            match &filter.test {
+                Test::Is(wanted) => value == *wanted,
+                Test::IsNot(wanted) => value != *wanted,
+                Test::Fits(pattern) => pattern.is_match(&value),
+                Test::There => !value.is_empty(),
+            }
+        };
+        self.0.is_empty() || self.0.iter().any(|filter| filter.iter().all(one))
+    }
+}
+
+/// What is to go.
+#[derive(Clone, Debug, Default)]
+pub struct Prune {
+    /// Only these.
+    pub filters: Filters,
+    /// Also what images have too, and what is internal.
+    pub all: bool,
+    /// Only what was not used for so long.
+    pub older: Duration,
+    /// So many bytes stay.
+    pub keep: u64,
+}
+
+/// Removes what nobody uses, the longest unused first; gives what went, and the bytes that were freed.
+///
+/// # Errors
+/// Faults of the disk.
+pub async fn prune<W: Worker>(
+    builder: &Arc<Builder<W>>,
+    options: &Prune,
+) -> Result<(Vec<Usage>, u64), Error> {
+    let all = usage(builder).await?;
+    let mut total: u64 = all.iter().filter(|u| !u.shared).map(|u| u.bytes).sum();
+    let (mut gone, mut freed) = (Vec::<Usage>::new(), 0);
+    for candidate in all.iter().rev() {
+        if options.keep > 0 && total <= options.keep {
+            break;
+        }
+        let meant = !candidate.in_use
+            && options.filters.fit(candidate)
+            && age(candidate) >= options.older
+            && (options.all || !candidate.shared && !INTERNAL.contains(&candidate.kind.as_str()));
+        if !meant || gone.iter().any(|g| g.id == candidate.id) {
+            continue;
+        }
+        // What stands on it goes with it: then none of it may be meant to stay.
+        let went = builder.cache.remove(&candidate.id)?;
+        let layers = went.iter().filter_map(|(_, layer)| *layer).collect();
+        builder.worker.forget(layers).await?;
+        for (id, _) in &went {
+            let Some(usage) = all.iter().find(|u| u.id == *id) else { continue };
+            freed += usage.bytes;
+            if !usage.shared {
+                total = total.saturating_sub(usage.bytes);
+            }
+            gone.push(usage.clone());
+        }
+        for (id, _) in went {
+            remove_folder(builder, &id);
+        }
+    }
+    Ok((gone, freed))
+}
+
+/// Removes the folder of a record that has one.
+fn remove_folder<W: Worker>(builder: &Builder<W>, id: &str) {
+    let (kind, name) = match id.split_once('-') {
+        Some((kind @ ("local" | "mount"), name)) => (kind, name),
+        _ => return,
+    };
+    let folder = builder.root.join(if kind == "local" { "local" } else { "mounts" });
+    // Out of the way at once: a build may make it anew.
+    let trash = folder.join(format!("new-{}", crate::random_id()));
+    if std::fs::rename(folder.join(name), &trash).is_ok()
+        && let Err(e) = std::fs::remove_dir_all(&trash)
+    {
+        tracing::warn!("{}: {e}", trash.display());
+    }
+}
+
+/// Looks, in the background, whether more is kept than the limit, and makes what was built safe from power cuts.
+pub(crate) fn later<W: Worker>(builder: &Arc<Builder<W>>) {
+    let Some(keep) = builder.keep else { return };
+    let builder = builder.clone();
+    tokio::spawn(async move {
+        let options = Prune { all: false, keep, ..Prune::default() };
+        match prune(&builder, &options).await {
+            Ok((gone, freed)) if !gone.is_empty() => {
+                tracing::info!("build cache: {} records ({freed} bytes) went", gone.len());
+            }
+            Ok(_) => {}
+            Err(e) => tracing::warn!("build cache: {e}"),
+        }
+    });
+}

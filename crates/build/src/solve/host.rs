@@ -1,0 +1,110 @@
+//! What the Dockerfile frontend asks, answered by the executor.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::OFlags;
+
+use super::{Node, Op, Solve, Solver};
+use crate::Error;
+use crate::error::Kind;
+use crate::frontend::{Host, ImageRequest, MAX_FILE, ResolvedImage};
+use crate::graph::{Source, Vertex};
+use crate::platform::Platform;
+use crate::worker::{Asker, Tree, Worker};
+
+/// Answers for one solve request.
+pub struct Answers<W: Worker> {
+    solver: Arc<Solver<W>>,
+    images: Mutex<HashMap<(String, Platform), ResolvedImage>>,
+}
+
+impl<W: Worker> Answers<W> {
+    /// For the frontend of one solve request.
+    pub fn new(solver: Arc<Solver<W>>) -> Self {
+        Self { solver, images: Mutex::default() }
+    }
+}
+
+impl<W: Worker> Solver<W> {
+    /// The tree of the last of these steps, files of a client as they are.
+    async fn last(self: &Arc<Self>, steps: &[Vertex]) -> Result<(Tree, Solve<W>), Error> {
+        let mut nodes: Vec<Node> = Vec::new();
+        for vertex in steps {
+            let digest = super::key(&[&vertex.op.digest(), &vertex.name, &nodes.len().to_string()]);
+            let inputs = vertex.inputs.iter().filter_map(|v| Some(nodes.get(v.0)?.digest.clone())).collect();
+            let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs, None);
+            nodes.push(Node {
+                vertex: vertex.clone(),
+                digest,
+                keyed: Default::default(),
+                done: Default::default(),
+                step: Mutex::new(Some(step)),
+            });
+        }
+        let solve = Solve { solver: self.clone(), nodes, source: Source::default() };
+        let last = solve.nodes.len().checked_sub(1).ok_or_else(|| Error::invalid("nothing to read"))?;
+        let tree = solve.result(last).await?;
+        if !matches!(solve.nodes[last].vertex.op, Op::Local(_) | Op::Http(_) | Op::Git(_)) {
+            solve.here(&tree).await?;
+        }
+        Ok((tree, solve))
+    }
+}
+
+impl<W: Worker> Host for Answers<W> {
+    async fn read_files(&self, steps: &[Vertex], paths: &[String]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let (tree, _solve) = self.solver.last(steps).await?;
+        let paths = paths.to_vec();
+        let read = move |view: crate::worker::View| {
+            let root = view.read.first().ok_or_else(|| Error::invalid("nothing to read"))?;
+            paths.iter().map(|path| read_file(root, path)).collect()
+        };
+        self.solver.builder.worker.view(None, vec![tree], read).await
+    }
+
+    async fn resolve_image(&self, request: ImageRequest) -> Result<ResolvedImage, Error> {
+        let key = (request.reference.clone(), request.platform.clone());
+        let known = |images: &Mutex<HashMap<_, _>>| {
+            images.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&key).cloned()
+        };
+        if let Some(found) = known(&self.images) {
+            return Ok(found);
+        }
+        if request.oci_layout.is_some() {
+            return Err(
+                Error::invalid("contexts of OCI layouts are not there yet").with_kind(Kind::Unsupported)
+            );
+        }
+        let mut step = self.solver.progress.begin(&request.name);
+        let asker = Asker(self.solver.context.session.clone());
+        let found = self.solver.builder.worker.find_image(&request, &asker).await;
+        step.complete(found.as_ref().err().map(|e| e.message.as_str()));
+        let found = found?;
+        self.images.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, found.clone());
+        Ok(found)
+    }
+
+    fn platforms(&self) -> Vec<Platform> {
+        self.solver.builder.worker.platforms()
+    }
+}
+
+/// A file's content, at most [`MAX_FILE`] bytes of it; `None` where there is none.
+pub(crate) fn read_file(root: &crate::files::Root, path: &str) -> Result<Option<Vec<u8>>, Error> {
+    use rustix::io::Errno;
+    let fd = match root.at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(e) => return Err(crate::files::fault("open", path, e)),
+    };
+    let failed = |e: std::io::Error| Error::invalid(format!("read {path}: {e}"));
+    let file = std::fs::File::from(fd);
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Error::invalid(format!("read {path}: is not a regular file")));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE as u64).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Some(bytes))
+}

@@ -1,0 +1,543 @@
+//! The executor: does what a [`Graph`] says, as much at once as depends on nothing else, and as little as the cache
+//! leaves.
+//!
+//! ```text
+//! keyed(v)    keys of its inputs --> key by definition --> cache?
+//!               '-- reads files? results of those inputs --> digest of what is read --> key by content --> cache?
+//! result(v)   a hit's tree, or: results of all inputs --> done --> layer kept, recorded under its keys
+//! ```
+//! A vertex is keyed once and done once, however many wait for it. A result that nobody needs is never made: of a cached
+//! step not even the image it stands on is pulled. Dropping a solve ends everything of it.
+
+mod copy;
+mod exec;
+pub mod host;
+mod source;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use bollard_buildkit_proto::pb;
+use futures_util::future::try_join_all;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::OnceCell;
+
+use crate::Error;
+use crate::builder::Builder;
+use crate::cache::{self, InUse, NewRecord};
+use crate::error::Kind;
+use crate::graph::{CopySource, Graph, MountKind, Op, Slot, Vertex, VertexRef};
+use crate::hex;
+use crate::progress::{Progress, Step};
+use crate::session::{Index, Session};
+use crate::worker::{Layer, Tree, Worker};
+
+/// Steps of one engine that run programs or copy files at once, for each processor.
+pub const STEPS_PER_CPU: usize = 2;
+
+/// What a client asks for besides the graph.
+#[derive(Clone, Default)]
+pub struct Context {
+    /// The client's session.
+    pub session: Option<Arc<Session>>,
+    /// Inputs of the solve request, by name.
+    pub inputs: HashMap<String, Tree>,
+    /// `network.host`, `security.insecure`: what was allowed.
+    pub entitlements: Vec<String>,
+}
+
+/// One build's work. Its folders and records stay in use for as long as it lives.
+pub struct Solver<W: Worker> {
+    pub(crate) builder: Arc<Builder<W>>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) context: Context,
+    /// Records in use.
+    held: Mutex<Vec<InUse>>,
+    /// Clients' files of this build, by what was asked for.
+    sources: Mutex<HashMap<String, Arc<Source>>>,
+}
+
+/// Files of a source, once they are there.
+type Source = OnceCell<Result<Arc<source::Files>, Error>>;
+
+/// What is known of a step before it is done.
+#[derive(Clone, Debug)]
+struct Keyed {
+    /// What stands for it in the keys of steps upon it.
+    output: String,
+    /// Keys it is recorded under.
+    keys: Vec<String>,
+    /// What it makes, where that is known.
+    tree: Option<Tree>,
+    /// Whether it was found in the cache.
+    hit: bool,
+}
+
+struct Node {
+    vertex: Vertex,
+    digest: String,
+    keyed: OnceCell<Result<Keyed, Error>>,
+    done: OnceCell<Result<Tree, Error>>,
+    step: Mutex<Option<Step>>,
+}
+
+/// One graph under way.
+struct Solve<W: Worker> {
+    solver: Arc<Solver<W>>,
+    nodes: Vec<Node>,
+    source: crate::graph::Source,
+}
+
+type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+impl<W: Worker> Solver<W> {
+    /// Work for one build.
+    pub fn new(builder: Arc<Builder<W>>, progress: Arc<Progress>, context: Context) -> Arc<Self> {
+        Arc::new(Self { builder, progress, context, held: Mutex::default(), sources: Mutex::default() })
+    }
+
+    /// Does a graph; gives the tree of each of its results.
+    ///
+    /// # Errors
+    /// The first step's that failed, with its lines.
+    pub async fn solve(self: &Arc<Self>, graph: &Graph) -> Result<Vec<Tree>, Error> {
+        let results: Vec<Option<VertexRef>> = graph.results.iter().map(|t| t.output).collect();
+        self.run(graph.vertices.clone(), graph.source.clone(), &results).await
+    }
+
+    async fn run(
+        self: &Arc<Self>,
+        vertices: Vec<Vertex>,
+        source: crate::graph::Source,
+        results: &[Option<VertexRef>],
+    ) -> Result<Vec<Tree>, Error> {
+        let mut nodes: Vec<Node> = Vec::with_capacity(vertices.len());
+        for vertex in vertices {
+            let mut hasher = Sha256::new();
+            hasher.update(vertex.op.digest());
+            hasher.update(&vertex.name);
+            for input in &vertex.inputs {
+                let before = nodes.get(input.0).ok_or_else(|| Error::invalid("a step before its inputs"))?;
+                hasher.update(&before.digest);
+            }
+            let digest = hex(&hasher.finalize());
+            let inputs = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
+            let group = vertex.group.as_ref().map(|g| pb::ProgressGroup {
+                id: g.id.clone(),
+                name: g.name.clone(),
+                weak: g.weak,
+            });
+            let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs, group);
+            step.announce();
+            nodes.push(Node {
+                vertex,
+                digest,
+                keyed: OnceCell::new(),
+                done: OnceCell::new(),
+                step: Mutex::new(Some(step)),
+            });
+        }
+        let solve = Solve { solver: self.clone(), nodes, source };
+        let trees = try_join_all(results.iter().map(|result| async {
+            match result {
+                Some(v) => {
+                    let tree = solve.result(v.0).await?;
+                    solve.solid(v.0, tree).await
+                }
+                None => Ok(Tree::default()),
+            }
+        }))
+        .await?;
+        // Images that nothing needed of what was done now.
+        for node in &solve.nodes {
+            if matches!(node.vertex.op, Op::Image { .. }) && !node.done.initialized() {
+                node.with_step(Step::cached);
+            }
+        }
+        Ok(trees)
+    }
+
+    /// Keeps a record for as long as this build lives.
+    fn hold(&self, in_use: InUse) {
+        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(in_use);
+    }
+}
+
+impl Node {
+    fn with_step<T>(&self, change: impl FnOnce(&mut Step) -> T) -> Option<T> {
+        self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_mut().map(change)
+    }
+
+    /// Ends the step as the work did.
+    fn complete<T>(&self, done: &Result<T, Error>) {
+        self.with_step(|step| step.complete(done.as_ref().err().map(|e| e.message.as_str())));
+    }
+}
+
+/// Digest of parts, each told from the next.
+fn key(parts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hex(&hasher.finalize())
+}
+
+/// The inputs of an op that stand under it, and those whose files it only reads.
+fn inputs(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
+    match op {
+        Op::Exec(exec) => {
+            let read = exec.mounts.iter().filter_map(|m| match &m.kind {
+                MountKind::Bind { from, .. } => *from,
+                _ => None,
+            });
+            // What a cache mount starts with is no part of the key, by BuildKit's rules.
+            (exec.base.into_iter().collect(), read.collect())
+        }
+        Op::Copy(copy) => {
+            let read = copy.steps.iter().filter_map(|s| match &s.from {
+                CopySource::Tree { from, .. } => *from,
+                CopySource::Inline { .. } => None,
+            });
+            (copy.base.into_iter().collect(), read.collect())
+        }
+        Op::Mkdir { base, .. } => (base.iter().copied().collect(), Vec::new()),
+        Op::Merge { layers } => (layers.clone(), Vec::new()),
+        Op::Image { .. }
+        | Op::Local(_)
+        | Op::Http(_)
+        | Op::Git(_)
+        | Op::OciLayout { .. }
+        | Op::Input { .. } => (Vec::new(), Vec::new()),
+    }
+}
+
+impl<W: Worker> Solve<W> {
+    fn keyed(&self, v: usize) -> Work<'_, Keyed> {
+        Box::pin(async move {
+            let node = &self.nodes[v];
+            node.keyed
+                .get_or_init(|| async { self.find(node).await.map_err(|e| self.at(node, e)) })
+                .await
+                .clone()
+        })
+    }
+
+    fn result(&self, v: usize) -> Work<'_, Tree> {
+        Box::pin(async move {
+            let node = &self.nodes[v];
+            let make = || async {
+                let keyed = self.keyed(v).await?;
+                self.make(node, keyed).await.map_err(|e| self.at(node, e))
+            };
+            node.done.get_or_init(make).await.clone()
+        })
+    }
+
+    /// The error, with the lines of the step that it is about.
+    fn at(&self, node: &Node, error: Error) -> Error {
+        let mut error = error.at(&node.vertex.lines);
+        if !error.lines.is_empty() && error.file.is_none() {
+            error.file = Some(Box::new(self.source.clone()));
+        }
+        error
+    }
+
+    fn input(&self, node: &Node, slot: Slot) -> Result<usize, Error> {
+        node.vertex.inputs.get(slot.0).map(|v| v.0).ok_or_else(|| Error::invalid("a step without its input"))
+    }
+
+    /// Finds out what stands for a step, and whether it was done before.
+    async fn find(&self, node: &Node) -> Result<Keyed, Error> {
+        let platform = node.vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+        let cache = &self.solver.builder.cache;
+        match &node.vertex.op {
+            Op::Image { reference, .. } => {
+                let platform = node.vertex.platform.clone().unwrap_or_else(crate::platform::Platform::host);
+                let output = key(&["image", reference, &platform.to_string()]);
+                let layer = Layer::Image { reference: reference.clone(), platform };
+                return Ok(Keyed { output, keys: Vec::new(), tree: Some(Tree(vec![layer])), hit: false });
+            }
+            Op::Input { name } => {
+                let tree = self.solver.context.inputs.get(name).cloned();
+                let tree = tree.ok_or_else(|| Error::invalid(format!("input {name} is not there")))?;
+                let output = key(&["input", &serde_json::to_string(&tree).unwrap_or_default()]);
+                return Ok(Keyed { output, keys: Vec::new(), tree: Some(tree), hit: false });
+            }
+            Op::Local(_) | Op::Http(_) | Op::Git(_) | Op::OciLayout { .. } => {
+                node.with_step(Step::start);
+                let files = self.source(node).await;
+                node.complete(&files);
+                let files = files?;
+                let output = key(&["files", &files.digest]);
+                let tree = Tree(vec![Layer::Folder(files.folder.clone())]);
+                return Ok(Keyed { output, keys: Vec::new(), tree: Some(tree), hit: false });
+            }
+            Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. } | Op::Merge { .. } => {}
+        }
+        let definition = node.vertex.op.digest();
+        let (under, read) = inputs(&node.vertex.op);
+        let outputs = |slots: Vec<Slot>| async move {
+            try_join_all(slots.into_iter().map(|slot| async move {
+                let v = self.input(node, slot)?;
+                let keyed = self.keyed(v).await?;
+                Ok::<_, Error>((v, keyed))
+            }))
+            .await
+        };
+        let (under, reads) = tokio::try_join!(outputs(under), outputs(read))?;
+        let mut parts = vec!["definition", &definition, &platform];
+        parts.extend(under.iter().chain(&reads).map(|(_, k)| k.output.as_str()));
+        let by_definition = key(&parts);
+        if let Op::Merge { .. } = &node.vertex.op {
+            let hit = under.iter().all(|(_, k)| k.hit);
+            return Ok(Keyed { output: by_definition, keys: Vec::new(), tree: None, hit });
+        }
+        let look = |key: &str| -> Result<Option<Keyed>, Error> {
+            if node.vertex.ignore_cache {
+                return Ok(None);
+            }
+            let Some((found, in_use)) = cache.find(key)? else { return Ok(None) };
+            self.solver.hold(in_use);
+            cache.alias(&by_definition, &found.id)?;
+            node.with_step(Step::cached);
+            Ok(Some(Keyed { output: found.output, keys: Vec::new(), tree: Some(found.tree), hit: true }))
+        };
+        // Files of a client are compared by their content alone: the whole of them is another every time.
+        let local = |v: usize| {
+            !matches!(
+                self.nodes[v].vertex.op,
+                Op::Image { .. } | Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. } | Op::Merge { .. }
+            )
+        };
+        if !reads.iter().any(|(v, _)| local(*v))
+            && let Some(hit) = look(&by_definition)?
+        {
+            return Ok(hit);
+        }
+        if reads.is_empty() {
+            let output = by_definition.clone();
+            return Ok(Keyed { output, keys: vec![by_definition], tree: None, hit: false });
+        }
+        let content = match self.content(node).await {
+            Ok(content) => content,
+            // The lines of an input that failed are its own.
+            Err(e) if !e.lines.is_empty() => return Err(e),
+            Err(e) => {
+                node.complete(&Err::<(), _>(e.clone()));
+                return Err(e.context("failed to compute cache key"));
+            }
+        };
+        let mut parts = vec!["content", &definition, &platform];
+        parts.extend(under.iter().map(|(_, k)| k.output.as_str()));
+        parts.push(&content);
+        let by_content = key(&parts);
+        if let Some(hit) = look(&by_content)? {
+            return Ok(hit);
+        }
+        Ok(Keyed {
+            output: by_content.clone(),
+            keys: vec![by_definition, by_content],
+            tree: None,
+            hit: false,
+        })
+    }
+
+    /// Gives what a step makes, doing it where it was not done.
+    async fn make(&self, node: &Node, keyed: Keyed) -> Result<Tree, Error> {
+        if let Some(tree) = keyed.tree {
+            if let Op::Image { reference, resolve } = &node.vertex.op {
+                node.with_step(Step::start);
+                let fetched = self.fetch(node, reference, *resolve, &tree).await;
+                node.complete(&fetched);
+                fetched?;
+            }
+            return Ok(tree);
+        }
+        let inputs = try_join_all(node.vertex.inputs.iter().map(|v| self.result(v.0))).await?;
+        let inputs = try_join_all(
+            node.vertex.inputs.iter().zip(inputs).map(|(v, tree)| self.solid_base(node, v.0, tree)),
+        )
+        .await?;
+        for tree in &inputs {
+            self.here(tree).await?;
+        }
+        if let Op::Merge { layers } = &node.vertex.op {
+            let mut tree = Tree::default();
+            for slot in layers {
+                tree.0.extend(inputs.get(slot.0).cloned().unwrap_or_default().0);
+            }
+            node.with_step(|step| if keyed.hit { step.cached() } else { step.complete(None) });
+            return Ok(tree);
+        }
+        let builder = &self.solver.builder;
+        // Another build may be at the same step.
+        let flight = builder.flight(&keyed.output);
+        let _alone = flight.lock().await;
+        if !node.vertex.ignore_cache
+            && let Some((found, in_use)) = builder.cache.find(&keyed.output)?
+        {
+            self.solver.hold(in_use);
+            node.with_step(Step::cached);
+            return Ok(found.tree);
+        }
+        let _permit = builder.permits.acquire().await.map_err(|e| Error::invalid(e.to_string()))?;
+        node.with_step(Step::start);
+        let done = self.do_step(node, &keyed, &inputs).await;
+        node.complete(&done);
+        done
+    }
+
+    async fn do_step(&self, node: &Node, keyed: &Keyed, inputs: &[Tree]) -> Result<Tree, Error> {
+        let worker = &self.solver.builder.worker;
+        let (under, _) = self::inputs(&node.vertex.op);
+        let base = match under.first() {
+            Some(slot) => inputs.get(slot.0).cloned().unwrap_or_default(),
+            None => Tree::default(),
+        };
+        let draft = worker.draft(&base).await?;
+        match &node.vertex.op {
+            Op::Exec(exec) => self.exec(node, exec, &base, inputs, &draft).await?,
+            Op::Copy(copy) => self.copy(copy, &base, inputs, &draft).await?,
+            Op::Mkdir { path, mode, owner, time, .. } => {
+                self.mkdir(&base, &draft, path.clone(), *mode, owner.clone(), *time).await?;
+            }
+            _ => return Err(Error::invalid("this step makes no layer")),
+        }
+        self.keep(draft, base, &keyed.output, &keyed.keys, &node.vertex.name).await
+    }
+
+    async fn keep(
+        &self,
+        draft: W::Draft,
+        base: Tree,
+        output: &str,
+        keys: &[String],
+        description: &str,
+    ) -> Result<Tree, Error> {
+        let builder = &self.solver.builder;
+        let (layer, used) = builder.worker.keep(draft).await?;
+        let tree = base.with(Layer::Built(layer));
+        let record = NewRecord {
+            keys: keys.iter().map(String::as_str).collect(),
+            output,
+            tree: &tree,
+            layer: Some(layer),
+            kind: cache::kind::REGULAR,
+            description,
+            bytes: used.bytes,
+        };
+        let in_use = builder.cache.add(&crate::random_id(), &record)?;
+        self.solver.hold(in_use);
+        Ok(tree)
+    }
+
+    /// Sees to it that images a tree stands on are here: those of cached steps may not be.
+    async fn here(&self, tree: &Tree) -> Result<(), Error> {
+        for layer in &tree.0 {
+            let Layer::Image { reference, platform } = layer else { continue };
+            let same = |n: &Node| {
+                matches!(&n.vertex.op, Op::Image { reference: r, .. } if r == reference)
+                    && n.vertex.platform.as_ref().is_none_or(|p| p == platform)
+            };
+            match self.nodes.iter().position(same) {
+                Some(v) => drop(self.result(v).await?),
+                None => {
+                    let asker = crate::worker::Asker(self.solver.context.session.clone());
+                    let nothing = Box::new(|_: &str, _, _| {});
+                    let mode = crate::graph::ResolveMode::Default;
+                    let worker = &self.solver.builder.worker;
+                    worker.fetch_image(reference, platform, mode, &asker, nothing).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn fetch(
+        &self,
+        node: &Node,
+        reference: &str,
+        mode: crate::graph::ResolveMode,
+        tree: &Tree,
+    ) -> Result<(), Error> {
+        let Some(Layer::Image { platform, .. }) = tree.0.first() else { return Ok(()) };
+        let parts: Mutex<HashMap<String, crate::progress::Part>> = Mutex::default();
+        let progress = self.solver.progress.clone();
+        let digest = node.digest.clone();
+        let fetched = Box::new(move |what: &str, current: u64, total: u64| {
+            let mut parts = parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let part = parts.entry(what.to_owned()).or_insert_with(|| progress.part_of(&digest, what));
+            part.at(current, total);
+            if total > 0
+                && current >= total
+                && let Some(part) = parts.remove(what)
+            {
+                part.done(current);
+            }
+        });
+        let asker = crate::worker::Asker(self.solver.context.session.clone());
+        self.solver.builder.worker.fetch_image(reference, platform, mode, &asker, fetched).await
+    }
+
+    /// An input that is stood upon: files of a client become a layer.
+    async fn solid_base(&self, node: &Node, v: usize, tree: Tree) -> Result<Tree, Error> {
+        let (under, _) = self::inputs(&node.vertex.op);
+        let is_base = under.iter().any(|slot| node.vertex.inputs.get(slot.0).is_some_and(|i| i.0 == v));
+        if is_base { self.solid(v, tree).await } else { Ok(tree) }
+    }
+
+    async fn solid(&self, v: usize, tree: Tree) -> Result<Tree, Error> {
+        let [Layer::Folder(_)] = tree.0.as_slice() else {
+            self.here(&tree).await?;
+            return Ok(tree);
+        };
+        let output = key(&["layer", &self.keyed(v).await?.output]);
+        let cache = &self.solver.builder.cache;
+        let flight = self.solver.builder.flight(&output);
+        let _alone = flight.lock().await;
+        if let Some((found, in_use)) = cache.find(&output)? {
+            self.solver.hold(in_use);
+            return Ok(found.tree);
+        }
+        let empty = Tree::default();
+        let draft = self.solver.builder.worker.draft(&empty).await?;
+        let whole = crate::graph::Copy {
+            base: None,
+            steps: vec![crate::graph::CopyStep {
+                from: CopySource::Tree { from: Some(Slot(0)), path: "/".into() },
+                dest: "/".into(),
+                contents_only: true,
+                ..Default::default()
+            }],
+        };
+        self.copy(&whole, &empty, &[tree], &draft).await?;
+        self.keep(draft, empty, &output, std::slice::from_ref(&output), &self.nodes[v].vertex.name).await
+    }
+
+    /// What is known of a client's folder.
+    fn index(&self, folder: &std::path::Path) -> Option<Arc<Index>> {
+        let sources = self.solver.sources.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        sources
+            .values()
+            .filter_map(|cell| cell.get()?.as_ref().ok())
+            .find(|files| files.folder == folder)
+            .map(|files| files.index.clone())
+    }
+}
+
+/// An error of the other side of a session.
+pub(crate) fn from_session(e: crate::rpc::Status) -> Error {
+    Error::invalid(e.message).with_kind(Kind::Unknown)
+}
+
+/// The folder that a tree of one folder is.
+fn only_folder(tree: &Tree) -> Option<&PathBuf> {
+    match tree.0.as_slice() {
+        [Layer::Folder(folder)] => Some(folder),
+        _ => None,
+    }
+}

@@ -1,0 +1,308 @@
+//! What the executor needs of the engine: where layers are kept and where programs run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+
+use crate::Error;
+use crate::files::Root;
+use crate::frontend::{ImageRequest, ResolvedImage};
+use crate::graph::{Exec, ResolveMode};
+use crate::platform::Platform;
+use crate::session::Session;
+
+/// A part of a stack of layers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// All layers of an image.
+    Image {
+        /// Canonical, with digest.
+        reference: String,
+        /// Which of its manifests.
+        platform: Platform,
+    },
+    /// A layer that a step made, by the worker's number.
+    Built(i64),
+    /// A folder that is not the worker's: files of a client. Only read, and never part of an image.
+    #[serde(skip)]
+    Folder(PathBuf),
+}
+
+/// A file system: layers, the lowest first; none is the empty tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tree(pub Vec<Layer>);
+
+impl Tree {
+    /// The same with one more layer.
+    #[must_use]
+    pub fn with(mut self, layer: Layer) -> Self {
+        self.0.push(layer);
+        self
+    }
+
+    /// Numbers of the layers that steps made.
+    pub fn built(&self) -> impl Iterator<Item = i64> + '_ {
+        self.0.iter().filter_map(|l| match l {
+            Layer::Built(id) => Some(*id),
+            Layer::Image { .. } | Layer::Folder(_) => None,
+        })
+    }
+}
+
+/// A layer that is there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LayerUse {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Whether an image has it too.
+    pub shared: bool,
+}
+
+/// Trees as a piece of work sees them.
+#[derive(Debug)]
+pub struct View {
+    /// The new layer upon its tree; there where one was asked for.
+    pub write: Option<Root>,
+    /// The trees to read, in the order they were given.
+    pub read: Vec<Root>,
+}
+
+/// Something mounted for a program.
+#[derive(Debug)]
+pub struct RunMount {
+    /// Where: absolute, clean.
+    pub target: String,
+    /// What.
+    pub source: RunSource,
+    /// Not to be written.
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub enum RunSource {
+    /// A file or folder of a tree; written to, it is changed for this program only.
+    Tree {
+        /// The tree.
+        tree: Tree,
+        /// The path in it.
+        path: String,
+    },
+    /// A file or folder of this machine.
+    Path(PathBuf),
+    /// Memory of at most so many bytes; 0: no limit of its own.
+    Memory(u64),
+}
+
+/// Output of a program: 1 or 2 for stdout or stderr, and bytes.
+pub type Output = mpsc::Sender<(u8, Vec<u8>)>;
+
+/// A program to be run.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// What the Dockerfile says; its `mounts`, `secret_env` and `proxy` are carried out in the fields below.
+    pub exec: &'a Exec,
+    /// Its root, below the new layer.
+    pub base: &'a Tree,
+    /// Further mounts.
+    pub mounts: Vec<RunMount>,
+    /// Further variables.
+    pub env: Vec<String>,
+    /// Where its output goes.
+    pub output: Output,
+    /// A folder of this run's own, for files that are mounted; gone afterwards.
+    pub scratch: PathBuf,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit status, or 128 and the signal.
+    pub code: u8,
+    /// The kernel killed it for want of memory.
+    pub out_of_memory: bool,
+}
+
+/// Asks a client for credentials; none where there is no client.
+#[derive(Clone, Default)]
+pub struct Asker(pub Option<Arc<Session>>);
+
+impl Asker {
+    /// User and password for a registry.
+    pub async fn credentials(&self, host: &str) -> Option<(String, String)> {
+        let session = self.0.as_ref()?;
+        session.credentials(host).await.unwrap_or_else(|e| {
+            tracing::info!("credentials for {host}: {e}");
+            None
+        })
+    }
+}
+
+/// How far a transfer is: of what, bytes so far and of how many.
+pub type Fetched = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
+
+/// An image to be made of a tree.
+#[derive(Clone, Debug)]
+pub struct ImageWork {
+    /// Its layers.
+    pub tree: Tree,
+    /// Its configuration, `history` included, without `rootfs`.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// The platform.
+    pub platform: Platform,
+    /// Names it gets (of a list of platforms the list does).
+    pub names: Vec<String>,
+    /// Annotations of the manifest.
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// An image that was made.
+#[derive(Clone, Debug)]
+pub struct MadeImage {
+    /// Digest of the manifest or list.
+    pub digest: String,
+    /// Its media type.
+    pub media_type: String,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Digest of the configuration; of a list: of the first.
+    pub config: String,
+}
+
+/// The engine, as the executor sees it.
+pub trait Worker: Send + Sync + 'static {
+    /// A layer that is being written. What is not kept goes.
+    type Draft: Send + Sync + 'static;
+
+    /// This engine's id.
+    fn id(&self) -> String;
+
+    /// What clients are told of it, besides what every worker tells.
+    fn labels(&self) -> std::collections::BTreeMap<String, String>;
+
+    /// An image's name with registry and tag: `docker.io/library/busybox:latest`.
+    fn full_name(&self, name: &str) -> Result<String, Error>;
+
+    /// Platforms whose programs run here, its own first.
+    fn platforms(&self) -> Vec<Platform>;
+
+    /// Finds an image; pulls nothing.
+    fn find_image(
+        &self,
+        request: &ImageRequest,
+        asker: &Asker,
+    ) -> impl Future<Output = Result<ResolvedImage, Error>> + Send;
+
+    /// Sees to it that an image's layers are here.
+    fn fetch_image(
+        &self,
+        reference: &str,
+        platform: &Platform,
+        mode: ResolveMode,
+        asker: &Asker,
+        fetched: Fetched,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// A new layer upon a tree.
+    fn draft(&self, base: &Tree) -> impl Future<Output = Result<Self::Draft, Error>> + Send;
+
+    /// Keeps a layer; gives its number and what it uses.
+    fn keep(&self, draft: Self::Draft) -> impl Future<Output = Result<(i64, LayerUse), Error>> + Send;
+
+    /// Removes layers; gives the bytes that were freed.
+    fn forget(&self, layers: Vec<i64>) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// All layers that are kept.
+    fn layers(&self)
+    -> impl Future<Output = Result<std::collections::BTreeMap<i64, LayerUse>, Error>> + Send;
+
+    /// Does `work` on a thread that sees these trees. `write`: a layer that is being written, and the tree it is upon.
+    fn view<T: Send + 'static>(
+        &self,
+        write: Option<(&Tree, &Self::Draft)>,
+        read: Vec<Tree>,
+        work: impl FnOnce(View) -> Result<T, Error> + Send + 'static,
+    ) -> impl Future<Output = Result<T, Error>> + Send;
+
+    /// Runs a program whose changes go into `draft`. Dropped, it ends at once with all it started.
+    fn run(&self, run: Run<'_>, draft: &Self::Draft) -> impl Future<Output = Result<Ended, Error>> + Send;
+
+    /// Undoes compression, by what the first bytes are.
+    fn decompress(
+        &self,
+        input: Box<dyn std::io::BufRead + Send>,
+    ) -> std::io::Result<Box<dyn std::io::Read + Send>>;
+
+    /// Opens a web address.
+    fn open_url(
+        &self,
+        url: &str,
+    ) -> impl Future<Output = Result<std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>, Error>> + Send;
+
+    /// Makes images; several are a list of platforms, which then has the names.
+    fn make_image(
+        &self,
+        images: Vec<ImageWork>,
+        list: bool,
+    ) -> impl Future<Output = Result<MadeImage, Error>> + Send;
+
+    /// Writes an image that was made as an archive: an OCI layout, which Docker reads too.
+    fn save_image(
+        &self,
+        digest: &str,
+        names: Vec<String>,
+        out: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Pushes an image that was made.
+    fn push_image(&self, name: &str, asker: &Asker) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Set when it is dropped: work on a thread that nobody waits for any more.
+#[derive(Default)]
+pub struct StopOnDrop(pub Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// A socket in a run's folder that leads to the client's SSH agent, for as long as this lives.
+pub struct AgentSocket {
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl AgentSocket {
+    /// Listens at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be bound.
+    pub fn listen(path: &std::path::Path, session: Arc<Session>, id: String) -> std::io::Result<Self> {
+        let listener = UnixListener::bind(path)?;
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((io, _)) = listener.accept().await {
+                let (session, id) = (session.clone(), id.clone());
+                connections.spawn(async move {
+                    if let Err(e) = session.forward_agent(&id, io).await {
+                        tracing::debug!("ssh agent: {e}");
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { task })
+    }
+}
+
+impl Drop for AgentSocket {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

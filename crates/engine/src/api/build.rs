@@ -1,0 +1,99 @@
+//! `POST /session`, `POST /grpc`: connections that become BuildKit's; and the build cache.
+
+use std::sync::Arc;
+
+use build::gc;
+use build::session::{Greeting, headers};
+use serde_json::{Value, json};
+
+use super::hijack::Hijacked;
+use super::reply::Reply;
+use super::request::Call;
+use crate::builds;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::time;
+
+/// `POST /session`: the client serves gRPC on the connection, the engine calls.
+pub async fn session(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let one =
+        |name: &str| call.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let all = call.headers.get_all(headers::METHOD);
+    let greeting = Greeting {
+        id: one(headers::ID),
+        name: one(headers::NAME),
+        shared_key: one(headers::SHARED_KEY),
+        methods: all.iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect(),
+    };
+    if greeting.id.is_empty() {
+        return Err(Error::invalid(format!("a session needs an id: header {}", headers::ID)));
+    }
+    let sessions = engine.builds.sessions.clone();
+    Ok(Reply::Upgrade(Box::new(move |io: Hijacked| {
+        Box::pin(async move {
+            if let Err(e) = sessions.serve(greeting, io).await {
+                tracing::info!("session: {e}");
+            }
+        })
+    })))
+}
+
+/// `POST /grpc`: BuildKit's services.
+pub async fn grpc(engine: Arc<Engine>, _: Call) -> Result<Reply> {
+    let builder = builds::builder(&engine).await?;
+    Ok(Reply::Upgrade(Box::new(move |io: Hijacked| {
+        Box::pin(build::rpc::serve(io, Arc::new(build::control::Api(builder))))
+    })))
+}
+
+/// `POST /build/prune`.
+pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let builder = builds::builder(&engine).await?;
+    let filters = call.filters()?;
+    let mut options = gc::Prune { all: call.flag("all"), ..gc::Prune::default() };
+    for name in ["keep-storage", "reserved-space", "max-used-space"] {
+        options.keep = options.keep.max(call.number::<u64>(name)?.unwrap_or(0));
+    }
+    for name in ["until", "unused-for"] {
+        let [value] = filters.values(name) else { continue };
+        let wrong = || Error::invalid(format!("{name} filter: invalid duration {value:?}"));
+        let age = time::parse_point(value).and_then(|t| std::time::SystemTime::now().duration_since(t).ok());
+        options.older = age.ok_or_else(wrong)?;
+    }
+    let mut wanted = Vec::new();
+    for name in ["id", "parent", "type", "description", "inuse", "shared", "private"] {
+        for value in filters.values(name) {
+            let field = if name == "parent" { "parents" } else { name };
+            wanted.push(match name {
+                "inuse" | "shared" | "private" => field.to_owned(),
+                "id" => format!("{field}~=^{value}"),
+                _ => format!("{field}=={value}"),
+            });
+        }
+    }
+    if !wanted.is_empty() {
+        options.filters = gc::Filters::parse(&[wanted.join(",")])?;
+    }
+    let (gone, bytes) = gc::prune(&builder, &options).await?;
+    let ids: Vec<&String> = gone.iter().map(|u| &u.id).collect();
+    let deleted = if ids.is_empty() { Value::Null } else { json!(ids) };
+    Ok(Reply::json(json!({ "CachesDeleted": deleted, "SpaceReclaimed": bytes })))
+}
+
+/// The build cache, as `GET /system/df` shows it.
+pub async fn usage(engine: &Arc<Engine>) -> Result<Value> {
+    let builder = builds::builder(engine).await?;
+    let all = gc::usage(&builder).await?;
+    let record = |u: &build::cache::Usage| {
+        let mut record = json!({
+            "ID": u.id, "Type": u.kind, "Description": u.description, "InUse": u.in_use, "Shared": u.shared,
+            "Size": u.bytes, "CreatedAt": time::format(u.created), "LastUsedAt": time::format(u.used),
+            "UsageCount": u.count,
+        });
+        if !u.parents.is_empty() {
+            record["Parents"] = json!(u.parents);
+        }
+        record
+    };
+    Ok(Value::Array(all.iter().map(record).collect()))
+}

@@ -1,0 +1,376 @@
+//! A step's program: a container of its own, with nothing that outlives the step.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use build::Error;
+use build::graph::{Network, Security};
+use build::worker::{Ended, Run, RunSource};
+use oci_spec::runtime::{Mount, Process};
+use tokio::io::AsyncReadExt;
+
+use super::PREFIX;
+use super::worker::{Draft, EngineWorker};
+use crate::container::config::{Config, EndpointSettings, HostConfig, Ulimit};
+use crate::container::{Record, spec, user};
+use crate::engine::Engine;
+use crate::error::{Error as EngineError, Result as EngineResult};
+use crate::networks::Member;
+use crate::rootfs::{self, Layers};
+
+/// Host name of a step that has none of its own: BuildKit's.
+const HOSTNAME: &str = "buildkitsandbox";
+/// Where programs are looked for.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Bytes before each piece of output: the stream, three of nothing, the length.
+const FRAME: usize = 8;
+/// Largest piece of output that is taken at once.
+const PIECE: usize = 1 << 20;
+/// Largest `/etc/passwd` or `/etc/group` that is read, in bytes.
+const NAMES: u64 = 1 << 20;
+
+/// Ends what an engine that died left running.
+pub(super) async fn end_leftovers(engine: &Engine) {
+    let Ok(found) = std::fs::read_dir(engine.paths.exec_root.join("containers")) else { return };
+    for entry in found.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
+        match engine.runtime.reconnect(&name).await {
+            Ok(runtime::Reconnected::Running(container)) => {
+                if let Err(e) = container.delete().await {
+                    tracing::warn!("a step of an earlier engine: {e}");
+                }
+            }
+            Ok(_) => {}
+            Err(e) => tracing::warn!("a step of an earlier engine: {e}"),
+        }
+        let _ = std::fs::remove_dir_all(engine.paths.container(&name));
+    }
+}
+
+/// A step's container and what it has. Dropped, all of it ends, in a task of its own.
+struct Running {
+    engine: Arc<Engine>,
+    id: String,
+    container: Option<runtime::Container>,
+    member: Option<Member>,
+    /// The layer stays until nobody writes to it.
+    draft: Option<Arc<image::NewBuilt>>,
+}
+
+impl Running {
+    async fn end(&mut self) {
+        if let Some(member) = self.member.take() {
+            self.engine.networks.leave(&self.id, &member);
+        }
+        if let Some(container) = self.container.take()
+            && let Err(e) = container.delete().await
+        {
+            tracing::warn!("step {}: what its run used was not all released: {e}", self.id);
+        }
+        let _ = tokio::fs::remove_dir_all(self.engine.paths.container(&self.id)).await;
+        self.draft = None;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.container.is_none() && self.member.is_none() && self.draft.is_none() {
+            return;
+        }
+        let mut rest = Running {
+            engine: self.engine.clone(),
+            id: self.id.clone(),
+            container: self.container.take(),
+            member: self.member.take(),
+            draft: self.draft.take(),
+        };
+        tokio::spawn(async move { rest.end().await });
+    }
+}
+
+fn of_runtime(e: runtime::Error) -> Error {
+    EngineError::internal(e.to_string()).into()
+}
+
+pub(super) async fn run(worker: &EngineWorker, run: Run<'_>, draft: &Draft) -> Result<Ended, Error> {
+    let engine = worker.engine()?;
+    let id = format!("{PREFIX}{}", &crate::names::random_id()[..32]);
+    let rootfs = draft.new.rootfs(&draft.stack, true);
+    let (mounts, _held) = mounts(worker, &run).await?;
+    let record = record(&run, &id);
+    let bundle = bundle(&engine, &run, &record, rootfs.clone(), mounts).await?;
+    let mut running = Running {
+        engine: engine.clone(),
+        id: id.clone(),
+        container: None,
+        member: None,
+        draft: Some(draft.new.clone()),
+    };
+    let container = engine.runtime.create(bundle).await.map_err(of_runtime)?;
+    running.container = Some(container.clone());
+    if run.exec.network != Network::Host {
+        network::loopback_up(&container.netns()).await.map_err(EngineError::from)?;
+    }
+    if run.exec.network == Network::Default {
+        let network = engine.networks.find("bridge")?;
+        let settings = EndpointSettings::default();
+        let member = engine.networks.join(&network, (&id, &id), &settings).await?;
+        let member = running.member.insert(member);
+        engine.networks.plug(member, &container.netns(), "eth0", true).await?;
+    }
+    let want = runtime::AttachWant { stdout: true, stderr: true, ..Default::default() };
+    let attached = container.attach(want).await.map_err(of_runtime)?;
+    if let Err(e) = container.start().await {
+        // A program that is not there is the Dockerfile's fault, and told as a failed step.
+        running.end().await;
+        let words = format!("failed to create task for container: {e}");
+        return Err(Error::invalid(words).with_kind(build::error::Kind::Unknown));
+    }
+    let told = tell(attached.reader, &run.output).await;
+    let exit = container.wait().await.map_err(of_runtime)?;
+    drop(container);
+    running.end().await;
+    told.map_err(EngineError::from)?;
+    let (targets, upper, lower) = (targets(&run), rootfs.upper, draft.stack.lower.clone());
+    tokio::task::spawn_blocking(move || remove_places(&targets, &upper, &lower))
+        .await
+        .map_err(|e| EngineError::internal(e.to_string()))?;
+    Ok(Ended { code: exit.code, out_of_memory: exit.oom_killed })
+}
+
+/// Passes output on until it ends.
+async fn tell(
+    mut from: impl tokio::io::AsyncRead + Unpin,
+    to: &build::worker::Output,
+) -> std::io::Result<()> {
+    let mut head = [0; FRAME];
+    loop {
+        match from.read_exact(&mut head).await {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        let mut left = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        while left > 0 {
+            let mut piece = vec![0; left.min(PIECE)];
+            from.read_exact(&mut piece).await?;
+            left -= piece.len();
+            // Nobody listens when the step is being given up.
+            let _ = to.send((head[0], piece)).await;
+        }
+    }
+}
+
+/// Mounts of the step, and what keeps trees among them mounted.
+async fn mounts(
+    worker: &EngineWorker,
+    run: &Run<'_>,
+) -> Result<(Vec<Mount>, (Option<rootfs::Held>, Vec<image::Stack>, Vec<image::NewBuilt>)), Error> {
+    let engine = worker.engine()?;
+    let (mut parts, mut stacks, mut drafts) = (Vec::new(), Vec::new(), Vec::new());
+    for mount in &run.mounts {
+        let RunSource::Tree { tree, path } = &mount.source else { continue };
+        let (lower, stack) = worker.layers(tree).await?;
+        let upper = if mount.read_only {
+            None
+        } else {
+            // What is written goes with the step.
+            let base = match &stack {
+                Some(_) => worker.stack(tree).await?,
+                None => worker.stack(&build::worker::Tree::default()).await?,
+            };
+            let new = engine.images.new_built(&base).await.map_err(EngineError::from)?;
+            let rootfs = new.rootfs(&base, false);
+            drafts.push(new);
+            Some((rootfs.upper, rootfs.work))
+        };
+        stacks.extend(stack);
+        parts.push((Layers { lower, upper }, PathBuf::from(path)));
+    }
+    let held = match parts.is_empty() {
+        true => None,
+        false => Some(rootfs::hold(parts, worker.scratch()?).await?),
+    };
+    let mut places = held.iter().flat_map(|h| h.places.iter());
+    let mut list = Vec::new();
+    for mount in &run.mounts {
+        let access = if mount.read_only { "ro" } else { "rw" };
+        list.push(match &mount.source {
+            RunSource::Tree { .. } => {
+                let place = places.next().map(|p| p.display().to_string()).unwrap_or_default();
+                let namespace = held.as_ref().map(|h| h.namespace.display().to_string());
+                let option = format!("{}={}", runtime::spec::OF_ENGINE, namespace.unwrap_or_default());
+                one(&mount.target, "bind", &place, &["bind", access, &option])
+            }
+            RunSource::Path(path) => {
+                one(&mount.target, "bind", &path.display().to_string(), &["rbind", "rprivate", access])
+            }
+            RunSource::Memory(size) => {
+                let size = format!("size={size}");
+                let mut options = vec!["nosuid", "nodev", "noexec", "mode=1777"];
+                options.extend((size != "size=0").then_some(size.as_str()));
+                one(&mount.target, "tmpfs", "tmpfs", &options)
+            }
+        });
+    }
+    Ok((list, (held, stacks, drafts)))
+}
+
+fn one(target: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(target.into())
+        .set_typ(Some(kind.into()))
+        .set_source(Some(source.into()))
+        .set_options(Some(options.iter().map(|o| (*o).to_owned()).collect()));
+    mount
+}
+
+/// The step as a container's record: what the runtime is told comes the same way as for any container.
+fn record(run: &Run<'_>, id: &str) -> Record {
+    let exec = run.exec;
+    let mode = match exec.network {
+        Network::Default => "bridge",
+        Network::None => "none",
+        Network::Host => "host",
+    };
+    let hostname = if exec.hostname.is_empty() { HOSTNAME } else { &exec.hostname };
+    let shm = if exec.shm_size == 0 { runtime::spec::DEFAULT_SHM_SIZE } else { exec.shm_size };
+    let ulimit = |u: &build::graph::Ulimit| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard };
+    let mut host = HostConfig {
+        network_mode: mode.into(),
+        shm_size: i64::try_from(shm).unwrap_or(i64::MAX),
+        cgroup_parent: exec.cgroup_parent.clone(),
+        privileged: exec.security == Security::Insecure,
+        ..HostConfig::default()
+    };
+    host.ulimits = exec.ulimits.iter().map(ulimit).collect::<Vec<_>>().into();
+    host.log_config.r#type = "none".into();
+    let config = Config {
+        hostname: hostname.into(),
+        user: exec.user.clone(),
+        working_dir: exec.cwd.clone(),
+        ..Config::default()
+    };
+    let mut args = exec.args.iter().cloned();
+    Record {
+        id: id.to_owned(),
+        name: id.to_owned(),
+        created: String::new(),
+        image_id: String::new(),
+        config,
+        host,
+        networks: [(mode.to_owned(), EndpointSettings::default())].into(),
+        links: Vec::new(),
+        mounts: Vec::new(),
+        path: args.next().unwrap_or_default(),
+        args: args.collect(),
+        last: Default::default(),
+        restart_count: 0,
+        stopped_by_user: false,
+    }
+}
+
+async fn bundle(
+    engine: &Arc<Engine>,
+    run: &Run<'_>,
+    record: &Record,
+    rootfs: image::RootFs,
+    mounts: Vec<Mount>,
+) -> Result<runtime::Bundle, Error> {
+    let lower = rootfs.lower.clone();
+    let mut bundle = spec::bundle(engine, record, rootfs).await?;
+    let own = engine.paths.container(&record.id);
+    tokio::fs::write(own.join("hosts"), hosts(run, &record.config.hostname))
+        .await
+        .map_err(EngineError::from)?;
+    let mut all: Vec<Mount> = bundle.spec.mounts().clone().unwrap_or_default();
+    // As BuildKit has it: no file for the name, and those for names and addresses are not to be written.
+    all.retain(|m| m.destination() != Path::new("/etc/hostname"));
+    for mount in &mut all {
+        if matches!(mount.destination().to_str(), Some("/etc/hosts" | "/etc/resolv.conf")) {
+            let mut options = mount.options().clone().unwrap_or_default();
+            options.push("ro".into());
+            mount.set_options(Some(options));
+        }
+    }
+    all.extend(mounts);
+    bundle.spec.set_mounts(Some(all));
+    let mut process: Process = bundle.spec.process().clone().unwrap_or_default();
+    process.set_env(Some(environment(run, &lower).await?));
+    bundle.spec.set_process(Some(process));
+    Ok(bundle)
+}
+
+fn hosts(run: &Run<'_>, hostname: &str) -> String {
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in &run.exec.extra_hosts {
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    text
+}
+
+/// The whole environment: the Dockerfile's, what the build adds, and a home.
+async fn environment(run: &Run<'_>, lower: &[PathBuf]) -> EngineResult<Vec<String>> {
+    let mut env: Vec<String> = run.exec.env.iter().chain(&run.env).cloned().collect();
+    let has = |env: &[String], name: &str| env.iter().any(|e| e.split('=').next() == Some(name));
+    if !has(&env, "PATH") {
+        env.push(PATH.into());
+    }
+    if !has(&env, "HOME") {
+        let (lower, who) = (lower.to_vec(), run.exec.user.clone());
+        let home = tokio::task::spawn_blocking(move || -> EngineResult<String> {
+            let text = |path: &str| first(&lower, path);
+            Ok(user::identity(&text("etc/passwd"), &text("etc/group"), &who, &[])?.home)
+        })
+        .await
+        .map_err(|e| EngineError::internal(e.to_string()))??;
+        env.push(format!("HOME={home}"));
+    }
+    Ok(env)
+}
+
+/// A small file of the topmost layer that has it.
+fn first(layers: &[PathBuf], path: &str) -> String {
+    use std::io::Read;
+    for layer in layers {
+        if std::fs::symlink_metadata(layer.join(path)).is_err() {
+            continue;
+        }
+        let Ok(Some(file)) = rootfs::open_inside(layer, Path::new(path)) else { return String::new() };
+        let mut text = Vec::new();
+        if file.metadata().is_ok_and(|m| m.is_file()) && file.take(NAMES).read_to_end(&mut text).is_ok() {
+            return String::from_utf8_lossy(&text).into_owned();
+        }
+        return String::new();
+    }
+    String::new()
+}
+
+fn targets(run: &Run<'_>) -> Vec<String> {
+    run.mounts.iter().map(|m| m.target.clone()).collect()
+}
+
+/// Removes what the runtime made for mounts to stand on, and the program left empty: no part of the layer.
+fn remove_places(targets: &[String], upper: &Path, lower: &[PathBuf]) {
+    for target in targets {
+        let mut path = PathBuf::from(target.trim_start_matches('/'));
+        while !path.as_os_str().is_empty() {
+            let there = upper.join(&path);
+            let known = lower.iter().any(|l| std::fs::symlink_metadata(l.join(&path)).is_ok());
+            let Ok(meta) = std::fs::symlink_metadata(&there) else { break };
+            let gone = match () {
+                () if known => break,
+                () if meta.is_dir() => std::fs::remove_dir(&there),
+                () if meta.is_file() && meta.len() == 0 => std::fs::remove_file(&there),
+                () => break,
+            };
+            if gone.is_err() || !path.pop() {
+                break;
+            }
+        }
+    }
+}

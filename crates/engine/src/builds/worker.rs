@@ -1,0 +1,335 @@
+//! The engine, as the executor sees it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+
+use build::Error;
+use build::files::Root;
+use build::frontend::{ImageRequest, ResolvedImage};
+use build::graph::ResolveMode;
+use build::platform::Platform;
+use build::worker::{Asker, Ended, Fetched, ImageWork, Layer, LayerUse, MadeImage, Run, Tree, View, Worker};
+use image::{BuiltImage, NewBuilt, NewBuiltImage, Part, Stack};
+
+use crate::engine::Engine;
+use crate::error::Error as EngineError;
+use crate::rootfs::{self, Layers};
+
+/// Docker Hub's registry, as clients know their credentials for it.
+const HUB: &str = "registry-1.docker.io";
+
+/// This engine.
+pub struct EngineWorker {
+    /// The engine has the builder that has this.
+    engine: Weak<Engine>,
+    id: String,
+}
+
+/// A layer that is being written. Whoever still writes to it holds it too.
+pub struct Draft {
+    pub(super) new: Arc<NewBuilt>,
+    pub(super) stack: Arc<Stack>,
+}
+
+fn of_image(e: image::Error) -> Error {
+    EngineError::from(e).into()
+}
+
+fn digest_of(reference: &str) -> Result<image::Digest, Error> {
+    let none = || Error::invalid(format!("{reference}: an image without a digest"));
+    reference.rsplit_once('@').ok_or_else(none)?.1.parse().map_err(of_image)
+}
+
+fn platform(platform: &Platform) -> image::Platform {
+    let variant = (!platform.variant.is_empty()).then(|| format!("/{}", platform.variant));
+    let text = format!("{}/{}{}", platform.os, platform.architecture, variant.unwrap_or_default());
+    text.parse().unwrap_or_else(|_| image::Platform::host())
+}
+
+impl EngineWorker {
+    pub(super) fn new(engine: &Arc<Engine>) -> Self {
+        Self { engine: Arc::downgrade(engine), id: engine.id.clone() }
+    }
+
+    pub(super) fn engine(&self) -> Result<Arc<Engine>, Error> {
+        self.engine.upgrade().ok_or_else(|| Error::invalid("the engine is going down"))
+    }
+
+    async fn auth(reference: &image::Reference, asker: &Asker) -> Option<image::Credentials> {
+        let host = if reference.domain() == "docker.io" { HUB } else { reference.domain() };
+        let (user, password) = asker.credentials(host).await?;
+        Some(if user.is_empty() {
+            image::Credentials::IdentityToken(password)
+        } else {
+            image::Credentials::Basic { user, password }
+        })
+    }
+
+    async fn pull(
+        &self,
+        reference: &str,
+        wanted: &Platform,
+        asker: &Asker,
+        fetched: Option<Fetched>,
+    ) -> Result<image::Digest, Error> {
+        let engine = self.engine()?;
+        let reference: image::Reference = reference.parse().map_err(of_image)?;
+        let options = image::PullOptions {
+            platform: Some(platform(wanted)),
+            auth: Self::auth(&reference, asker).await,
+        };
+        let sink: image::ProgressSink = Arc::new(move |p: image::Progress| {
+            if let (Some(fetched), Some(id)) = (&fetched, &p.id) {
+                fetched(&format!("{} {}", p.status.to_lowercase(), id), p.current, p.total);
+            }
+        });
+        Ok(engine.images.pull(&reference, options, sink).await.map_err(of_image)?.id)
+    }
+
+    /// Parts of a stack, each image by the manifest of its platform.
+    async fn parts(&self, tree: &Tree) -> Result<Vec<Part>, Error> {
+        let engine = self.engine()?;
+        let mut parts = Vec::new();
+        for layer in &tree.0 {
+            parts.push(match layer {
+                Layer::Built(id) => Part::Built(*id),
+                Layer::Image { reference, platform: wanted } => {
+                    let digest = digest_of(reference)?;
+                    let found = engine.images.document(&digest, &platform(wanted)).await;
+                    Part::Image(found.map_err(of_image)?.0)
+                }
+                Layer::Folder(folder) => {
+                    return Err(Error::invalid(format!("{} is no layer", folder.display())));
+                }
+            });
+        }
+        Ok(parts)
+    }
+
+    pub(super) async fn stack(&self, tree: &Tree) -> Result<Stack, Error> {
+        let parts = self.parts(tree).await?;
+        self.engine()?.images.stack(&parts).await.map_err(of_image)
+    }
+
+    /// The folders of a tree that is only read, and what keeps them.
+    pub(super) async fn layers(&self, tree: &Tree) -> Result<(Vec<PathBuf>, Option<Stack>), Error> {
+        if let [Layer::Folder(folder)] = tree.0.as_slice() {
+            return Ok((vec![folder.clone()], None));
+        }
+        let stack = self.stack(tree).await?;
+        Ok((stack.lower.clone(), Some(stack)))
+    }
+
+    pub(super) fn scratch(&self) -> Result<PathBuf, Error> {
+        Ok(self.engine()?.paths.exec_root.join("rootfs"))
+    }
+}
+
+impl Worker for EngineWorker {
+    type Draft = Draft;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let Ok(engine) = self.engine() else { return BTreeMap::new() };
+        let addresses: Vec<String> = engine.networks.host_gateway().iter().map(ToString::to_string).collect();
+        let label = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
+        if addresses.is_empty() {
+            return BTreeMap::new();
+        }
+        BTreeMap::from([(label.to_owned(), addresses.join(","))])
+    }
+
+    fn full_name(&self, name: &str) -> Result<String, Error> {
+        Ok(name.parse::<image::Reference>().map_err(of_image)?.to_string())
+    }
+
+    fn platforms(&self) -> Vec<Platform> {
+        vec![Platform::host()]
+    }
+
+    async fn find_image(&self, request: &ImageRequest, asker: &Asker) -> Result<ResolvedImage, Error> {
+        let engine = self.engine()?;
+        let wanted = platform(&request.platform);
+        let local = match request.mode {
+            ResolveMode::Pull => None,
+            ResolveMode::Default | ResolveMode::Local => {
+                let id = match engine.images.get(&request.reference).await {
+                    Ok(image) => Some(image.id),
+                    // By digest it may be here under another name.
+                    Err(_) => digest_of(&request.reference).ok(),
+                };
+                match id {
+                    Some(id) => engine.images.document(&id, &wanted).await.ok().map(|(_, c)| (id, c)),
+                    None => None,
+                }
+            }
+        };
+        let (id, config) = match local {
+            Some(found) => found,
+            None => {
+                let id = self.pull(&request.reference, &request.platform, asker, None).await?;
+                let (_, config) = engine.images.document(&id, &wanted).await.map_err(of_image)?;
+                (id, config)
+            }
+        };
+        Ok(ResolvedImage { digest: Some(id.to_string()), config })
+    }
+
+    async fn fetch_image(
+        &self,
+        reference: &str,
+        wanted: &Platform,
+        _: ResolveMode,
+        asker: &Asker,
+        fetched: Fetched,
+    ) -> Result<(), Error> {
+        let digest = digest_of(reference)?;
+        if self.engine()?.images.document(&digest, &platform(wanted)).await.is_ok() {
+            return Ok(());
+        }
+        self.pull(reference, wanted, asker, Some(fetched)).await.map(drop)
+    }
+
+    async fn draft(&self, base: &Tree) -> Result<Draft, Error> {
+        let stack = self.stack(base).await?;
+        let new = self.engine()?.images.new_built(&stack).await.map_err(of_image)?;
+        Ok(Draft { new: Arc::new(new), stack: Arc::new(stack) })
+    }
+
+    async fn keep(&self, draft: Draft) -> Result<(i64, LayerUse), Error> {
+        let new = Arc::try_unwrap(draft.new);
+        let new = new.map_err(|_| Error::invalid("a layer that is still written to"))?;
+        let engine = self.engine()?;
+        let (id, bytes) = engine.images.keep_built(new).await.map_err(of_image)?;
+        Ok((id, LayerUse { bytes, shared: false }))
+    }
+
+    async fn forget(&self, layers: Vec<i64>) -> Result<u64, Error> {
+        self.engine()?.images.forget_built(layers).await.map_err(of_image)
+    }
+
+    async fn layers(&self) -> Result<BTreeMap<i64, LayerUse>, Error> {
+        let all = self.engine()?.images.built().await.map_err(of_image)?;
+        Ok(all.into_iter().map(|(id, (bytes, shared))| (id, LayerUse { bytes, shared })).collect())
+    }
+
+    async fn view<T: Send + 'static>(
+        &self,
+        write: Option<(&Tree, &Draft)>,
+        read: Vec<Tree>,
+        work: impl FnOnce(View) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut trees = Vec::new();
+        let mut kept: Vec<Stack> = Vec::new();
+        let mut writer = None;
+        if let Some((_, draft)) = write {
+            let rootfs = draft.new.rootfs(&draft.stack, false);
+            trees.push(Layers { lower: rootfs.lower, upper: Some((rootfs.upper, rootfs.work)) });
+            writer = Some(draft.new.clone());
+        }
+        for tree in &read {
+            let (lower, stack) = self.layers(tree).await?;
+            kept.extend(stack);
+            trees.push(Layers { lower, upper: None });
+        }
+        let writes = writer.is_some();
+        let done = rootfs::trees(trees, self.scratch()?, move |places| {
+            let opened = places.iter().map(|p| Root::open(p)).collect::<std::io::Result<Vec<_>>>();
+            let mut read = opened.map_err(EngineError::from)?;
+            let write = writes.then(|| read.remove(0));
+            let done = work(View { write, read });
+            drop((writer, kept));
+            // The work's own error is not the engine's.
+            Ok(done)
+        });
+        done.await.map_err(Error::from)?
+    }
+
+    async fn run(&self, run: Run<'_>, draft: &Draft) -> Result<Ended, Error> {
+        super::run::run(self, run, draft).await
+    }
+
+    fn decompress(
+        &self,
+        input: Box<dyn std::io::BufRead + Send>,
+    ) -> std::io::Result<Box<dyn std::io::Read + Send>> {
+        image::decompress(input)
+    }
+
+    async fn open_url(&self, url: &str) -> Result<Pin<Box<dyn tokio::io::AsyncRead + Send>>, Error> {
+        Ok(Box::pin(self.engine()?.images.open_url(url).await.map_err(of_image)?))
+    }
+
+    async fn make_image(&self, images: Vec<ImageWork>, list: bool) -> Result<MadeImage, Error> {
+        let engine = self.engine()?;
+        let mut made: Vec<BuiltImage> = Vec::new();
+        let mut names = Vec::new();
+        for image in images {
+            names = image
+                .names
+                .iter()
+                .map(|n| n.parse::<image::Reference>().map_err(of_image))
+                .collect::<Result<Vec<_>, _>>()?;
+            let new = NewBuiltImage {
+                parts: self.parts(&image.tree).await?,
+                config: image.config,
+                annotations: image.annotations,
+                names: if list { Vec::new() } else { names.clone() },
+                keep: !list,
+            };
+            made.push(engine.images.make_built(new).await.map_err(of_image)?);
+        }
+        let first = made.first().ok_or_else(|| Error::invalid("no image to make"))?.clone();
+        let target = if list {
+            engine.images.make_index(&made, names.clone()).await.map_err(of_image)?
+        } else {
+            first.manifest
+        };
+        let id = target.digest.to_string();
+        for name in &names {
+            let attributes = BTreeMap::from([("name".to_owned(), name.to_string())]);
+            engine.events.emit("image", "tag", id.clone(), attributes);
+        }
+        Ok(MadeImage {
+            digest: id,
+            media_type: target.media_type,
+            size: target.size,
+            config: first.config.digest.to_string(),
+        })
+    }
+
+    async fn save_image(
+        &self,
+        digest: &str,
+        names: Vec<String>,
+        out: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+    ) -> Result<(), Error> {
+        let engine = self.engine()?;
+        let id: image::Digest = digest.parse().map_err(of_image)?;
+        let names = names.iter().map(|n| n.parse().map_err(of_image)).collect::<Result<Vec<_>, _>>()?;
+        let saved = engine.images.save_as(&id, names, out).await.map_err(of_image);
+        // It was made for the archive: where nobody has named it, it goes again.
+        let unnamed = engine.images.get(digest).await.is_ok_and(|i| i.repo_tags.is_empty());
+        if unnamed {
+            let options = image::RemoveOptions::default();
+            if let Err(e) = engine.images.remove(digest, options, &|_| Vec::new()).await {
+                tracing::debug!("image of an archive: {e}");
+            }
+        }
+        saved
+    }
+
+    async fn push_image(&self, name: &str, asker: &Asker) -> Result<(), Error> {
+        let engine = self.engine()?;
+        let reference: image::Reference = name.parse().map_err(of_image)?;
+        let auth = Self::auth(&reference, asker).await;
+        let options = image::PushOptions { auth, platform: None };
+        let quiet: image::ProgressSink = Arc::new(|_| {});
+        engine.images.push(&reference, options, quiet).await.map(drop).map_err(of_image)
+    }
+}

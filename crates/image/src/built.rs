@@ -1,0 +1,524 @@
+//! Layers that builds make: an overlay's upper folder is kept as it is, and becomes a layer of an image when one is made
+//! of it. Until then it has no digest, no archive and no blob: steps whose result nobody exports cost none.
+//!
+//! ```text
+//! draft --(written to)--> keep --> layers/ID, image_built      <-- a build's cache holds it, by its number
+//!                                    | make: archive, digests, blob
+//!                                    '--> image_layer (the same folder), image_blob
+//! ```
+//! A folder goes when neither table has its number any more.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flate2::write::GzEncoder;
+use rusqlite::OptionalExtension as _;
+use serde_json::{Map, Value, json};
+
+use crate::digest::Hasher;
+use crate::error::blocking;
+use crate::make::{BUFFER, Counting, LEVEL, serialise};
+use crate::pull::{descriptor, manifest_children, settle_later};
+use crate::spec::{ConfigDocument, Manifest, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
+use crate::store::{Commit, Draft, Lease, NewBlob, NewDocument, NewManifest, Pin, Store};
+use crate::{Descriptor, Digest, Error, Images, Platform, Reference, RootFs, mount, records};
+
+/// A part of a stack of layers, from the lowest up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// All layers of an image: its ID or the digest of a manifest.
+    Image(Digest),
+    /// A layer that was kept.
+    Built(i64),
+}
+
+/// Folders of a stack of layers, the topmost first, whose image parts stay for as long as this lives.
+pub struct Stack {
+    /// The folders.
+    pub lower: Vec<PathBuf>,
+    /// What a container finds below them.
+    bottom: PathBuf,
+    _pins: Vec<Pin>,
+}
+
+/// A layer that is being written; what is not kept goes.
+pub struct NewBuilt {
+    layer: Lease,
+    work: Lease,
+}
+
+impl NewBuilt {
+    /// The overlay of this layer upon a stack; `running`: with what a container's runtime mounts at.
+    pub fn rootfs(&self, stack: &Stack, running: bool) -> RootFs {
+        let bottom = running.then(|| stack.bottom.clone());
+        RootFs {
+            lower: stack.lower.iter().cloned().chain(bottom).collect(),
+            upper: self.layer.path().to_owned(),
+            work: self.work.path().to_owned(),
+        }
+    }
+
+    /// The number it will have.
+    pub fn id(&self) -> i64 {
+        self.layer.id()
+    }
+}
+
+/// An image to be made of a stack of layers.
+pub struct NewBuiltImage {
+    /// Its layers.
+    pub parts: Vec<Part>,
+    /// Its configuration (OCI image-spec, `config.md`) but for `rootfs`. Where entries of `history` that made a layer of
+    /// this build have no time, they get that of the image.
+    pub config: Map<String, Value>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// Names it gets; one in use moves.
+    pub names: Vec<Reference>,
+    /// Whether it is an image of its own, also without a name.
+    pub keep: bool,
+}
+
+/// An image that was made.
+#[derive(Debug, Clone)]
+pub struct BuiltImage {
+    /// Its manifest, which is its ID.
+    pub manifest: Descriptor,
+    /// Its configuration.
+    pub config: Descriptor,
+    /// Its platform.
+    pub platform: Platform,
+}
+
+impl Images {
+    /// Folders of a stack; layers of images are unpacked where they are not.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] for a part that is not here.
+    pub async fn stack(&self, parts: &[Part]) -> Result<Stack, Error> {
+        let mut pins = Vec::new();
+        let mut numbers: Vec<i64> = Vec::new();
+        for part in parts {
+            let more = match part {
+                Part::Built(id) => vec![*id],
+                Part::Image(digest) => {
+                    let (store, digest) = (self.store.clone(), *digest);
+                    let (chain, pin) = blocking(move || {
+                        let gone = || Error::NoSuchImage(digest.to_string());
+                        let found = store.read(|db| records::manifest_of(db, &digest, &Platform::host()))?;
+                        let manifest = found.ok_or_else(gone)?.0;
+                        let pin = store.pin([manifest]);
+                        Ok((mount::chain(&store, &manifest)?, pin))
+                    })
+                    .await?;
+                    pins.push(pin);
+                    mount::unpack(&self.store, &chain).await?;
+                    let store = self.store.clone();
+                    blocking(move || mount::numbers(&store, &chain)).await?
+                }
+            };
+            for id in more {
+                numbers.retain(|other| *other != id);
+                numbers.push(id);
+            }
+        }
+        let lower = numbers.iter().rev().map(|id| self.store.layer_path(*id)).collect();
+        Ok(Stack { lower, bottom: self.store.bottom_path(), _pins: pins })
+    }
+
+    /// A new layer upon a stack.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn new_built(&self, stack: &Stack) -> Result<NewBuilt, Error> {
+        let (store, top) = (self.store.clone(), stack.lower.first().cloned());
+        blocking(move || {
+            let mut leases = store.lease(&[Draft::Layer, Draft::Blob(None)])?.into_iter();
+            let (Some(layer), Some(work)) = (leases.next(), leases.next()) else {
+                return Err(Error::Canceled);
+            };
+            for path in [layer.path(), work.path()] {
+                mount::make_folder(&path.to_owned())?;
+            }
+            mount::adopt_root(top.as_ref(), &layer.path().to_owned())?;
+            Ok(NewBuilt { layer, work })
+        })
+        .await
+    }
+
+    /// Keeps a layer that nobody writes to any more; gives its bytes on disk.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn keep_built(&self, new: NewBuilt) -> Result<(i64, u64), Error> {
+        let store = self.store.clone();
+        let kept = blocking(move || {
+            let bytes = disk_bytes(new.layer.path())?;
+            let id = new.layer.id();
+            store.write(|tx| {
+                tx.prepare_cached("INSERT INTO image_built(id, disk_bytes, boot) VALUES(?1, ?2, ?3)")?
+                    .execute((id, bytes as i64, store.boot()))?;
+                new.layer.end(tx)
+            })?;
+            new.layer.kept();
+            new.work.remove()?;
+            Ok((id, bytes))
+        })
+        .await?;
+        Ok(kept)
+    }
+
+    /// Those of these layers that are there, with their bytes on disk and whether an image has them too.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn built(&self) -> Result<BTreeMap<i64, (u64, bool)>, Error> {
+        let store = self.store.clone();
+        blocking(move || {
+            store.read(|db| {
+                Ok(db
+                    .prepare_cached(
+                        "SELECT id, disk_bytes, id IN (SELECT id FROM image_layer) FROM image_built",
+                    )?
+                    .query_map([], |r| Ok((r.get(0)?, (r.get::<_, i64>(1)? as u64, r.get(2)?))))?
+                    .collect::<Result<_, _>>()?)
+            })
+        })
+        .await
+    }
+
+    /// Forgets layers; gives the bytes on disk that this freed. Those that an image has stay as its own.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn forget_built(&self, ids: Vec<i64>) -> Result<u64, Error> {
+        let store = self.store.clone();
+        blocking(move || {
+            let (folders, bytes) = store.write_less(|tx| {
+                let (mut folders, mut freed) = (Vec::new(), 0);
+                for id in &ids {
+                    let bytes: Option<i64> = tx
+                        .prepare_cached("DELETE FROM image_built WHERE id = ?1 RETURNING disk_bytes")?
+                        .query_row([id], |r| r.get(0))
+                        .optional()?;
+                    let shared =
+                        tx.prepare_cached("SELECT 1 FROM image_layer WHERE id = ?1")?.exists([id])?;
+                    let (Some(bytes), false) = (bytes, shared) else { continue };
+                    tx.prepare_cached("INSERT INTO image_lease(path) VALUES(?1)")?
+                        .execute([format!("layers/{id}")])?;
+                    folders.push((tx.last_insert_rowid(), store.layer_path(*id)));
+                    freed += bytes as u64;
+                }
+                Ok((folders, freed))
+            })?;
+            store.remove_leased(folders)?;
+            Ok(bytes)
+        })
+        .await
+    }
+
+    /// Makes an image of a stack of layers.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] for a part that is not here; faults of the disk.
+    pub async fn make_built(&self, image: NewBuiltImage) -> Result<BuiltImage, Error> {
+        let store = self.store.clone();
+        let made = blocking(move || make(&store, image)).await?;
+        settle_later(&self.store);
+        Ok(made)
+    }
+
+    /// Makes a list of images of several platforms.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn make_index(
+        &self,
+        images: &[BuiltImage],
+        names: Vec<Reference>,
+    ) -> Result<Descriptor, Error> {
+        let (store, images) = (self.store.clone(), images.to_vec());
+        blocking(move || {
+            let manifests: Vec<Descriptor> = images
+                .iter()
+                .map(|i| Descriptor { platform: Some(i.platform.clone()), ..i.manifest.clone() })
+                .collect();
+            let data = serialise(&json!({
+                "schemaVersion": 2, "mediaType": crate::spec::OCI_INDEX, "manifests": manifests,
+            }))?;
+            let index = descriptor(crate::spec::OCI_INDEX, Digest::of(&data), &data);
+            let children = manifests.iter().map(|m| m.digest).collect();
+            let commit = Commit {
+                documents: vec![NewDocument { descriptor: index.clone(), data, children }],
+                targets: vec![index.clone()],
+                names: names.into_iter().map(|n| (n.stored().to_string(), index.digest)).collect(),
+                ..Commit::default()
+            };
+            store.commit(&commit)?;
+            Ok(index)
+        })
+        .await
+    }
+
+    /// Makes sure that layers kept so far outlive a power cut; in the background.
+    pub fn settle_built(&self) {
+        settle_later(&self.store);
+    }
+
+    /// An image's manifest for a platform and its configuration document, by ID, or digest of a manifest.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] when there is none.
+    pub async fn document(&self, id: &Digest, platform: &Platform) -> Result<(Digest, Vec<u8>), Error> {
+        let (store, id, platform) = (self.store.clone(), *id, platform.clone());
+        blocking(move || {
+            store.read(|db| {
+                let gone = || Error::NoSuchImage(id.to_string());
+                let manifest = records::manifest_of(db, &id, &platform)?.ok_or_else(gone)?.0;
+                let (_, data) = records::document_in(db, &manifest)?.ok_or_else(gone)?;
+                let read: Manifest =
+                    serde_json::from_slice(&data).map_err(|e| Error::content("manifest", e))?;
+                let (_, config) = records::document_in(db, &read.config.digest)?.ok_or_else(gone)?;
+                Ok((manifest, config))
+            })
+        })
+        .await
+    }
+}
+
+/// Bytes on disk of all below a folder, itself included; hard links once.
+fn disk_bytes(folder: &Path) -> Result<u64, Error> {
+    let own = fs::symlink_metadata(folder).map_err(|e| Error::os("stat", folder, e))?.blocks() * 512;
+    let (mut pending, mut total, mut seen) = (vec![folder.to_owned()], own, std::collections::HashSet::new());
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).map_err(|e| Error::os("read", &dir, e))? {
+            let entry = entry.map_err(|e| Error::os("read", &dir, e))?;
+            let meta = entry.metadata().map_err(|e| Error::os("stat", entry.path(), e))?;
+            if meta.is_dir() {
+                pending.push(entry.path());
+            } else if meta.nlink() > 1 && !seen.insert((meta.dev(), meta.ino())) {
+                continue;
+            }
+            total += meta.blocks() * 512;
+        }
+    }
+    Ok(total)
+}
+
+/// A layer with its archive's digests, and the blob where it is new.
+struct Packed {
+    descriptor: Descriptor,
+    diff_id: Digest,
+    built: Option<i64>,
+    blob: Option<NewBlob>,
+}
+
+fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
+    let mut pins = Vec::new();
+    // What is to be done for each layer; images' own are there.
+    let mut wanted: Vec<Result<Packed, i64>> = Vec::new();
+    for part in &image.parts {
+        match part {
+            Part::Built(id) => wanted.push(Err(*id)),
+            Part::Image(digest) => {
+                let gone = || Error::NoSuchImage(digest.to_string());
+                let found = store.read(|db| records::manifest_of(db, digest, &Platform::host()))?;
+                let found = found.ok_or_else(gone)?.0;
+                pins.push(store.pin([found]));
+                let (manifest, config) = store.read(|db| {
+                    let (_, data) = records::document_in(db, &found)?.ok_or_else(gone)?;
+                    let manifest: Manifest =
+                        serde_json::from_slice(&data).map_err(|e| Error::content("manifest", e))?;
+                    let (_, data) = records::document_in(db, &manifest.config.digest)?.ok_or_else(gone)?;
+                    let config: ConfigDocument =
+                        serde_json::from_slice(&data).map_err(|e| Error::content("configuration", e))?;
+                    Ok((manifest, config))
+                })?;
+                for (descriptor, diff_id) in manifest.layers.into_iter().zip(config.rootfs.diff_ids) {
+                    wanted.push(Ok(Packed { descriptor, diff_id, built: None, blob: None }));
+                }
+            }
+        }
+    }
+    let layers = pack_all(store, wanted, &mut pins)?;
+
+    let mut commit = Commit::default();
+    let diff_ids: Vec<Digest> = layers.iter().map(|l| l.diff_id).collect();
+    let descriptors: Vec<&Descriptor> = layers.iter().map(|l| &l.descriptor).collect();
+    let mut config = image.config;
+    config.insert("rootfs".into(), json!({ "type": "layers", "diff_ids": diff_ids }));
+    let config_data = serialise(&config)?;
+    let platform = serde_json::from_slice::<ConfigDocument>(&config_data)
+        .map_err(|e| Error::content("image configuration", e))?
+        .platform;
+    let config = descriptor(OCI_CONFIG, Digest::of(&config_data), &config_data);
+    let mut document = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": descriptors,
+    });
+    if !image.annotations.is_empty() {
+        document["annotations"] = json!(image.annotations);
+    }
+    let manifest_data = serialise(&document)?;
+    let manifest: Manifest =
+        serde_json::from_slice(&manifest_data).map_err(|e| Error::content("manifest", e))?;
+    let target = descriptor(OCI_MANIFEST, Digest::of(&manifest_data), &manifest_data);
+    pins.push(store.pin([target.digest, config.digest]));
+    for layer in layers {
+        if let Some(id) = layer.built {
+            commit.built.push((id, layer.diff_id));
+        }
+        commit.blobs.extend(layer.blob.map(Arc::new));
+    }
+    commit.documents.push(NewDocument {
+        descriptor: target.clone(),
+        data: manifest_data,
+        children: manifest_children(&manifest),
+    });
+    commit.manifests.push(NewManifest {
+        digest: target.digest,
+        config: config.digest,
+        platform: platform.clone(),
+        diff_ids,
+    });
+    commit.documents.push(NewDocument {
+        descriptor: config.clone(),
+        data: config_data,
+        children: Vec::new(),
+    });
+    if image.keep || !image.names.is_empty() {
+        commit.targets.push(target.clone());
+    }
+    commit.names.extend(image.names.iter().map(|n| (n.stored().to_string(), target.digest)));
+    store.commit(&commit)?;
+    Ok(BuiltImage { manifest: target, config, platform })
+}
+
+/// Archives of all layers that have none yet, several at once.
+fn pack_all(
+    store: &Arc<Store>,
+    wanted: Vec<Result<Packed, i64>>,
+    pins: &mut Vec<Pin>,
+) -> Result<Vec<Packed>, Error> {
+    let missing: Vec<i64> = wanted.iter().filter_map(|w| w.as_ref().err().copied()).collect();
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(missing.len());
+    type Done = Vec<(i64, Result<(Packed, Pin), Error>)>;
+    let packed: Done = std::thread::scope(|scope| {
+        let work = || {
+            let mut done = Done::new();
+            while let Some(id) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.push((*id, pack(store, *id)));
+            }
+            done
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut by_id = BTreeMap::new();
+    for (id, packed) in packed {
+        let (packed, pin) = packed?;
+        pins.push(pin);
+        by_id.insert(id, packed);
+    }
+    wanted
+        .into_iter()
+        .map(|w| match w {
+            Ok(layer) => Ok(layer),
+            // A layer may come twice: the blob is new once.
+            Err(id) => match by_id.get_mut(&id) {
+                Some(p) => Ok(Packed {
+                    descriptor: p.descriptor.clone(),
+                    diff_id: p.diff_id,
+                    built: p.built,
+                    blob: p.blob.take(),
+                }),
+                None => Err(Error::Canceled),
+            },
+        })
+        .collect()
+}
+
+fn pack(store: &Arc<Store>, id: i64) -> Result<(Packed, Pin), Error> {
+    let known: Option<(String, String, i64)> = store.read(|db| {
+        Ok(db
+            .prepare_cached(
+                "SELECT diff_id, blob, blob_size FROM image_built WHERE id = ?1 AND diff_id IS NOT NULL",
+            )?
+            .query_row([id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+            .optional()?)
+    })?;
+    let layer = |digest, size| Descriptor {
+        media_type: OCI_LAYER_GZIP.into(),
+        digest,
+        size,
+        platform: None,
+        annotations: BTreeMap::default(),
+    };
+    if let Some((diff_id, blob, size)) = known {
+        let (diff_id, blob): (Digest, Digest) = (diff_id.parse()?, blob.parse()?);
+        let pin = store.pin([diff_id, blob]);
+        let here = store.read(|db| {
+            Ok(db.prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?.exists([blob.to_string()])?)
+        })?;
+        if here {
+            let descriptor = layer(blob, size as u64);
+            return Ok((Packed { descriptor, diff_id, built: Some(id), blob: None }, pin));
+        }
+    }
+    let lease = store.scratch()?;
+    let path = lease.path().to_path_buf();
+    let create = OpenOptions::new().write(true).create_new(true).open(&path);
+    let file = create.map_err(|e| Error::os("create", &path, e))?;
+    let counting =
+        Counting { inner: BufWriter::with_capacity(BUFFER, file), hasher: Hasher::default(), bytes: 0 };
+    let mut out = Hashing { inner: GzEncoder::new(counting, LEVEL), hasher: Hasher::default() };
+    let folder = store.layer_path(id);
+    let opened = File::open(&folder).map_err(|e| Error::os("open", &folder, e))?;
+    archive::create(
+        opened.as_fd(),
+        b"",
+        &archive::CreateOptions::layer(),
+        BufWriter::with_capacity(BUFFER, &mut out),
+    )?;
+    let diff_id = out.hasher.finish();
+    let failed = |e| Error::os("write", &path, e);
+    let mut counting = out.inner.finish().map_err(failed)?;
+    counting.flush().map_err(failed)?;
+    counting.inner.get_ref().sync_data().map_err(failed)?;
+    let (digest, size) = (counting.hasher.finish(), counting.bytes);
+    let pin = store.pin([diff_id, digest]);
+    store.write(|tx| {
+        tx.prepare_cached("UPDATE image_built SET diff_id = ?2, blob = ?3, blob_size = ?4 WHERE id = ?1")?
+            .execute((id, diff_id.to_string(), digest.to_string(), size as i64))?;
+        Ok(())
+    })?;
+    let blob = Some(NewBlob { lease, digest, size });
+    Ok((Packed { descriptor: layer(digest, size), diff_id, built: Some(id), blob }, pin))
+}
+
+/// Hashes what is written through it.
+struct Hashing<W> {
+    inner: W,
+    hasher: Hasher,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        let n = self.inner.write(buf)?;
+        self.hasher.update(&buf[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
