@@ -49,13 +49,17 @@ fn at_once<F: Future>(future: F) -> F::Output {
 /// A graph whose inputs do not stand before what uses them, or an error without words.
 pub fn dockerfile(text: &str) {
     for request in [None, Some("frontend.lint"), Some("frontend.outline"), Some("frontend.targets")] {
-        let options: BTreeMap<String, String> =
-            request.map(|r| ("requestid".to_owned(), r.to_owned())).into_iter().collect();
-        match at_once(solve(&options, &One(text))) {
-            Ok(Outcome::Build(graph)) => walk(&graph),
-            Ok(Outcome::Answer(answer)) => assert!(answer.contains_key("result.json")),
-            Err(error) => assert!(!error.message.is_empty()),
-        }
+        ask(text, request);
+    }
+}
+
+fn ask(text: &str, request: Option<&str>) {
+    let options: BTreeMap<String, String> =
+        request.map(|r| ("requestid".to_owned(), r.to_owned())).into_iter().collect();
+    match at_once(solve(&options, &One(text))) {
+        Ok(Outcome::Build(graph)) => walk(&graph),
+        Ok(Outcome::Answer(answer)) => assert!(answer.contains_key("result.json")),
+        Err(error) => assert!(!error.message.is_empty()),
     }
 }
 
@@ -74,6 +78,31 @@ fn walk(graph: &Graph) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    /// Files that cost the most they can: each ends, in memory that the limits bound.
+    #[test]
+    fn the_largest_files_end() {
+        let many = |line: fn(usize) -> String| (0..9_990).map(line).collect::<String>();
+        for text in [
+            "FROM a\n".to_owned() + &many(|n| format!("RUN x{n}\n")),
+            "FROM a\n".to_owned() + &many(|n| format!("ENV A{n}=$A{} B{n}=y\n", n.max(1) - 1)),
+            "FROM a\n".to_owned() + &many(|n| format!("{} A{n}=y\n", if n % 2 == 0 { "ENV" } else { "RUN" })),
+            "FROM a AS s0\n".to_owned() + &many(|n| format!("FROM s{n} AS s{}\n", n + 1)),
+            "FROM a AS s0\n".to_owned() + &many(|n| format!("FROM a AS s{}\n", n + 1)),
+            many(|n| format!("ARG A{n}=$A{n}\n")) + "FROM a\n",
+            "FROM a AS s\nRUN x\n".to_owned() + &many(|_| "COPY --from=s . .\n".into()),
+            "FROM a\n".to_owned() + &many(|n| format!("COPY --from=i{n} . .\n")),
+            "FROM a\nARG A=x\n".to_owned() + &"ENV A=$A$A$A$A\n".repeat(200),
+            "FROM a\n".to_owned() + &"EXPOSE 1-65535\n".repeat(50),
+            "FROM a\n".to_owned() + &"RUN <<A <<B\n".repeat(2000),
+            "FROM a\nRUN ".to_owned() + &"x \\\n".repeat(200_000),
+            "x".repeat(50 << 20),
+            "#\n".repeat(1 << 20),
+            format!("FROM a\nENV A={}\nENV {}\n", "ab".repeat(20_000), "B=${A//?/${A}} ".repeat(400)),
+        ] {
+            super::ask(&text, None);
+        }
+    }
 
     proptest! {
         #[test]

@@ -10,6 +10,7 @@ use crate::options::Options;
 use crate::outline::{ArgInfo, Outline};
 use crate::platform::Platform;
 
+use super::commands::check_count;
 use super::names::Reference;
 
 /// Arguments that every Dockerfile has.
@@ -68,6 +69,7 @@ pub fn global(
                 env.set(&arg.key, value);
             }
             outline.args.insert(arg.key.clone(), info);
+            check_count(&env).map_err(|e| e.at(&[instruction.lines]))?;
         }
     }
     Ok((env, outline))

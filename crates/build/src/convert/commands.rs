@@ -7,9 +7,10 @@ use crate::Error;
 use crate::checks::Rule;
 use crate::config::{Empty, Healthcheck};
 use crate::dockerfile::Command;
-use crate::dockerfile::expand::{Env, Lex};
+use crate::dockerfile::MAX_VARIABLES;
+use crate::dockerfile::expand::{Env, EnvList, Lex};
 use crate::dockerfile::instructions::{Arg, CommandLine};
-use crate::dockerfile::text::{quote, quote_all, show_duration, suggest};
+use crate::dockerfile::text::{quote, quote_all, quote_char, show_duration, suggest};
 use crate::dockerfile::words::Pair;
 use crate::graph::{Op, Owner, Range, Vertex};
 use crate::outline::ArgInfo;
@@ -37,16 +38,6 @@ impl<'a> Expander<'a> {
 
     /// A word with its variables.
     pub fn word(&self, context: &mut Context<'_>, state: &State, word: &str) -> Result<String, Error> {
-        self.both(context, state, word).map(|(word, _)| word)
-    }
-
-    /// A word with its variables, also cut into words.
-    fn both(
-        &self,
-        context: &mut Context<'_>,
-        state: &State,
-        word: &str,
-    ) -> Result<(String, Vec<String>), Error> {
         let (expanded, result) = self.lex.expand(word, &state.env);
         for name in &expanded.unmatched {
             let declared = state.build_args.iter().any(|a| a.key == *name);
@@ -58,7 +49,7 @@ impl<'a> Expander<'a> {
             context.checks.report(&Rule::UNDEFINED_VAR, &[self.lines], message);
         }
         result.map_err(Error::invalid)?;
-        Ok((expanded.word, expanded.words))
+        Ok(expanded.word)
     }
 
     /// Words with their variables.
@@ -178,7 +169,16 @@ pub fn dispatch(context: &mut Context<'_>, state: &mut State, step: &Step) -> Re
         }
         Command::From(_) => return Err(Error::invalid("FROM isn't allowed here")),
     };
+    check_count(&state.env)?;
     state.commit(&mut context.graph, by, false, context.options.epoch)
+}
+
+/// Each step has all variables: there may not be any number of them.
+pub fn check_count(env: &EnvList) -> Result<(), Error> {
+    if env.count() > MAX_VARIABLES {
+        return Err(Error::invalid(format!("more than {MAX_VARIABLES} variables")));
+    }
+    Ok(())
 }
 
 /// Sets a variable where it stands, or adds it.
@@ -239,17 +239,12 @@ fn shell_line(
     with_shell(state, &line.words)
 }
 
-/// As Go's `%+v` writes it.
+/// As BuildKit writes it: all of it by Go's `%q`, which makes a character of a number.
 fn show_healthcheck(check: &Healthcheck) -> String {
-    format!(
-        "{{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
-        check.test.join(" "),
-        show_duration(check.interval),
-        show_duration(check.timeout),
-        show_duration(check.start_period),
-        show_duration(check.start_interval),
-        check.retries
-    )
+    let times = [check.interval, check.timeout, check.start_period, check.start_interval];
+    let times: Vec<String> = times.iter().map(|t| quote(&show_duration(*t))).collect();
+    let retries = u32::try_from(check.retries).ok().and_then(char::from_u32).unwrap_or('\u{fffd}');
+    format!("&{{{} {} {}}}", quote_all(&check.test), times.join(" "), quote_char(retries))
 }
 
 fn arg(
@@ -303,7 +298,10 @@ fn expose(
 ) -> Result<String, Error> {
     let mut shown = Vec::new();
     for word in written {
-        for port in expander.both(context, state, word)?.1 {
+        // Variables that are not there pass without a word.
+        let (expanded, result) = expander.lex.expand(word, &state.env);
+        result.map_err(Error::invalid)?;
+        for port in expanded.words {
             let ports = ports::parse(&port).map_err(Error::invalid)?;
             if ports.host {
                 let message = format!(
@@ -315,8 +313,8 @@ fn expose(
                 let message = format!("Defined protocol '{port}' in EXPOSE instruction should be lowercase");
                 context.checks.report(&Rule::EXPOSE_PROTO_CASING, &[lines], message);
             }
+            context.graph.spend(16 * ports.ports.len())?;
             shown.extend(ports.ports);
-            context.graph.spend(16)?;
         }
     }
     for port in &shown {
@@ -333,9 +331,6 @@ fn workdir(context: &mut Context<'_>, state: &mut State, step: &Step, path: &str
         context.checks.report(&Rule::WORKDIR_RELATIVE_PATH, &[lines], message);
     }
     state.workdir = true;
-    if path.is_empty() {
-        return Err(Error::invalid("normalizing workdir: cannot normalize nothing"));
-    }
     let folder = absolute(&state.image.config.working_dir, path);
     state.image.config.working_dir.clone_from(&folder);
     state.cwd.clone_from(&folder);
@@ -373,10 +368,12 @@ fn title(context: &Context<'_>, state: &mut State, step: &Step, lex: Lex) -> Str
 
 /// `[stage 2/3] TEXT`
 pub fn titled(context: &Context<'_>, state: &mut State, step: &Step, text: &str) -> String {
-    let env = state.env.clone();
+    let env = std::mem::take(&mut state.env);
     let platform = state.platform.clone();
     let platform = context.title_platform(platform.as_ref());
-    state.title(text, &Title { platform, env: Some(&env), on_build: step.on_build })
+    let title = state.title(text, &Title { platform, env: Some(&env), on_build: step.on_build });
+    state.env = env;
+    title
 }
 
 /// An instruction as progress shows it: variables replaced, its name in upper case.

@@ -9,7 +9,7 @@ use crate::Error;
 use crate::checks::Rule;
 use crate::dockerfile::instructions::Files;
 use crate::dockerfile::text::quote;
-use crate::graph::{Chmod, Copy, CopySource, CopyStep, Http, Op, Owner, ProgressGroup, Vertex, VertexRef};
+use crate::graph::{Chmod, Copy, CopySource, CopyStep, Http, Op, Owner, Vertex};
 
 /// Adds the step, and those of what it takes from elsewhere.
 pub fn dispatch(
@@ -54,8 +54,9 @@ pub fn dispatch(
         ..CopyStep::default()
     };
     let mut inputs = Inputs::default();
-    let link = files.link && files.chmod.is_empty();
-    let base = if link { None } else { inputs.slot(state.root) };
+    // `--link` is a plain copy, as with dockerd's default store: links in the destination are followed and names are
+    // looked up.
+    let base = inputs.slot(state.root);
     let mut copy = Copy { base, steps: Vec::new() };
     for source in &files.sources {
         by.push_str(&format!(" {source}"));
@@ -81,7 +82,7 @@ pub fn dispatch(
         copy.steps.push(CopyStep { from, ..common.clone() });
     }
     by.push_str(&format!(" {} # buildkit", files.dest));
-    let mut vertex = Vertex {
+    let vertex = Vertex {
         name,
         op: Op::Copy(copy),
         inputs: inputs.0,
@@ -91,44 +92,8 @@ pub fn dispatch(
         group: None,
         command: step.instruction.code.clone(),
     };
-    state.root = Some(if link {
-        linked(context, state, step, &text, vertex)?
-    } else {
-        vertex.group = None;
-        context.graph.add(vertex)?
-    });
+    state.root = Some(context.graph.add(vertex)?);
     state.commit(&mut context.graph, by, true, context.options.epoch)
-}
-
-/// `--link`: the files alone, then the two on each other.
-fn linked(
-    context: &mut Context<'_>,
-    state: &mut State,
-    step: &Step,
-    text: &str,
-    mut vertex: Vertex,
-) -> Result<VertexRef, Error> {
-    let Some(root) = state.root else { return context.graph.add(vertex) };
-    // Progress shows both as one, by the name of the first.
-    let group = |weak, context: &Context<'_>| ProgressGroup {
-        id: format!("link-{}", context.graph.count()),
-        name: vertex.name.clone(),
-        weak,
-    };
-    let (first, second) = (group(true, context), group(false, context));
-    state.step -= 1;
-    let name = titled(context, state, step, &format!("LINK {text}"));
-    vertex.group = Some(first);
-    let merge = Vertex {
-        name,
-        op: Op::Merge { layers: vec![crate::graph::Slot(0), crate::graph::Slot(1)] },
-        inputs: Vec::new(),
-        platform: None,
-        group: Some(second),
-        ..vertex.clone()
-    };
-    let files = context.graph.add(vertex)?;
-    context.graph.add(Vertex { inputs: vec![root, files], ..merge })
 }
 
 /// Words with their variables.

@@ -53,35 +53,80 @@ impl Builder {
     }
 
     /// Those that `ends` need, the same ones once; `ends` are where they are now.
-    pub fn finish(mut self, ends: &mut [&mut Option<VertexRef>]) -> Vec<Vertex> {
-        let mut needed = vec![false; self.vertices.len()];
-        let mut open: Vec<usize> = ends.iter().filter_map(|end| end.map(|v| v.0)).collect();
-        while let Some(at) = open.pop() {
-            if !std::mem::replace(&mut needed[at], true) {
-                open.extend(self.vertices[at].inputs.iter().map(|v| v.0));
-            }
-        }
+    pub fn finish(mut self, ends: &mut [&mut Option<VertexRef>], shown: Shown) -> Vec<Vertex> {
+        let visited = self.visited(ends.iter().filter_map(|end| **end));
+        // When each is visited; the vertices of a definition are one, and shown as the first or last of them.
+        let mut turn: Vec<Option<usize>> = vec![None; self.vertices.len()];
+        visited.iter().enumerate().for_each(|(at, v)| turn[v.0] = Some(at));
         let mut moved: Vec<VertexRef> = vec![VertexRef(usize::MAX); self.vertices.len()];
-        let mut known: HashMap<String, VertexRef> = HashMap::new();
+        let mut known: HashMap<String, (VertexRef, usize)> = HashMap::new();
         let mut out: Vec<Vertex> = Vec::new();
         for (at, mut vertex) in self.vertices.drain(..).enumerate() {
-            if !needed[at] {
-                continue;
-            }
+            let Some(turn) = turn[at] else { continue };
             vertex.inputs.iter_mut().for_each(|input| *input = moved[input.0]);
             let platform = vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
             let key =
                 format!("{} {:?} {platform} {}", vertex.op.digest(), vertex.inputs, vertex.ignore_cache);
-            moved[at] = *known.entry(key).or_insert_with(|| {
-                out.push(vertex);
-                VertexRef(out.len() - 1)
-            });
+            moved[at] = match known.get_mut(&key) {
+                Some((same, before)) => {
+                    if (turn > *before) == (shown == Shown::Last) {
+                        *before = turn;
+                        let Vertex { name, lines, group, command, .. } = vertex;
+                        let kept = &mut out[same.0];
+                        (kept.name, kept.lines, kept.group, kept.command) = (name, lines, group, command);
+                    }
+                    *same
+                }
+                None => {
+                    let place = VertexRef(out.len());
+                    known.insert(key, (place, turn));
+                    out.push(vertex);
+                    place
+                }
+            };
         }
         for end in ends {
             **end = end.map(|v| moved[v.0]);
         }
         out
     }
+
+    /// What is needed, inputs before what uses them, in the order of the inputs.
+    fn visited(&self, ends: impl Iterator<Item = VertexRef>) -> Vec<VertexRef> {
+        let mut seen = vec![false; self.vertices.len()];
+        let mut order = Vec::new();
+        for end in ends {
+            // The way down, each with how many of its inputs were looked at.
+            let mut way: Vec<(VertexRef, usize)> = Vec::new();
+            if !std::mem::replace(&mut seen[end.0], true) {
+                way.push((end, 0));
+            }
+            while let Some((vertex, next)) = way.last_mut() {
+                match self.vertices[vertex.0].inputs.get(*next).copied() {
+                    Some(input) => {
+                        *next += 1;
+                        if !std::mem::replace(&mut seen[input.0], true) {
+                            way.push((input, 0));
+                        }
+                    }
+                    None => {
+                        order.push(*vertex);
+                        way.pop();
+                    }
+                }
+            }
+        }
+        order
+    }
+}
+
+/// As which of them the same steps are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// The first on the way to the result.
+    First,
+    /// The last.
+    Last,
 }
 
 /// Inputs of a vertex as they come.

@@ -35,7 +35,7 @@ use crate::platform::Platform;
 
 use state::{Context, StageRef, State, Step};
 
-pub use graph::{Builder, MAX_DEFINITION};
+pub use graph::{Builder, MAX_DEFINITION, Shown};
 pub use resolve::git_source;
 
 /// The main context, as the frontend found it.
@@ -209,7 +209,7 @@ fn finish(mut context: Context<'_>, target: StageRef) -> Result<Converted, Error
     let platform = image.platform().normalized();
     image.set_platform(&platform);
     let mut output = state.root;
-    let steps = context.graph.finish(&mut [&mut output]);
+    let steps = context.graph.finish(&mut [&mut output], graph::Shown::Last);
     let platform = if context.implicit_target { platform } else { context.target };
     Ok(Converted {
         steps,
@@ -294,7 +294,10 @@ fn add_stage(context: &mut Context<'_>, stage: &Stage, at: usize) -> Result<(), 
             );
         }
         let parsed = Platform::parse(&platform.word).map_err(|why| {
-            Error::invalid(format!("failed to parse platform {written}: {why}{meant}")).at(&lines)
+            // Named twice, as BuildKit does it.
+            let mut error = Error::invalid(format!("failed to parse platform {written}: {why}{meant}"));
+            error.lines = vec![lines.to_vec(); 2];
+            error
         })?;
         state.outline.used.extend(platform.matched.into_iter().filter(|_| outline));
         state.platform = Some(parsed);
@@ -373,11 +376,6 @@ fn step(context: &mut Context<'_>, instruction: Instruction, on_build: bool) -> 
 
 fn stage_or_image(context: &mut Context<'_>, name: &str, lines: Range) -> StageRef {
     if let Some(found) = context.find(name) {
-        return found;
-    }
-    // An image is taken once, however often it is named.
-    let again = context.stages.iter().position(|s| s.stage.is_none() && s.base_name == name && !s.resolved);
-    if let Some(found) = again.filter(|_| name == "scratch") {
         return found;
     }
     let paths = context.new_paths();

@@ -28,7 +28,7 @@ pub fn parse(text: &str) -> Result<Ports, String> {
     };
     let (port, written) = container.split_once('/').unwrap_or((container, ""));
     if port.is_empty() {
-        return Err(format!("no port specified: {text}<empty>"));
+        return Err(format!("invalid port: {}: no port specified", quote(text)));
     }
     let protocol = match written.to_lowercase() {
         p if p.is_empty() => "tcp".to_owned(),

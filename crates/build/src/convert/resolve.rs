@@ -364,7 +364,7 @@ async fn load<H: Host>(
         "docker-image" => {
             let reference = Reference::parse(path).map_err(Error::invalid)?.tagged();
             let request = ImageRequest {
-                name: format!("[context {key}] load metadata for {reference}"),
+                name: format!("[context {key}] load metadata for {path}"),
                 reference: reference.to_string(),
                 platform: platform.clone(),
                 mode: context.options.resolve,
@@ -374,7 +374,7 @@ async fn load<H: Host>(
             let mut reference = reference;
             reference.digest = answer.digest.unwrap_or(reference.digest);
             let op = Op::Image { reference: reference.to_string(), resolve: context.options.resolve };
-            let mut vertex = source(&format!("[context {key}] {reference}"), op);
+            let mut vertex = source(&format!("[context {key}] {path}"), op);
             vertex.platform = Some(platform.clone());
             let root = Some(context.graph.add(vertex)?);
             Ok(Found { root, image: Some(Image::read(&answer.config)?) })

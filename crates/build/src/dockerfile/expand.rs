@@ -34,6 +34,11 @@ impl EnvList {
         self.0.push((name, value.into()));
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// `name=value` for each.
     pub fn to_strings(&self) -> Vec<String> {
         self.0.iter().map(|(n, v)| format!("{n}={v}")).collect()

@@ -23,3 +23,5 @@ pub const MAX_SIZE: usize = 16 << 20;
 pub const MAX_LINE: usize = 65536;
 /// Most instructions of a Dockerfile.
 pub const MAX_INSTRUCTIONS: usize = 10_000;
+/// Most variables of a stage, its base image's and arguments included.
+pub const MAX_VARIABLES: usize = 4096;

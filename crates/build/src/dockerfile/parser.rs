@@ -156,8 +156,10 @@ pub fn parse(text: &str) -> Result<Parsed, Error> {
     let mut directives = Reader::new("#", 0);
     let mut out = Parsed { nodes: Vec::new(), escape: '\\', empty_continuations: Vec::new() };
     let mut comments: Vec<String> = Vec::new();
+    // The first line's number is not known when it is read: BuildKit names none then.
     let at = |start: u32, end: u32, why: String| {
-        Err(Error::invalid(why).at(&[Range { start, end: end.max(start) }]))
+        let lines = [Range { start, end: end.max(start) }];
+        Err(Error::invalid(why).at(if start == 0 { &[] } else { &lines }))
     };
 
     while let Some(raw) = lines.next() {

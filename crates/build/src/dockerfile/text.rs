@@ -31,6 +31,15 @@ pub fn quote_all(texts: &[String]) -> String {
     format!("[{}]", texts.iter().map(|t| quote(t)).collect::<Vec<_>>().join(" "))
 }
 
+/// A character as `%q` writes it: `'a'`, `'\x03'`.
+pub fn quote_char(c: char) -> String {
+    match c {
+        '\'' => "'\\''".into(),
+        '"' => "'\"'".into(),
+        c => format!("'{}'", quote(c.encode_utf8(&mut [0; 4])).trim_matches('"')),
+    }
+}
+
 /// A boolean as `strconv.ParseBool` reads it.
 pub fn parse_bool(text: &str) -> Option<bool> {
     match text {

@@ -27,7 +27,7 @@ pub fn command(line: &str) -> (&str, Vec<String>, &str) {
     }
 }
 
-/// `--name=value` words at the beginning, and what comes after. `--name value` is one flag if no `=` was seen yet.
+/// `--name=value` words at the beginning, and what comes after.
 fn flags(line: &str) -> (Vec<String>, &str) {
     #[derive(PartialEq)]
     enum Phase {
@@ -38,35 +38,27 @@ fn flags(line: &str) -> (Vec<String>, &str) {
     let mut flags: Vec<String> = Vec::new();
     let mut phase = Phase::Spaces;
     let mut word = String::new();
-    let (mut blank_ok, mut argument, mut need_argument) = (false, false, true);
+    let mut blank_ok = false;
     let mut chars = line.char_indices();
-    while let Some((at, c)) = chars.next() {
+    while let Some((at, mut c)) = chars.next() {
         if phase == Phase::Spaces {
             if c.is_whitespace() {
                 continue;
             }
-            if !argument && !line[at..].starts_with("--") {
+            if !line[at..].starts_with("--") {
                 return (flags, &line[at..]);
             }
             phase = Phase::Word;
         }
-        let mut c = c;
         match phase {
             Phase::Word if c.is_whitespace() => {
                 phase = Phase::Spaces;
-                if argument {
-                    if let Some(last) = flags.last_mut() {
-                        last.push('=');
-                        last.push_str(&word);
-                    }
-                    (argument, need_argument) = (false, true);
-                } else if word == "--" {
+                if word == "--" {
                     return (flags, &line[at..]);
-                } else if blank_ok || !word.is_empty() {
-                    argument = need_argument;
-                    flags.push(word.clone());
                 }
-                word.clear();
+                if blank_ok || !word.is_empty() {
+                    flags.push(std::mem::take(&mut word));
+                }
                 blank_ok = false;
                 continue;
             }
@@ -79,7 +71,6 @@ fn flags(line: &str) -> (Vec<String>, &str) {
                 phase = Phase::Word;
                 continue;
             }
-            Phase::Word if c == '=' => need_argument = false,
             _ => {}
         }
         if c == '\\' {
