@@ -334,8 +334,8 @@ fn an_unchanged_context_is_not_sent_again() {
         context.write(&format!("folder-{}/file-{n}", n % 4), &"x".repeat(100_000));
     }
     let sent = |progress: &str| -> String {
-        let line = progress.lines().filter(|l| l.contains("transferring context: "));
-        let last = line.filter(|l| l.contains("done")).next_back().unwrap_or_default().to_owned();
+        let mut line = progress.lines().filter(|l| l.contains("transferring context: "));
+        let last = line.rfind(|l| l.contains("done")).unwrap_or_default().to_owned();
         last.split("context: ").nth(1).unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
     };
     let first = sent(&built(context.build(&[])));
