@@ -24,7 +24,7 @@ pub fn faults(root: &Path) -> Vec<String> {
     let images = root.join("image");
     for (folder, records) in [
         ("blobs/sha256", "SELECT substr(digest, 8) FROM image_blob"),
-        ("layers", "SELECT CAST(id AS TEXT) FROM image_layer"),
+        ("layers", "SELECT CAST(id AS TEXT) FROM image_layer UNION SELECT CAST(id AS TEXT) FROM image_built"),
         ("containers", "SELECT key FROM image_mount"),
         ("ingest", "SELECT '' WHERE 0"),
     ] {

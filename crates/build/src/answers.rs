@@ -80,10 +80,19 @@ struct Line {
     line: u32,
 }
 
+/// Lines of an instruction that are listed one by one.
+const LISTED: u32 = 1000;
+
 impl Location {
+    /// Each line is a range of its own, as BuildKit writes them.
     fn new(lines: &[Range]) -> Location {
-        let lines = lines.iter().map(|l| Lines { start: Line { line: l.start }, end: Line { line: l.end } });
-        Location { ranges: lines.collect() }
+        let range = |start, end| Lines { start: Line { line: start }, end: Line { line: end } };
+        let each = lines.iter().flat_map(|l| {
+            let listed = l.end.min(l.start.saturating_add(LISTED));
+            let rest = (listed < l.end).then(|| range(listed + 1, l.end));
+            (l.start..=listed).map(move |line| range(line, line)).chain(rest)
+        });
+        Location { ranges: each.collect() }
     }
 }
 
@@ -297,7 +306,8 @@ pub fn outline(source: &Source, outline: &Outline) -> Answer {
 
 #[derive(Serialize)]
 struct Linted<'a> {
-    warnings: Vec<WarningEntry<'a>>,
+    // Go's nil: `null` where there are none.
+    warnings: Option<Vec<WarningEntry<'a>>>,
     sources: [SourceEntry<'a>; 1],
     #[serde(rename = "buildError", skip_serializing_if = "Option::is_none")]
     error: Option<ErrorEntry<'a>>,
@@ -342,7 +352,7 @@ pub fn lint(source: &Source, warnings: &[Warning], error: Option<&Error>) -> Ans
         }
     };
     let out = Linted {
-        warnings: warnings.iter().map(entry).collect(),
+        warnings: Some(warnings.iter().map(entry).collect()).filter(|w: &Vec<_>| !w.is_empty()),
         sources: [SourceEntry {
             filename: &source.filename,
             data: encoded(&source.data),

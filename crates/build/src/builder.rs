@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -38,9 +38,9 @@ pub struct Builder<W: Worker> {
     /// Steps under way, by key; folders in use, by name.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     pub(crate) sessions: Arc<Sessions>,
-    pub(crate) jobs: Mutex<HashMap<String, Arc<Job<W>>>>,
+    jobs: Mutex<HashMap<String, Arc<Job<W>>>>,
     /// What was told of builds that have just ended.
-    pub(crate) ended: Mutex<HashMap<String, Arc<Progress>>>,
+    ended: Mutex<HashMap<String, Arc<Progress>>>,
     pub(crate) changed: watch::Sender<u64>,
     /// What automatic collection keeps, in bytes; `None`: there is none.
     pub(crate) keep: Option<u64>,
@@ -110,6 +110,14 @@ impl<W: Worker> Builder<W> {
         let mut locks = self.locks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         locks.entry(name.to_owned()).or_default().clone()
+    }
+
+    pub(crate) fn lock_jobs(&self) -> MutexGuard<'_, HashMap<String, Arc<Job<W>>>> {
+        self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn lock_ended(&self) -> MutexGuard<'_, HashMap<String, Arc<Progress>>> {
+        self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Sessions of clients.

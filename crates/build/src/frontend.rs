@@ -306,3 +306,148 @@ fn is_archive(data: &[u8]) -> bool {
         .sum();
     written == Some(sum) && header.iter().any(|b| *b != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// An engine with these files, and every image there is.
+    #[derive(Default)]
+    struct Files {
+        files: BTreeMap<String, Vec<u8>>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl Host for Files {
+        async fn read_files(
+            &self,
+            steps: &[Vertex],
+            paths: &[String],
+        ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+            self.asked.lock().unwrap().push(steps.last().unwrap().name.clone());
+            Ok(paths.iter().map(|p| self.files.get(p).cloned()).collect())
+        }
+
+        async fn resolve_image(&self, request: ImageRequest) -> Result<ResolvedImage, Error> {
+            self.asked.lock().unwrap().push(request.name);
+            let Platform { os, architecture, .. } = request.platform;
+            let config = format!(
+                r#"{{"os":"{os}","architecture":"{architecture}","rootfs":{{"diff_ids":["sha256:0"]}},"config":null}}"#
+            );
+            Ok(ResolvedImage {
+                digest: Some(format!("sha256:{}", "a".repeat(64))),
+                config: config.into_bytes(),
+            })
+        }
+
+        fn platforms(&self) -> Vec<Platform> {
+            vec![Platform::normal("linux", "amd64", "")]
+        }
+    }
+
+    fn build(options: &[(&str, &str)], files: &[(&str, &str)]) -> (Result<Graph, Error>, Vec<String>) {
+        let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let files = files.iter().map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec())).collect();
+        let host = Files { files, ..Files::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let result = runtime.block_on(solve(&options, &host)).map(|outcome| match outcome {
+            Outcome::Build(graph) => *graph,
+            other => panic!("{other:?}"),
+        });
+        (result, host.asked.into_inner().unwrap())
+    }
+
+    fn names(graph: &Graph) -> Vec<&str> {
+        graph.vertices.iter().map(|v| v.name.as_str()).collect()
+    }
+
+    #[test]
+    fn what_several_platforms_share_is_done_once() {
+        let file = "FROM --platform=$BUILDPLATFORM a AS build\nRUN make\nFROM b\nCOPY --from=build /x /x\n";
+        let options = [("platform", "linux/amd64,linux/arm64")];
+        let graph = build(&options, &[("Dockerfile", file)]).0.unwrap();
+        let sum = "a".repeat(64);
+        assert_eq!(
+            names(&graph),
+            [
+                &format!("[linux/amd64 build 1/2] FROM docker.io/library/a:latest@sha256:{sum}"),
+                &format!("[linux/amd64 stage-1 1/2] FROM docker.io/library/b:latest@sha256:{sum}"),
+                "[linux/amd64 build 2/2] RUN make",
+                "[linux/amd64 stage-1 2/2] COPY --from=build /x /x",
+                &format!("[linux/arm64 stage-1 1/2] FROM docker.io/library/b:latest@sha256:{sum}"),
+                "[linux/arm64 stage-1 2/2] COPY --from=build /x /x",
+            ]
+        );
+        let platforms: Vec<String> = graph.results.iter().map(|r| r.image.platform().to_string()).collect();
+        assert_eq!(platforms, ["linux/amd64", "linux/arm64"]);
+        assert!(graph.multi_platform);
+    }
+
+    #[test]
+    fn the_file_may_come_from_elsewhere() {
+        let file =
+            [("Dockerfile", "FROM scratch\nCOPY . /\n"), ("sub/dockerfile", "FROM scratch\nCOPY a /\n")];
+        let (graph, asked) =
+            build(&[("context", "https://x/y.git#main:sub"), ("contextsubdir", "in")], &file);
+        let graph = graph.unwrap();
+        assert_eq!(asked, ["[internal] load remote build context"]);
+        let Op::Git(git) = &graph.vertices[0].op else { panic!("{graph:?}") };
+        assert_eq!((git.reference.as_str(), git.subdir.as_str()), ("main", "/sub"));
+        assert_eq!(graph.vertices.len(), 3);
+        // `Dockerfile` is also found in lower case, in the folder it was said to be in.
+        let (graph, asked) = build(&[("filename", "sub/Dockerfile")], &file);
+        assert_eq!(asked[0], "[internal] load build definition from sub/Dockerfile");
+        let graph = graph.unwrap();
+        let Op::Local(local) = &graph.vertices[0].op else { panic!("{graph:?}") };
+        assert_eq!(local.follow_paths, ["a"]);
+        let (error, _) = build(&[("filename", "other")], &file);
+        assert_eq!(
+            error.unwrap_err().message,
+            "failed to read dockerfile: open other: no such file or directory"
+        );
+    }
+
+    #[test]
+    fn other_syntaxes_are_refused_where_they_are_named() {
+        let read = |line: &str| {
+            let file = format!("{line}\nFROM scratch\nLABEL a=b\n");
+            build(&[], &[("Dockerfile", &file)]).0.map(|_| ())
+        };
+        for line in [
+            "# syntax=docker/dockerfile:1.7-labs",
+            "# syntax=docker.io/docker/dockerfile-upstream:master",
+            "# x",
+        ] {
+            assert_eq!(read(line), Ok(()), "{line}");
+        }
+        let error = read("# syntax=example/other:1").unwrap_err();
+        assert!(error.message.contains("example/other:1") && error.kind == Kind::Unsupported, "{error:?}");
+        assert_eq!(error.lines[0][0].start, 1);
+        assert_eq!(error.file.unwrap().filename, "Dockerfile");
+    }
+
+    #[test]
+    fn no_cache_is_of_all_stages_or_some() {
+        let file = "FROM a AS one\nRUN x\nFROM one AS two\nRUN y\n";
+        let marked = |value| {
+            let graph = build(&[("no-cache", value)], &[("Dockerfile", file)]).0.unwrap();
+            graph.vertices.iter().filter(|v| v.ignore_cache).map(|v| v.command.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(marked(""), ["RUN x", "RUN y"]);
+        assert_eq!(marked("two"), ["RUN y"]);
+    }
+
+    #[test]
+    fn archives_are_told_by_their_beginning() {
+        let mut header = vec![0u8; 512];
+        header[0] = b'x';
+        header[148..156].copy_from_slice(b"        ");
+        let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        assert!(is_archive(&header));
+        assert!(is_archive(&[0x1f, 0x8b, 0x08, 0]));
+        assert!(!is_archive(b"FROM scratch\n"));
+        assert!(!is_archive(&[0; 1024]));
+    }
+}

@@ -200,7 +200,7 @@ fn remove_folder<W: Worker>(builder: &Builder<W>, id: &str) {
     }
 }
 
-/// Looks, in the background, whether more is kept than the limit, and makes what was built safe from power cuts.
+/// Looks, in the background, whether more is kept than the limit.
 pub(crate) fn later<W: Worker>(builder: &Arc<Builder<W>>) {
     let Some(keep) = builder.keep else { return };
     let builder = builder.clone();

@@ -67,17 +67,11 @@ impl<W: Worker> Drop for Listed<W> {
     fn drop(&mut self) {
         self.job.progress.end();
         let (builder, reference) = (self.builder.clone(), self.job.reference.clone());
-        let jobs = || builder.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        jobs().remove(&reference);
-        let ended = |b: &Builder<W>, change: &dyn Fn(&mut HashMap<String, Arc<Progress>>)| {
-            change(&mut b.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        };
-        let progress = self.job.progress.clone();
-        ended(&builder, &|all| drop(all.insert(reference.clone(), progress.clone())));
-        let (builder, reference) = (builder.clone(), reference.clone());
+        builder.lock_jobs().remove(&reference);
+        builder.lock_ended().insert(reference.clone(), self.job.progress.clone());
         tokio::spawn(async move {
             tokio::time::sleep(LATE).await;
-            ended(&builder, &|all| drop(all.remove(&reference)));
+            builder.lock_ended().remove(&reference);
         });
     }
 }
@@ -104,7 +98,7 @@ impl<W: Worker> Builder<W> {
             refs: Mutex::default(),
             returned: watch::Sender::default(),
         });
-        let mut jobs = self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut jobs = self.lock_jobs();
         if jobs.contains_key(reference) {
             return Err(Status::new(Code::FailedPrecondition, format!("job ID {reference} exists")));
         }
@@ -119,10 +113,7 @@ impl<W: Worker> Builder<W> {
     /// # Errors
     /// When there is none.
     pub async fn progress(&self, reference: &str) -> Result<Arc<Progress>, Status> {
-        let ended = || {
-            let ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            ended.get(reference).cloned()
-        };
+        let ended = || self.lock_ended().get(reference).cloned();
         if let Some(progress) = ended() {
             return Ok(progress);
         }
@@ -130,10 +121,7 @@ impl<W: Worker> Builder<W> {
         let find = async {
             loop {
                 changed.borrow_and_update();
-                let running = {
-                    let jobs = self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    jobs.get(reference).map(|job| job.progress.clone())
-                };
+                let running = self.lock_jobs().get(reference).map(|job| job.progress.clone());
                 // A build that fails at once may be over before anybody has looked.
                 if let Some(progress) = running.or_else(ended) {
                     return Some(progress);
@@ -154,10 +142,7 @@ impl<W: Worker> Builder<W> {
         let find = async {
             loop {
                 changed.borrow_and_update();
-                let found = {
-                    let jobs = self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    jobs.get(reference).cloned()
-                };
+                let found = self.lock_jobs().get(reference).cloned();
                 if found.is_some() {
                     return found;
                 }

@@ -147,6 +147,7 @@ impl Engine {
             seccomp: Mutex::default(),
         });
         engine.find_containers().await?;
+        crate::builds::end_leftovers(&engine).await;
         // Beside the first requests: it looks at everything, and nobody waits for it.
         let tidied = engine.clone();
         tokio::spawn(async move {

@@ -266,11 +266,6 @@ impl Images {
         .await
     }
 
-    /// Makes sure that layers kept so far outlive a power cut; in the background.
-    pub fn settle_built(&self) {
-        settle_later(&self.store);
-    }
-
     /// An image's manifest for a platform and its configuration document, by ID, or digest of a manifest.
     ///
     /// # Errors

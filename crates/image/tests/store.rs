@@ -400,7 +400,8 @@ async fn an_older_database_is_brought_up_to_date() {
     };
     let db = rusqlite::Connection::open(place.db()).unwrap();
     db.execute_batch(
-        "ALTER TABLE image_name DROP COLUMN tagged; UPDATE schema SET version = 1 WHERE part = 'image'",
+        "DROP TABLE image_built; ALTER TABLE image_name DROP COLUMN tagged;
+         UPDATE schema SET version = 1 WHERE part = 'image'",
     )
     .unwrap();
     drop(db);
@@ -409,6 +410,45 @@ async fn an_older_database_is_brought_up_to_date() {
     assert_eq!((image.id, image.last_tagged), (id, None));
     images.tag("app", &reference("again")).await.unwrap();
     assert!(images.get("app").await.unwrap().last_tagged.is_some());
+}
+
+#[tokio::test]
+async fn a_builds_layer_is_the_images_too() {
+    let place = Place::new();
+    let images = place.open();
+    let base = image::Part::Image(loaded(&images, "x", &["app"]).await);
+    let stack = images.stack(std::slice::from_ref(&base)).await.unwrap();
+    let dropped = images.new_built(&stack).await.unwrap();
+    drop(dropped);
+    let new = images.new_built(&stack).await.unwrap();
+    std::fs::write(new.rootfs(&stack, false).upper.join("made"), "here").unwrap();
+    let (id, bytes) = images.keep_built(new).await.unwrap();
+    assert!(bytes > 0);
+    let made = || image::NewBuiltImage {
+        parts: vec![base.clone(), image::Part::Built(id)],
+        config: serde_json::from_str(r#"{"architecture":"amd64","os":"linux","config":{},"history":[]}"#)
+            .unwrap(),
+        annotations: Default::default(),
+        names: vec![reference("made")],
+        keep: true,
+    };
+    let first = images.make_built(made()).await.unwrap();
+    assert_eq!(images.get("made").await.unwrap().id, first.manifest.digest);
+    assert_eq!(images.make_built(made()).await.unwrap().manifest, first.manifest, "the same once more");
+    assert_eq!(images.built().await.unwrap()[&id], (bytes, true), "one folder for both");
+
+    // Forgotten by the build, it is still the image's; it goes with that.
+    assert_eq!(images.forget_built(vec![id]).await.unwrap(), 0);
+    let rootfs = images.mount(&first.manifest.digest, "container").await.unwrap();
+    assert!(rootfs.lower[0].join("made").exists());
+    images.unmount_and_discard("container").await.unwrap();
+    // It keeps what it is made of.
+    drop(stack);
+    for name in ["made", "app"] {
+        images.remove(name, Default::default(), &|_| Vec::new()).await.unwrap();
+    }
+    place.settled().await;
+    assert_eq!((place.names("layers"), place.names("ingest")), (vec![], vec![]));
 }
 
 #[tokio::test]

@@ -30,7 +30,8 @@
 //!
 //! A line that begins with white space goes on with the line before. In the shell there are `docker` (the stock CLI),
 //! `api METHOD PATH [BODY]` (a raw request; prints `HTTP status` and the body), `try OPTIONS` (makes a container with them
-//! and removes it), `$START` (the case's begin as
+//! and removes it), `build IMAGE OPTIONS` and `tree IMAGE PATHS` (an image of the case's folder, and what is in one),
+//! `$START` (the case's begin as
 //! `docker events --since` takes it), and `$DIR`, a folder of the case's own. Images: `d-busybox`, `d-rich` (all that an
 //! image's configuration can say) and a registry at `127.0.0.1:5000`.
 //!

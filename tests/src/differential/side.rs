@@ -34,6 +34,28 @@ docker rm -f d-try >/dev/null 2>&1
 exit $code
 "#;
 
+/// `build IMAGE OPTIONS` of the cases' shell: what lies in the case's folder becomes an image.
+const BUILD: &str = r#"#!/bin/sh
+image=$1
+shift
+docker buildx build --quiet --tag "$image" "$@" "$DIR" >/dev/null
+"#;
+
+/// `tree IMAGE PATHS` of the cases' shell: files with type, mode, owner, size and target, and sums of their content.
+const TREE: &str = r#"#!/bin/sh
+place=$(mktemp -d)
+image=$1
+shift
+docker create --name d-tree "$image" x >/dev/null && docker export d-tree >"$place/tar"
+docker rm d-tree >/dev/null
+tar --numeric-owner -tvf "$place/tar" "$@" 2>/dev/null |
+    awk '{ if ($1 ~ /^d/) $3 = "-"; $4 = ""; $5 = ""; print }' | sort -k 4
+mkdir "$place/files"
+tar -xf "$place/tar" -C "$place/files" --no-same-owner --delay-directory-restore "$@" 2>/dev/null
+cd "$place/files" && find . -type f -exec cksum {} + | sort -k 3
+chmod -R u+rwx "$place" && rm -r "$place"
+"#;
+
 /// Removes what a case left behind: containers, networks, volumes and images whose name begins with `d-`, but for the
 /// two images of all cases.
 const CLEAN: &str = r#"
@@ -82,11 +104,15 @@ impl Side {
 
     fn new(place: Where, socket: PathBuf) -> Self {
         let folder = tempfile::Builder::new().prefix("coracle-cases-").tempdir().expect("a temporary folder");
-        for below in ["bin", "config", "files"] {
-            std::fs::create_dir(folder.path().join(below)).expect("make a folder");
+        for below in ["bin", "config/cli-plugins", "files"] {
+            std::fs::create_dir_all(folder.path().join(below)).expect("make a folder");
         }
         let docker = format!("#!/bin/sh\nexec '{}' \"$@\"\n", Cli::V28.program().display());
-        for (name, text) in [("docker", docker.as_str()), ("api", API), ("try", TRY)] {
+        let plugin = folder.path().join("config/cli-plugins/docker-buildx");
+        std::os::unix::fs::symlink(crate::tool("CORACLE_TEST_BUILDX"), plugin).expect("a link");
+        for (name, text) in
+            [("docker", docker.as_str()), ("api", API), ("try", TRY), ("build", BUILD), ("tree", TREE)]
+        {
             let path = folder.path().join("bin").join(name);
             std::fs::write(&path, text).expect("write a script");
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");

@@ -382,3 +382,6 @@ fn adorn(path: &Path, stat: &Stat) -> Result<(), Status> {
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|e| disk("set the time of", path, e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
 use rustix::fs::Timespec;
 use sha2::{Digest as _, Sha256};
 
@@ -78,12 +79,12 @@ impl<W: Worker> Solve<W> {
             }
             _ => {}
         }
-        let mut trees = Vec::new();
-        for slot in slots {
+        let trees = try_join_all(slots.into_iter().map(|slot| async move {
             let tree = self.result(self.input(node, slot)?).await?;
             self.here(&tree).await?;
-            trees.push(tree);
-        }
+            Ok::<_, Error>(tree)
+        }))
+        .await?;
         let indexes: Vec<Option<Arc<Index>>> =
             trees.iter().map(|t| only_folder(t).and_then(|f| self.index(f))).collect();
         self.solver

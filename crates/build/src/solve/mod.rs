@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bollard_buildkit_proto::pb;
-use futures_util::future::try_join_all;
+use futures_util::future::{FutureExt as _, join_all, try_join_all};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
@@ -288,7 +288,10 @@ impl<W: Worker> Solve<W> {
             }))
             .await
         };
-        let (under, reads) = tokio::try_join!(outputs(under), outputs(read))?;
+        let ahead = self.ahead(node, under.clone(), read.clone()).fuse();
+        tokio::pin!(ahead);
+        let keys = async { tokio::try_join!(outputs(under), outputs(read)) };
+        let (under, reads) = while_going(keys, ahead.as_mut()).await?;
         let mut parts = vec!["definition", &definition, &platform];
         parts.extend(under.iter().chain(&reads).map(|(_, k)| k.output.as_str()));
         let by_definition = key(&parts);
@@ -322,7 +325,7 @@ impl<W: Worker> Solve<W> {
             let output = by_definition.clone();
             return Ok(Keyed { output, keys: vec![by_definition], tree: None, hit: false });
         }
-        let content = match self.content(node).await {
+        let content = match while_going(self.content(node), ahead.as_mut()).await {
             Ok(content) => content,
             // The lines of an input that failed are its own.
             Err(e) if !e.lines.is_empty() => return Err(e),
@@ -344,6 +347,19 @@ impl<W: Worker> Solve<W> {
             tree: None,
             hit: false,
         })
+    }
+
+    /// Begins what a step will need of its inputs as soon as that is known, while its own key is still looked for: else
+    /// stages that need nothing of each other would wait for each other. What fails here fails where it is waited for.
+    async fn ahead(&self, node: &Node, under: Vec<Slot>, read: Vec<Slot>) {
+        let missing = |slots: Vec<Slot>| async move {
+            let inputs = slots.into_iter().filter_map(|slot| self.input(node, slot).ok());
+            let keyed = join_all(inputs.map(|v| async move { (v, self.keyed(v).await) })).await;
+            let new = keyed.into_iter().filter(|(_, k)| k.as_ref().is_ok_and(|k| k.tree.is_none()));
+            // Not cached: what stands on it is not either, in all likelihood.
+            drop(join_all(new.map(|(v, _)| self.result(v))).await);
+        };
+        tokio::join!(missing(under), missing(read));
     }
 
     /// Gives what a step makes, doing it where it was not done.
@@ -527,6 +543,16 @@ impl<W: Worker> Solve<W> {
             .find(|files| files.folder == folder)
             .map(|files| files.index.clone())
     }
+}
+
+/// Waits for `main` while the other goes on as well.
+async fn while_going<T>(main: impl Future<Output = T>, other: Pin<&mut impl Future<Output = ()>>) -> T {
+    tokio::pin!(main);
+    tokio::select! {
+        done = &mut main => return done,
+        () = other => {}
+    }
+    main.await
 }
 
 /// An error of the other side of a session.

@@ -285,3 +285,16 @@ CMD echo hi
         "# some stuff\nARG TAG=latest\nARG EMPTY\n# wrong comment\nFROM busybox as Base\nfrom busybox:l${EMPTYY}atest AS two\nFROM --platform=$TARGETPLATFORM busybox AS scratch\nFROM --platform=linux/amd64 busybox AS base\nFROM busybox:${EMPTY:-latest} AS three\nMAINTAINER me\nWORKDIR rel\nRUN echo a \\\n\n  b\nENV a b\nENV MY_SECRET=x PUBLIC_KEY=y\nARG api_token\nLABEL a b\nCMD echo $x\nCMD echo y\nEXPOSE 80/TCP 127.0.0.1:81:82\nCOPY $foo $PTH /x/\nrun echo lower\nHEALTHCHECK CMD a\nHEALTHCHECK CMD b\n",
     ),
 ];
+
+/// Questions that both are asked of a case: its name, what `--call` says, what the request is called.
+pub const CALLS: &[(&str, &str, &str)] = &[
+    ("checks", "targets", "frontend.targets"),
+    ("checks", "check", "frontend.lint"),
+    ("case-and-comments", "targets", "frontend.targets"),
+    ("run-args", "outline", "frontend.outline"),
+    ("mounts", "outline", "frontend.outline"),
+    ("dead-stages", "check", "frontend.lint"),
+    ("error-unknown", "check", "frontend.lint"),
+    ("error-flag", "check", "frontend.lint"),
+    ("error-heredoc-open", "check", "frontend.lint"),
+];

@@ -14,7 +14,7 @@ use build::Error;
 use build::frontend::{Host, ImageRequest, Outcome, ResolvedImage, solve};
 use build::graph::{Op, Vertex};
 use build::platform::Platform;
-use cases::{CASES, Case};
+use cases::{CALLS, CASES, Case};
 use serde_json::{Value, json};
 
 fn fixture() -> PathBuf {
@@ -91,6 +91,35 @@ fn ours(case: &Case, images: &Value) -> Value {
 fn sorted(mut list: Vec<String>) -> Vec<String> {
     list.sort();
     list
+}
+
+/// Our answer to a question, as it is recorded of dockerd.
+fn our_answer(case: &Case, request: &str, images: &Value) -> Value {
+    let options = [("requestid".to_owned(), request.to_owned())].into_iter().collect();
+    let host = Fake { case, images, asked: Mutex::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    match runtime.block_on(solve(&options, &host)) {
+        Ok(Outcome::Answer(answer)) => serde_json::from_slice(&answer["result.json"]).expect("JSON"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn questions_are_answered_as_dockerd_answers() {
+    let recorded: Value =
+        serde_json::from_slice(&std::fs::read(fixture()).expect("the fixture")).expect("JSON");
+    for (name, call, request) in CALLS {
+        let case = CASES.iter().find(|c| c.name == *name).expect("a case");
+        let mut made = our_answer(case, request, &recorded["images"]);
+        let mut theirs = recorded["calls"][format!("{name} {call}")].clone();
+        // Arguments of one line come in no order there.
+        for args in
+            [&mut made, &mut theirs].into_iter().filter_map(|answer| answer.get_mut("args")?.as_array_mut())
+        {
+            args.sort_by_key(ToString::to_string);
+        }
+        assert_eq!(made, theirs, "{name} {call}");
+    }
 }
 
 /// A configuration without what the exporter writes.
@@ -185,6 +214,18 @@ fn record_case(case: &Case, folder: &Path) -> Value {
     json!({ "image": plain(config), "steps": steps, "warnings": warnings })
 }
 
+fn record_call(case: &Case, call: &str, folder: &Path) -> Value {
+    let context = folder.join(case.name);
+    let call = format!("--call={call},format=json");
+    let output = docker(&["buildx", "build", &call, context.to_str().unwrap()]);
+    let mut answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    // How the Dockerfile came to the builder is its own affair.
+    for source in answer["sources"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        source.remove("definition");
+    }
+    answer
+}
+
 /// Records anew what dockerd makes of all cases.
 #[test]
 #[ignore = "needs dockerd"]
@@ -203,9 +244,16 @@ fn record() {
         images.insert(format!("docker.io/library/{image}:latest"), config(image, &folder));
     }
     let cases: BTreeMap<&str, Value> = CASES.iter().map(|c| (c.name, record_case(c, &folder))).collect();
+    let calls: BTreeMap<String, Value> = CALLS
+        .iter()
+        .map(|(name, call, _)| {
+            let case = CASES.iter().find(|c| c.name == *name).expect("a case");
+            (format!("{name} {call}"), record_call(case, call, &folder))
+        })
+        .collect();
     docker(&["image", "rm", name]);
     std::fs::remove_dir_all(&folder).unwrap();
     let peer = String::from_utf8_lossy(&version.stdout).trim().to_owned();
-    let all = json!({ "peer": format!("dockerd {peer}"), "images": images, "cases": cases });
+    let all = json!({ "peer": format!("dockerd {peer}"), "images": images, "cases": cases, "calls": calls });
     std::fs::write(fixture(), serde_json::to_string_pretty(&all).unwrap() + "\n").unwrap();
 }

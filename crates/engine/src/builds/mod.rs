@@ -59,10 +59,14 @@ impl From<Error> for build::Error {
     }
 }
 
+/// Ends steps that an engine that died left running.
+pub async fn end_leftovers(engine: &Engine) {
+    run::end_leftovers(engine).await;
+}
+
 /// The builder of this engine, made when it is first asked for.
 pub async fn builder(engine: &Arc<Engine>) -> Result<Arc<Builder<EngineWorker>>> {
     let open = || async {
-        run::end_leftovers(engine).await;
         let paths = Paths {
             root: engine.paths.root.join("build"),
             scratch: engine.paths.exec_root.join("build"),

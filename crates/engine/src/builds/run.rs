@@ -29,14 +29,16 @@ const PIECE: usize = 1 << 20;
 /// Largest `/etc/passwd` or `/etc/group` that is read, in bytes.
 const NAMES: u64 = 1 << 20;
 
-/// Ends what an engine that died left running.
+/// Ends what an engine that died left running, and removes what it left.
 pub(super) async fn end_leftovers(engine: &Engine) {
-    let Ok(found) = std::fs::read_dir(engine.paths.exec_root.join("containers")) else { return };
-    for entry in found.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with(PREFIX) {
-            continue;
-        }
+    let places = [engine.paths.exec_root.join("containers"), engine.paths.root.join("containers")];
+    let names: std::collections::BTreeSet<String> = places
+        .iter()
+        .filter_map(|place| std::fs::read_dir(place).ok())
+        .flat_map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()))
+        .filter(|name| name.starts_with(PREFIX))
+        .collect();
+    for name in names {
         match engine.runtime.reconnect(&name).await {
             Ok(runtime::Reconnected::Running(container)) => {
                 if let Err(e) = container.delete().await {
@@ -46,7 +48,11 @@ pub(super) async fn end_leftovers(engine: &Engine) {
             Ok(_) => {}
             Err(e) => tracing::warn!("a step of an earlier engine: {e}"),
         }
-        let _ = std::fs::remove_dir_all(engine.paths.container(&name));
+        if let Err(e) = std::fs::remove_dir_all(engine.paths.container(&name))
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("a step of an earlier engine: {e}");
+        }
     }
 }
 

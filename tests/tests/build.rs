@@ -1,0 +1,351 @@
+//! Building images with the stock clients: `docker build`, `docker buildx`, `docker compose build`.
+
+use std::path::{Path, PathBuf};
+
+use tests::{Engine, Outcome, engine::signal, eventually, store};
+
+/// How long one build may take.
+const LIMIT: &str = "120";
+
+/// A folder to build from, and the engine that does.
+struct Context<'a> {
+    engine: &'a Engine,
+    folder: PathBuf,
+}
+
+impl<'a> Context<'a> {
+    fn new(engine: &'a Engine, name: &str, dockerfile: &str) -> Self {
+        let plugins = engine.path("docker-config/cli-plugins");
+        std::fs::create_dir_all(&plugins).unwrap();
+        for (tool, name) in
+            [("CORACLE_TEST_BUILDX", "docker-buildx"), ("CORACLE_TEST_COMPOSE", "docker-compose")]
+        {
+            let link = plugins.join(name);
+            if !link.exists() {
+                std::os::unix::fs::symlink(tests::tool(tool), link).unwrap();
+            }
+        }
+        let folder = engine.path(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let context = Self { engine, folder };
+        context.write("Dockerfile", dockerfile);
+        context
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> std::process::Command {
+        let docker = self.engine.command(args);
+        let mut command = self.engine.sandbox.command("timeout");
+        command.arg(LIMIT).arg(docker_program()).args(args);
+        command.stdin(std::process::Stdio::null());
+        command.envs(docker.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        self.command(args).output().expect("docker").into()
+    }
+
+    /// `docker buildx build`, with progress as plain text (on stderr).
+    fn build(&self, more: &[&str]) -> Outcome {
+        let mut args = vec!["buildx", "build", "--progress=plain"];
+        args.extend(more);
+        args.push(self.folder.to_str().expect("a plain path"));
+        self.run(&args)
+    }
+}
+
+fn docker_program() -> PathBuf {
+    tests::engine::Cli::V28.program()
+}
+
+#[track_caller]
+fn built(outcome: Outcome) -> String {
+    assert_eq!(outcome.code, Some(0), "{}{}", outcome.out, outcome.err);
+    outcome.err
+}
+
+/// Steps that were found in the cache.
+fn cached(progress: &str) -> usize {
+    progress.lines().filter(|l| l.ends_with(" CACHED")).count()
+}
+
+/// Nothing is left of what ran.
+fn nothing_runs(engine: &Engine) {
+    let left = |path: &str| {
+        let found = std::fs::read_dir(engine.sandbox.seen(&engine.path(path))).into_iter().flatten();
+        found.flatten().map(|e| e.file_name()).filter(|n| n.to_string_lossy().starts_with("build-")).count()
+    };
+    eventually("steps leave no process", || left("exec/containers") == 0);
+    eventually("steps leave no files", || left("root/containers") == 0);
+    eventually("the store is whole", || store::faults(&engine.root()).is_empty());
+}
+
+const STAGES: &str = r#"
+FROM busybox AS tools
+RUN echo '#!/bin/sh' > /tool && echo 'cat /app/data' >> /tool && chmod 755 /tool
+FROM busybox AS data
+COPY data /in/
+RUN --mount=type=cache,target=/cache echo run >> /cache/runs && wc -l < /cache/runs
+RUN tr a-z A-Z < /in/data > /out
+FROM busybox
+LABEL purpose=test
+WORKDIR /app
+COPY --from=data /out data
+COPY --from=tools --chmod=711 --chown=7:8 /tool /usr/bin/tool
+RUN <<EOF
+echo someone:x:7:8::/:/bin/sh > /etc/passwd
+rm /bin/vi
+EOF
+USER someone
+ENV GREETING="hello there"
+CMD ["tool"]
+"#;
+
+#[test]
+fn stages_become_an_image_and_are_not_done_twice() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "stages", STAGES);
+    context.write("data", "some data\n");
+    context.write("unused", "is not sent\n");
+    let first = built(context.build(&["-t", "app", "-t", "app:2"]));
+    assert_eq!(cached(&first), 0, "{first}");
+    assert!(first.contains("naming to docker.io/library/app:2"), "{first}");
+    assert_eq!(engine.docker(&["run", "--rm", "app"]).ok(), "SOME DATA");
+    let shown = "{{.Config.User}} {{.Config.WorkingDir}} {{index .Config.Env 1}} {{.Config.Labels.purpose}}";
+    let inspected = engine.docker(&["image", "inspect", "-f", shown, "app:2"]).ok();
+    assert_eq!(inspected, "someone /app GREETING=hello there test");
+    let seen = engine.docker(&["run", "--rm", "app", "stat", "-c", "%a %u:%g", "/usr/bin/tool"]).ok();
+    assert_eq!(seen, "711 7:8");
+    engine.docker(&["run", "--rm", "app", "ls", "/bin/vi"]).fails(1, "No such file");
+
+    // Written once more, with the same content: all of it is found.
+    std::fs::remove_file(context.folder.join("data")).unwrap();
+    context.write("data", "some data\n");
+    let id = engine.docker(&["images", "-q", "--no-trunc", "app:2"]).ok();
+    let second = built(context.build(&["-t", "app:3"]));
+    assert_eq!(cached(&second), 8, "{second}");
+    assert_eq!(engine.docker(&["images", "-q", "--no-trunc", "app:3"]).ok(), id, "the very same image");
+
+    // Another content: what does not stand on it is found still, and the cache mount has what was written.
+    context.write("data", "other data\n");
+    let third = built(context.build(&["-t", "app"]));
+    assert!(third.lines().any(|l| l.starts_with('#') && l.trim_end().ends_with(" 2")), "{third}");
+    assert!(cached(&third) >= 2, "{third}");
+    assert_eq!(engine.docker(&["run", "--rm", "app"]).ok(), "OTHER DATA");
+    nothing_runs(&engine);
+}
+
+#[test]
+fn steps_that_need_nothing_of_each_other_run_at_once() {
+    let engine = Engine::with_busybox();
+    // Each waits for the other, by what both see of the cache mount.
+    let wait = |mine: &str, other: &str| {
+        format!(
+            "RUN --mount=type=cache,target=/c touch /c/{mine}; n=0; while [ ! -e /c/{other} ]; do \
+             sleep 0.1; n=$((n+1)); [ $n -lt 300 ] || exit 9; done; echo {mine} > /{mine}\n"
+        )
+    };
+    let dockerfile = format!(
+        "FROM busybox AS a\n{}FROM busybox AS b\n{}FROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n",
+        wait("a", "b"),
+        wait("b", "a")
+    );
+    let context = Context::new(&engine, "parallel", &dockerfile);
+    built(context.build(&[]));
+}
+
+#[test]
+fn a_failed_step_shows_its_output_and_its_line() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "failing", "FROM busybox\nRUN true\n\nRUN echo words; exit 7\n");
+    let outcome = context.build(&[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.err);
+    for words in [
+        "words",
+        "Dockerfile:4",
+        "   4 | >>> RUN echo words; exit 7",
+        "ERROR: failed to build: failed to solve: process \"/bin/sh -c echo words; exit 7\" did not complete successfully: exit code: 7",
+    ] {
+        assert!(outcome.err.contains(words), "{words:?} is not in {}", outcome.err);
+    }
+    context.write("Dockerfile", "FROM busybox\nCOPY missing /\n");
+    context.build(&[]).fails(1, "\"/missing\": not found");
+    // What a link leads to is looked for in the context, not outside.
+    std::os::unix::fs::symlink("/etc/hostname", context.folder.join("escape")).unwrap();
+    context.write("Dockerfile", "FROM busybox\nCOPY escape /x\n");
+    context.build(&[]).fails(1, "not found");
+    nothing_runs(&engine);
+}
+
+#[test]
+fn secrets_and_mounts_are_there_for_their_step_alone() {
+    let engine = Engine::with_busybox();
+    let dockerfile = r#"
+FROM busybox AS other
+RUN mkdir /o && echo other > /o/file
+FROM busybox
+RUN --mount=type=secret,id=token --mount=type=secret,id=token,env=TOKEN \
+    test "$(cat /run/secrets/token)" = "$TOKEN" && echo "$TOKEN" | md5sum > /sum
+RUN --mount=type=bind,from=other,source=/o,target=/mnt/o \
+    --mount=type=bind,source=.,target=/src,rw --mount=type=tmpfs,target=/tmpfs \
+    cat /mnt/o/file /src/file > /both && touch /src/new /tmpfs/new && ! touch /mnt/o/new 2>/dev/null
+RUN --network=none ! ip link show eth0
+RUN ip link show eth0
+"#;
+    let context = Context::new(&engine, "mounts", dockerfile);
+    context.write("file", "from the context\n");
+    let secret = engine.path("secret");
+    std::fs::write(&secret, "hidden").unwrap();
+    let secret = format!("id=token,src={}", secret.display());
+    built(context.build(&["-t", "mounts", "--secret", &secret]));
+    let run = |args: &[&str]| engine.docker(&[&["run", "--rm", "mounts"], args].concat());
+    assert_eq!(run(&["cat", "/both"]).ok(), "other\nfrom the context");
+    run(&["ls", "/mnt"]).fails(1, "No such file");
+    assert_eq!(run(&["sh", "-c", "ls -d /src /tmpfs /run/secrets 2>/dev/null | wc -l"]).ok(), "0");
+    assert!(!context.folder.join("new").exists(), "what is written to a mount of the context is thrown away");
+    assert!(!engine.docker(&["history", "--no-trunc", "mounts"]).ok().contains("hidden"));
+    nothing_runs(&engine);
+}
+
+#[test]
+fn results_go_to_the_client_as_tree_and_archives() {
+    let engine = Engine::with_busybox();
+    let dockerfile = "FROM busybox AS make\nRUN mkdir /d && echo text > /d/f && ln -s f /d/l && chmod 600 /d/f\n\
+                      FROM scratch\nCOPY --from=make /d /out\n";
+    let context = Context::new(&engine, "results", dockerfile);
+    let out = engine.path("out");
+    built(context.build(&["-o", out.to_str().unwrap()]));
+    assert_eq!(std::fs::read_to_string(out.join("out/f")).unwrap(), "text\n");
+    assert_eq!(std::fs::read_link(out.join("out/l")).unwrap(), Path::new("f"));
+    let archive = engine.path("image.tar");
+    let kinds = [("docker", true), ("oci", true), ("tar", false)];
+    for (kind, loads) in kinds {
+        let to = format!("type={kind},dest={}", archive.display());
+        built(context.build(&["-o", &to, "-t", "results:of-archive"]));
+        let listed =
+            Outcome::from(std::process::Command::new("tar").arg("tf").arg(&archive).output().expect("tar"))
+                .ok();
+        if loads {
+            let loaded = engine.docker(&["load", "-i", archive.to_str().unwrap()]).ok();
+            assert!(loaded.contains("results:of-archive"), "{kind}: {loaded}");
+            engine.docker(&["rmi", "results:of-archive"]).ok();
+        } else {
+            assert!(listed.contains("out/f"), "{listed}");
+        }
+    }
+    let metadata = engine.path("metadata.json");
+    built(context.build(&["-t", "named", "--metadata-file", metadata.to_str().unwrap()]));
+    let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
+    let id = engine.docker(&["images", "-q", "--no-trunc", "named"]).ok();
+    assert_eq!(metadata["containerimage.digest"], id.as_str());
+    assert_eq!(metadata["image.name"], "docker.io/library/named:latest");
+    let config = metadata["containerimage.config.digest"].as_str().unwrap();
+    assert_eq!(engine.docker(&["image", "inspect", "-f", "{{.Id}}", config]).ok(), id);
+    assert_eq!(store::faults(&engine.root()), [""; 0]);
+}
+
+#[test]
+fn a_cancelled_build_leaves_nothing_running() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "cancelled", "FROM busybox\nRUN echo begun; sleep 1234\n");
+    let log = engine.path("progress");
+    let from = context.folder.to_str().unwrap();
+    let mut command = engine.command(&["buildx", "build", "--progress=plain", from]);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let mut client = command.spawn().unwrap();
+    eventually("the step runs", || std::fs::read_to_string(&log).is_ok_and(|l| l.contains(" begun")));
+    signal(client.id(), "INT");
+    client.wait().unwrap();
+    nothing_runs(&engine);
+}
+
+#[test]
+fn an_engine_killed_while_it_builds_keeps_the_steps_that_were_done() {
+    let mut engine = Engine::with_busybox();
+    let context =
+        Context::new(&engine, "killed", "FROM busybox\nRUN echo done > /done\nRUN echo begun; sleep 1234\n");
+    let folder = context.folder.clone();
+    let log = engine.path("progress");
+    let mut command = engine.command(&["buildx", "build", "--progress=plain", folder.to_str().unwrap()]);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let mut client = command.spawn().unwrap();
+    eventually("the step runs", || std::fs::read_to_string(&log).is_ok_and(|l| l.contains(" begun")));
+    engine.crash();
+    client.wait().unwrap();
+    engine.launch();
+    std::fs::write(folder.join("Dockerfile"), "FROM busybox\nRUN echo done > /done\nRUN echo new\n").unwrap();
+    let context = Context { engine: &engine, folder };
+    let progress = built(context.build(&[]));
+    assert!(progress.contains("[2/3] RUN echo done > /done\n") && cached(&progress) == 1, "{progress}");
+    nothing_runs(&engine);
+}
+
+#[test]
+fn the_cache_is_shown_and_pruned() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(
+        &engine,
+        "pruned",
+        "FROM busybox\nCOPY Dockerfile /\nRUN --mount=type=cache,target=/c touch /c/x; echo 1 > /1\n",
+    );
+    built(context.build(&[]));
+    let usage = engine.docker(&["buildx", "du", "--verbose"]).ok();
+    for kind in ["regular", "exec.cachemount", "source.local"] {
+        assert!(usage.contains(kind), "{usage}");
+    }
+    assert!(engine.docker(&["system", "df", "-v"]).ok().contains("exec.cachemount"));
+    engine.docker(&["builder", "prune", "-f", "--filter", "type=exec.cachemount"]).ok();
+    assert!(!engine.docker(&["buildx", "du", "--verbose"]).ok().contains("exec.cachemount"));
+    engine.docker(&["image", "prune", "-f"]).ok();
+    engine.docker(&["buildx", "prune", "-af"]).ok();
+    assert!(engine.docker(&["buildx", "du"]).ok().contains("Total:\t\t0B"));
+    assert_eq!(store::faults(&engine.root()), [""; 0]);
+    assert_eq!(cached(&built(context.build(&[]))), 0);
+    let history = engine.docker(&["buildx", "history", "ls"]).ok();
+    assert_eq!(history.matches("Completed").count(), 2, "{history}");
+}
+
+#[test]
+fn compose_builds_its_services() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "shop", "FROM busybox\nARG WORD\nRUN echo $WORD > /word\n");
+    context.write(
+        "compose.yaml",
+        "services:\n  shop:\n    build: { context: ., args: { WORD: welcome } }\n    command: cat /word\n",
+    );
+    let file = context.folder.join("compose.yaml");
+    let file = file.to_str().unwrap();
+    let done = context.run(&["compose", "-f", file, "run", "--rm", "--build", "shop"]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    assert!(done.out.contains("welcome"), "{}{}", done.out, done.err);
+}
+
+#[test]
+fn an_unchanged_context_is_not_sent_again() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "large", "FROM scratch\nCOPY . /\n");
+    for n in 0..40 {
+        context.write(&format!("folder-{}/file-{n}", n % 4), &"x".repeat(100_000));
+    }
+    let sent = |progress: &str| -> String {
+        let mut line = progress.lines().filter(|l| l.contains("transferring context: "));
+        let last = line.rfind(|l| l.contains("done")).unwrap_or_default().to_owned();
+        last.split("context: ").nth(1).unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
+    };
+    let first = sent(&built(context.build(&[])));
+    assert!(first.ends_with("MB"), "{first}");
+    let second = built(context.build(&[]));
+    assert!(sent(&second).ends_with("kB"), "{second}");
+    std::fs::remove_dir_all(context.folder.join("folder-1")).unwrap();
+    context.write("folder-2/new", "new");
+    let out = engine.path("out");
+    let third = built(context.build(&["-o", out.to_str().unwrap()]));
+    assert!(sent(&third).ends_with("kB"), "{third}");
+    assert!(!out.join("folder-1").exists() && out.join("folder-2/new").exists());
+}
