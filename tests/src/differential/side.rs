@@ -148,8 +148,9 @@ impl Side {
             Where::Peer => Command::new("timeout"),
         };
         let path = std::env::var("PATH").unwrap_or_default();
+        // Entering the sandbox leads to its root: the case's folder is taken by the shell itself.
         command
-            .args([LINE_LIMIT, "sh", "-c", line])
+            .args([LINE_LIMIT, "sh", "-c", &format!("cd \"$DIR\" || exit 125\n{line}")])
             .env("PATH", format!("{}:{path}", self.folder.path().join("bin").display()))
             .env("SOCKET", &self.socket)
             .env("DOCKER_HOST", format!("unix://{}", self.socket.display()))
@@ -159,7 +160,6 @@ impl Side {
             .env("START", start)
             .env("TZ", "UTC")
             .env("LC_ALL", "C")
-            .current_dir(self.files())
             .stdin(Stdio::null());
         command.output().expect("a shell").into()
     }
