@@ -34,11 +34,11 @@ docker rm -f d-try >/dev/null 2>&1
 exit $code
 "#;
 
-/// `build IMAGE OPTIONS` of the cases' shell: what lies in the case's folder becomes an image.
+/// `build IMAGE OPTIONS` of the cases' shell: what lies in the case's folder becomes an image, without the cache of a run before.
 const BUILD: &str = r#"#!/bin/sh
 image=$1
 shift
-docker buildx build --quiet --tag "$image" "$@" "$DIR" >/dev/null
+docker buildx build --quiet --no-cache --tag "$image" "$@" "$DIR" >/dev/null
 "#;
 
 /// `tree IMAGE PATHS` of the cases' shell: files with type, mode, owner, size and target, and sums of their content.
