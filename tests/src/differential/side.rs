@@ -34,11 +34,11 @@ docker rm -f d-try >/dev/null 2>&1
 exit $code
 "#;
 
-/// `build IMAGE OPTIONS` of the cases' shell: what lies in the case's folder becomes an image.
+/// `build IMAGE OPTIONS` of the cases' shell: what lies in the case's folder becomes an image, without the cache of a run before.
 const BUILD: &str = r#"#!/bin/sh
 image=$1
 shift
-docker buildx build --quiet --tag "$image" "$@" "$DIR" >/dev/null
+docker buildx build --quiet --no-cache --tag "$image" "$@" "$DIR" >/dev/null
 "#;
 
 /// `tree IMAGE PATHS` of the cases' shell: files with type, mode, owner, size and target, and sums of their content.
@@ -148,8 +148,9 @@ impl Side {
             Where::Peer => Command::new("timeout"),
         };
         let path = std::env::var("PATH").unwrap_or_default();
+        // Entering the sandbox leads to its root: the case's folder is taken by the shell itself.
         command
-            .args([LINE_LIMIT, "sh", "-c", line])
+            .args([LINE_LIMIT, "sh", "-c", &format!("cd \"$DIR\" || exit 125\n{line}")])
             .env("PATH", format!("{}:{path}", self.folder.path().join("bin").display()))
             .env("SOCKET", &self.socket)
             .env("DOCKER_HOST", format!("unix://{}", self.socket.display()))
@@ -159,7 +160,6 @@ impl Side {
             .env("START", start)
             .env("TZ", "UTC")
             .env("LC_ALL", "C")
-            .current_dir(self.files())
             .stdin(Stdio::null());
         command.output().expect("a shell").into()
     }

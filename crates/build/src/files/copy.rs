@@ -178,7 +178,12 @@ impl Copier<'_> {
     /// # Errors
     /// When something else is in the way.
     pub fn make_dirs(&self, path: &str) -> Result<OwnedFd, Error> {
-        self.make_dirs_as(path, FOLDER)
+        // As with BuildKit: a mode in numbers is one for the folders above as well, a symbolic one is not.
+        let mode = match self.chmod {
+            Some(Chmod::Bits(bits)) => *bits,
+            _ => FOLDER,
+        };
+        self.make_dirs_as(path, mode)
     }
 
     /// The same with a mode.

@@ -14,7 +14,7 @@ use crate::cache;
 use crate::error::Kind;
 use crate::files::Root;
 use crate::files::copy::Copier;
-use crate::graph::{Exec, MountKind, Network, Security, Sharing, Slot};
+use crate::graph::{Exec, MountKind, Sharing, Slot};
 use crate::session::Session;
 use crate::worker::{AgentSocket, Run, RunMount, RunSource, Tree, Worker};
 
@@ -58,7 +58,6 @@ impl<W: Worker> Solve<W> {
         inputs: &[Tree],
         draft: &W::Draft,
     ) -> Result<(), Error> {
-        self.allowed(exec)?;
         let builder = &self.solver.builder;
         let scratch = Scratch(builder.scratch.join(crate::random_id()));
         std::fs::create_dir_all(&scratch.0).map_err(io("make a folder for the step"))?;
@@ -118,19 +117,6 @@ impl<W: Worker> Solve<W> {
             ended.code
         ))
         .with_kind(Kind::Unknown))
-    }
-
-    fn allowed(&self, exec: &Exec) -> Result<(), Error> {
-        let needs = [
-            (exec.network == Network::Host, "network.host"),
-            (exec.security == Security::Insecure, "security.insecure"),
-        ];
-        for (_, name) in needs.into_iter().filter(|(needed, _)| *needed) {
-            if !self.solver.context.entitlements.iter().any(|e| e == name) {
-                return Err(Error::invalid(format!("{name} is not allowed")));
-            }
-        }
-        Ok(())
     }
 
     fn session(&self) -> Result<&Arc<Session>, Error> {

@@ -103,8 +103,28 @@ impl<W: Worker> Solver<W> {
     /// # Errors
     /// The first step's that failed, with its lines.
     pub async fn solve(self: &Arc<Self>, graph: &Graph) -> Result<Vec<Tree>, Error> {
+        // Asked before the first step, also of steps that the cache has.
+        for vertex in &graph.vertices {
+            if let crate::graph::Op::Exec(exec) = &vertex.op {
+                self.allowed(exec)?;
+            }
+        }
         let results: Vec<Option<VertexRef>> = graph.results.iter().map(|t| t.output).collect();
         self.run(graph.vertices.clone(), graph.source.clone(), &results).await
+    }
+
+    fn allowed(&self, exec: &crate::graph::Exec) -> Result<(), Error> {
+        use crate::graph::{Network, Security};
+        let needs = [
+            (exec.network == Network::Host, "network.host"),
+            (exec.security == Security::Insecure, "security.insecure"),
+        ];
+        for (_, name) in needs.into_iter().filter(|(needed, _)| *needed) {
+            if !self.context.entitlements.iter().any(|e| e == name) {
+                return Err(Error::invalid(format!("failed to load LLB: {name} is not allowed")));
+            }
+        }
+        Ok(())
     }
 
     async fn run(

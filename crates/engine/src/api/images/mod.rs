@@ -204,6 +204,9 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if let Some(test) = &c.healthcheck {
         config["Healthcheck"] = test.clone();
     }
+    if c.args_escaped {
+        config["ArgsEscaped"] = json!(true);
+    }
     if let Some(shell) = &c.shell {
         config["Shell"] = json!(shell);
     }
