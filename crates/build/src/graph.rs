@@ -18,7 +18,6 @@
 //! * [`Op::Copy`]: files put onto `base`, as one new layer. See [`Copy`].
 //! * [`Op::Mkdir`]: a folder with its parents, as one new layer (an empty one where the folder is there). Owner `None` is
 //!   0:0; names are looked up in `base`. A folder that is there keeps mode and owner.
-//! * [`Op::Merge`]: the layers of each input, one stack upon the other (`COPY --link`). Nothing is copied.
 //!
 //! # Keys
 //!
@@ -92,21 +91,8 @@ pub struct Vertex {
     pub ignore_cache: bool,
     /// Where it stands in [`Graph::source`].
     pub lines: Vec<Range>,
-    /// Steps that progress shows as one (`COPY --link`).
-    pub group: Option<ProgressGroup>,
     /// The instruction as written (`com.docker.dockerfile.v1.command`). Empty for internal steps.
     pub command: String,
-}
-
-/// Steps that progress shows as one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProgressGroup {
-    /// The same for all steps of the group, unique in the graph.
-    pub id: String,
-    /// What is shown.
-    pub name: String,
-    /// Shown only when another step of the group is.
-    pub weak: bool,
 }
 
 /// A file that ranges point into.
@@ -198,11 +184,6 @@ pub enum Op {
         /// Time of what is made, in seconds; otherwise the time it is made at.
         #[serde(skip_serializing_if = "Option::is_none")]
         time: Option<i64>,
-    },
-    /// Stacks of layers, later ones upon earlier ones.
-    Merge {
-        /// At least two.
-        layers: Vec<Slot>,
     },
 }
 
@@ -486,8 +467,9 @@ pub struct Copy {
 ///
 /// * `dest` is absolute and clean but for a `/` at its end, which says that it is a folder; so does a `dest` that is one.
 ///   Folders above it are made with mode 0755 and the step's `owner`. Links in it are followed inside the root.
-/// * A source that is a folder gives its content, a file itself. Modes, xattrs and links are kept; owner is `owner`, or
-///   0:0. Times are kept (but see `time`).
+/// * A source that is a folder gives its content, a file itself. Modes, xattrs and links are kept. The owner is `owner`;
+///   without one, files of a client are 0:0 and files of another step keep theirs, but folders made on the way, and the
+///   folder a source's content goes into, are 0:0. Times are kept (but see `time`).
 /// * A folder onto a folder merges; anything else replaces what is there. (A file onto a folder goes into it; a folder
 ///   onto a file fails.)
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

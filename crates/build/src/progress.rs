@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
-use bollard_buildkit_proto::pb;
 use control::{StatusResponse, VertexLog, VertexStatus, VertexWarning};
 use futures_util::Stream;
 use tokio::sync::watch;
@@ -142,14 +141,8 @@ impl Progress {
     }
 
     /// Tells of a step that has not begun.
-    pub fn step(
-        self: &Arc<Self>,
-        digest: String,
-        name: String,
-        inputs: Vec<String>,
-        group: Option<pb::ProgressGroup>,
-    ) -> Step {
-        let vertex = control::Vertex { digest, name, inputs, progress_group: group, ..Default::default() };
+    pub fn step(self: &Arc<Self>, digest: String, name: String, inputs: Vec<String>) -> Step {
+        let vertex = control::Vertex { digest, name, inputs, ..Default::default() };
         Step { progress: self.clone(), vertex, ended: false, logged: Mutex::default() }
     }
 
@@ -175,7 +168,7 @@ impl Progress {
         static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let digest = crate::hex(&sha2::Sha256::digest(format!("{name} {number}")));
-        let mut step = self.step(digest, name.to_owned(), Vec::new(), None);
+        let mut step = self.step(digest, name.to_owned(), Vec::new());
         step.start();
         step
     }

@@ -353,7 +353,6 @@ fn workdir(context: &mut Context<'_>, state: &mut State, step: &Step, path: &str
             platform: state.platform.clone(),
             ignore_cache: false,
             lines: vec![lines],
-            group: None,
             command: step.instruction.code.clone(),
         })?);
     }

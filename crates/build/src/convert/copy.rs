@@ -89,7 +89,6 @@ pub fn dispatch(
         platform: state.platform.clone(),
         ignore_cache: state.no_cache,
         lines: vec![lines],
-        group: None,
         command: step.instruction.code.clone(),
     };
     state.root = Some(context.graph.add(vertex)?);

@@ -71,9 +71,9 @@ impl Builder {
                 Some((same, before)) => {
                     if (turn > *before) == (shown == Shown::Last) {
                         *before = turn;
-                        let Vertex { name, lines, group, command, .. } = vertex;
+                        let Vertex { name, lines, command, .. } = vertex;
                         let kept = &mut out[same.0];
-                        (kept.name, kept.lines, kept.group, kept.command) = (name, lines, group, command);
+                        (kept.name, kept.lines, kept.command) = (name, lines, command);
                     }
                     *same
                 }

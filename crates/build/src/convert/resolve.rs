@@ -237,7 +237,6 @@ fn begin_with_image(
             platform: Some(platform.clone()),
             ignore_cache: false,
             lines: vec![lines],
-            group: None,
             command: state.stage.as_ref().map(|s| s.code.clone()).unwrap_or_default(),
         };
         let actual = image.platform();

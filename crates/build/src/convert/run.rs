@@ -119,7 +119,6 @@ pub fn dispatch(context: &mut Context<'_>, state: &mut State, step: &Step, run: 
         platform: state.platform.clone(),
         ignore_cache: state.no_cache,
         lines: vec![step.instruction.lines],
-        group: None,
         command: step.instruction.code.clone(),
     })?);
     state.commit(&mut context.graph, by, true, context.options.epoch)

@@ -346,7 +346,6 @@ pub fn source(name: &str, op: Op) -> Vertex {
         platform: None,
         ignore_cache: false,
         lines: Vec::new(),
-        group: None,
         command: String::new(),
     }
 }

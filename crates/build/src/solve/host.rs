@@ -34,7 +34,7 @@ impl<W: Worker> Solver<W> {
         for vertex in steps {
             let digest = super::key(&[&vertex.op.digest(), &vertex.name, &nodes.len().to_string()]);
             let inputs = vertex.inputs.iter().filter_map(|v| Some(nodes.get(v.0)?.digest.clone())).collect();
-            let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs, None);
+            let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
             nodes.push(Node {
                 vertex: vertex.clone(),
                 digest,

@@ -19,7 +19,6 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use bollard_buildkit_proto::pb;
 use futures_util::future::{FutureExt as _, join_all, try_join_all};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
@@ -71,8 +70,6 @@ struct Keyed {
     keys: Vec<String>,
     /// What it makes, where that is known.
     tree: Option<Tree>,
-    /// Whether it was found in the cache.
-    hit: bool,
 }
 
 struct Node {
@@ -144,12 +141,7 @@ impl<W: Worker> Solver<W> {
             }
             let digest = hex(&hasher.finalize());
             let inputs = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
-            let group = vertex.group.as_ref().map(|g| pb::ProgressGroup {
-                id: g.id.clone(),
-                name: g.name.clone(),
-                weak: g.weak,
-            });
-            let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs, group);
+            let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
             step.announce();
             nodes.push(Node {
                 vertex,
@@ -225,7 +217,6 @@ fn inputs(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
             (copy.base.into_iter().collect(), read.collect())
         }
         Op::Mkdir { base, .. } => (base.iter().copied().collect(), Vec::new()),
-        Op::Merge { layers } => (layers.clone(), Vec::new()),
         Op::Image { .. }
         | Op::Local(_)
         | Op::Http(_)
@@ -279,13 +270,13 @@ impl<W: Worker> Solve<W> {
                 let platform = node.vertex.platform.clone().unwrap_or_else(crate::platform::Platform::host);
                 let output = key(&["image", reference, &platform.to_string()]);
                 let layer = Layer::Image { reference: reference.clone(), platform };
-                return Ok(Keyed { output, keys: Vec::new(), tree: Some(Tree(vec![layer])), hit: false });
+                return Ok(Keyed { output, keys: Vec::new(), tree: Some(Tree(vec![layer])) });
             }
             Op::Input { name } => {
                 let tree = self.solver.context.inputs.get(name).cloned();
                 let tree = tree.ok_or_else(|| Error::invalid(format!("input {name} is not there")))?;
                 let output = key(&["input", &serde_json::to_string(&tree).unwrap_or_default()]);
-                return Ok(Keyed { output, keys: Vec::new(), tree: Some(tree), hit: false });
+                return Ok(Keyed { output, keys: Vec::new(), tree: Some(tree) });
             }
             Op::Local(_) | Op::Http(_) | Op::Git(_) | Op::OciLayout { .. } => {
                 node.with_step(Step::start);
@@ -294,9 +285,9 @@ impl<W: Worker> Solve<W> {
                 let files = files?;
                 let output = key(&["files", &files.digest]);
                 let tree = Tree(vec![Layer::Folder(files.folder.clone())]);
-                return Ok(Keyed { output, keys: Vec::new(), tree: Some(tree), hit: false });
+                return Ok(Keyed { output, keys: Vec::new(), tree: Some(tree) });
             }
-            Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. } | Op::Merge { .. } => {}
+            Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. } => {}
         }
         let definition = node.vertex.op.digest();
         let (under, read) = inputs(&node.vertex.op);
@@ -315,10 +306,6 @@ impl<W: Worker> Solve<W> {
         let mut parts = vec!["definition", &definition, &platform];
         parts.extend(under.iter().chain(&reads).map(|(_, k)| k.output.as_str()));
         let by_definition = key(&parts);
-        if let Op::Merge { .. } = &node.vertex.op {
-            let hit = under.iter().all(|(_, k)| k.hit);
-            return Ok(Keyed { output: by_definition, keys: Vec::new(), tree: None, hit });
-        }
         let look = |key: &str| -> Result<Option<Keyed>, Error> {
             if node.vertex.ignore_cache {
                 return Ok(None);
@@ -327,13 +314,13 @@ impl<W: Worker> Solve<W> {
             self.solver.hold(in_use);
             cache.alias(&by_definition, &found.id)?;
             node.with_step(Step::cached);
-            Ok(Some(Keyed { output: found.output, keys: Vec::new(), tree: Some(found.tree), hit: true }))
+            Ok(Some(Keyed { output: found.output, keys: Vec::new(), tree: Some(found.tree) }))
         };
         // Files of a client are compared by their content alone: the whole of them is another every time.
         let local = |v: usize| {
             !matches!(
                 self.nodes[v].vertex.op,
-                Op::Image { .. } | Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. } | Op::Merge { .. }
+                Op::Image { .. } | Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. }
             )
         };
         if !reads.iter().any(|(v, _)| local(*v))
@@ -343,7 +330,7 @@ impl<W: Worker> Solve<W> {
         }
         if reads.is_empty() {
             let output = by_definition.clone();
-            return Ok(Keyed { output, keys: vec![by_definition], tree: None, hit: false });
+            return Ok(Keyed { output, keys: vec![by_definition], tree: None });
         }
         let content = match while_going(self.content(node), ahead.as_mut()).await {
             Ok(content) => content,
@@ -361,12 +348,7 @@ impl<W: Worker> Solve<W> {
         if let Some(hit) = look(&by_content)? {
             return Ok(hit);
         }
-        Ok(Keyed {
-            output: by_content.clone(),
-            keys: vec![by_definition, by_content],
-            tree: None,
-            hit: false,
-        })
+        Ok(Keyed { output: by_content.clone(), keys: vec![by_definition, by_content], tree: None })
     }
 
     /// Begins what a step will need of its inputs as soon as that is known, while its own key is still looked for: else
@@ -400,14 +382,6 @@ impl<W: Worker> Solve<W> {
         .await?;
         for tree in &inputs {
             self.here(tree).await?;
-        }
-        if let Op::Merge { layers } = &node.vertex.op {
-            let mut tree = Tree::default();
-            for slot in layers {
-                tree.0.extend(inputs.get(slot.0).cloned().unwrap_or_default().0);
-            }
-            node.with_step(|step| if keyed.hit { step.cached() } else { step.complete(None) });
-            return Ok(tree);
         }
         let builder = &self.solver.builder;
         // Another build may be at the same step.
