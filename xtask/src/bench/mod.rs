@@ -10,6 +10,7 @@
 //!
 //! A command that fails ends the benchmark with an error: it is never a time. A missed target is reported, no error.
 
+mod builds;
 mod containers;
 mod guest;
 mod image;
@@ -53,6 +54,9 @@ pub struct Options {
     /// Only the rows about images and about daemons of their own
     #[arg(long, requires = "registry_root", conflicts_with = "guest")]
     images: bool,
+    /// Only the rows about builds
+    #[arg(long, conflicts_with_all = ["guest", "images"])]
+    builds: bool,
     /// Measure the boot, and the rows in the guest through the machine's socket
     #[arg(long, conflicts_with_all = ["peer", "peer_daemon", "peer_daemon_containerd", "registry_root"])]
     guest: bool,
@@ -114,6 +118,19 @@ pub fn run(options: &Options) -> Result<()> {
     };
     println!("load average at the start: {}\n{}", load(), report::head());
     let how_ours = Launch::Ours { engine: &engine, sandbox: &sandbox, nft };
+    if !options.images {
+        bench.builds(
+            &how_ours,
+            options,
+            &cli,
+            &tool("CORACLE_TEST_BUILDX")?,
+            &tool("CORACLE_TEST_BUSYBOX")?,
+        )?;
+    }
+    if options.builds {
+        println!("load average at the end: {}", load());
+        return bench.write(options, &[]);
+    }
     bench.fresh(&how_ours, options, &cli)?;
     if let Some(limit) = &limit {
         let tools = images::Tools { cli: &cli, registry: &registry_program, limit };

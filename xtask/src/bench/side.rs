@@ -33,6 +33,13 @@ impl Side {
         Self { place, ..self }
     }
 
+    /// Gives the CLI a plugin (`docker-buildx`).
+    pub fn plugin(&self, name: &str, program: &Path) -> Result<()> {
+        let plugins = self.config.join("cli-plugins");
+        std::fs::create_dir_all(&plugins)?;
+        std::os::unix::fs::symlink(program, plugins.join(name)).context("a plugin of the CLI")
+    }
+
     /// A command of the stock CLI.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.cli);
