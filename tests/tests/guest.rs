@@ -265,6 +265,42 @@ fn redis_keeps_its_data_in_a_volume() {
 }
 
 #[test]
+fn what_the_user_sets_for_the_engine_reaches_it() {
+    let machine = Machine::start("setup");
+    let settings = machine.path("c/engine.json");
+    let info = |format: &str| machine.docker(&["info", "-f", format]).ok();
+    assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[]");
+    // Kept by the guest, told anew by the host.
+    std::fs::write(&settings, r#"{"registry-mirrors": ["http://mirror.test:5000"]}"#).unwrap();
+    machine.coracle(&["restart"]).ok();
+    assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[http://mirror.test:5000/]");
+    // What the engine does not know it says.
+    std::fs::write(&settings, r#"{"bogus-key": 1}"#).unwrap();
+    let refused = machine.coracle(&["restart"]);
+    assert!(refused.code == Some(1) && refused.err.contains("bogus-key"), "{refused:?}");
+    std::fs::remove_file(&settings).unwrap();
+    machine.coracle(&["restart"]).ok();
+    assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[]");
+
+    // A proxy of the shell that starts the daemon, on the host's own loopback.
+    machine.coracle(&["stop"]).ok();
+    let daemon = machine.status()["daemon"]["pid"].as_u64().unwrap() as u32;
+    signal(daemon, "TERM");
+    eventually("the daemon is gone", || !std::path::Path::new(&format!("/proc/{daemon}")).exists());
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let mut start = machine.run_as_user(&tests::tool("CORACLE_TEST_BIN").join("coracle"));
+    Outcome::from(start.args(["start"]).env("HTTPS_PROXY", url).output().unwrap()).ok();
+    let asked = std::thread::spawn(move || {
+        let mut line = String::new();
+        BufReader::new(proxy.accept().unwrap().0).read_line(&mut line).unwrap();
+        line
+    });
+    assert_ne!(machine.docker(&["pull", "registry.test/some/image"]).code, Some(0));
+    assert_eq!(asked.join().unwrap().trim(), "CONNECT registry.test:443 HTTP/1.1");
+}
+
+#[test]
 fn whatever_is_killed_comes_back() {
     let machine = with_busybox("kill");
     machine.docker(&["run", "-d", "--name", "web", "-p", "18083:80", "coracle/welcome"]).ok();

@@ -5,12 +5,12 @@
 //!     ^  \                        |
 //!     |   `------- ends ----------+--> Failed{message, times} --pause--> Starting
 //!     boot failed: Failed for good        stop: Stopped
+//!     set up anew: ends in order, then Starting at once
 //! ```
 
 use std::{
     collections::VecDeque,
     io::{BufRead, BufReader},
-    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -19,18 +19,17 @@ use std::{
 use nix::sys::signal::Signal;
 use tokio::{
     net::UnixStream,
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, sleep},
 };
-use wire::control::Engine as State;
+use wire::{control::Engine as State, setup::Setup};
 
-use crate::{GuestError, cmdline::Arguments, disk, modules, ports, reaper::Reaper, say, sys};
+use crate::{GuestError, cmdline::Arguments, disk, modules, ports, reaper::Reaper, say, setup, sys};
 
 /// The engine's API.
 pub const SOCKET: &str = "/run/docker.sock";
 const PROGRAM: &str = "/usr/bin/coracle-engine";
-const CONFIG: &str = "/data/config/engine.json";
 const IMAGES: &str = "/usr/share/coracle/images";
 /// First and longest pause before an engine that ended is started again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -42,12 +41,17 @@ const SOCKET_POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: usize = 12;
 /// Longest of its lines that is kept for them, in bytes.
 const LINE: usize = 400;
+/// Set-ups that wait to be taken.
+const SETUPS: usize = 4;
+/// How long an engine that is to be set up anew may take to end; its containers go on.
+const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// The engine, as seen by others.
 #[derive(Clone)]
 pub struct Engine {
     state: Arc<watch::Sender<State>>,
     wish: Arc<watch::Sender<Wish>>,
+    setups: mpsc::Sender<Told>,
     arguments: Arc<Arguments>,
 }
 
@@ -58,23 +62,64 @@ enum Wish {
     Stop(Duration),
 }
 
+/// A set-up that the host told, and who waits until it is taken.
+type Told = (Setup, oneshot::Sender<()>);
+
+/// What the engine is started with, and what comes to change it.
+struct Setups {
+    current: Setup,
+    told: mpsc::Receiver<Told>,
+}
+
+impl Setups {
+    /// Takes what was told; whether it is another.
+    fn take(&mut self, told: Setup) -> bool {
+        if told == self.current {
+            return false;
+        }
+        setup::keep(&told);
+        self.current = told;
+        true
+    }
+}
+
+/// How a life of the engine ended.
+enum End {
+    /// It was told to.
+    Stopped,
+    /// To begin anew with another set-up.
+    Again,
+    /// By itself.
+    Died(String),
+}
+
 type LastWords = Arc<Mutex<VecDeque<String>>>;
 
 impl Engine {
     /// Starts it once `booted` is through.
     pub fn start(reaper: Reaper, booted: JoinHandle<Result<(), GuestError>>, arguments: Arguments) -> Self {
+        let (setups, told) = mpsc::channel(SETUPS);
         let engine = Self {
             state: Arc::new(watch::Sender::new(State::Starting)),
             wish: Arc::new(watch::Sender::new(Wish::Run)),
+            setups,
             arguments: Arc::new(arguments),
         };
-        tokio::spawn(engine.clone().supervise(reaper, booted));
+        tokio::spawn(engine.clone().supervise(reaper, booted, told));
         engine
     }
 
     /// Its state, and every change.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
+    }
+
+    /// Tells what is set for it. What is answered comes (or is closed) when the state speaks of an engine that has it.
+    pub fn set_up(&self, setup: Setup) -> oneshot::Receiver<()> {
+        let (tell, taken) = oneshot::channel();
+        // One that finds no room is told again with the next session.
+        let _ = self.setups.try_send((setup, tell));
+        taken
     }
 
     /// Stops it and waits until it has.
@@ -84,7 +129,12 @@ impl Engine {
         let _ = state.wait_for(|s| *s == State::Stopped).await;
     }
 
-    async fn supervise(self, reaper: Reaper, booted: JoinHandle<Result<(), GuestError>>) {
+    async fn supervise(
+        self,
+        reaper: Reaper,
+        booted: JoinHandle<Result<(), GuestError>>,
+        told: mpsc::Receiver<Told>,
+    ) {
         let mut wish = self.wish.subscribe();
         let failed = match booted.await {
             Ok(Ok(())) => None,
@@ -94,18 +144,23 @@ impl Engine {
         if let Some(message) = failed {
             say(&message);
             self.state.send_replace(State::Failed { message, times: 1 });
+            drop(told);
             let _ = wish.wait_for(|w| *w != Wish::Run).await;
             self.state.send_replace(State::Stopped);
             return;
         }
+        let mut setups = Setups { current: setup::kept(), told };
         let (mut times, mut pause, mut first) = (0, PAUSES.0, true);
         loop {
             self.state.send_replace(State::Starting);
             let since = Instant::now();
-            let ended = self.run(&reaper, &mut wish, &mut first).await;
-            let Some(message) = ended else {
-                self.state.send_replace(State::Stopped);
-                return;
+            let message = match self.run(&reaper, &mut wish, &mut setups, &mut first).await {
+                End::Stopped => {
+                    self.state.send_replace(State::Stopped);
+                    return;
+                }
+                End::Again => continue,
+                End::Died(message) => message,
             };
             if since.elapsed() > GOOD_RUN {
                 (times, pause) = (0, PAUSES.0);
@@ -115,6 +170,15 @@ impl Engine {
             self.state.send_replace(State::Failed { message, times });
             tokio::select! {
                 () = sleep(pause) => {}
+                // What is set now may be what it lacked.
+                Some((told, taken)) = setups.told.recv() => {
+                    if setups.take(told) {
+                        (times, pause) = (0, PAUSES.0);
+                        self.state.send_replace(State::Starting);
+                    }
+                    let _ = taken.send(());
+                    continue;
+                }
                 _ = wish.wait_for(|w| *w != Wish::Run) => {
                     self.state.send_replace(State::Stopped);
                     return;
@@ -124,16 +188,17 @@ impl Engine {
         }
     }
 
-    /// One life of the engine: how it ended, or `None` when it was told to stop.
+    /// One life of the engine.
     async fn run(
         &self,
         reaper: &Reaper,
         wish: &mut watch::Receiver<Wish>,
+        setups: &mut Setups,
         first: &mut bool,
-    ) -> Option<String> {
+    ) -> End {
         let last_words = LastWords::default();
         let started = reaper.spawn(|| {
-            let mut child = command(&self.arguments).spawn()?;
+            let mut child = command(&self.arguments, &setups.current)?.spawn()?;
             listen(child.stdout.take(), &last_words);
             listen(child.stderr.take(), &last_words);
             let pid = child.id();
@@ -141,7 +206,7 @@ impl Engine {
         });
         let (pid, mut ended) = match started {
             Ok(((), pid, ended)) => (pid, ended),
-            Err(error) => return Some(format!("could not be started: {error}")),
+            Err(error) => return End::Died(format!("could not be started: {error}")),
         };
         let mut answering = std::pin::pin!(socket_answers());
         let mut answered = false;
@@ -155,6 +220,22 @@ impl Engine {
                         tokio::task::spawn_blocking(|| modules::load_stage("later"));
                     }
                 }
+                Some((told, taken)) = setups.told.recv() => {
+                    let another = setups.take(told);
+                    if another {
+                        self.state.send_replace(State::Starting);
+                    }
+                    let _ = taken.send(());
+                    if another {
+                        // SIGTERM: the engine ends alone, its containers stay.
+                        sys::signal(pid, Signal::SIGTERM);
+                        if tokio::time::timeout(END_LIMIT, &mut ended).await.is_err() {
+                            sys::signal(pid, Signal::SIGKILL);
+                            let _ = ended.await;
+                        }
+                        return End::Again;
+                    }
+                }
                 grace = stop_wished(wish) => {
                     // SIGPWR: the engine stops its containers in order, each with its own signal, and ends.
                     sys::signal(pid, Signal::SIGPWR);
@@ -163,26 +244,22 @@ impl Engine {
                         sys::signal(pid, Signal::SIGKILL);
                         let _ = ended.await;
                     }
-                    return None;
+                    return End::Stopped;
                 }
             }
         };
         let words = last_words.lock().unwrap_or_else(PoisonError::into_inner).make_contiguous().join(" | ");
-        Some(if words.is_empty() { how } else { format!("{how}; its last words: {words}") })
+        End::Died(if words.is_empty() { how } else { format!("{how}; its last words: {words}") })
     }
 }
 
-fn command(arguments: &Arguments) -> Command {
+fn command(arguments: &Arguments, setup: &Setup) -> std::io::Result<Command> {
     let mut command = Command::new(PROGRAM);
     command
         .args(["serve", "--socket", SOCKET, "--root", &format!("{}/engine", disk::MOUNT)])
         .args(["--exec-root", "/run/engine", "--preload", IMAGES, "--ports-socket", ports::SOCKET])
         .env_clear()
-        .envs([
-            ("PATH", sys::PATH),
-            ("HOME", "/root"),
-            ("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"),
-        ])
+        .envs([("PATH", sys::PATH), ("HOME", "/root")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -193,10 +270,9 @@ fn command(arguments: &Arguments) -> Command {
     for share in &arguments.shares {
         command.args(["--host-path", &format!("{}={}", share.host, share.place())]);
     }
-    if Path::new(CONFIG).exists() {
-        command.args(["--config", CONFIG]);
-    }
-    command
+    let gateway = arguments.net.as_ref().map(|net| net.gateway.into());
+    setup::apply(setup, gateway, &mut command)?;
+    Ok(command)
 }
 
 /// Passes the engine's lines on to the console and keeps the last; a thread, which ends with the pipe.

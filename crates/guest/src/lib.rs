@@ -29,6 +29,7 @@ mod network;
 mod ports;
 mod reaper;
 mod serve;
+mod setup;
 mod shutdown;
 mod sys;
 

@@ -6,7 +6,7 @@ use link::{Frames, LinkError, Session, Stream, header, in_step, write_frame};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
     net::{TcpStream, UdpSocket, UnixStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -140,6 +140,8 @@ impl Served {
         write_frame(&mut writer, &ToHost::Hello(ours.clone())).await?;
         // Until versions are agreed only the frozen words are spoken.
         let mut agreed = false;
+        // A host that sets up the engine hears of the one that is set up so.
+        let (mut awaited, mut taken) = (false, None);
         let (mut engine, mut wanted) = (self.engine.state(), self.ports.wanted());
         engine.mark_changed();
         wanted.mark_changed();
@@ -148,7 +150,7 @@ impl Served {
                 message = frames.next::<ToGuest>() => match message? {
                     None => return Ok(()),
                     Some(ToGuest::Hello(theirs)) => match ours.agree(&theirs) {
-                        Ok(_) => agreed = true,
+                        Ok(version) => (agreed, awaited) = (true, version >= wire::setup::SINCE),
                         Err(why) => say(format_args!("the host can't be served: {why}")),
                     },
                     Some(ToGuest::Shutdown { grace_ms }) => {
@@ -158,11 +160,13 @@ impl Served {
                     Some(ToGuest::Clock { unix_ns }) => set_clock(Duration::from_nanos(unix_ns)),
                     Some(ToGuest::DiskGrown) => self.grow(),
                     Some(ToGuest::Ports(outcome)) => self.ports.answered(outcome),
+                    Some(ToGuest::Setup(setup)) => taken = Some(self.engine.set_up(setup)),
                     Some(ToGuest::Changed { share, changes }) => self.echo.repeat(&share, changes),
                     Some(ToGuest::Ping { n }) => write_frame(&mut writer, &ToHost::Pong { n }).await?,
                     Some(ToGuest::Unknown) => {}
                 },
-                Ok(()) = engine.changed(), if agreed => {
+                () = answered(&mut taken), if taken.is_some() => (awaited, taken) = (false, None),
+                Ok(()) = engine.changed(), if agreed && !awaited => {
                     let state = engine.borrow_and_update().clone();
                     write_frame(&mut writer, &ToHost::Engine(state)).await?;
                 }
@@ -210,6 +214,14 @@ impl Served {
         }
         let _ = writer.shutdown().await;
         Ok(())
+    }
+}
+
+/// Resolves with what is waited for, also when nobody will answer.
+async fn answered(taken: &mut Option<oneshot::Receiver<()>>) {
+    match taken {
+        Some(taken) => drop(taken.await),
+        None => std::future::pending().await,
     }
 }
 

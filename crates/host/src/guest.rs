@@ -15,6 +15,7 @@ use tokio::{
 use wire::{
     control::{Engine, Hello, ToGuest, ToHost},
     open::Open,
+    setup::Setup,
 };
 
 use crate::{BUILD, RELEASE, forward::Route, ports::Ports, sys};
@@ -50,11 +51,12 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Keeps a link over the channel at `path`. Events are passed through `tell`; `route` follows the session.
+    /// Keeps a link over the channel at `path`. `setup` is asked whenever the guest says hello. Events are passed through `tell`; `route` follows the session.
     pub fn connect(
         path: PathBuf,
         ports: Ports,
         route: Arc<watch::Sender<Route>>,
+        setup: impl Fn() -> Setup + Send + Sync + 'static,
         tell: impl Fn(Event) + Send + Sync + 'static,
     ) -> Self {
         let (requests, mut asked) = mpsc::channel(QUEUE);
@@ -69,7 +71,7 @@ impl Guest {
                     }
                 };
                 tracing::info!("the link is in step");
-                let end = control(&session, &ports, &route, &mut asked, &tell).await;
+                let end = control(&session, &ports, &route, &mut asked, &setup, &tell).await;
                 let why = end.map_or_else(|error| error.to_string(), |()| "the guest closed it".to_owned());
                 tracing::warn!("the link was lost after {:?}: {why}", channel_up.elapsed());
                 route.send_replace(Route::Coming);
@@ -107,6 +109,7 @@ async fn control(
     ports: &Ports,
     route: &watch::Sender<Route>,
     asked: &mut mpsc::Receiver<ToGuest>,
+    setup: &(impl Fn() -> Setup + Send + Sync),
     tell: &(impl Fn(Event) + Send + Sync),
 ) -> Result<(), LinkError> {
     let stream = session.open(&Open::Control).await?;
@@ -127,6 +130,9 @@ async fn control(
                     ToHost::Hello(theirs) => match ours.agree(&theirs) {
                         Ok(version) => {
                             agreed = true;
+                            if version >= wire::setup::SINCE {
+                                write_frame(&mut writer, &ToGuest::Setup(setup())).await?;
+                            }
                             clock.reset_immediately();
                             tell(Event::Hello(theirs, version));
                         }

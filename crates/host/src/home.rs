@@ -115,6 +115,16 @@ impl Home {
         self.machine("qmp.sock")
     }
 
+    /// Settings of the guest's engine.
+    pub fn engine_settings(&self) -> PathBuf {
+        self.root.join("engine.json")
+    }
+
+    /// Folder of certificates that the guest's engine trusts.
+    pub fn certificates(&self) -> PathBuf {
+        self.root.join("certificates")
+    }
+
     /// Settings.
     pub fn settings(&self) -> PathBuf {
         self.root.join("settings.json")

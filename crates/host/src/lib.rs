@@ -21,6 +21,8 @@
 //! machine/qemu.pid  qmp.sock  link.sock  qemu.log  machine.json
 //! docker/                     a docker configuration of its own (only of homes that aren't the default)
 //! settings.json
+//! engine.json                 settings of the guest's engine, in the form of dockerd's daemon.json; the user's
+//! certificates/*.pem *.crt    certificates that the engine trusts beside the usual ones; the user's
 //! ```
 
 pub mod api;
@@ -37,6 +39,7 @@ mod machine;
 mod parts;
 mod ports;
 mod settings;
+mod setup;
 mod sys;
 
 pub use error::HostError;

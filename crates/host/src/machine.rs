@@ -38,7 +38,7 @@ use crate::{
     log::{bound, tail_since},
     ports::Ports,
     settings::{AccelChoice, DriverKind},
-    sys,
+    setup, sys,
 };
 
 /// Time in which a guest must answer: with KVM (then TCG is tried), and translated.
@@ -487,7 +487,9 @@ impl Owner {
             Channel::Link(path) => {
                 let messages = self.messages.clone();
                 let tell = move |event| send(&messages, Message::Guest(id, event));
-                Some(Guest::connect(path, self.ports.clone(), self.route.clone(), tell))
+                let home = self.home.clone();
+                let setup = move || setup::read(&home);
+                Some(Guest::connect(path, self.ports.clone(), self.route.clone(), setup, tell))
             }
             Channel::Socket(_) => None,
         };

@@ -40,6 +40,8 @@ pub enum ToGuest {
     DiskGrown,
     /// What became of the last wanted set of ports.
     Ports(ports::Outcome),
+    /// What is set for the engine; the first message after the hello, from version 2 on.
+    Setup(crate::setup::Setup),
     /// The host changed something in a shared folder.
     Changed {
         /// The share's tag.

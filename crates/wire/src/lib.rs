@@ -6,6 +6,7 @@
 //!   cleanly stop any guest.
 //! - [`ports`]: published ports, which engine, guest and host pass along.
 //! - [`changes`]: what the host changes in shared folders.
+//! - [`setup`]: what the host's user set for the engine.
 //! - [`frame`]: the framing of all of these.
 
 pub mod changes;
@@ -13,9 +14,10 @@ pub mod control;
 pub mod frame;
 pub mod open;
 pub mod ports;
+pub mod setup;
 pub mod sync;
 
 /// The protocol's version: a peer that speaks this or the one before is served.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The oldest version that is served.
 pub const OLDEST: u32 = 1;
