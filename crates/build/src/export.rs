@@ -15,7 +15,7 @@ use crate::platform::Platform;
 use crate::progress::Step;
 use crate::rpc::{Code, Status};
 use crate::session::send;
-use crate::worker::{Asker, ImageWork, MadeImage, Worker};
+use crate::worker::{ImageWork, MadeImage, Worker};
 
 /// Metadata of the client's that says which of several exporters files are for.
 const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
@@ -109,6 +109,24 @@ pub async fn all<W: Worker>(
         }
     }
     Ok(response)
+}
+
+/// Makes the image of a build in the store.
+///
+/// # Errors
+/// Faults of the store, names that are none.
+pub(crate) async fn image<W: Worker>(
+    builder: &Arc<Builder<W>>,
+    job: &Arc<Job<W>>,
+    returned: &Returned,
+    names: &[String],
+) -> Result<MadeImage, Status> {
+    let attrs = HashMap::new();
+    let one = One { builder, job, attrs: &attrs, returned, number: 0 };
+    let mut step = job.progress.begin("exporting to image");
+    let made = one.make(&step, names).await;
+    step.complete(made.as_ref().err().map(|e| e.message.as_str()));
+    made
 }
 
 struct One<'a, W: Worker> {
@@ -218,7 +236,7 @@ impl<W: Worker> One<'_, W> {
             step.part(&format!("naming to {name}")).done(0);
         }
         if self.flag("push") {
-            let asker = Asker(self.job.solver.context.session.clone());
+            let asker = self.job.solver.context.asker();
             for name in &names {
                 let part = step.part(&format!("pushing {name}"));
                 self.builder.worker.push_image(name, &asker).await.map_err(status)?;
