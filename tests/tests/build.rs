@@ -263,6 +263,19 @@ fn a_cancelled_build_leaves_nothing_running() {
     signal(client.id(), "INT");
     client.wait().unwrap();
     nothing_runs(&engine);
+
+    let log = std::fs::File::create(&log).unwrap();
+    let mut command = engine.command(&["build", "--no-cache", from]);
+    command.env("DOCKER_BUILDKIT", "0").stdout(log).stderr(std::process::Stdio::null());
+    let mut client = command.spawn().unwrap();
+    let log = engine.path("progress");
+    eventually("the step runs", || std::fs::read_to_string(&log).is_ok_and(|l| l.contains("\nbegun")));
+    signal(client.id(), "INT");
+    client.wait().unwrap();
+    nothing_runs(&engine);
+    let left = || std::fs::read_dir(engine.root().join("build/local")).into_iter().flatten().flatten();
+    let new = || left().filter(|e| e.file_name().to_string_lossy().starts_with("new-")).count();
+    eventually("no context stays", || new() == 0);
 }
 
 #[test]
@@ -309,6 +322,24 @@ fn the_cache_is_shown_and_pruned() {
     assert_eq!(cached(&built(context.build(&[]))), 0);
     let history = engine.docker(&["buildx", "history", "ls"]).ok();
     assert_eq!(history.matches("Completed").count(), 2, "{history}");
+}
+
+#[test]
+fn caches_that_are_not_read_or_written_are_told_of() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "caches", "FROM busybox\nRUN true\n");
+    let progress = built(context.build(&["--cache-from", "127.0.0.1:1/some/cache"]));
+    assert!(progress.contains("importing cache manifest from 127.0.0.1:1/some/cache"), "{progress}");
+    assert!(progress.contains("ERROR: importing a cache (type=registry) is not there yet"), "{progress}");
+    let words = "exporting the cache (type=inline) is not there yet";
+    context.build(&["--cache-to", "type=inline"]).fails(1, words);
+    // Where the client can do without, the build goes on.
+    for without in
+        [["--cache-to", "type=inline,ignore-error=true"], ["--build-arg", "BUILDKIT_INLINE_CACHE=1"]]
+    {
+        let progress = built(context.build(&without));
+        assert!(progress.contains(&format!("ERROR: {words}")), "{progress}");
+    }
 }
 
 #[test]
@@ -452,6 +483,7 @@ fn the_classic_builder_fails_in_words() {
     context.write("Dockerfile", "FROM busybox\nCOPY missing /\n");
     fails(&[], "\"/missing\": not found");
     context.write("Dockerfile", "FROM busybox\nRUN true\n");
+    fails(&["--build-arg", "BUILDKIT_SYNTAX=other/syntax"], "syntax other/syntax is not supported");
     fails(&["--target", "none"], "target stage \"none\" could not be found");
     fails(&["--memory", "64m"], "a limit of steps (memory) is not there");
     fails(&["--network", "container:x"], "network container:x for steps is not there");

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use build::classic::{self, Order, Told, Unpacked};
@@ -29,6 +30,9 @@ use crate::error::{Code, Error, Result};
 const BUFFER: usize = 256 << 10;
 /// Lines between a build and a client that reads slowly.
 const WAITING: usize = 64;
+/// How long a build says nothing at most: only what is written to a connection shows that nobody listens any more (a
+/// client may end its half of it and wait), and then the build ends.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// `POST /build`.
 pub async fn build(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -87,7 +91,15 @@ impl Teller {
             classic::build(&builder, order, &tell).await
         };
         let pass = async {
-            while let Some(told) = told.recv().await {
+            loop {
+                let told = tokio::select! {
+                    told = told.recv() => told,
+                    () = tokio::time::sleep(SILENCE), if self.begun => {
+                        self.send(text("")).await;
+                        continue;
+                    }
+                };
+                let Some(told) = told else { break };
                 self.tell(match told {
                     Told::Text(words) => text(&words),
                     // As dockerd has it: red.
@@ -125,8 +137,11 @@ impl Teller {
     }
 
     async fn tell(&mut self, line: Bytes) {
-        self.begun = true;
+        let first = !std::mem::replace(&mut self.begun, true);
         if self.quiet {
+            if first {
+                self.send(text("")).await;
+            }
             self.held.push(line);
             return;
         }
