@@ -53,4 +53,33 @@ try:
     raise AssertionError("there is no such image")
 except (docker.errors.ImageNotFound, docker.errors.APIError):
     pass
+# Builds: from a file alone, from a folder, and those that fail.
+import io
+import os
+import tempfile
+
+built, log = client.images.build(fileobj=io.BytesIO(b"FROM busybox\nRUN echo of the step > /said\n"), tag="py:1")
+assert built.tags == ["py:1"], built.tags
+assert any("Step 2/2 : RUN echo of the step" in line.get("stream", "") for line in log)
+assert client.containers.run("py:1", "cat /said", remove=True) == b"of the step\n"
+with tempfile.TemporaryDirectory() as folder:
+    with open(os.path.join(folder, "other"), "w") as f:
+        f.write("FROM busybox\nARG WORD\nCOPY . /in/\nRUN test -s /in/file && echo $WORD > /word\n")
+    with open(os.path.join(folder, "file"), "w") as f:
+        f.write("text")
+    built, _ = client.images.build(
+        path=folder, dockerfile="other", buildargs={"WORD": "w"}, labels={"a": "b"}, gzip=True, rm=True, pull=False,
+        extra_hosts={"h": "10.0.0.1"}, shmsize=1 << 20, network_mode="none",
+    )
+assert built.labels == {"a": "b"} and client.containers.run(built.id, "cat /word", remove=True) == b"w\n"
+try:
+    client.images.build(fileobj=io.BytesIO(b"FROM busybox\nRUN exit 3\n"))
+    raise AssertionError("a step that fails fails the build")
+except docker.errors.BuildError as e:
+    assert "returned a non-zero code: 3" in e.msg, e.msg
+try:
+    client.images.build(fileobj=io.BytesIO(b"FROM busybox\nNONSENSE\n"))
+    raise AssertionError("a file that is wrong is refused")
+except docker.errors.APIError as e:
+    assert e.status_code == 400, e
 print("docker-py", docker.__version__)

@@ -263,6 +263,19 @@ fn a_cancelled_build_leaves_nothing_running() {
     signal(client.id(), "INT");
     client.wait().unwrap();
     nothing_runs(&engine);
+
+    let log = std::fs::File::create(&log).unwrap();
+    let mut command = engine.command(&["build", "--no-cache", from]);
+    command.env("DOCKER_BUILDKIT", "0").stdout(log).stderr(std::process::Stdio::null());
+    let mut client = command.spawn().unwrap();
+    let log = engine.path("progress");
+    eventually("the step runs", || std::fs::read_to_string(&log).is_ok_and(|l| l.contains("\nbegun")));
+    signal(client.id(), "INT");
+    client.wait().unwrap();
+    nothing_runs(&engine);
+    let left = || std::fs::read_dir(engine.root().join("build/local")).into_iter().flatten().flatten();
+    let new = || left().filter(|e| e.file_name().to_string_lossy().starts_with("new-")).count();
+    eventually("no context stays", || new() == 0);
 }
 
 #[test]
@@ -312,6 +325,24 @@ fn the_cache_is_shown_and_pruned() {
 }
 
 #[test]
+fn caches_that_are_not_read_or_written_are_told_of() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "caches", "FROM busybox\nRUN true\n");
+    let progress = built(context.build(&["--cache-from", "127.0.0.1:1/some/cache"]));
+    assert!(progress.contains("importing cache manifest from 127.0.0.1:1/some/cache"), "{progress}");
+    assert!(progress.contains("ERROR: importing a cache (type=registry) is not there yet"), "{progress}");
+    let words = "exporting the cache (type=inline) is not there yet";
+    context.build(&["--cache-to", "type=inline"]).fails(1, words);
+    // Where the client can do without, the build goes on.
+    for without in
+        [["--cache-to", "type=inline,ignore-error=true"], ["--build-arg", "BUILDKIT_INLINE_CACHE=1"]]
+    {
+        let progress = built(context.build(&without));
+        assert!(progress.contains(&format!("ERROR: {words}")), "{progress}");
+    }
+}
+
+#[test]
 fn compose_builds_its_services() {
     let engine = Engine::with_busybox();
     let context = Context::new(&engine, "shop", "FROM busybox\nARG WORD\nRUN echo $WORD > /word\n");
@@ -348,4 +379,115 @@ fn an_unchanged_context_is_not_sent_again() {
     let third = built(context.build(&["-o", out.to_str().unwrap()]));
     assert!(sent(&third).ends_with("kB"), "{third}");
     assert!(!out.join("folder-1").exists() && out.join("folder-2/new").exists());
+}
+
+impl Context<'_> {
+    /// `docker build` by the classic builder.
+    fn classic(&self, client: tests::engine::Cli, more: &[&str]) -> Outcome {
+        let mut args = vec!["build"];
+        args.extend(more);
+        args.push(self.folder.to_str().expect("a plain path"));
+        let mut command = self.command(&args);
+        let mut plain = std::process::Command::new("timeout");
+        plain.arg(LIMIT).arg(client.program()).args(&args).stdin(std::process::Stdio::null());
+        plain.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command = plain;
+        command.env("DOCKER_BUILDKIT", "0").output().expect("docker").into()
+    }
+}
+
+const CLASSIC: &str = r#"ARG BASE=busybox
+FROM ${BASE} AS first
+ENV A=1
+RUN echo to stdout; echo to stderr >&2; echo $A > /first
+FROM busybox
+ARG WORD
+WORKDIR /here
+COPY --from=first /first .
+COPY . context/
+RUN echo "$WORD" > word; getent hosts some.host || grep some.host /etc/hosts
+LABEL of=file
+CMD ["sh", "-c", "cat /here/first /here/word; ls -A /here/context"]
+"#;
+
+#[test]
+fn the_classic_builder_tells_of_each_instruction() {
+    use tests::engine::Cli;
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "classic", CLASSIC);
+    context.write(".dockerignore", "ignored\nDockerfile\n.dockerignore\n");
+    context.write("kept", "kept\n");
+    context.write("ignored", "not sent\n");
+    let options =
+        ["--build-arg", "WORD=said", "--build-arg", "NOBODY=asks", "--label", "of=client", "--add-host"];
+    let options = [&options[..], &["some.host:10.9.8.7", "-t", "classic", "-t", "classic:2"]].concat();
+    let done = context.classic(Cli::V28, &options);
+    assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
+    let id = engine.docker(&["images", "-q", "classic:2"]).ok();
+    for words in [
+        "Step 1/12 : ARG BASE=busybox\nStep 2/12 : FROM ${BASE} AS first\n ---> ",
+        "\nStep 4/12 : RUN echo to stdout; echo to stderr >&2; echo $A > /first\n",
+        "\nto stdout\n",
+        "to stderr",
+        "10.9.8.7",
+        "\nStep 12/12 : CMD [\"sh\", \"-c\", \"cat /here/first /here/word; ls -A /here/context\"]\n",
+        "[Warning] One or more build-args [NOBODY] were not consumed\n",
+        &format!(
+            "\nSuccessfully built {id}\nSuccessfully tagged classic:latest\nSuccessfully tagged classic:2"
+        ),
+    ] {
+        assert!(done.out.contains(words), "{words:?} is not in {}", done.out);
+    }
+    assert!(!done.out.contains("Using cache"), "{}", done.out);
+    assert_eq!(engine.docker(&["run", "--rm", "classic"]).ok(), "1\nsaid\nkept");
+    let label = ["image", "inspect", "-f", "{{.Config.Labels.of}}", "classic"];
+    assert_eq!(engine.docker(&label).ok(), "client");
+
+    // Once more, by older clients: all is found, and it is the same image.
+    for client in [Cli::V20, Cli::V26] {
+        let again = context.classic(client, &options);
+        assert_eq!(again.code, Some(0), "{}{}", again.out, again.err);
+        assert_eq!(again.out.matches(" ---> Using cache\n").count(), 5, "{}", again.out);
+        assert!(again.out.contains(&format!("Successfully built {id}")), "{}", again.out);
+    }
+    let fresh = context.classic(Cli::V28, &[&options[..], &["--no-cache", "-q"]].concat());
+    assert!(fresh.out.trim().starts_with("sha256:") && fresh.out.lines().count() == 1, "{}", fresh.out);
+    // BuildKit's clients find the same steps.
+    assert_eq!(
+        cached(&built(context.build(&["--build-arg", "WORD=other", "--add-host=some.host:10.9.8.7"]))),
+        4
+    );
+    let target = context.classic(Cli::V28, &["--target", "first"]);
+    assert!(target.out.contains("Step 4/4 : RUN "), "{}{}", target.out, target.err);
+    nothing_runs(&engine);
+}
+
+#[test]
+fn the_classic_builder_fails_in_words() {
+    use tests::engine::Cli;
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "failing", "FROM busybox\nRUN true\nRUN echo words; exit 7\n");
+    let fails = |more: &[&str], words: &str| {
+        let outcome = context.classic(Cli::V28, more);
+        assert!(outcome.err.contains(words), "{words:?} is not in {}{}", outcome.out, outcome.err);
+        (outcome.code, outcome.out)
+    };
+    let (code, out) = fails(&[], "The command '/bin/sh -c echo words; exit 7' returned a non-zero code: 7");
+    // The client ends with the step's own status.
+    assert_eq!(code, Some(7));
+    assert!(out.contains("Step 3/3 : RUN echo words; exit 7\n") && out.contains("words\n"), "{out}");
+    context.write("Dockerfile", "FROM busybox\nFOO\n");
+    assert_eq!(fails(&[], "unknown instruction: FOO").1.matches("Step").count(), 0);
+    context.write("Dockerfile", "FROM 127.0.0.1:1/no/such:image\n");
+    assert!(fails(&[], "127.0.0.1:1/no/such").1.contains("Step 1/1 : FROM 127.0.0.1:1/no/such:image"));
+    context.write("Dockerfile", "FROM busybox\nCOPY missing /\n");
+    fails(&[], "\"/missing\": not found");
+    context.write("Dockerfile", "FROM busybox\nRUN true\n");
+    fails(&["--build-arg", "BUILDKIT_SYNTAX=other/syntax"], "syntax other/syntax is not supported");
+    fails(&["--target", "none"], "target stage \"none\" could not be found");
+    fails(&["--memory", "64m"], "a limit of steps (memory) is not there");
+    fails(&["--network", "container:x"], "network container:x for steps is not there");
+    let cached = context.classic(Cli::V28, &["--cache-from", "some:image"]);
+    assert!(cached.out.contains("[Warning] importing cache from some:image is not there"), "{}", cached.out);
+    nothing_runs(&engine);
 }

@@ -215,6 +215,7 @@ impl<W: Worker> Api<W> {
         let listed = self.0.begin(&request.r#ref, context)?;
         let job = listed.job.clone();
         let begun = SystemTime::now();
+        crate::export::tell_of_caches(&request, &job.progress);
         if !request.internal {
             self.note(&request, begun, None, job.progress.counts());
         }

@@ -16,6 +16,15 @@ pub enum Kind {
     Unknown,
 }
 
+/// How a step's program ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The program and its arguments, joined by spaces.
+    pub command: String,
+    /// Its exit status.
+    pub code: u8,
+}
+
 /// Why a Dockerfile cannot be built: BuildKit's words, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -30,6 +39,8 @@ pub struct Error {
     pub file: Option<Box<Source>>,
     /// What build checks found until then; they are shown all the same.
     pub warnings: Vec<Warning>,
+    /// It is the end of a step's program.
+    pub exit: Option<Box<Exit>>,
 }
 
 impl Error {
@@ -41,6 +52,7 @@ impl Error {
             lines: Vec::new(),
             file: None,
             warnings: Vec::new(),
+            exit: None,
         }
     }
 

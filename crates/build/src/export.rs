@@ -10,15 +10,19 @@ use serde_json::{Map, Value, json};
 use crate::Error;
 use crate::builder::Builder;
 use crate::control::status;
+use crate::dockerfile::text::parse_bool;
 use crate::jobs::{Job, Returned, Solved};
 use crate::platform::Platform;
-use crate::progress::Step;
+use crate::progress::{Progress, Step};
 use crate::rpc::{Code, Status};
 use crate::session::send;
-use crate::worker::{Asker, ImageWork, MadeImage, Worker};
+use crate::worker::{ImageWork, MadeImage, Worker};
 
 /// Metadata of the client's that says which of several exporters files are for.
 const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
+
+/// The argument that asks for a cache inside of the image.
+const INLINE: &str = "build-arg:BUILDKIT_INLINE_CACHE";
 
 /// What is made of a build.
 enum Exporter {
@@ -68,14 +72,37 @@ pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
             return Err(unsupported("an image as a folder (tar=false) is not there yet".into()));
         }
     }
-    let cache = request.cache.clone().unwrap_or_default();
-    if let Some(entry) = cache.exports.iter().find(|e| e.r#type != "inline") {
-        return Err(unsupported(format!("exporting the cache to {:?} is not there yet", entry.r#type)));
-    }
-    for entry in &cache.imports {
-        tracing::info!("cache import from {:?} is not there yet: built without it", entry.r#type);
+    let exports = request.cache.iter().flat_map(|c| &c.exports);
+    if let Some(entry) = exports.into_iter().find(|e| !goes_without(request, e)) {
+        return Err(unsupported(no_export(entry)));
     }
     Ok(())
+}
+
+fn no_export(entry: &proto::CacheOptionsEntry) -> String {
+    format!("exporting the cache (type={}) is not there yet", entry.r#type)
+}
+
+/// A build that asks for this export wants to go on without it as well: the client said so, or it is the argument that
+/// files carry for whoever builds them.
+fn goes_without(request: &proto::SolveRequest, entry: &proto::CacheOptionsEntry) -> bool {
+    let by_argument = entry.r#type == "inline"
+        && request.frontend_attrs.get(INLINE).is_some_and(|v| parse_bool(v) == Some(true));
+    by_argument || entry.attrs.get("ignore-error").is_some_and(|v| parse_bool(v) == Some(true))
+}
+
+/// Tells of caches that are not read or written, as BuildKit tells of those it cannot: a step that fails, and a build
+/// that goes on.
+pub fn tell_of_caches(request: &proto::SolveRequest, progress: &Arc<Progress>) {
+    let cache = request.cache.clone().unwrap_or_default();
+    for entry in &cache.imports {
+        let from = entry.attrs.get("ref").unwrap_or(&entry.r#type);
+        let words = format!("importing a cache (type={}) is not there yet", entry.r#type);
+        progress.begin(&format!("importing cache manifest from {from}")).complete(Some(&words));
+    }
+    for entry in &cache.exports {
+        progress.begin("preparing build cache for export").complete(Some(&no_export(entry)));
+    }
 }
 
 /// Makes all that is asked for; gives what the client is told of it.
@@ -109,6 +136,24 @@ pub async fn all<W: Worker>(
         }
     }
     Ok(response)
+}
+
+/// Makes the image of a build in the store.
+///
+/// # Errors
+/// Faults of the store, names that are none.
+pub(crate) async fn image<W: Worker>(
+    builder: &Arc<Builder<W>>,
+    job: &Arc<Job<W>>,
+    returned: &Returned,
+    names: &[String],
+) -> Result<MadeImage, Status> {
+    let attrs = HashMap::new();
+    let one = One { builder, job, attrs: &attrs, returned, number: 0 };
+    let mut step = job.progress.begin("exporting to image");
+    let made = one.make(&step, names).await;
+    step.complete(made.as_ref().err().map(|e| e.message.as_str()));
+    made
 }
 
 struct One<'a, W: Worker> {
@@ -218,7 +263,7 @@ impl<W: Worker> One<'_, W> {
             step.part(&format!("naming to {name}")).done(0);
         }
         if self.flag("push") {
-            let asker = Asker(self.job.solver.context.session.clone());
+            let asker = self.job.solver.context.asker();
             for name in &names {
                 let part = step.part(&format!("pushing {name}"));
                 self.builder.worker.push_image(name, &asker).await.map_err(status)?;

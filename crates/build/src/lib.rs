@@ -22,6 +22,7 @@ pub mod answers;
 pub mod builder;
 pub mod cache;
 pub mod checks;
+pub mod classic;
 pub mod config;
 pub mod control;
 pub mod convert;

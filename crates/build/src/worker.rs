@@ -128,14 +128,25 @@ pub struct Ended {
     pub out_of_memory: bool,
 }
 
-/// Asks a client for credentials; none where there is no client.
+/// Credentials by registry: user and password (or identity token, with no user).
+pub type Credentials = std::collections::BTreeMap<String, (String, String)>;
+
+/// Where a build's credentials come from.
 #[derive(Clone, Default)]
-pub struct Asker(pub Option<Arc<Session>>);
+pub struct Asker {
+    /// A client that is asked.
+    pub session: Option<Arc<Session>>,
+    /// What came with the request.
+    pub given: Arc<Credentials>,
+}
 
 impl Asker {
     /// User and password for a registry.
     pub async fn credentials(&self, host: &str) -> Option<(String, String)> {
-        let session = self.0.as_ref()?;
+        if let Some(found) = self.given.get(host) {
+            return Some(found.clone());
+        }
+        let session = self.session.as_ref()?;
         session.credentials(host).await.unwrap_or_else(|e| {
             tracing::info!("credentials for {host}: {e}");
             None

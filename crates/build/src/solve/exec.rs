@@ -111,12 +111,13 @@ impl<W: Worker> Solve<W> {
             return Ok(());
         }
         let why = if ended.out_of_memory { ": cannot allocate memory" } else { "" };
-        Err(Error::invalid(format!(
-            "process \"{}\" did not complete successfully: exit code: {}{why}",
-            exec.args.join(" "),
+        let command = exec.args.join(" ");
+        let mut error = Error::invalid(format!(
+            "process \"{command}\" did not complete successfully: exit code: {}{why}",
             ended.code
-        ))
-        .with_kind(Kind::Unknown))
+        ));
+        error.exit = Some(Box::new(crate::error::Exit { command, code: ended.code }));
+        Err(error.with_kind(Kind::Unknown))
     }
 
     fn session(&self) -> Result<&Arc<Session>, Error> {

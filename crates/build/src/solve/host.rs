@@ -12,7 +12,7 @@ use crate::error::Kind;
 use crate::frontend::{Host, ImageRequest, MAX_FILE, ResolvedImage};
 use crate::graph::{Source, Vertex};
 use crate::platform::Platform;
-use crate::worker::{Asker, Tree, Worker};
+use crate::worker::{Tree, Worker};
 
 /// Answers for one solve request.
 pub struct Answers<W: Worker> {
@@ -78,7 +78,7 @@ impl<W: Worker> Host for Answers<W> {
             );
         }
         let mut step = self.solver.progress.begin(&request.name);
-        let asker = Asker(self.solver.context.session.clone());
+        let asker = self.solver.context.asker();
         let found = self.solver.builder.worker.find_image(&request, &asker).await;
         step.complete(found.as_ref().err().map(|e| e.message.as_str()));
         let found = found?;

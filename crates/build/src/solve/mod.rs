@@ -12,7 +12,7 @@
 mod copy;
 mod exec;
 pub mod host;
-mod source;
+pub(crate) mod source;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -45,6 +45,17 @@ pub struct Context {
     pub inputs: HashMap<String, Tree>,
     /// `network.host`, `security.insecure`: what was allowed.
     pub entitlements: Vec<String>,
+    /// The client's files, where they came with the request: then no session is asked for them.
+    pub folder: Option<Arc<crate::classic::Unpacked>>,
+    /// Credentials that came with the request.
+    pub credentials: Arc<crate::worker::Credentials>,
+}
+
+impl Context {
+    /// Where credentials come from.
+    pub(crate) fn asker(&self) -> crate::worker::Asker {
+        crate::worker::Asker { session: self.session.clone(), given: self.credentials.clone() }
+    }
 }
 
 /// One build's work. Its folders and records stay in use for as long as it lives.
@@ -131,15 +142,8 @@ impl<W: Worker> Solver<W> {
         results: &[Option<VertexRef>],
     ) -> Result<Vec<Tree>, Error> {
         let mut nodes: Vec<Node> = Vec::with_capacity(vertices.len());
-        for vertex in vertices {
-            let mut hasher = Sha256::new();
-            hasher.update(vertex.op.digest());
-            hasher.update(&vertex.name);
-            for input in &vertex.inputs {
-                let before = nodes.get(input.0).ok_or_else(|| Error::invalid("a step before its inputs"))?;
-                hasher.update(&before.digest);
-            }
-            let digest = hex(&hasher.finalize());
+        let digests = digests(&vertices)?;
+        for (vertex, digest) in vertices.into_iter().zip(digests) {
             let inputs = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
             step.announce();
@@ -186,6 +190,22 @@ impl Node {
     fn complete<T>(&self, done: &Result<T, Error>) {
         self.with_step(|step| step.complete(done.as_ref().err().map(|e| e.message.as_str())));
     }
+}
+
+/// What progress calls these steps.
+pub(crate) fn digests(vertices: &[Vertex]) -> Result<Vec<String>, Error> {
+    let mut digests: Vec<String> = Vec::with_capacity(vertices.len());
+    for vertex in vertices {
+        let mut hasher = Sha256::new();
+        hasher.update(vertex.op.digest());
+        hasher.update(&vertex.name);
+        for input in &vertex.inputs {
+            let before = digests.get(input.0).ok_or_else(|| Error::invalid("a step before its inputs"))?;
+            hasher.update(before);
+        }
+        digests.push(hex(&hasher.finalize()));
+    }
+    Ok(digests)
 }
 
 /// Digest of parts, each told from the next.
@@ -456,7 +476,7 @@ impl<W: Worker> Solve<W> {
             match self.nodes.iter().position(same) {
                 Some(v) => drop(self.result(v).await?),
                 None => {
-                    let asker = crate::worker::Asker(self.solver.context.session.clone());
+                    let asker = self.solver.context.asker();
                     let nothing = Box::new(|_: &str, _, _| {});
                     let mode = crate::graph::ResolveMode::Default;
                     let worker = &self.solver.builder.worker;
@@ -489,7 +509,7 @@ impl<W: Worker> Solve<W> {
                 part.done(current);
             }
         });
-        let asker = crate::worker::Asker(self.solver.context.session.clone());
+        let asker = self.solver.context.asker();
         self.solver.builder.worker.fetch_image(reference, platform, mode, &asker, fetched).await
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Files {
     _temporary: Option<Temporary>,
 }
 
-struct Temporary(PathBuf);
+pub(crate) struct Temporary(pub(crate) PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
@@ -94,6 +94,13 @@ impl<W: Worker> Solve<W> {
     }
 
     async fn local(&self, node: &Node, local: &Local) -> Result<Files, Error> {
+        if let Some(given) = &self.solver.context.folder {
+            let folder = given.folder();
+            given.exclude(&local.exclude).await?;
+            // Steps go by the content of what they read: the whole has no digest that another build's could equal.
+            let digest = super::key(&["given", &crate::random_id()]);
+            return Ok(Files { folder, index: Arc::default(), digest, _lock: None, _temporary: None });
+        }
         let session = self.solver.context.session.as_ref();
         let session = session.ok_or_else(|| Error::invalid("the build has no session to ask for files"))?;
         let builder = &self.solver.builder;

@@ -5,6 +5,7 @@
 
 mod body;
 mod build;
+mod classic;
 mod containers;
 mod exec;
 pub mod go_json;

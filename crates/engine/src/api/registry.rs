@@ -18,7 +18,7 @@ const MOST_RESULTS: u32 = 100;
 /// Docker's `AuthConfig`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct AuthConfig {
+pub struct AuthConfig {
     username: String,
     password: String,
     auth: String,
@@ -28,7 +28,8 @@ struct AuthConfig {
 }
 
 impl AuthConfig {
-    fn credentials(mut self) -> Result<Option<image::Credentials>> {
+    /// What a registry is told.
+    pub fn credentials(mut self) -> Result<Option<image::Credentials>> {
         if self.username.is_empty() && !self.auth.is_empty() {
             let pair = base64::engine::general_purpose::STANDARD
                 .decode(&self.auth)

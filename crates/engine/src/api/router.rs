@@ -9,7 +9,7 @@ use hyper::Method;
 
 use super::reply::Reply;
 use super::request::{Call, decode};
-use super::{build, containers, exec, images, make, networks, registry, system, volumes};
+use super::{build, classic, containers, exec, images, make, networks, registry, system, volumes};
 use crate::engine::Engine;
 use crate::error::Result;
 
@@ -109,7 +109,7 @@ pub const OPERATIONS: &[Operation] = operations! {
     POST "/images/{name...}/tag" ImageTag => images::tag;
     DELETE "/images/{name...}" ImageDelete => images::delete;
     GET "/distribution/{name...}/json" DistributionInspect => registry::distribution;
-    POST "/build" ImageBuild => missing;
+    POST "/build" ImageBuild => classic::build;
     POST "/build/prune" BuildPrune => build::prune;
     POST "/session" Session => build::session;
     POST "/grpc" BuildKit => build::grpc;

@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-pub use worker::EngineWorker;
+pub use worker::{EngineWorker, HUB};
 
 /// Beginning of the ids of containers that steps run in.
 const PREFIX: &str = "build-";

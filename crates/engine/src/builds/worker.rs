@@ -18,7 +18,7 @@ use crate::error::Error as EngineError;
 use crate::rootfs::{self, Layers};
 
 /// Docker Hub's registry, as clients know their credentials for it.
-const HUB: &str = "registry-1.docker.io";
+pub const HUB: &str = "registry-1.docker.io";
 
 /// This engine.
 pub struct EngineWorker {
