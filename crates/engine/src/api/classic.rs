@@ -33,6 +33,8 @@ const WAITING: usize = 64;
 /// How long a build says nothing at most: only what is written to a connection shows that nobody listens any more (a
 /// client may end its half of it and wait), and then the build ends.
 const SILENCE: Duration = Duration::from_secs(2);
+/// What is written then: space between JSON documents. (An empty `stream` is a new line to the docker CLI.)
+const NOTHING: &[u8] = b" ";
 
 /// `POST /build`.
 pub async fn build(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -95,7 +97,7 @@ impl Teller {
                 let told = tokio::select! {
                     told = told.recv() => told,
                     () = tokio::time::sleep(SILENCE), if self.begun => {
-                        self.send(text("")).await;
+                        self.send(Bytes::from_static(NOTHING)).await;
                         continue;
                     }
                 };
@@ -140,7 +142,7 @@ impl Teller {
         let first = !std::mem::replace(&mut self.begun, true);
         if self.quiet {
             if first {
-                self.send(text("")).await;
+                self.send(Bytes::from_static(NOTHING)).await;
             }
             self.held.push(line);
             return;
