@@ -372,6 +372,8 @@ impl Runtime {
             if group.exists() {
                 cgroup::destroy(&group).await?;
             }
+            // Of an engine that died while it made or removed it.
+            let _ = std::fs::remove_dir_all(&dir);
             return Ok(Reconnected::Gone);
         };
         let state: State = serde_json::from_slice(&state)

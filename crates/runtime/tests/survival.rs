@@ -98,6 +98,15 @@ async fn one_never_started_ends_with_its_engine() {
 }
 
 #[tokio::test]
+async fn what_an_engine_left_half_made_or_half_removed_goes() {
+    let Some(machine) = machine() else { return };
+    let folder = machine.dir.path().join("run/half");
+    std::fs::create_dir_all(&folder).unwrap();
+    assert!(matches!(machine.runtime.reconnect("half").await.unwrap(), Reconnected::Gone));
+    assert!(!folder.exists());
+}
+
+#[tokio::test]
 async fn folders_with_long_names_do() {
     let Some(machine) = machine_in(&"long/".repeat(40)) else { return };
     assert_eq!(machine.run(machine.bundle(&["true"])).await.0.code, 0);

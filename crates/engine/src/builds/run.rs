@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use build::Error;
 use build::graph::{Network, Security};
@@ -29,6 +30,9 @@ const PIECE: usize = 1 << 20;
 /// Largest `/etc/passwd` or `/etc/group` that is read, in bytes.
 const NAMES: u64 = 1 << 20;
 
+/// Looks at a shim that does not answer, and the pause between two.
+const LEAVING: (u32, Duration) = (20, Duration::from_millis(100));
+
 /// Ends what an engine that died left running, and removes what it left.
 pub(super) async fn end_leftovers(engine: &Engine) {
     let places = [engine.paths.exec_root.join("containers"), engine.paths.root.join("containers")];
@@ -39,7 +43,16 @@ pub(super) async fn end_leftovers(engine: &Engine) {
         .filter(|name| name.starts_with(PREFIX))
         .collect();
     for name in names {
-        match engine.runtime.reconnect(&name).await {
+        let mut found = engine.runtime.reconnect(&name).await;
+        // A shim that is on its way out answers nobody any more.
+        for _ in 0..LEAVING.0 {
+            if found.is_ok() {
+                break;
+            }
+            tokio::time::sleep(LEAVING.1).await;
+            found = engine.runtime.reconnect(&name).await;
+        }
+        match found {
             Ok(runtime::Reconnected::Running(container)) => {
                 if let Err(e) = container.delete().await {
                     tracing::warn!("a step of an earlier engine: {e}");
