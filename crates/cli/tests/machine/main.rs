@@ -29,7 +29,7 @@ fn a_life_of_the_machine() {
     machine.done(&["start"]);
     let status = machine.status();
     assert_eq!((status["state"].as_str(), status["driver"].as_str()), (Some("running"), Some("qemu")));
-    assert_eq!(status["guest"]["api"], 1);
+    assert_eq!(status["guest"]["api"], 2);
     let mode = fs::metadata(machine.home.join("run/docker.sock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(machine.http("GET", "/_ping", b""), b"OK");
