@@ -273,7 +273,7 @@ fn what_the_user_sets_for_the_engine_reaches_it() {
     // Kept by the guest, told anew by the host.
     std::fs::write(&settings, r#"{"registry-mirrors": ["http://mirror.test:5000"]}"#).unwrap();
     machine.coracle(&["restart"]).ok();
-    assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[http://mirror.test:5000/]");
+    assert!(info("{{.RegistryConfig.Mirrors}}").starts_with("[http://mirror.test:5000"));
     // What the engine does not know it says.
     std::fs::write(&settings, r#"{"bogus-key": 1}"#).unwrap();
     let refused = machine.coracle(&["restart"]);
@@ -284,9 +284,7 @@ fn what_the_user_sets_for_the_engine_reaches_it() {
 
     // A proxy of the shell that starts the daemon, on the host's own loopback.
     machine.coracle(&["stop"]).ok();
-    let daemon = machine.status()["daemon"]["pid"].as_u64().unwrap() as u32;
-    signal(daemon, "TERM");
-    eventually("the daemon is gone", || !std::path::Path::new(&format!("/proc/{daemon}")).exists());
+    eventually("the daemon has ended with its machine", || machine.coracle(&["status"]).code == Some(3));
     let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", proxy.local_addr().unwrap());
     let mut start = machine.run_as_user(&tests::tool("CORACLE_TEST_BIN").join("coracle"));
