@@ -9,7 +9,8 @@
 //! At start containers are found again through their shims: those that run are adopted, those that ended while
 //! nobody looked get their exit from the shim's record, those with `--rm` that are left over are removed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -222,9 +223,12 @@ impl Engine {
     /// Folders of containers that have no record: the power went before the record was written, or after it was removed.
     async fn remove_unknown_folders(&self) {
         let Ok(mut folders) = tokio::fs::read_dir(self.paths.containers()).await else { return };
+        let known: HashSet<OsString> =
+            self.containers.list().iter().map(|c| c.view().record.id.clone().into()).collect();
         while let Ok(Some(folder)) = folders.next_entry().await {
-            let known = folder.file_name().to_str().is_some_and(|id| self.containers.find(id).is_ok());
-            if !known && let Err(e) = tokio::fs::remove_dir_all(folder.path()).await {
+            if !known.contains(&folder.file_name())
+                && let Err(e) = tokio::fs::remove_dir_all(folder.path()).await
+            {
                 tracing::warn!("{} was left: {e}", folder.path().display());
             }
         }

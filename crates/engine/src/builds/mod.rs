@@ -11,6 +11,7 @@ mod run;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use build::builder::{Builder, Paths};
 use build::session::Sessions;
@@ -26,6 +27,9 @@ const PREFIX: &str = "build-";
 /// more than so many bytes.
 const KEEP_SHARE: u64 = 10;
 const KEEP_MOST: u64 = 100 << 30;
+
+/// How long a start may take to end what an engine that died left running.
+const LEFTOVERS: Duration = Duration::from_secs(5);
 
 /// Builds of one engine.
 #[derive(Default)]
@@ -59,9 +63,14 @@ impl From<Error> for build::Error {
     }
 }
 
-/// Ends steps that an engine that died left running.
+/// Ends steps that an engine that died left running. One that can't be ended in time waits for the next start: it holds
+/// up nobody.
 pub async fn end_leftovers(engine: &Engine) {
-    run::end_leftovers(engine).await;
+    if tokio::time::timeout(LEFTOVERS, run::end_leftovers(engine)).await.is_err() {
+        tracing::warn!(
+            "steps of an earlier engine did not end within {LEFTOVERS:?}; the next start tries again"
+        );
+    }
 }
 
 /// The builder of this engine, made when it is first asked for.

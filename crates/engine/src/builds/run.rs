@@ -120,7 +120,7 @@ pub(super) async fn run(worker: &EngineWorker, run: Run<'_>, draft: &Draft) -> R
     let rootfs = draft.new.rootfs(&draft.stack, true);
     let (mounts, _held) = mounts(worker, &run).await?;
     let record = record(&run, &id);
-    let bundle = bundle(&engine, &run, &record, rootfs.clone(), mounts).await?;
+    // Before its folder is made: that goes with it, however far the step comes.
     let mut running = Running {
         engine: engine.clone(),
         id: id.clone(),
@@ -128,6 +128,7 @@ pub(super) async fn run(worker: &EngineWorker, run: Run<'_>, draft: &Draft) -> R
         member: None,
         draft: Some(draft.new.clone()),
     };
+    let bundle = bundle(&engine, &run, &record, rootfs.clone(), mounts).await?;
     let container = engine.runtime.create(bundle).await.map_err(of_runtime)?;
     running.container = Some(container.clone());
     if run.exec.network != Network::Host {
