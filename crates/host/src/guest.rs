@@ -51,7 +51,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Keeps a link over the channel at `path`. `setup` is asked whenever the guest says hello. Events are passed through `tell`; `route` follows the session.
+    /// Keeps a link over the channel at `path`. `setup` is asked whenever the guest says hello. Events are passed
+    /// through `tell`; `route` follows the session.
     pub fn connect(
         path: PathBuf,
         ports: Ports,

@@ -21,7 +21,7 @@ pub fn read(home: &Home) -> Setup {
         return setup;
     }
     tracing::error!(
-        "engine.json, the certificates or the proxies are larger than {} bytes",
+        "none of engine.json, certificates and proxies is used: one is larger than {} bytes; make it smaller, then `coracle restart`",
         wire::setup::MAX_BYTES
     );
     Setup::default()
