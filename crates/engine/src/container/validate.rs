@@ -67,7 +67,7 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
             return Err(Error::invalid(format!("invalid environment variable: {variable}")));
         }
     }
-    log_options::check(engine, host)?;
+    log_options::check(engine, host, &mut warnings)?;
     if host.shm_size < 0 {
         return Err(Error::invalid("SHM size can not be less than 0"));
     }
