@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{fuzz, licences, stage, target_dir, tools, ui, workspace};
+use crate::{check, fuzz, licences, stage, target_dir, tools, ui, workspace};
 
 /// How much is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
                 "warnings",
             ]),
         )?;
+        eprintln!("== other systems");
+        check::lean()?;
     }
     let name: Vec<&str> = filter.into_iter().collect();
     let mut tests = cargo();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Home, HostError, home::write_whole, sys};
+use crate::{Home, HostError, home::write_whole, platform};
 
 /// Least memory of a guest, in MiB.
 const MIN_MEMORY: u64 = 512;
@@ -49,6 +49,21 @@ pub enum DriverKind {
     Qemu,
     /// This Linux itself: the engine is the daemon's child.
     Local,
+    /// A guest under macOS' own hypervisor.
+    Vfkit,
+    /// A WSL2 distribution.
+    Wsl,
+}
+
+impl std::fmt::Display for DriverKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Qemu => "qemu",
+            Self::Local => "local",
+            Self::Vfkit => "vfkit",
+            Self::Wsl => "wsl",
+        })
+    }
 }
 
 /// How QEMU runs the guest's instructions.
@@ -66,13 +81,13 @@ pub enum AccelChoice {
 impl Default for Settings {
     fn default() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(DEFAULT_CPUS));
-        let memory_mib =
-            sys::memory_mib().map_or(DEFAULT_MEMORY.0, |m| (m / 4).clamp(DEFAULT_MEMORY.0, DEFAULT_MEMORY.1));
+        let memory_mib = platform::memory_mib()
+            .map_or(DEFAULT_MEMORY.0, |m| (m / 4).clamp(DEFAULT_MEMORY.0, DEFAULT_MEMORY.1));
         Self {
             cpus,
             memory_mib,
             disk_gib: DEFAULT_DISK,
-            driver: DriverKind::Qemu,
+            driver: platform::DEFAULT_DRIVER,
             accel: AccelChoice::Auto,
             shares: home_folder().into_iter().collect(),
             qemu: None,
@@ -145,6 +160,14 @@ impl Settings {
         }
         if !(DISK.0..=DISK.1).contains(&self.disk_gib) {
             return wrong(format!("disk-gib must be between {} and {}", DISK.0, DISK.1));
+        }
+        if !platform::DRIVERS.contains(&self.driver) {
+            let known: Vec<String> = platform::DRIVERS.iter().map(|kind| kind.to_string()).collect();
+            return wrong(format!(
+                "driver can't be {} on this system: there is {}",
+                self.driver,
+                known.join(", ")
+            ));
         }
         if let Some(path) = self.shares.iter().find(|p| !p.is_absolute()) {
             return wrong(format!(

@@ -1,0 +1,90 @@
+//! Building for another processor: Debian's cross compiler, unpacked in a folder of its own.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    debian::{Debian, Tree},
+    target_dir,
+};
+
+/// The suite whose compiler it is: an old C library's, so that it runs on every machine that has a newer one.
+const SUITE: &str = "bookworm";
+/// The compiler, its binutils, and the C library (static as well) of arm64.
+const PACKAGES: [&str; 3] =
+    ["gcc-12-aarch64-linux-gnu", "binutils-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
+
+/// What cargo and the `cc` crate want to know to build for a target.
+pub fn environment(triple: &str) -> Result<Vec<(String, String)>> {
+    if triple == crate::stage::triple() {
+        return Ok(Vec::new());
+    }
+    if triple != "aarch64-unknown-linux-gnu" {
+        bail!("there is no cross compiler for {triple} here");
+    }
+    let folder = programs()?;
+    let program = |name: &str| folder.join(name).display().to_string();
+    let lower = triple.replace('-', "_");
+    Ok(vec![
+        (format!("CC_{lower}"), program("gcc")),
+        (format!("AR_{lower}"), program("ar")),
+        (format!("CARGO_TARGET_{}_LINKER", lower.to_uppercase()), program("gcc")),
+    ])
+}
+
+/// Scripts that run the compiler out of its tree.
+fn programs() -> Result<PathBuf> {
+    let tree = Debian::open(SUITE)?.tree("cross-arm64", &PACKAGES)?;
+    let folder = target_dir().join("tools/cross-arm64");
+    fs::create_dir_all(folder.join("lib"))?;
+    libraries(&tree, &folder.join("lib"))?;
+    let root = tree.root().display();
+    let (bin, lib) = (tree.file("/usr/bin"), folder.join("lib"));
+    // The compiler finds its own parts beside itself; headers and libraries of arm64 by the root it is told.
+    write_script(
+        &folder.join("gcc"),
+        &format!(
+            "LD_LIBRARY_PATH='{}' exec '{}/aarch64-linux-gnu-gcc-12' --sysroot='{root}' -B'{}/aarch64-linux-gnu-' \
+             -isystem '{root}/usr/aarch64-linux-gnu/include' -L'{root}/usr/aarch64-linux-gnu/lib' \
+             -B'{root}/usr/aarch64-linux-gnu/lib/' \"$@\"",
+            lib.display(),
+            bin.display(),
+            bin.display(),
+        ),
+    )?;
+    write_script(
+        &folder.join("ar"),
+        &format!("LD_LIBRARY_PATH='{}' exec '{}/aarch64-linux-gnu-ar' \"$@\"", lib.display(), bin.display()),
+    )?;
+    Ok(folder)
+}
+
+/// Links to the libraries that the compiler's own programs want and a machine may lack; not to the C library's, which
+/// must fit the machine's loader.
+fn libraries(tree: &Tree, folder: &Path) -> Result<()> {
+    const WANTED: [&str; 8] =
+        ["libisl", "libmpc", "libmpfr", "libgmp", "libbfd", "libopcodes", "libctf", "libzstd"];
+    let from = tree.file("/usr/lib/x86_64-linux-gnu");
+    for entry in fs::read_dir(&from).with_context(|| format!("read {}", from.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if WANTED.iter().any(|wanted| name.to_string_lossy().starts_with(wanted)) {
+            let link = folder.join(&name);
+            let _ = fs::remove_file(&link);
+            symlink(entry.path(), link)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_script(path: &Path, line: &str) -> Result<()> {
+    let part = path.with_extension(format!("part{}", std::process::id()));
+    fs::write(&part, format!("#!/bin/sh\n{line}\n"))?;
+    fs::set_permissions(&part, fs::Permissions::from_mode(0o755))?;
+    fs::rename(&part, path).with_context(|| format!("write {}", path.display()))
+}
