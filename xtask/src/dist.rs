@@ -55,17 +55,21 @@ pub struct About {
     has_app: bool,
 }
 
-/// Makes the packages for an operating system; answers their folder.
-pub fn run(os: &str, without_app: bool) -> Result<PathBuf> {
+/// Makes the packages for an operating system; answers their folder. `stage` is packed as it is, instead of a new one.
+pub fn run(os: &str, without_app: bool, stage: Option<&Path>) -> Result<PathBuf> {
     if os != "linux" {
         bail!("packages for {os} are not there yet");
+    }
+    let out = target_dir().join("dist");
+    if let Some(stage) = stage {
+        return packages(stage, &out, without_app);
     }
     stage::build()?;
     crate::image_of(debian::host_arch())?;
     if !without_app {
         ui::desktop(false)?;
     }
-    packages(&stage::dir(), &target_dir().join("dist"), without_app)
+    packages(&stage::dir(), &out, without_app)
 }
 
 /// Packages of a stage.
@@ -198,11 +202,9 @@ mod tests {
         assert_eq!(date(1_795_305_600), "2026-11-22");
     }
 
-    /// A stage of empty programs: what the packages are made of, and that two runs give the same bytes.
-    #[test]
-    fn packages_are_whole_and_the_same_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let stage = dir.path().join("stage");
+    /// A stage of programs that only say who they are.
+    fn stage_in(dir: &Path) -> PathBuf {
+        let stage = dir.join("stage");
         let image = stage.join("share/coracle/guest").join(debian::host_arch());
         fs::create_dir_all(stage.join("bin")).unwrap();
         fs::create_dir_all(&image).unwrap();
@@ -219,13 +221,25 @@ mod tests {
             r#"{"packages":[{"name":"nftables","version":"1","sha256":"ab","licence":["GPL-2"]}]}"#,
         )
         .unwrap();
+        stage
+    }
+
+    fn package(folder: &Path, kind: &str) -> PathBuf {
+        let all = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+        all.into_iter().find(|path| path.extension().is_some_and(|e| e == kind)).unwrap()
+    }
+
+    /// What packages are made of, and that two runs give the same bytes.
+    #[test]
+    fn packages_are_whole_and_the_same_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = stage_in(dir.path());
         let make = |name: &str| packages(&stage, &dir.path().join(name), true).unwrap();
         let (first, second) = (make("a"), make("b"));
         let sums = fs::read_to_string(first.join("SHA256SUMS")).unwrap();
         assert_eq!(sums, fs::read_to_string(second.join("SHA256SUMS")).unwrap());
         assert_eq!(sums.lines().count(), 3);
-        let deb = fs::read_dir(&first).unwrap().flatten().map(|e| e.path());
-        let deb = deb.into_iter().find(|p| p.extension().is_some_and(|e| e == "deb")).unwrap();
+        let deb = package(&first, "deb");
 
         // Debian's own tool takes it, and what it unpacks runs.
         let root = dir.path().join("root");
@@ -237,6 +251,42 @@ mod tests {
         let about = String::from_utf8_lossy(&about.stdout).into_owned();
         assert!(about.contains("Package: coracle\n") && about.contains("Depends: "), "{about}");
         assert!(root.join("usr/lib/systemd/user/coracle.service").is_file());
+    }
+
+    /// Into a root of its own, and out again: nothing is left, and what is the user's is said.
+    #[test]
+    fn installs_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let deb = package(&packages(&stage_in(dir.path()), &dir.path().join("out"), true).unwrap(), "deb");
+        let root = dir.path().join("root");
+        for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "run"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
+        let dpkg = |what: &str, package: &Path| {
+            let mut dpkg = Command::new("dpkg");
+            dpkg.arg(format!("--root={}", root.display()));
+            dpkg.args(["--force-depends", "--force-not-root", "--force-script-chrootless", what])
+                .arg(package);
+            let done = dpkg.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            String::from_utf8_lossy(&done.stdout).into_owned()
+        };
+        dpkg("--install", &deb);
+        assert!(root.join("usr/lib/coracle/bin/coracle-engine").is_file());
+        let link = root.join("run/docker.sock");
+        let mut on = Command::new(root.join("usr/lib/coracle/docker-socket"));
+        assert!(on.args(["on", "root"]).env("DESTDIR", &root).status().unwrap().success());
+        assert!(fs::symlink_metadata(&link).is_ok());
+        dpkg("--install", &deb); // once more: as an upgrade
+        assert!(fs::symlink_metadata(&link).is_ok(), "an upgrade takes nothing away");
+        let said = dpkg("--remove", Path::new("coracle"));
+        assert!(said.contains("stay in each user's ~/.coracle"), "{said}");
+        assert!(fs::symlink_metadata(&link).is_err());
+        let mut left = Command::new("find");
+        left.arg(&root).args(["-path", "*var/lib/dpkg", "-prune", "-o", "-type", "f", "-print"]);
+        let left = left.output().unwrap().stdout;
+        assert_eq!(String::from_utf8_lossy(&left).trim(), "");
     }
 
     /// The link that programs which look nowhere else need, made and taken away; somebody else's is left alone.

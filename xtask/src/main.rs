@@ -59,6 +59,9 @@ enum Task {
         /// Leave the desktop app out
         #[arg(long)]
         without_app: bool,
+        /// Pack this stage as it is, instead of building one
+        #[arg(long)]
+        stage: Option<PathBuf>,
     },
     /// Record what a real dockerd answers, for the differential test to compare ours with
     Fixtures {
@@ -113,7 +116,9 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Task::Run => run::run()?,
         Task::Test { quick, full, filter } => test::run(test::Tier::of(quick, full), filter.as_deref())?,
-        Task::Dist { os, without_app } => println!("{}", dist::run(&os, without_app)?.display()),
+        Task::Dist { os, without_app, stage } => {
+            println!("{}", dist::run(&os, without_app, stage.as_deref())?.display());
+        }
         Task::Check { all_targets_os } => check::run(all_targets_os)?,
         Task::Tools => {
             for (variable, path) in tools::environment()? {

@@ -9,7 +9,7 @@ use super::{About, Content, File, preremove};
 
 /// What the programs need: the C library they were built with, and a hypervisor. (Without KVM it must be QEMU 10 or
 /// newer; the program says so.)
-const DEPENDS: &str = "libc6 (>= 2.36), libgcc-s1, QEMU";
+const DEPENDS: &str = "libc6 (>= 2.34), libgcc-s1, QEMU";
 const QEMU: (&str, &str) = ("qemu-system-x86 (>= 1:7.2)", "qemu-system-arm (>= 1:7.2)");
 const RECOMMENDS: &str = "docker-cli | docker-ce-cli | docker.io";
 /// What the app shows itself with.
