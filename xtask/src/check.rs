@@ -1,6 +1,6 @@
 //! `cargo xtask check`: the workspace for the systems and processors that this machine isn't.
 //!
-//! Nothing is linked or run for them here: clippy compiles everything up to that. The standard libraries come by
+//! Clippy compiles everything up to linking; the controller of Windows is also linked, and run under wine. The standard libraries come by
 //! `rustup target add`; where rustup or its server is not to be had, CONTRIBUTING.md names another way.
 
 use std::process::{Command, Stdio};
@@ -56,6 +56,10 @@ pub fn run(all: bool) -> Result<()> {
     for target in ALL.iter().filter(|target| all || LEAN.contains(&target.triple)) {
         need(target.triple)?;
         check(target, if all { target.packages } else { HOST }, if all { target.tested } else { &[] })?;
+    }
+    if all {
+        eprintln!("== under wine");
+        crate::wine::run()?;
     }
     Ok(())
 }

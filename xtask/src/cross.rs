@@ -1,4 +1,4 @@
-//! Building for another processor: Debian's cross compiler, unpacked in a folder of its own.
+//! Building for another processor or system: Debian's cross compilers, unpacked in folders of their own.
 
 use std::{
     fs,
@@ -24,12 +24,23 @@ pub fn environment(triple: &str) -> Result<Vec<(String, String)>> {
     if triple == crate::stage::triple() {
         return Ok(Vec::new());
     }
-    if triple != "aarch64-unknown-linux-gnu" {
-        bail!("there is no cross compiler for {triple} here");
-    }
-    let folder = programs()?;
-    let program = |name: &str| folder.join(name).display().to_string();
     let lower = triple.replace('-', "_");
+    let folder = match triple {
+        "aarch64-unknown-linux-gnu" => programs()?,
+        "x86_64-pc-windows-gnu" => {
+            let folder = mingw()?;
+            // rustc looks for dlltool and as by their names.
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let path = std::env::join_paths(std::env::split_paths(&path).chain([folder.join("bin")]))?;
+            let linker = folder.join("gcc").display().to_string();
+            return Ok(vec![
+                (format!("CARGO_TARGET_{}_LINKER", lower.to_uppercase()), linker),
+                ("PATH".into(), path.into_string().map_err(|_| anyhow::anyhow!("PATH is not UTF-8"))?),
+            ]);
+        }
+        _ => bail!("there is no cross compiler for {triple} here"),
+    };
+    let program = |name: &str| folder.join(name).display().to_string();
     Ok(vec![
         (format!("CC_{lower}"), program("gcc")),
         (format!("AR_{lower}"), program("ar")),
@@ -61,6 +72,28 @@ fn programs() -> Result<PathBuf> {
         &folder.join("ar"),
         &format!("LD_LIBRARY_PATH='{}' exec '{}/aarch64-linux-gnu-ar' \"$@\"", lib.display(), bin.display()),
     )?;
+    Ok(folder)
+}
+
+/// A folder with mingw's `gcc`, and in `bin` what rustc calls by name.
+pub fn mingw() -> Result<PathBuf> {
+    let tree = Debian::open(SUITE)?.tree("mingw", &["gcc-mingw-w64-x86-64-win32"])?;
+    let folder = target_dir().join("tools/mingw");
+    fs::create_dir_all(folder.join("bin"))?;
+    fs::create_dir_all(folder.join("lib"))?;
+    libraries(&tree, &folder.join("lib"))?;
+    let (bin, lib) = (tree.file("/usr/bin"), folder.join("lib"));
+    let script = |program: &str| {
+        format!(
+            "LD_LIBRARY_PATH='{}' PATH=\"$PATH:{1}\" exec '{}/{program}' \"$@\"",
+            lib.display(),
+            bin.display()
+        )
+    };
+    write_script(&folder.join("gcc"), &script("x86_64-w64-mingw32-gcc-win32"))?;
+    for name in ["x86_64-w64-mingw32-dlltool", "x86_64-w64-mingw32-as"] {
+        write_script(&folder.join("bin").join(name), &script(name))?;
+    }
     Ok(folder)
 }
 

@@ -18,6 +18,7 @@ mod test;
 mod tools;
 mod ui;
 mod welcome;
+mod wine;
 
 use std::path::{Path, PathBuf};
 

@@ -92,9 +92,15 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         fuzz::run()?;
     }
     let (bin, qemu) = crate::run::prepare()?;
+    let mut end_to_end = cargo();
+    if tier == Tier::Full && crate::debian::host_arch() != "arm64" {
+        eprintln!("== a guest of arm64");
+        crate::image_of("arm64")?;
+        end_to_end.env("CORACLE_TEST_QEMU_ARM", crate::qemu_of("arm64")?);
+    }
     run_step(
         "end to end",
-        cargo()
+        end_to_end
             .args(["test", "--package", "tests", "--locked"])
             .args(&name)
             .envs(interface)

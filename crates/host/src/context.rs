@@ -73,7 +73,7 @@ mod tests {
         assert!(config.starts_with(home.root()));
         // sha256("coracle"), as docker looks for it
         let meta = std::fs::read_to_string(folder(&config).join("meta.json")).unwrap();
-        assert!(meta.contains("docker.sock"));
+        assert!(meta.contains(&platform::docker_host(&home.docker_socket())), "{meta}");
         unregister(&home).unwrap();
         assert!(!folder(&config).exists());
     }

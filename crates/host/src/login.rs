@@ -70,16 +70,15 @@ mod tests {
     #[test]
     fn on_and_off_again_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let unit = dir.path().join("units/coracle.service");
-        let link = dir.path().join("units/wants/coracle.service");
-        let entry = Entry { path: unit.clone(), text: "x".into(), link: Some(link.clone()) };
+        let path = dir.path().join("units/coracle.service");
+        let entry = Entry { path: path.clone(), text: "x".into(), link: None };
         assert!(!entry.is_enabled());
         entry.disable().unwrap();
         entry.enable().unwrap();
         entry.enable().unwrap();
         assert!(entry.is_enabled());
-        assert_eq!(fs::read_to_string(&link).unwrap(), "x");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "x");
         entry.disable().unwrap();
-        assert!(!entry.is_enabled() && !unit.exists());
+        assert!(!entry.is_enabled() && !path.exists());
     }
 }

@@ -215,11 +215,17 @@ mod tests {
         assert!(Settings::set(&home, "cpus", "many").unwrap_err().to_string().contains("whole number"));
         assert!(Settings::set(&home, "colour", "red").unwrap_err().to_string().contains("memory-mib"));
         assert_eq!(Settings::set(&home, "driver", "vmware").unwrap_err().code(), "setting");
-        Settings::set(&home, "shares", "/srv, /opt").unwrap();
-        assert_eq!(Settings::load(&home).unwrap().get("shares").unwrap(), "/srv,/opt");
+        let whole = |path: &str| std::path::absolute(path).unwrap().display().to_string();
+        let (srv, opt) = (whole("/srv"), whole("/opt"));
+        Settings::set(&home, "shares", &format!("{srv}, {opt}")).unwrap();
+        assert_eq!(Settings::load(&home).unwrap().get("shares").unwrap(), format!("{srv},{opt}"));
         assert!(Settings::set(&home, "shares", "srv").unwrap_err().to_string().contains("whole paths"));
         assert!(Settings::set(&home, "shares", "").unwrap().shares.is_empty());
-        assert_eq!(Settings::set(&home, "driver", "local").unwrap().driver, DriverKind::Local);
+        // Each system has drivers of its own.
+        for kind in [DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Wsl] {
+            let set = Settings::set(&home, "driver", &kind.to_string());
+            assert_eq!(set.is_ok(), platform::DRIVERS.contains(&kind), "{kind}");
+        }
     }
 
     #[test]

@@ -78,6 +78,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_unit_counts_by_its_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("coracle.service"), dir.path().join("wants/coracle.service"));
+        let entry = Entry { path: path.clone(), text: "x".into(), link: Some(link.clone()) };
+        fs::write(&path, "by hand, and not enabled").unwrap();
+        assert!(!entry.is_enabled());
+        entry.enable().unwrap();
+        entry.enable().unwrap();
+        assert!(entry.is_enabled());
+        assert_eq!(fs::read_to_string(&link).unwrap(), "x");
+        entry.disable().unwrap();
+        assert!(!entry.is_enabled() && !path.exists());
+    }
+
+    #[test]
     fn the_units_program_is_this_one_whatever_its_path() {
         let unit = unit_of(Path::new("/opt/my \"apps\"/100%/coracle"), Some(Path::new("/srv/c")));
         assert!(unit.contains(r#"ExecStart="/opt/my \"apps\"/100%%/coracle" daemon"#), "{unit}");

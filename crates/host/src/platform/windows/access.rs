@@ -7,11 +7,11 @@ use windows_sys::Win32::{
     Security::{
         Authorization::{
             ConvertSidToStringSidW, ConvertStringSecurityDescriptorToSecurityDescriptorW, GetSecurityInfo,
-            SDDL_REVISION_1, SE_FILE_OBJECT, SE_KERNEL_OBJECT, SetNamedSecurityInfoW,
+            SDDL_REVISION_1, SE_KERNEL_OBJECT,
         },
-        DACL_SECURITY_INFORMATION, EqualSid, GetSecurityDescriptorDacl, GetTokenInformation,
-        OWNER_SECURITY_INFORMATION, PROTECTED_DACL_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR, PSID,
-        SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER, TokenUser,
+        DACL_SECURITY_INFORMATION, EqualSid, GetTokenInformation, OWNER_SECURITY_INFORMATION,
+        PROTECTED_DACL_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR, PSID, SECURITY_ATTRIBUTES,
+        SetFileSecurityW, TOKEN_QUERY, TOKEN_USER, TokenUser,
     },
     System::Threading::{GetCurrentProcess, OpenProcessToken},
 };
@@ -21,8 +21,8 @@ const USER_BYTES: usize = 256;
 
 /// This process' user.
 struct User {
-    // Of u64, so that the structure in it is aligned.
-    bytes: [u64; USER_BYTES / 8],
+    // Of u64, so that the structure in it is aligned; on the heap, for it has a pointer into itself.
+    bytes: Box<[u64; USER_BYTES / 8]>,
 }
 
 impl User {
@@ -30,7 +30,7 @@ impl User {
         let mut token: HANDLE = null_mut();
         // SAFETY: the process' own handle needs no closing; the token's is closed below.
         check(unsafe { OpenProcessToken(GetCurrentProcess(), TOKEN_QUERY, &mut token) })?;
-        let (mut user, mut len) = (Self { bytes: [0; USER_BYTES / 8] }, 0);
+        let (mut user, mut len) = (Self { bytes: Box::new([0; USER_BYTES / 8]) }, 0);
         // SAFETY: the buffer has as many bytes as it is said to have, and lives through the call.
         let got = check(unsafe {
             GetTokenInformation(token, TokenUser, user.bytes.as_mut_ptr().cast(), USER_BYTES as u32, &mut len)
@@ -109,24 +109,10 @@ impl Drop for Private {
 
 /// Makes a folder this user's alone.
 pub fn private(folder: &Path) -> io::Result<()> {
-    let list = Private::new(true)?;
-    let (mut present, mut dacl, mut default) = (0, null_mut(), 0);
-    // SAFETY: the descriptor is valid; the list that comes back is part of it.
-    check(unsafe { GetSecurityDescriptorDacl(list.descriptor, &mut present, &mut dacl, &mut default) })?;
-    let path = super::wide(folder);
+    let (list, path) = (Private::new(true)?, super::wide(folder));
+    let what = DACL_SECURITY_INFORMATION | PROTECTED_DACL_SECURITY_INFORMATION;
     // SAFETY: the path ends in a null, the list lives through the call.
-    let code = unsafe {
-        SetNamedSecurityInfoW(
-            path.as_ptr(),
-            SE_FILE_OBJECT,
-            DACL_SECURITY_INFORMATION | PROTECTED_DACL_SECURITY_INFORMATION,
-            null_mut(),
-            null_mut(),
-            dacl,
-            null_mut(),
-        )
-    };
-    code_to_result(code)
+    check(unsafe { SetFileSecurityW(path.as_ptr(), what, list.descriptor) })
 }
 
 /// Whether a pipe is this user's: another's of the same name must not be talked to.
@@ -159,4 +145,20 @@ fn check(done: i32) -> io::Result<()> {
 
 fn code_to_result(code: u32) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code as i32)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_the_users_alone_is_still_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("private");
+        std::fs::create_dir(&folder).unwrap();
+        private(&folder).unwrap();
+        std::fs::write(folder.join("file"), "x").unwrap();
+        assert_eq!(std::fs::read_to_string(folder.join("file")).unwrap(), "x");
+        assert!(User::current().unwrap().text().unwrap().starts_with("S-1-"));
+    }
 }

@@ -165,7 +165,10 @@ mod tests {
     async fn both_ways_and_an_end_by_itself() {
         let name = format!(r"\\.\pipe\coracle-test-{}", std::process::id());
         let mut listener = bind_private(Path::new(&name)).unwrap();
-        assert!(bind_private(Path::new(&name)).is_err(), "the name is taken");
+        // Wine lets it be taken twice.
+        if std::env::var_os("WINEPREFIX").is_none() {
+            assert!(bind_private(Path::new(&name)).is_err(), "the name is taken");
+        }
         for _ in 0..3 {
             let client = async {
                 let mut client = connect(Path::new(&name)).await.unwrap();
