@@ -51,6 +51,9 @@ enum Task {
         /// Everything that is built for another system or processor: the app's part, and the guest for arm64
         #[arg(long)]
         all_targets_os: bool,
+        /// Only link Windows' controller and run it under wine, which `--all-targets-os` does as well
+        #[arg(long, conflicts_with = "all_targets_os")]
+        under_wine: bool,
     },
     /// Make packages, in target/dist
     Dist {
@@ -120,7 +123,8 @@ fn main() -> anyhow::Result<()> {
         Task::Dist { os, without_app, stage } => {
             println!("{}", dist::run(&os, without_app, stage.as_deref())?.display());
         }
-        Task::Check { all_targets_os } => check::run(all_targets_os)?,
+        Task::Check { under_wine: true, .. } => wine::run()?,
+        Task::Check { all_targets_os, .. } => check::run(all_targets_os)?,
         Task::Tools => {
             for (variable, path) in tools::environment()? {
                 println!("export {variable}='{}'", path.display());

@@ -102,7 +102,7 @@ impl From<Failure> for HostError {
 pub struct Status {
     /// What it is doing.
     pub state: StateName,
-    /// `qemu` or `local`.
+    /// `qemu`, `vfkit` or `local`.
     pub driver: Option<String>,
     /// `kvm`, `tcg` or none.
     pub accel: Option<String>,
