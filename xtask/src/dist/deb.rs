@@ -49,7 +49,7 @@ pub fn build(files: &[File], about: &About) -> Result<Vec<u8>> {
         ("control.tar.gz", meta.finish()?),
         ("data.tar.gz", data.finish()?),
     ] {
-        write!(deb, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", about.time, 0, 0, "100644", bytes.len())?;
+        writeln!(deb, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", about.time, 0, 0, "100644", bytes.len())?;
         deb.extend(&bytes);
         if bytes.len() % 2 == 1 {
             deb.push(b'\n');
