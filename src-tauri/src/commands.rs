@@ -187,6 +187,46 @@ pub async fn save(app: AppHandle, request: Request<'_>) -> Done<()> {
     tokio::fs::write(&path, bytes).await.map_err(|e| wrong(format!("{}: {e}", path.display())))
 }
 
+/// What is asked for by [`pick`].
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Picked {
+    /// A folder.
+    Folder,
+    /// A file that is there.
+    Open,
+    /// A file to be written.
+    Save,
+}
+
+/// Asks for a file or folder by the system's own dialog; nothing when the person changed their mind.
+#[tauri::command]
+pub async fn pick(app: AppHandle, kind: Picked, name: Option<String>) -> Done<Option<String>> {
+    let (told, chosen) = tokio::sync::oneshot::channel();
+    let mut dialog = app.dialog().file();
+    if let Some(name) = name {
+        dialog = dialog.set_file_name(name.replace(['/', '\\', '\0'], "_"));
+    }
+    let tell = move |path| drop(told.send(path));
+    match kind {
+        Picked::Folder => dialog.pick_folder(tell),
+        Picked::Open => dialog.pick_file(tell),
+        Picked::Save => dialog.save_file(tell),
+    }
+    let Some(path) = chosen.await.ok().flatten() else { return Ok(None) };
+    let path = path.into_path().map_err(|e| wrong(e.to_string()))?;
+    Ok(Some(path.display().to_string()))
+}
+
+/// Shows a folder in the system's file manager: folders alone, nothing that would be run.
+#[tauri::command]
+pub async fn open_folder(app: AppHandle, path: String) -> Done<()> {
+    if !std::path::Path::new(&path).is_dir() {
+        return Err(wrong(format!("{path} is no folder of this computer")));
+    }
+    app.opener().open_path(&path, None::<&str>).map_err(|e| wrong(format!("nothing opened {path}: {e}")))
+}
+
 /// Whether the app starts at login; sets it where `wanted` is given.
 #[tauri::command]
 pub async fn autostart(app: AppHandle, wanted: Option<bool>) -> Done<bool> {

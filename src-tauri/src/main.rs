@@ -59,6 +59,8 @@ fn main() {
             commands::close,
             commands::open_url,
             commands::save,
+            commands::pick,
+            commands::open_folder,
             commands::autostart,
         ])
         .setup(|app| {

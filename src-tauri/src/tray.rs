@@ -115,6 +115,7 @@ async fn follow(app: AppHandle) {
                             (State::Running, None) => Some(backend.open(Open::Lines {
                                 method: "GET".into(),
                                 path: "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%7D".into(),
+                                registry: None,
                             })),
                             (State::Running, events) => events,
                             _ => None,

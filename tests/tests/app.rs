@@ -25,6 +25,17 @@ fn screenshots() {
     assert!(node.status().expect("node").success());
 }
 
+/// Not a test: a script of `ui/e2e` that CORACLE_SCRIPT names, such as `perf.mjs`, in front of an engine of its own.
+#[test]
+#[ignore = "runs a script"]
+fn script() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let _registry = Registry::start(&desktop.sandbox, desktop.folder());
+    let script = std::env::var("CORACLE_SCRIPT").expect("CORACLE_SCRIPT names a script of ui/e2e");
+    assert!(desktop.script(&[], &script, &url).status().expect("node").success());
+}
+
 /// The real window under a display of the test's own: it is there, has its title, and its page reaches the engine.
 #[test]
 fn the_window_opens() {

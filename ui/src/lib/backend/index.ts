@@ -45,6 +45,10 @@ export interface Backend {
   autostart?(wanted?: boolean): Promise<boolean>;
   /** Hears where the tray and `coracle://` links lead: `settings`, `containers/<id>/logs`. */
   places?(hear: (place: string) => void): void;
+  /** Asks for a file or folder by the system's own dialog; absent where there is none: then its path is typed. */
+  pick?(kind: "folder" | "open" | "save", name?: string): Promise<string | undefined>;
+  /** Shows a folder in the system's file manager; absent where there is none. */
+  openFolder?(path: string): Promise<void>;
   /** Keeps bytes as a file where the person says. */
   save(name: string, bytes: Uint8Array): Promise<void>;
 }

@@ -112,9 +112,11 @@ export function matches(needle: string, ...hay: (string | undefined | null)[]): 
 }
 
 /** Which lists an event of the engine concerns. */
-export function touched(event: { Type?: string; Action?: string }): ("containers" | "images" | "volumes" | "networks")[] {
+export function touched(event: { Type?: string; Action?: string; Actor?: { Attributes?: Record<string, string> } }): ("containers" | "images" | "volumes" | "networks")[] {
   switch (event.Type) {
     case "container":
+      // What serves the app alone is in no list.
+      if (event.Actor?.Attributes?.["dev.coracle.helper"]) return [];
       // Told often, and shown nowhere in a list.
       if (/^(exec_|top|attach|resize|archive|copy|export|commit)/.test(event.Action ?? "")) return [];
       return event.Action === "create" || event.Action === "destroy" ? ["containers", "images", "volumes"] : ["containers"];

@@ -1,12 +1,6 @@
-// Folders of containers: what `ls -lAn` says, and the tar archives of Docker's copy.
+import type { Entry } from "../backend/words";
 
-export interface Entry {
-  name: string;
-  kind: "folder" | "file" | "link" | "other";
-  size: number;
-  mode: string;
-  target?: string;
-}
+// Folders of containers: what `ls -lAn` says, and the tar archives of Docker's copy.
 
 const LINE = /^([bcdlps-])([rwxsStT-]{9})[.+@]?\s+\d+\s+\d+\s+\d+\s+(\d+)(?:,\s*(\d+))?\s+\S+\s+\S+\s+\S+ (.+)$/;
 
@@ -23,7 +17,7 @@ export function listing(text: string): Entry[] {
       kind: type === "d" ? "folder" : type === "l" ? "link" : type === "-" ? "file" : "other",
       size: Number(size),
       mode: type + mode,
-      ...(arrow >= 0 ? { target: rest.slice(arrow + 4) } : {}),
+      target: arrow >= 0 ? rest.slice(arrow + 4) : null,
     });
   }
   return out.sort((a, b) => Number(b.kind === "folder") - Number(a.kind === "folder") || a.name.localeCompare(b.name));

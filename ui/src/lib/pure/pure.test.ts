@@ -158,9 +158,9 @@ lrwxrwxrwx 1 0 0 7 Jan  2  2025 sh -> busybox
 crw-rw-rw- 1 0 0 1, 3 Nov 21 12:00 null
 `;
     expect(listing(text).map((e) => [e.name, e.kind, e.size, e.target])).toEqual([
-      ["etc", "folder", 4096, undefined],
-      ["a file", "file", 11, undefined],
-      ["null", "other", 1, undefined],
+      ["etc", "folder", 4096, null],
+      ["a file", "file", 11, null],
+      ["null", "other", 1, null],
       ["sh", "link", 7, "busybox"],
     ]);
   });

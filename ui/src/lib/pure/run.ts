@@ -195,6 +195,32 @@ export function line(form: RunForm): string {
   return out.map(quote).join(" ");
 }
 
+/** The service of a compose file that does the same. Every value is quoted as JSON, which YAML reads. */
+export function service(form: RunForm): string {
+  const name = /^[a-zA-Z0-9._-]+$/.test(form.name) ? form.name : "app";
+  const out = ["services:", `  ${name}:`];
+  const add = (key: string, value: unknown) => out.push(`    ${key}: ${JSON.stringify(value)}`);
+  add("image", form.image.trim());
+  const parsed = words(form.command);
+  if ("words" in parsed && parsed.words.length) add("command", parsed.words);
+  if (form.ports.length) add("ports", form.ports.map((p) => `${p.host ? `${p.host}:` : ""}${p.container}${p.protocol === "udp" ? "/udp" : ""}`));
+  if (form.env.length) add("environment", Object.fromEntries(form.env.map((e) => [e.name, e.value.replaceAll("$", "$$$$")])));
+  if (form.mounts.length) add("volumes", form.mounts.map((m) => `${m.source ? `${m.source}:` : ""}${m.target}${m.readonly && m.source ? ":ro" : ""}`));
+  if (form.restart !== "no") add("restart", form.restart);
+  if (form.memory) add("mem_limit", form.memory);
+  if (form.cpus) add("cpus", Number(form.cpus));
+  if (form.user) add("user", form.user);
+  if (form.workdir) add("working_dir", form.workdir);
+  if (form.tty) {
+    add("tty", true);
+    add("stdin_open", true);
+  }
+  if (form.privileged) add("privileged", true);
+  const volumes = form.mounts.filter((m) => m.source && !m.source.startsWith("/")).map((m) => m.source);
+  if (volumes.length) out.push("volumes:", ...volumes.map((v) => `  ${v}:`));
+  return `${out.join("\n")}\n`;
+}
+
 /** Lines of an `.env` file, or of several variables that were pasted. */
 export function envFile(text: string): EnvRow[] {
   return text

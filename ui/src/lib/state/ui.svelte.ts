@@ -1,7 +1,7 @@
 // Where the person is and what is open above it.
 import type { RunForm } from "../pure/run";
 
-export const SECTIONS = ["containers", "images", "volumes", "networks", "settings"] as const;
+export const SECTIONS = ["containers", "images", "volumes", "networks", "builds", "activity", "settings"] as const;
 export type Section = (typeof SECTIONS)[number];
 export const TABS = ["overview", "logs", "terminal", "files", "stats", "inspect"] as const;
 export type Tab = (typeof TABS)[number];
