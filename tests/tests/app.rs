@@ -15,6 +15,16 @@ fn the_user_interface_in_a_browser() {
     assert!(done.success(), "the tests in the browser failed (above is which)");
 }
 
+#[test]
+fn builds_compose_registries_and_files() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let _registry = Registry::start(&desktop.sandbox, desktop.folder());
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "more.test.mjs", &url);
+    let done = node.status().expect("node");
+    assert!(done.success(), "the tests in the browser failed (above is which)");
+}
+
 /// Not a test: `cargo xtask screenshots`.
 #[test]
 #[ignore = "takes pictures"]

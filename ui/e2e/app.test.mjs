@@ -301,7 +301,8 @@ test("images: pull with progress, name, remove; what can't be pulled says why", 
   await dialog.waitFor({ state: "detached" });
   await row(page, "busybox:latest").or(row(page, "127.0.0.1:5000/team/app:1")).first().click();
   await accessible(page, "images");
-  await button("Give it a name").click();
+  await page.getByRole("region", { name: /^Image / }).getByRole("button", { name: "More actions" }).click();
+  await page.getByRole("menuitem", { name: "Give it a name…" }).click();
   await page.getByLabel("Name and tag").fill("mine:2");
   await button("Add the name").click();
   await eventually("the name is there", async () => (await docker("images", "-q", "mine:2")) !== "");

@@ -103,6 +103,10 @@ export function http(): Backend {
         },
       };
     },
+    /** As links reach the window; in a browser whoever drives it says them. */
+    places(hear) {
+      window.addEventListener("coracle-go", (event) => hear(String((event as CustomEvent).detail)));
+    },
     async openUrl(url) {
       window.open(url, "_blank", "noopener,noreferrer");
     },

@@ -1,5 +1,7 @@
 // What takes its time: pulls, pushes, builds, compose, files on their way. Each goes on while the person looks elsewhere,
 // is told of in one place, and can be cancelled where its other side can.
+import { untrack } from "svelte";
+
 import { api, type Channel } from "../backend";
 import type { Message, Open } from "../backend/words";
 import { t } from "../texts";
@@ -74,7 +76,7 @@ class Operations {
   }
 
   add(operation: Operation): Operation {
-    const kept = this.all.filter((o) => o.state === "running" || o.shown);
+    const kept = untrack(() => this.all.filter((o) => o.state === "running" || o.shown));
     this.all = [operation, ...kept].slice(0, MOST);
     return operation;
   }
