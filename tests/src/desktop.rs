@@ -185,6 +185,11 @@ impl Display {
         command
     }
 
+    /// The address of its session bus.
+    pub fn bus(&self) -> &str {
+        &self.bus_address
+    }
+
     /// Starts a program with a window.
     pub fn run(&self, desktop: &Desktop, program: &Path, args: &[&str]) -> Window {
         Window(self.command(desktop, program).args(args).spawn().expect("the desktop app"))

@@ -3,7 +3,12 @@
 
 use std::time::Instant;
 
-use tests::{Desktop, Registry, desktop::Display, eventually, tool};
+use tests::{
+    Cli, Desktop, Registry,
+    desktop::Display,
+    eventually, tool,
+    tray::{Line, TrayHost},
+};
 
 #[test]
 fn the_user_interface_in_a_browser() {
@@ -68,4 +73,48 @@ fn the_window_opens() {
     // A second start shows the first one's window and ends.
     let again = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]).wait();
     assert!(again.success(), "{again}");
+}
+
+/// The tray, as a desktop shows it: what its menu says in each state, and what its clicks do.
+#[test]
+fn the_tray_shows_and_does() {
+    let desktop = Desktop::new();
+    let display = Display::start(&desktop);
+    let host = TrayHost::start(display.bus());
+    let _window = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &["--hidden"]);
+    let line = |text: &str| {
+        let mut found: Option<Line> = None;
+        eventually(&format!("the tray says {text:?}"), || {
+            found = host.menu().into_iter().find(|l| l.text.starts_with(text));
+            found.is_some()
+        });
+        found.expect("it is there")
+    };
+    let docker = |args: &[&str]| {
+        let out = desktop.command(Cli::V28.program()).args(args).output().expect("docker");
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    line("Stopped");
+    let visible = || {
+        !display
+            .xdotool(&desktop, &["search", "--onlyvisible", "--name", "^Coracle$", "getwindowname"])
+            .is_empty()
+    };
+    assert!(!visible(), "it was started for the tray alone");
+    host.click(&line("Start the engine"));
+    line("Running");
+    let busybox = tests::images::busybox(desktop.folder());
+    docker(&["load", "-q", "-i", &busybox.display().to_string()]);
+    docker(&["run", "-d", "--name", "shown", "--stop-timeout", "0", "busybox", "sleep", "1000"]);
+    let container = line("shown");
+    line("Running, 1 container");
+    let stop = container.inside.iter().find(|l| l.text == "Stop").expect("a way to stop it");
+    host.click(stop);
+    eventually("the container is stopped", || docker(&["ps", "-q"]).is_empty());
+    eventually("the menu follows", || host.menu().iter().all(|l| l.text != "shown"));
+    host.click(&line("Open"));
+    eventually("the window is shown", visible);
+    host.click(&line("Stop the engine"));
+    line("Stopped");
 }

@@ -1,11 +1,11 @@
 // The second story: builds, compose, registries, many at once, files of what does not run, what is going on.
 import assert from "node:assert/strict";
-import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
-import { gunzipSync } from "node:zlib";
+import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { gunzipSync, gzipSync } from "node:zlib";
 import { join } from "node:path";
 import { after, before, test as plain } from "node:test";
 
-import { accessible, coracle, docker, eventually, load, need, open, row, section, tab } from "./lib.mjs";
+import { accessible, coracle, docker, eventually, load, need, open, row, section, tab, url } from "./lib.mjs";
 
 const folder = need("CORACLE_FOLDER");
 const REGISTRY = "127.0.0.1:5000";
@@ -391,6 +391,8 @@ test("a link leads to its place", async () => {
 });
 
 test("everything is deleted when a person says so", async () => {
+  await docker("run", "-d", "--name", "last", "busybox", "sleep", "1000");
+  const pid = await docker("inspect", "-f", "{{.State.Pid}}", "last");
   await section(page, "Settings");
   await button("Delete everything…").click();
   await accessible(page, "reset");
@@ -398,6 +400,58 @@ test("everything is deleted when a person says so", async () => {
   await status("Everything was deleted").first().waitFor({ timeout: 60_000 });
   assert.equal(JSON.parse(await coracle("status", "--json").catch((e) => e.stdout)).state, "stopped");
   await assert.rejects(stat(join(need("CORACLE_HOME"), "data")));
+  assert.throws(() => process.kill(Number(pid), 0), "the container is gone as well");
+});
+
+test("a machine that can't be made says what is missing, and how to get it", async () => {
+  // After the reset the settings are the first ones: a machine, of which there is no image here.
+  await section(page, "Containers");
+  await button("Start the engine").click();
+  const alert = page.getByRole("alert").filter({ hasText: /is missing|is too old/ });
+  await alert.getByRole("button", { name: "Start again" }).waitFor({ timeout: 60_000 });
+  await alert.getByRole("button", { name: "Copy the command" }).waitFor();
+  await accessible(page, "something is missing");
+});
+
+test("each trouble has its own screen with a way out", async () => {
+  const troubles = [
+    ["image", "The machine’s image is missing", "Start again"],
+    ["disk_full", "This computer’s disk is full", "Start again"],
+    ["version", "Another version of Coracle is running", "Restart the engine"],
+    ["engine", "The engine does not run", "Start again"],
+    ["kernel_panic", "The machine’s kernel panicked", "Start again"],
+    ["something_new", "The engine could not be started", "Start again"],
+  ];
+  for (const [code, title, way] of troubles) {
+    const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
+    const other = await context.newPage();
+    // The daemon's words are ours here: a full disk and a panic are not made for real in this test.
+    await other.routeWebSocket(/\/open$/, (socket) => {
+      socket.onMessage((text) => {
+        if (!String(text).includes('"machine"')) return;
+        const error = { code, status: null, message: `<b>said by the daemon</b> ${code}` };
+        const machine = { state: "failed", driver: "qemu", accel: null, accel_note: null, socket: "/run/x.sock", daemon: "1 (a)", guest: null, app: "1 (b)", other_build: false, error };
+        socket.send(JSON.stringify({ message: "machine", machine }));
+      });
+    });
+    await other.goto(url);
+    const alert = other.getByRole("alert").filter({ hasText: title });
+    await alert.getByText(`<b>said by the daemon</b> ${code}`).waitFor();
+    await alert.getByRole("button", { name: way }).waitFor();
+    await alert.getByRole("button", { name: "Settings and logs" }).waitFor();
+    await accessible(other, title);
+    await context.close();
+  }
+});
+
+test("the page is small: at most 200 kB gzip without terminal and charts", async () => {
+  const assets = join(import.meta.dirname, "../dist/assets");
+  let total = 0;
+  for (const name of await readdir(assets)) {
+    if (!/^(xterm|addon-|uPlot)/.test(name)) total += gzipSync(await readFile(join(assets, name))).length;
+  }
+  console.log(`the page has ${Math.round(total / 1000)} kB`);
+  assert.ok(total < 200_000, `${total} bytes`);
 });
 
 test("no fault was seen in the browser on the way", () => {

@@ -151,8 +151,12 @@ impl App {
         }
     }
 
-    /// As `coracle delete --force` does it.
+    /// Every container first: without a machine around them they would outlive their engine. Then as
+    /// `coracle delete --force` does it.
     async fn reset(&self) -> Result<(), AppError> {
+        if self.machine().await.is_ok_and(|m| m.state == words::State::Running) {
+            self.remove_containers().await?;
+        }
         let mut program = tokio::process::Command::new(&self.program);
         program.args(["delete", "--force"]).stdin(std::process::Stdio::null());
         if !self.home.is_default() {
@@ -164,6 +168,27 @@ impl App {
             return Ok(());
         }
         Err(AppError::Tool(String::from_utf8_lossy(&done.stderr).trim().to_owned()))
+    }
+
+    async fn remove_containers(&self) -> Result<(), AppError> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Container {
+            id: String,
+        }
+        let bad = |e: hyper::http::Error| AppError::Request(e.to_string());
+        let list = hyper::Request::get("/containers/json?all=1").body(empty()).map_err(bad)?;
+        let body = self.docker(list).await?.into_body();
+        let body = http_body_util::Limited::new(body, MOST_OF_LIST).collect().await;
+        let body = body.map_err(|e| AppError::Unreachable(e.to_string()))?.to_bytes();
+        let list: Vec<Container> =
+            serde_json::from_slice(&body).map_err(|e| AppError::Unreachable(e.to_string()))?;
+        for Container { id } in list {
+            let remove = hyper::Request::delete(format!("/containers/{id}?force=1&v=1")).body(empty());
+            // One that can't be removed goes with everything else.
+            let _ = self.docker(remove.map_err(bad)?).await?.into_body().collect().await;
+        }
+        Ok(())
     }
 
     /// Passes a request on to the engine and answers with what it says, as it says it.
@@ -184,6 +209,8 @@ async fn registries() -> Result<ControlAnswer, AppError> {
     Ok(ControlAnswer::Registries { registries: registries::Config::load()?.all().await })
 }
 
+/// Longest list of containers.
+const MOST_OF_LIST: usize = 64 << 20;
 /// Longest answer to credentials.
 const MOST_OF_SIGN_IN: usize = 64 * 1024;
 /// Most lines of the daemon's log or the console in one answer.

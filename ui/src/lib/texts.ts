@@ -4,9 +4,11 @@ type Values = Record<string, string | number | undefined>;
 type Catalogue = Record<string, string>;
 
 let catalogue: Catalogue = {};
+let language = "en";
 
 /** Texts of another language; what is missing there stays English. */
-export function setTexts(texts: Catalogue) {
+export function setTexts(of: string, texts: Catalogue) {
+  language = of;
   catalogue = texts;
 }
 
@@ -19,11 +21,15 @@ export function t(text: string, values: Values = {}): string {
   return fill(catalogue[text] ?? text, values);
 }
 
-/** A text that counts: `{n}` stands for the number. A language with more forms has them as `one|few|many`. */
+/** Unicode's order of the forms of numbers. */
+const FORMS: Intl.LDMLPluralRule[] = ["zero", "one", "two", "few", "many", "other"];
+
+/** A text that counts: `{n}` stands for the number. A language with more forms has those it has apart by `|`, in that order. */
 export function tn(one: string, many: string, n: number, values: Values = {}): string {
-  const rules = new Intl.PluralRules(document.documentElement.lang || "en");
+  const rules = new Intl.PluralRules(language);
   const forms = catalogue[many]?.split("|");
-  const order = rules.resolvedOptions().pluralCategories;
+  const has = rules.resolvedOptions().pluralCategories;
+  const order = FORMS.filter((form) => has.includes(form));
   const text = forms && forms.length > 1 ? forms[order.indexOf(rules.select(n))] : n === 1 ? (catalogue[one] ?? one) : (catalogue[many] ?? many);
   return fill(text ?? many, { n: n.toLocaleString(), ...values });
 }

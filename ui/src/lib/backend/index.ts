@@ -1,5 +1,6 @@
 // The one way out of the user interface. Two implementations: the window's, and HTTP for a plain browser.
 import type { Control, ControlAnswer, Failure, Input, Message, Open } from "./words";
+import { t } from "../texts";
 
 /** What the engine answered. */
 export interface Answer {
@@ -80,7 +81,7 @@ export function engineWords(answer: Answer): string {
   } catch {
     // Not JSON: the text itself.
   }
-  return answer.text.trim() || `the engine answered ${answer.status} without a word`;
+  return answer.text.trim() || t("the engine answered {v1} without a word", { v1: answer.status });
 }
 
 let backend: Backend | undefined;
@@ -90,6 +91,6 @@ export function setBackend(chosen: Backend) {
 }
 
 export function api(): Backend {
-  if (!backend) throw new Error("the backend is not chosen yet");
+  if (!backend) throw new Error("no backend");
   return backend;
 }

@@ -1,4 +1,5 @@
 import type { Entry } from "../backend/words";
+import { t } from "../texts";
 
 // Folders of containers: what `ls -lAn` says, and the tar archives of Docker's copy.
 
@@ -119,6 +120,6 @@ export type Preview = { kind: "text"; text: string } | { kind: "image"; type: st
 export function preview(name: string, bytes: Uint8Array): Preview {
   const type = IMAGES[name.split(".").pop()?.toLowerCase() ?? ""];
   if (type) return { kind: "image", type };
-  if (bytes.subarray(0, 8192).includes(0)) return { kind: "none", why: "It is not text." };
+  if (bytes.subarray(0, 8192).includes(0)) return { kind: "none", why: t("It is not text.") };
   return { kind: "text", text: new TextDecoder().decode(bytes) };
 }

@@ -106,9 +106,9 @@ export interface DiskPart {
 export function disk(use: DiskUse): DiskPart[] {
   const sum = (values: (number | undefined)[]) => values.reduce<number>((all, v) => all + Math.max(0, v ?? 0), 0);
   return [
-    { what: "images", label: "Images", size: use.LayersSize ?? 0, free: sum((use.Images ?? []).filter((i) => !i.Containers).map((i) => i.Size - Math.max(0, i.SharedSize))) },
-    { what: "containers", label: "Containers", size: sum((use.Containers ?? []).map((c) => c.SizeRw)), free: sum((use.Containers ?? []).filter((c) => c.State !== "running" && c.State !== "paused").map((c) => c.SizeRw)) },
-    { what: "volumes", label: "Volumes", size: sum((use.Volumes ?? []).map((v) => v.UsageData?.Size)), free: sum((use.Volumes ?? []).filter((v) => !v.UsageData?.RefCount).map((v) => v.UsageData?.Size)) },
-    { what: "builds", label: "Build cache", size: sum((use.BuildCache ?? []).map((b) => b.Size)), free: sum((use.BuildCache ?? []).filter((b) => !b.InUse).map((b) => b.Size)) },
+    { what: "images", label: t("Images"), size: use.LayersSize ?? 0, free: sum((use.Images ?? []).filter((i) => !i.Containers).map((i) => i.Size - Math.max(0, i.SharedSize))) },
+    { what: "containers", label: t("Containers"), size: sum((use.Containers ?? []).map((c) => c.SizeRw)), free: sum((use.Containers ?? []).filter((c) => c.State !== "running" && c.State !== "paused").map((c) => c.SizeRw)) },
+    { what: "volumes", label: t("Volumes"), size: sum((use.Volumes ?? []).map((v) => v.UsageData?.Size)), free: sum((use.Volumes ?? []).filter((v) => !v.UsageData?.RefCount).map((v) => v.UsageData?.Size)) },
+    { what: "builds", label: t("Build cache"), size: sum((use.BuildCache ?? []).map((b) => b.Size)), free: sum((use.BuildCache ?? []).filter((b) => !b.InUse).map((b) => b.Size)) },
   ];
 }

@@ -50,12 +50,15 @@ export class Building {
     this.operation = operations.stream(
       t("Build of {name}", { name }),
       { open: "tool", tool: asked },
-      { line: (line) => this.#line(line), failed: t("{name} could not be built", { name }) },
+      { line: (line) => this.#line(line), quiet: true },
     );
     this.operation.open = () => ui.go("builds", `own:${this.operation.id}`);
     void this.operation.done.then((ok) => {
       this.#flush();
       void records.refresh();
+      // Where the build itself is shown, its reason stands there already.
+      const seen = ui.section === "builds" && ui.selected.builds === `own:${this.operation.id}`;
+      if (!ok && this.operation.state === "failed" && !seen) notify("error", t("{name} could not be built", { name }), this.operation.error, { label: t("Show"), run: () => this.operation.open?.() });
       if (ok) notify("done", t("{name} built", { name }), "", asked.tags[0] ? { label: t("Run it"), run: () => (ui.run = { image: asked.tags[0] ?? "" }) } : undefined);
     });
   }

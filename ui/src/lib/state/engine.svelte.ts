@@ -6,6 +6,7 @@ import type { Failure, Machine } from "../backend/words";
 import { type Container, type ContainerAction, docker, path, type Image, type Network, type Volume } from "../docker/client";
 import { name, type Pending, touched } from "../pure/containers";
 import { notify } from "./ui.svelte";
+import { t } from "../texts";
 
 /** Helpers that a window left behind when it was ended. */
 async function sweep() {
@@ -96,7 +97,7 @@ class Engine {
         message: (message) => {
           if (message.message === "machine") this.#machine(message.machine);
           else if (message.message === "failed" || message.message === "ended") {
-            this.lost = message.message === "failed" ? message.failure : { code: "ended", status: null, message: "the app ended" };
+            this.lost = message.message === "failed" ? message.failure : { code: "ended", status: null, message: t("the app ended") };
             setTimeout(() => this.start(), AGAIN_MS);
           }
         },
@@ -132,7 +133,7 @@ class Engine {
             this.#events = undefined;
             if (this.containers.state === "waiting") {
               this.containers.state = "failed";
-              this.containers.error = message.message === "failed" ? message.failure.message : "the engine ended the stream of its events";
+              this.containers.error = message.message === "failed" ? message.failure.message : t("the engine ended the stream of its events");
             }
             setTimeout(() => this.running && !this.#events && this.#listen(), AGAIN_MS);
           }
@@ -190,7 +191,7 @@ class Engine {
       if (what !== "stop") await api().control({ control: "start" });
     } catch (error) {
       // The daemon's words stand in the machine's state where there is a daemon; else they are only here.
-      notify("error", `The engine could not be ${what === "stop" ? "stopped" : "started"}`, words(error));
+      notify("error", t("The engine could not be {v1}", { v1: what === "stop" ? "stopped" : "started" }), words(error));
     } finally {
       this.asked = undefined;
     }
@@ -206,7 +207,7 @@ class Engine {
       await this.containers.refresh();
       return true;
     } catch (error) {
-      notify("error", `${name(container)} could not be ${DONE[action]}`, words(error));
+      notify("error", t("{v1} could not be {v2}", { v1: name(container), v2: DONE[action] }), words(error));
       return false;
     } finally {
       this.pending.delete(id);
