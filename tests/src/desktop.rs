@@ -141,6 +141,49 @@ impl Window {
     }
 }
 
+impl Window {
+    /// Its process and those below it.
+    fn processes(&self) -> Vec<u32> {
+        let mut all = vec![self.0.id()];
+        let mut at = 0;
+        while at < all.len() {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", all[at])).into_iter().flatten().flatten();
+            for task in tasks {
+                let below = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+                all.extend(below.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            }
+            at += 1;
+        }
+        all
+    }
+
+    /// Milliseconds of processor time so far: its own, and those of WebKit's processes.
+    pub fn processor_ms(&self) -> (u64, u64) {
+        /// Linux counts in hundredths of a second.
+        const TICK_MS: u64 = 10;
+        let of = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let rest = stat.rsplit(')').next().unwrap_or_default();
+            let ticks: u64 =
+                rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+            ticks * TICK_MS
+        };
+        let all = self.processes();
+        (of(all[0]), all[1..].iter().map(|pid| of(*pid)).sum())
+    }
+
+    /// Resident memory of each of its processes, in kB, by name.
+    pub fn resident_kb(&self) -> Vec<(String, u64)> {
+        let of = |pid: u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+            let kb = field("VmRSS:")?.split_whitespace().next()?.parse().ok()?;
+            Some((field("Name:")?.to_owned(), kb))
+        };
+        self.processes().into_iter().filter_map(of).collect()
+    }
+}
+
 impl Drop for Window {
     fn drop(&mut self) {
         // Already ended is fine.

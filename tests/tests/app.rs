@@ -42,12 +42,12 @@ fn screenshots() {
 
 /// Not a test: a script of `ui/e2e` that CORACLE_SCRIPT names, such as `perf.mjs`, in front of an engine of its own.
 #[test]
-#[ignore = "runs a script"]
+#[ignore = "runs a script: `cargo xtask test --full` does so with perf.mjs"]
 fn script() {
     let mut desktop = Desktop::new();
     let url = desktop.bridge();
     let _registry = Registry::start(&desktop.sandbox, desktop.folder());
-    let script = std::env::var("CORACLE_SCRIPT").expect("CORACLE_SCRIPT names a script of ui/e2e");
+    let script = std::env::var("CORACLE_SCRIPT").unwrap_or_else(|_| "perf.mjs".into());
     assert!(desktop.script(&[], &script, &url).status().expect("node").success());
 }
 
@@ -73,6 +73,61 @@ fn the_window_opens() {
     // A second start shows the first one's window and ends.
     let again = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]).wait();
     assert!(again.success(), "{again}");
+}
+
+/// What the window costs while nothing happens and 50 containers run: processor time of the app and WebKit's processes.
+#[test]
+#[ignore = "measures for half a minute: `cargo xtask test --full` runs it"]
+fn doing_nothing_costs_nothing() {
+    const CONTAINERS: usize = 50;
+    const SECONDS: u64 = 20;
+    let desktop = Desktop::new();
+    let docker = |args: &[&str]| {
+        let out = desktop.command(Cli::V28.program()).args(args).output().expect("docker");
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    let coracle = tool("CORACLE_TEST_BIN").join("coracle");
+    assert!(desktop.command(&coracle).arg("start").status().expect("coracle").success());
+    let busybox = tests::images::busybox(desktop.folder());
+    docker(&["load", "-q", "-i", &busybox.display().to_string()]);
+    for n in 0..CONTAINERS {
+        let name = format!("idle{n}");
+        docker(&[
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--network",
+            "none",
+            "--stop-timeout",
+            "0",
+            "busybox",
+            "sleep",
+            "100000",
+        ]);
+    }
+    let display = Display::start(&desktop);
+    let window = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]);
+    display.window(&desktop);
+    // Its first lists and pictures are not what is measured; nothing tells when it has settled.
+    pause(20);
+    let before = window.processor_ms();
+    pause(SECONDS);
+    let (app, web) = window.processor_ms();
+    #[allow(clippy::cast_precision_loss)]
+    let percent = |ms: u64| ms as f64 / (SECONDS * 10) as f64;
+    let (app, web) = (percent(app - before.0), percent(web - before.1));
+    println!(
+        "idle with {CONTAINERS} containers: app {app:.2} %, WebKit's processes {web:.2} % of a processor"
+    );
+    println!("resident, kB: {:?}", window.resident_kb());
+    assert!(app + web < 0.5, "{app:.2} % and {web:.2} %");
+}
+
+// Time itself is what is waited for: it is measured how much of it is used.
+#[allow(clippy::disallowed_methods)]
+fn pause(seconds: u64) {
+    std::thread::sleep(std::time::Duration::from_secs(seconds));
 }
 
 /// The tray, as a desktop shows it: what its menu says in each state, and what its clicks do.

@@ -31,7 +31,7 @@ use crate::{
 /// Messages on their way to a window, and from it: then the engine, or the window, waits.
 const QUEUE: usize = 64;
 /// How often the machine's state is looked at: while it changes, and while it runs.
-const LOOK: (Duration, Duration) = (Duration::from_millis(150), Duration::from_secs(1));
+const LOOK: (Duration, Duration) = (Duration::from_millis(150), Duration::from_secs(2));
 /// How often a window hears how much has come or gone.
 const TELL: Duration = Duration::from_millis(200);
 /// Lines of one message, and longest line that may come.

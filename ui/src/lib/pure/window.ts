@@ -2,7 +2,7 @@
 
 /** Lists of fewer rows are whole in the page. */
 export const WHOLE = 150;
-const SPARE = 12;
+const SPARE = 6;
 
 export interface Part {
   first: number;
