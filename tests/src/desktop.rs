@@ -13,16 +13,27 @@ pub struct Desktop {
     pub sandbox: Sandbox,
     folder: tempfile::TempDir,
     bridge: Option<Child>,
+    /// QEMU's program, where a guest runs the engine.
+    qemu: Option<PathBuf>,
 }
 
 impl Desktop {
-    /// Makes the home.
+    /// Makes a home whose engine runs on this Linux itself.
     pub fn new() -> Self {
+        Self::with(r#"{"driver":"local"}"#, None)
+    }
+
+    /// Makes a home with a machine, emulated.
+    pub fn in_machine() -> Self {
+        Self::with(r#"{"accel":"tcg","memory-mib":1024}"#, Some(tool("CORACLE_TEST_QEMU")))
+    }
+
+    fn with(settings: &str, qemu: Option<PathBuf>) -> Self {
         // Short: a socket's path has 104 bytes at most.
         let folder = tempfile::Builder::new().prefix("ca-").tempdir_in("/tmp").expect("a temporary folder");
         std::fs::create_dir(folder.path().join("c")).expect("make the home");
-        std::fs::write(folder.path().join("c/settings.json"), r#"{"driver":"local"}"#).expect("settings");
-        Self { sandbox: Sandbox::new(), folder, bridge: None }
+        std::fs::write(folder.path().join("c/settings.json"), settings).expect("settings");
+        Self { sandbox: Sandbox::new(), folder, bridge: None, qemu }
     }
 
     /// A path below the test's own folder.
@@ -50,6 +61,9 @@ impl Desktop {
             .env("DOCKER_CONFIG", self.path("docker"))
             .env("DOCKER_CLI_HINTS", "false")
             .stdin(Stdio::null());
+        if let Some(qemu) = &self.qemu {
+            command.env("CORACLE_QEMU", qemu);
+        }
         command
     }
 

@@ -30,6 +30,15 @@ fn builds_compose_registries_and_files() {
     assert!(done.success(), "the tests in the browser failed (above is which)");
 }
 
+#[test]
+#[ignore = "boots an emulated machine: `cargo xtask test --full` runs it"]
+fn the_app_in_front_of_a_machine() {
+    let mut desktop = Desktop::in_machine();
+    let url = desktop.bridge();
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "guest.test.mjs", &url);
+    assert!(node.status().expect("node").success(), "the tests in the browser failed (above is which)");
+}
+
 /// Not a test: `cargo xtask screenshots`.
 #[test]
 #[ignore = "takes pictures"]

@@ -97,7 +97,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
             .args(&name)
             .envs(interface)
             .env("CORACLE_TEST_BIN", &bin)
-            .env("CORACLE_TEST_QEMU", qemu),
+            .env("CORACLE_TEST_QEMU", &qemu),
     )?;
     if tier != Tier::Full || filter.is_some() {
         return Ok(());
@@ -109,8 +109,9 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         cargo()
             .arg("test")
             .args(figures)
-            .args(["--test-threads=1", "script", "doing_nothing"])
+            .args(["--test-threads=1", "script", "doing_nothing", "in_front_of_a_machine"])
             .envs(ui::test_environment()?)
+            .env("CORACLE_TEST_QEMU", qemu)
             .env("CORACLE_TEST_DESKTOP", bin.join("coracle-desktop"))
             .env("CORACLE_TEST_BIN", bin),
     )

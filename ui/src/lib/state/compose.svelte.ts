@@ -3,6 +3,7 @@ import { api } from "../backend";
 import type { ComposeVerb } from "../backend/words";
 import type { Container } from "../docker/client";
 import { t } from "../texts";
+import { engine } from "./engine.svelte";
 import { ask, choose } from "./form.svelte";
 import { type Operation, operations } from "./operations.svelte";
 import { notify, ui } from "./ui.svelte";
@@ -98,11 +99,15 @@ export async function up(given?: string) {
       const operation = compose({ name, folder: looked.path, files: [] }, { verb: "up", build: values.build === "true" });
       operations.chosen = operation.id;
       operations.open = true;
-      void operation.done.then((ok) => {
+      void operation.done.then(async (ok) => {
         if (!ok) return;
+        await engine.containers.refresh();
         operations.open = false;
         notify("done", t("The project runs"), looked.path);
-        if (name) ui.go("containers", `project:${name}`);
+        // Whatever name compose took: its containers tell the folder.
+        const made = engine.containers.items.find((c) => c.Labels?.[`${LABEL}project.working_dir`] === looked.path);
+        const found = name || made?.Labels?.[`${LABEL}project`];
+        if (found) ui.go("containers", `project:${found}`);
       });
     },
   });
