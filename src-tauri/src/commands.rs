@@ -58,6 +58,9 @@ pub async fn docker(app: State<'_, App>, request: Request<'_>) -> Done<Response>
     let body = if body.is_empty() { app::empty() } else { app::body_of(body.clone()) };
     let built = built.body(body).map_err(|e| wrong(format!("{method} {path}: {e}")))?;
     let answer = app.docker(built).await.map_err(|e| e.failure())?;
+    if crate::tells_times() {
+        eprintln!("{method} {path}: answered {} ms after the start", crate::since_start().as_millis());
+    }
     let status = answer.status().as_u16();
     let body = http_body_util::Limited::new(answer.into_body(), LONGEST)
         .collect()

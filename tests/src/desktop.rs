@@ -252,6 +252,18 @@ impl Display {
         Window(self.command(desktop, program).args(args).spawn().expect("the desktop app"))
     }
 
+    /// Starts the app and answers it when it says that the engine has answered to `path`, with what it said.
+    pub fn run_until(&self, desktop: &Desktop, program: &Path, path: &str) -> (Window, String) {
+        let mut command = self.command(desktop, program);
+        let mut child =
+            command.env("CORACLE_TIMES", "1").stderr(Stdio::piped()).spawn().expect("the desktop app");
+        let mut said = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let line = said.find(|line| line.contains(path)).expect("the app asks for it");
+        // Whoever writes to a pipe that nobody reads would stand still.
+        std::thread::spawn(move || said.for_each(drop));
+        (Window(child), line)
+    }
+
     /// What xdotool printed.
     pub fn xdotool(&self, desktop: &Desktop, args: &[&str]) -> String {
         let out =

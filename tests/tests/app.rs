@@ -31,6 +31,14 @@ fn builds_compose_registries_and_files() {
 }
 
 #[test]
+fn five_tasks_of_a_person() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "tasks.test.mjs", &url);
+    assert!(node.status().expect("node").success(), "the tests in the browser failed (above is which)");
+}
+
+#[test]
 #[ignore = "boots an emulated machine: `cargo xtask test --full` runs it"]
 fn the_app_in_front_of_a_machine() {
     let mut desktop = Desktop::in_machine();
@@ -116,7 +124,8 @@ fn doing_nothing_costs_nothing() {
         ]);
     }
     let display = Display::start(&desktop);
-    let window = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]);
+    let (window, first) = display.run_until(&desktop, &tool("CORACLE_TEST_DESKTOP"), "/containers/json");
+    println!("the first list: {first}");
     display.window(&desktop);
     // Its first lists and pictures are not what is measured; nothing tells when it has settled.
     pause(20);

@@ -100,15 +100,23 @@ export interface DiskPart {
   label: string;
   size: number;
   free: number;
+  /** How many of them nobody uses. */
+  idle: number;
 }
 
 /** What is on the disk, and what of it could go. */
 export function disk(use: DiskUse): DiskPart[] {
   const sum = (values: (number | undefined)[]) => values.reduce<number>((all, v) => all + Math.max(0, v ?? 0), 0);
+  const idle = {
+    images: (use.Images ?? []).filter((i) => !i.Containers),
+    containers: (use.Containers ?? []).filter((c) => c.State !== "running" && c.State !== "paused" && c.State !== "restarting"),
+    volumes: (use.Volumes ?? []).filter((v) => !v.UsageData?.RefCount),
+    builds: (use.BuildCache ?? []).filter((b) => !b.InUse),
+  };
   return [
-    { what: "images", label: t("Images"), size: use.LayersSize ?? 0, free: sum((use.Images ?? []).filter((i) => !i.Containers).map((i) => i.Size - Math.max(0, i.SharedSize))) },
-    { what: "containers", label: t("Containers"), size: sum((use.Containers ?? []).map((c) => c.SizeRw)), free: sum((use.Containers ?? []).filter((c) => c.State !== "running" && c.State !== "paused").map((c) => c.SizeRw)) },
-    { what: "volumes", label: t("Volumes"), size: sum((use.Volumes ?? []).map((v) => v.UsageData?.Size)), free: sum((use.Volumes ?? []).filter((v) => !v.UsageData?.RefCount).map((v) => v.UsageData?.Size)) },
-    { what: "builds", label: t("Build cache"), size: sum((use.BuildCache ?? []).map((b) => b.Size)), free: sum((use.BuildCache ?? []).filter((b) => !b.InUse).map((b) => b.Size)) },
+    { what: "images", label: t("Images"), size: use.LayersSize ?? 0, free: sum(idle.images.map((i) => i.Size - Math.max(0, i.SharedSize))), idle: idle.images.length },
+    { what: "containers", label: t("Containers"), size: sum((use.Containers ?? []).map((c) => c.SizeRw)), free: sum(idle.containers.map((c) => c.SizeRw)), idle: idle.containers.length },
+    { what: "volumes", label: t("Volumes"), size: sum((use.Volumes ?? []).map((v) => v.UsageData?.Size)), free: sum(idle.volumes.map((v) => v.UsageData?.Size)), idle: idle.volumes.length },
+    { what: "builds", label: t("Build cache"), size: sum((use.BuildCache ?? []).map((b) => b.Size)), free: sum(idle.builds.map((b) => b.Size)), idle: idle.builds.length },
   ];
 }
