@@ -124,7 +124,8 @@ fn doing_nothing_costs_nothing() {
         ]);
     }
     let display = Display::start(&desktop);
-    let (window, first) = display.run_until(&desktop, &tool("CORACLE_TEST_DESKTOP"), "/containers/json");
+    let (window, first) =
+        display.run_until(&desktop, &tool("CORACLE_TEST_DESKTOP"), "/containers/json?all=true: answered");
     println!("the first list: {first}");
     display.window(&desktop);
     // Its first lists and pictures are not what is measured; nothing tells when it has settled.

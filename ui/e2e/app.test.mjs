@@ -324,7 +324,7 @@ test("an image that is not here is pulled and run as it says itself: its port is
   await dialog.getByRole("button", { name: "Pull and run" }).click();
   const detail = page.getByRole("region", { name: /^Container / });
   await detail.getByRole("button", { name: /^http:\/\/localhost:\d+\/$/ }).waitFor();
-  const id = await docker("ps", "-q", "--filter", "ancestor=127.0.0.1:5000/team/page:1");
+  const id = await docker("ps", "-lq");
   assert.match(await docker("port", id), /80\/tcp -> /);
   await docker("rm", "-f", id);
   await docker("rmi", "127.0.0.1:5000/team/page:1");
