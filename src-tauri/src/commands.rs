@@ -58,6 +58,9 @@ pub async fn docker(app: State<'_, App>, request: Request<'_>) -> Done<Response>
     let body = if body.is_empty() { app::empty() } else { app::body_of(body.clone()) };
     let built = built.body(body).map_err(|e| wrong(format!("{method} {path}: {e}")))?;
     let answer = app.docker(built).await.map_err(|e| e.failure())?;
+    if crate::tells_times() {
+        eprintln!("{method} {path}: answered {} ms after the start", crate::since_start().as_millis());
+    }
     let status = answer.status().as_u16();
     let body = http_body_util::Limited::new(answer.into_body(), LONGEST)
         .collect()
@@ -185,6 +188,46 @@ pub async fn save(app: AppHandle, request: Request<'_>) -> Done<()> {
     let Some(path) = chosen.await.ok().flatten() else { return Ok(()) };
     let path = path.into_path().map_err(|e| wrong(e.to_string()))?;
     tokio::fs::write(&path, bytes).await.map_err(|e| wrong(format!("{}: {e}", path.display())))
+}
+
+/// What is asked for by [`pick`].
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Picked {
+    /// A folder.
+    Folder,
+    /// A file that is there.
+    Open,
+    /// A file to be written.
+    Save,
+}
+
+/// Asks for a file or folder by the system's own dialog; nothing when the person changed their mind.
+#[tauri::command]
+pub async fn pick(app: AppHandle, kind: Picked, name: Option<String>) -> Done<Option<String>> {
+    let (told, chosen) = tokio::sync::oneshot::channel();
+    let mut dialog = app.dialog().file();
+    if let Some(name) = name {
+        dialog = dialog.set_file_name(name.replace(['/', '\\', '\0'], "_"));
+    }
+    let tell = move |path| drop(told.send(path));
+    match kind {
+        Picked::Folder => dialog.pick_folder(tell),
+        Picked::Open => dialog.pick_file(tell),
+        Picked::Save => dialog.save_file(tell),
+    }
+    let Some(path) = chosen.await.ok().flatten() else { return Ok(None) };
+    let path = path.into_path().map_err(|e| wrong(e.to_string()))?;
+    Ok(Some(path.display().to_string()))
+}
+
+/// Shows a folder in the system's file manager: folders alone, nothing that would be run.
+#[tauri::command]
+pub async fn open_folder(app: AppHandle, path: String) -> Done<()> {
+    if !std::path::Path::new(&path).is_dir() {
+        return Err(wrong(format!("{path} is no folder of this computer")));
+    }
+    app.opener().open_path(&path, None::<&str>).map_err(|e| wrong(format!("nothing opened {path}: {e}")))
 }
 
 /// Whether the app starts at login; sets it where `wanted` is given.

@@ -6,7 +6,13 @@
 mod commands;
 mod tray;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use app::App;
 use tauri::{AppHandle, Emitter, Manager, WebviewUrl, WebviewWindowBuilder, WindowEvent};
@@ -19,10 +25,25 @@ const LEAST: (f64, f64) = (900.0, 600.0);
 /// Started at login: only the tray shows.
 const HIDDEN: &str = "--hidden";
 
+/// When this program started.
+static STARTED: OnceLock<Instant> = OnceLock::new();
+
+/// Time since this program's start.
+fn since_start() -> Duration {
+    STARTED.get_or_init(Instant::now).elapsed()
+}
+
+/// Whether answers of the engine are told on standard error with their times: for measurements (`CORACLE_TIMES=1`).
+fn tells_times() -> bool {
+    static TELLS: OnceLock<bool> = OnceLock::new();
+    *TELLS.get_or_init(|| std::env::var_os("CORACLE_TIMES").is_some())
+}
+
 /// Whether closing the window hides it: only where a tray can bring it back.
 struct HasTray(AtomicBool);
 
 fn main() {
+    since_start();
     // Some drivers show an empty window with WebKit's newer renderer: NVIDIA's, and old Wayland ones.
     #[cfg(target_os = "linux")]
     if std::env::var_os("WEBKIT_DISABLE_DMABUF_RENDERER").is_none()
@@ -59,6 +80,8 @@ fn main() {
             commands::close,
             commands::open_url,
             commands::save,
+            commands::pick,
+            commands::open_folder,
             commands::autostart,
         ])
         .setup(|app| {

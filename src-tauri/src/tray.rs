@@ -5,13 +5,13 @@ use std::time::Duration;
 use app::{
     App,
     streams::Out,
-    tray::{Action, MenuItem, Running, View, menu},
+    tray::{Action, Change, MenuItem, Running, View, changes, menu},
     words::{Control, Machine, Message, Open, State},
 };
 use http_body_util::BodyExt;
 use tauri::{
     AppHandle, Manager,
-    menu::{IsMenuItem, Menu, MenuItemBuilder, PredefinedMenuItem, SubmenuBuilder},
+    menu::{IsMenuItem, Menu, MenuItemBuilder, PredefinedMenuItem, Submenu, SubmenuBuilder},
     tray::TrayIconBuilder,
 };
 use tauri_plugin_notification::NotificationExt;
@@ -29,9 +29,10 @@ pub fn make(app: &AppHandle) -> Result<(), Box<dyn std::error::Error>> {
         return Err("libayatana-appindicator3.so.1 is not installed".into());
     }
     let view = View { state: State::Stopped, error: None, running: Vec::new() };
+    let live = Live::new(app, menu(&view))?;
     let mut tray = TrayIconBuilder::with_id(TRAY)
         .tooltip("Coracle")
-        .menu(&built(app, &menu(&view))?)
+        .menu(&live.menu)
         .show_menu_on_left_click(false)
         .on_menu_event(|app, event| {
             if let Some(action) = Action::of(event.id().as_ref()) {
@@ -43,7 +44,7 @@ pub fn make(app: &AppHandle) -> Result<(), Box<dyn std::error::Error>> {
     }
     tray.build(app)?;
     let app = app.clone();
-    tauri::async_runtime::spawn(async move { follow(app).await });
+    tauri::async_runtime::spawn(async move { follow(app, live).await });
     Ok(())
 }
 
@@ -57,37 +58,78 @@ fn library_is_there() -> bool {
     !cfg!(target_os = "linux") || folders.iter().any(|f| NAMES.iter().any(|n| f.join(n).exists()))
 }
 
-fn built(app: &AppHandle, items: &[MenuItem]) -> tauri::Result<Menu<tauri::Wry>> {
-    let made = items.iter().map(|item| one(app, item)).collect::<tauri::Result<Vec<_>>>()?;
-    let made: Vec<&dyn IsMenuItem<tauri::Wry>> = made.iter().map(AsRef::as_ref).collect();
-    Menu::with_items(app, &made)
+/// A line of the menu that is shown.
+enum Shown {
+    Item(tauri::menu::MenuItem<tauri::Wry>),
+    Submenu(Submenu<tauri::Wry>),
+    Line(PredefinedMenuItem<tauri::Wry>),
 }
 
-fn one(app: &AppHandle, item: &MenuItem) -> tauri::Result<Box<dyn IsMenuItem<tauri::Wry>>> {
-    Ok(match item {
-        MenuItem::Label(text) => Box::new(MenuItemBuilder::new(text).enabled(false).build(app)?),
-        MenuItem::Action { action, text, enabled } => {
-            Box::new(MenuItemBuilder::with_id(action.id(), text).enabled(*enabled).build(app)?)
-        }
-        MenuItem::Submenu { text, items } => {
-            let made = items.iter().map(|i| one(app, i)).collect::<tauri::Result<Vec<_>>>()?;
-            let made: Vec<&dyn IsMenuItem<tauri::Wry>> = made.iter().map(AsRef::as_ref).collect();
-            Box::new(SubmenuBuilder::new(app, text).items(&made).build()?)
-        }
-        MenuItem::Line => Box::new(PredefinedMenuItem::separator(app)?),
-    })
-}
+impl Shown {
+    fn of(app: &AppHandle, item: &MenuItem) -> tauri::Result<Self> {
+        Ok(match item {
+            MenuItem::Label(text) => Self::Item(MenuItemBuilder::new(text).enabled(false).build(app)?),
+            MenuItem::Action { action, text, enabled } => {
+                Self::Item(MenuItemBuilder::with_id(action.id(), text).enabled(*enabled).build(app)?)
+            }
+            MenuItem::Submenu { text, items } => {
+                let made = items.iter().map(|i| Self::of(app, i)).collect::<tauri::Result<Vec<_>>>()?;
+                let made: Vec<&dyn IsMenuItem<tauri::Wry>> = made.iter().map(Self::item).collect();
+                Self::Submenu(SubmenuBuilder::new(app, text).items(&made).build()?)
+            }
+            MenuItem::Line => Self::Line(PredefinedMenuItem::separator(app)?),
+        })
+    }
 
-fn show(app: &AppHandle, view: &View) {
-    let Some(tray) = app.tray_by_id(TRAY) else { return };
-    // A menu that is open stays as it was until it is opened again: libappindicator replaces it whole.
-    if let Ok(menu) = built(app, &menu(view)) {
-        let _ = tray.set_menu(Some(menu));
+    fn item(&self) -> &dyn IsMenuItem<tauri::Wry> {
+        match self {
+            Self::Item(item) => item,
+            Self::Submenu(item) => item,
+            Self::Line(item) => item,
+        }
     }
 }
 
-/// Follows the machine and the engine's events; the menu is made anew when what it shows has changed.
-async fn follow(app: AppHandle) {
+/// The menu as it is shown: changed in place, because one that is replaced stays as it was while it is open.
+struct Live {
+    menu: Menu<tauri::Wry>,
+    items: Vec<MenuItem>,
+    shown: Vec<Shown>,
+}
+
+impl Live {
+    fn new(app: &AppHandle, items: Vec<MenuItem>) -> tauri::Result<Self> {
+        let shown = items.iter().map(|item| Shown::of(app, item)).collect::<tauri::Result<Vec<_>>>()?;
+        let all: Vec<&dyn IsMenuItem<tauri::Wry>> = shown.iter().map(Shown::item).collect();
+        Ok(Self { menu: Menu::with_items(app, &all)?, items, shown })
+    }
+
+    fn show(&mut self, app: &AppHandle, items: Vec<MenuItem>) -> tauri::Result<()> {
+        for change in changes(&self.items, &items) {
+            match change {
+                Change::Set { at, text, enabled } => {
+                    if let Shown::Item(item) = &self.shown[at] {
+                        item.set_text(text)?;
+                        item.set_enabled(enabled)?;
+                    }
+                }
+                Change::Remove { at } => {
+                    self.menu.remove(self.shown.remove(at).item())?;
+                }
+                Change::Insert { at, item } => {
+                    let made = Shown::of(app, &item)?;
+                    self.menu.insert(made.item(), at)?;
+                    self.shown.insert(at, made);
+                }
+            }
+        }
+        self.items = items;
+        Ok(())
+    }
+}
+
+/// Follows the machine and the engine's events; the menu follows what it shows.
+async fn follow(app: AppHandle, mut live: Live) {
     let backend = app.state::<App>().inner().clone();
     let mut shown = None;
     loop {
@@ -115,6 +157,7 @@ async fn follow(app: AppHandle) {
                             (State::Running, None) => Some(backend.open(Open::Lines {
                                 method: "GET".into(),
                                 path: "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%7D".into(),
+                                registry: None,
                             })),
                             (State::Running, events) => events,
                             _ => None,
@@ -134,7 +177,9 @@ async fn follow(app: AppHandle) {
             let error = machine.error.as_ref().map(|e| e.message.clone());
             let view = View { state: machine.state, error, running };
             if shown.as_ref() != Some(&view) {
-                show(&app, &view);
+                if let Err(error) = live.show(&app, menu(&view)) {
+                    eprintln!("coracle-desktop: the tray's menu: {error}");
+                }
                 shown = Some(view);
             }
         }

@@ -13,16 +13,27 @@ pub struct Desktop {
     pub sandbox: Sandbox,
     folder: tempfile::TempDir,
     bridge: Option<Child>,
+    /// QEMU's program, where a guest runs the engine.
+    qemu: Option<PathBuf>,
 }
 
 impl Desktop {
-    /// Makes the home.
+    /// Makes a home whose engine runs on this Linux itself.
     pub fn new() -> Self {
+        Self::with(r#"{"driver":"local"}"#, None)
+    }
+
+    /// Makes a home with a machine, emulated.
+    pub fn in_machine() -> Self {
+        Self::with(r#"{"accel":"tcg","memory-mib":1024}"#, Some(tool("CORACLE_TEST_QEMU")))
+    }
+
+    fn with(settings: &str, qemu: Option<PathBuf>) -> Self {
         // Short: a socket's path has 104 bytes at most.
         let folder = tempfile::Builder::new().prefix("ca-").tempdir_in("/tmp").expect("a temporary folder");
         std::fs::create_dir(folder.path().join("c")).expect("make the home");
-        std::fs::write(folder.path().join("c/settings.json"), r#"{"driver":"local"}"#).expect("settings");
-        Self { sandbox: Sandbox::new(), folder, bridge: None }
+        std::fs::write(folder.path().join("c/settings.json"), settings).expect("settings");
+        Self { sandbox: Sandbox::new(), folder, bridge: None, qemu }
     }
 
     /// A path below the test's own folder.
@@ -43,10 +54,16 @@ impl Desktop {
             .env("CORACLE_PROGRAM", bin.join("coracle"))
             .env("CORACLE", bin.join("coracle"))
             .env("DOCKER", Cli::V28.program())
+            .env("CORACLE_COMPOSE", tool("CORACLE_TEST_COMPOSE"))
+            .env("CORACLE_BUILDX", tool("CORACLE_TEST_BUILDX"))
+            .env("CORACLE_FOLDER", self.folder.path())
             .env("DOCKER_HOST", format!("unix://{}", self.path("c/run/docker.sock").display()))
             .env("DOCKER_CONFIG", self.path("docker"))
             .env("DOCKER_CLI_HINTS", "false")
             .stdin(Stdio::null());
+        if let Some(qemu) = &self.qemu {
+            command.env("CORACLE_QEMU", qemu);
+        }
         command
     }
 
@@ -138,6 +155,49 @@ impl Window {
     }
 }
 
+impl Window {
+    /// Its process and those below it.
+    fn processes(&self) -> Vec<u32> {
+        let mut all = vec![self.0.id()];
+        let mut at = 0;
+        while at < all.len() {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", all[at])).into_iter().flatten().flatten();
+            for task in tasks {
+                let below = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+                all.extend(below.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            }
+            at += 1;
+        }
+        all
+    }
+
+    /// Milliseconds of processor time so far: its own, and those of WebKit's processes.
+    pub fn processor_ms(&self) -> (u64, u64) {
+        /// Linux counts in hundredths of a second.
+        const TICK_MS: u64 = 10;
+        let of = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let rest = stat.rsplit(')').next().unwrap_or_default();
+            let ticks: u64 =
+                rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+            ticks * TICK_MS
+        };
+        let all = self.processes();
+        (of(all[0]), all[1..].iter().map(|pid| of(*pid)).sum())
+    }
+
+    /// Resident memory of each of its processes, in kB, by name.
+    pub fn resident_kb(&self) -> Vec<(String, u64)> {
+        let of = |pid: u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+            let kb = field("VmRSS:")?.split_whitespace().next()?.parse().ok()?;
+            Some((field("Name:")?.to_owned(), kb))
+        };
+        self.processes().into_iter().filter_map(of).collect()
+    }
+}
+
 impl Drop for Window {
     fn drop(&mut self) {
         // Already ended is fine.
@@ -182,9 +242,26 @@ impl Display {
         command
     }
 
+    /// The address of its session bus.
+    pub fn bus(&self) -> &str {
+        &self.bus_address
+    }
+
     /// Starts a program with a window.
     pub fn run(&self, desktop: &Desktop, program: &Path, args: &[&str]) -> Window {
         Window(self.command(desktop, program).args(args).spawn().expect("the desktop app"))
+    }
+
+    /// Starts the app and answers it when it says that the engine has answered to `path`, with what it said.
+    pub fn run_until(&self, desktop: &Desktop, program: &Path, path: &str) -> (Window, String) {
+        let mut command = self.command(desktop, program);
+        let mut child =
+            command.env("CORACLE_TIMES", "1").stderr(Stdio::piped()).spawn().expect("the desktop app");
+        let mut said = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let line = said.find(|line| line.contains(path)).expect("the app asks for it");
+        // Whoever writes to a pipe that nobody reads would stand still.
+        std::thread::spawn(move || said.for_each(drop));
+        (Window(child), line)
     }
 
     /// What xdotool printed.

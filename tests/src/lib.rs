@@ -21,6 +21,7 @@ pub mod machine;
 pub mod neighbour;
 pub mod sandbox;
 pub mod store;
+pub mod tray;
 pub mod walls;
 
 pub use desktop::Desktop;

@@ -3,7 +3,12 @@
 
 use std::time::Instant;
 
-use tests::{Desktop, Registry, desktop::Display, eventually, tool};
+use tests::{
+    Cli, Desktop, Registry,
+    desktop::Display,
+    eventually, tool,
+    tray::{Line, TrayHost},
+};
 
 #[test]
 fn the_user_interface_in_a_browser() {
@@ -15,6 +20,33 @@ fn the_user_interface_in_a_browser() {
     assert!(done.success(), "the tests in the browser failed (above is which)");
 }
 
+#[test]
+fn builds_compose_registries_and_files() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let _registry = Registry::start(&desktop.sandbox, desktop.folder());
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "more.test.mjs", &url);
+    let done = node.status().expect("node");
+    assert!(done.success(), "the tests in the browser failed (above is which)");
+}
+
+#[test]
+fn five_tasks_of_a_person() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "tasks.test.mjs", &url);
+    assert!(node.status().expect("node").success(), "the tests in the browser failed (above is which)");
+}
+
+#[test]
+#[ignore = "boots an emulated machine: `cargo xtask test --full` runs it"]
+fn the_app_in_front_of_a_machine() {
+    let mut desktop = Desktop::in_machine();
+    let url = desktop.bridge();
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "guest.test.mjs", &url);
+    assert!(node.status().expect("node").success(), "the tests in the browser failed (above is which)");
+}
+
 /// Not a test: `cargo xtask screenshots`.
 #[test]
 #[ignore = "takes pictures"]
@@ -23,6 +55,17 @@ fn screenshots() {
     let url = desktop.bridge();
     let mut node = desktop.script(&[], "screenshots.mjs", &url);
     assert!(node.status().expect("node").success());
+}
+
+/// Not a test: a script of `ui/e2e` that CORACLE_SCRIPT names, such as `perf.mjs`, in front of an engine of its own.
+#[test]
+#[ignore = "runs a script: `cargo xtask test --full` does so with perf.mjs"]
+fn script() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let _registry = Registry::start(&desktop.sandbox, desktop.folder());
+    let script = std::env::var("CORACLE_SCRIPT").unwrap_or_else(|_| "perf.mjs".into());
+    assert!(desktop.script(&[], &script, &url).status().expect("node").success());
 }
 
 /// The real window under a display of the test's own: it is there, has its title, and its page reaches the engine.
@@ -47,4 +90,105 @@ fn the_window_opens() {
     // A second start shows the first one's window and ends.
     let again = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]).wait();
     assert!(again.success(), "{again}");
+}
+
+/// What the window costs while nothing happens and 50 containers run: processor time of the app and WebKit's processes.
+#[test]
+#[ignore = "measures for half a minute: `cargo xtask test --full` runs it"]
+fn doing_nothing_costs_nothing() {
+    const CONTAINERS: usize = 50;
+    const SECONDS: u64 = 20;
+    let desktop = Desktop::new();
+    let docker = |args: &[&str]| {
+        let out = desktop.command(Cli::V28.program()).args(args).output().expect("docker");
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    let coracle = tool("CORACLE_TEST_BIN").join("coracle");
+    assert!(desktop.command(&coracle).arg("start").status().expect("coracle").success());
+    let busybox = tests::images::busybox(desktop.folder());
+    docker(&["load", "-q", "-i", &busybox.display().to_string()]);
+    for n in 0..CONTAINERS {
+        let name = format!("idle{n}");
+        docker(&[
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--network",
+            "none",
+            "--stop-timeout",
+            "0",
+            "busybox",
+            "sleep",
+            "100000",
+        ]);
+    }
+    let display = Display::start(&desktop);
+    let (window, first) =
+        display.run_until(&desktop, &tool("CORACLE_TEST_DESKTOP"), "/containers/json?all=true: answered");
+    println!("the first list: {first}");
+    display.window(&desktop);
+    // Its first lists and pictures are not what is measured; nothing tells when it has settled.
+    pause(20);
+    let before = window.processor_ms();
+    pause(SECONDS);
+    let (app, web) = window.processor_ms();
+    #[allow(clippy::cast_precision_loss)]
+    let percent = |ms: u64| ms as f64 / (SECONDS * 10) as f64;
+    let (app, web) = (percent(app - before.0), percent(web - before.1));
+    println!(
+        "idle with {CONTAINERS} containers: app {app:.2} %, WebKit's processes {web:.2} % of a processor"
+    );
+    println!("resident, kB: {:?}", window.resident_kb());
+    assert!(app + web < 0.5, "{app:.2} % and {web:.2} %");
+}
+
+// Time itself is what is waited for: it is measured how much of it is used.
+#[allow(clippy::disallowed_methods)]
+fn pause(seconds: u64) {
+    std::thread::sleep(std::time::Duration::from_secs(seconds));
+}
+
+/// The tray, as a desktop shows it: what its menu says in each state, and what its clicks do.
+#[test]
+fn the_tray_shows_and_does() {
+    let desktop = Desktop::new();
+    let display = Display::start(&desktop);
+    let host = TrayHost::start(display.bus());
+    let _window = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &["--hidden"]);
+    let line = |text: &str| {
+        let mut found: Option<Line> = None;
+        eventually(&format!("the tray says {text:?}"), || {
+            found = host.menu().into_iter().find(|l| l.text.starts_with(text));
+            found.is_some()
+        });
+        found.expect("it is there")
+    };
+    let docker = |args: &[&str]| {
+        let out = desktop.command(Cli::V28.program()).args(args).output().expect("docker");
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    line("Stopped");
+    let visible = || {
+        !display
+            .xdotool(&desktop, &["search", "--onlyvisible", "--name", "^Coracle$", "getwindowname"])
+            .is_empty()
+    };
+    assert!(!visible(), "it was started for the tray alone");
+    host.click(&line("Start the engine"));
+    line("Running");
+    let busybox = tests::images::busybox(desktop.folder());
+    docker(&["load", "-q", "-i", &busybox.display().to_string()]);
+    docker(&["run", "-d", "--name", "shown", "--stop-timeout", "0", "busybox", "sleep", "1000"]);
+    let container = line("shown");
+    line("Running, 1 container");
+    let stop = container.inside.iter().find(|l| l.text == "Stop").expect("a way to stop it");
+    host.click(stop);
+    eventually("the container is stopped", || docker(&["ps", "-q"]).is_empty());
+    eventually("the menu follows", || host.menu().iter().all(|l| l.text != "shown"));
+    host.click(&line("Open"));
+    eventually("the window is shown", visible);
+    host.click(&line("Stop the engine"));
+    line("Stopped");
 }

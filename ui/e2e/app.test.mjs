@@ -301,7 +301,8 @@ test("images: pull with progress, name, remove; what can't be pulled says why", 
   await dialog.waitFor({ state: "detached" });
   await row(page, "busybox:latest").or(row(page, "127.0.0.1:5000/team/app:1")).first().click();
   await accessible(page, "images");
-  await button("Give it a name").click();
+  await page.getByRole("region", { name: /^Image / }).getByRole("button", { name: "More actions" }).click();
+  await page.getByRole("menuitem", { name: "Give it a name…" }).click();
   await page.getByLabel("Name and tag").fill("mine:2");
   await button("Add the name").click();
   await eventually("the name is there", async () => (await docker("images", "-q", "mine:2")) !== "");
@@ -309,6 +310,24 @@ test("images: pull with progress, name, remove; what can't be pulled says why", 
   await accessible(page, "layers");
   await tab(page, "Overview");
   await docker("rmi", "mine:2", "127.0.0.1:5000/team/app:1");
+});
+
+test("an image that is not here is pulled and run as it says itself: its port is published", async () => {
+  await docker("tag", "coracle/welcome", "127.0.0.1:5000/team/page:1");
+  await docker("push", "-q", "127.0.0.1:5000/team/page:1");
+  await docker("rmi", "127.0.0.1:5000/team/page:1");
+  await section(page, "Containers");
+  await page.locator("body").press("n");
+  const dialog = page.getByRole("dialog", { name: "Run a container" });
+  await dialog.getByLabel("Image").fill("127.0.0.1:5000/team/page:1");
+  await dialog.getByText("Not on this computer: it is pulled first.").waitFor();
+  await dialog.getByRole("button", { name: "Pull and run" }).click();
+  const detail = page.getByRole("region", { name: /^Container / });
+  await detail.getByRole("button", { name: /^http:\/\/localhost:\d+\/$/ }).waitFor();
+  const id = await docker("ps", "-lq");
+  assert.match(await docker("port", id), /80\/tcp -> /);
+  await docker("rm", "-f", id);
+  await docker("rmi", "127.0.0.1:5000/team/page:1");
 });
 
 test("volumes and networks are made and removed", async () => {

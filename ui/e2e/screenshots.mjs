@@ -1,13 +1,15 @@
 // Pictures of every screen in both themes, of an engine with something in it: into CORACLE_SHOTS.
-import { mkdir } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { coracle, docker, load, need, open, row, section, tab } from "./lib.mjs";
 
+const only = process.env.CORACLE_ONLY;
 const folder = process.env.CORACLE_SHOTS ?? "screenshots";
 await mkdir(folder, { recursive: true });
 
 async function each(name, steps) {
+  if (only && !name.startsWith(only)) return;
   for (const theme of ["light", "dark"]) {
     const { browser, page } = await open({ theme });
     try {
@@ -114,6 +116,114 @@ await each("networks", async (page, shot) => {
   await row(page, "shop_default").click();
   await settle(page);
   await shot();
+});
+const app = join(need("CORACLE_FOLDER"), "orders");
+await mkdir(app, { recursive: true });
+await writeFile(join(app, "Dockerfile"), "FROM busybox AS base\nWORKDIR /app\nCOPY . .\nRUN echo compiling && sleep 1 && echo 214 modules compiled\nFROM base\nARG VERSION=dev\nRUN echo $VERSION > /version\nCMD cat /version\n");
+await writeFile(join(app, "broken.Dockerfile"), "FROM busybox\nWORKDIR /app\nRUN echo linking && echo 'orders.c:17: undefined reference to total' >&2 && exit 2\n");
+const build = async (page, name, file) => {
+  await writeFile(join(app, "stamp"), String(Date.now()));
+  await page.keyboard.press("Escape");
+  await page.getByRole("button", { name: "Build", exact: true }).or(page.getByRole("button", { name: "Build an image" })).first().click();
+  const dialog = page.getByRole("dialog", { name: "Build an image" });
+  await dialog.getByLabel("Folder", { exact: true }).fill(app);
+  await page.waitForTimeout(500);
+  await dialog.getByLabel("Name of the image").fill(name);
+  if (file) await dialog.getByLabel("Dockerfile").fill(file);
+  await settle(page);
+  return dialog;
+};
+await each("builds", async (page, shot) => {
+  await section(page, "Builds");
+  await settle(page);
+  const dialog = await build(page, "shop/orders:2.0");
+  await dialog.getByText("More", { exact: true }).click();
+  await settle(page);
+  await shot("dialog");
+  await dialog.getByRole("button", { name: "Build", exact: true }).click();
+  await page.waitForTimeout(900);
+  await shot("running");
+  await page.getByText("shop/orders:2.0 built").first().waitFor();
+  await page.getByRole("button", { name: /RUN echo compiling/ }).click();
+  await settle(page);
+  await shot("done");
+  const again = await build(page, "shop/orders:broken", "broken.Dockerfile");
+  await again.getByRole("button", { name: "Build", exact: true }).click();
+  await page.getByText("It could not be built").waitFor();
+  await settle(page);
+  await shot("failed");
+  await page.getByRole("row").filter({ hasText: "completed" }).first().click();
+  await page.waitForTimeout(1500);
+  await shot("history");
+});
+await each("project", async (page, shot) => {
+  await page.getByTitle("The project as a whole").click();
+  await settle(page);
+  await shot("services");
+  await tab(page, "Logs");
+  await page.waitForTimeout(1500);
+  await shot("logs");
+});
+await each("marked", async (page, shot) => {
+  await row(page, "welcome").click({ modifiers: ["ControlOrMeta"] });
+  await row(page, "docs").click({ modifiers: ["ControlOrMeta"] });
+  await row(page, "shop-web-1").hover();
+  await settle(page);
+  await shot();
+});
+await each("activity", async (page, shot) => {
+  await section(page, "Activity");
+  await page.waitForTimeout(9000);
+  await shot();
+});
+await each("operations", async (page, shot) => {
+  await section(page, "Images");
+  await page.getByRole("button", { name: "Pull", exact: true }).click();
+  await page.getByRole("dialog").getByLabel("Image", { exact: true }).fill("127.0.0.1:9/none");
+  await page.getByRole("dialog").getByRole("button", { name: "Pull", exact: true }).click();
+  await page.getByRole("alert").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByTitle("Operations").click();
+  await settle(page);
+  await shot();
+});
+await each("limits", async (page, shot) => {
+  await row(page, "welcome").click();
+  await page.getByRole("button", { name: "More actions" }).click();
+  await settle(page);
+  await shot("menu");
+  await page.getByRole("menuitem", { name: "Limits and restarts…" }).click();
+  await settle(page);
+  await shot();
+});
+await each("sign-in", async (page, shot) => {
+  await section(page, "Settings");
+  await page.getByRole("button", { name: "Sign in…" }).click();
+  await page.getByRole("dialog").getByLabel("Registry").fill("not a host");
+  await page.getByRole("dialog").getByRole("button", { name: "Sign in", exact: true }).click();
+  await settle(page);
+  await shot();
+});
+await each("volume-files", async (page, shot) => {
+  await docker("exec", "shop-web-1", "sh", "-c", "mkdir -p /data/orders && echo '{\"total\": 17}' > /data/orders/1.json && cp /bin/busybox /data/tool").catch(() => undefined);
+  await section(page, "Volumes");
+  await row(page, "shop_data").click();
+  await tab(page, "Files");
+  await settle(page);
+  await shot();
+});
+await each("zoom", async (page, shot) => {
+  // 200 % of 1280 x 800.
+  await page.setViewportSize({ width: 640, height: 400 });
+  await row(page, "shop-web-1").waitFor();
+  await settle(page);
+  await shot("list");
+  await row(page, "shop-web-1").click();
+  await settle(page);
+  await shot("detail");
+  await page.locator("body").press("n");
+  await settle(page);
+  await shot("run");
 });
 await each("settings", async (page, shot) => {
   await section(page, "Settings");

@@ -2,13 +2,32 @@ import "./app.css";
 
 import { mount } from "svelte";
 
-import App from "./App.svelte";
 import { setBackend } from "./lib/backend";
 import { http } from "./lib/backend/http";
+import { setTexts } from "./lib/texts";
+
+/** Translations that are there: each a file beside `texts/en.json`. */
+const TRANSLATIONS = import.meta.glob<Record<string, string>>(["./texts/*.json", "!./texts/en.json"], { import: "default" });
+
+/** The first of the person's languages that there is; English needs no file. */
+async function texts() {
+  for (const wanted of navigator.languages) {
+    const language = wanted.split("-")[0] ?? "";
+    if (language === "en") return;
+    const load = TRANSLATIONS[`./texts/${language}.json`];
+    if (!load) continue;
+    setTexts(language, await load());
+    document.documentElement.lang = language;
+    return;
+  }
+}
 
 async function start() {
+  await texts();
   if ("__TAURI_INTERNALS__" in window) setBackend((await import("./lib/backend/tauri")).tauri());
   else setBackend(http());
+  // After the texts: some are looked up when a module is read.
+  const { default: App } = await import("./App.svelte");
   const target = document.getElementById("app");
   if (target) mount(App, { target });
 }

@@ -64,6 +64,11 @@ fn window(coracle: &Path) -> Result<bool> {
         }
     };
     let mut app = Command::new(&desktop);
+    // The same as packages bring along; where they can't be had, the window leaves compose and builds out.
+    match tools::plugins() {
+        Ok(plugins) => drop(app.envs(plugins)),
+        Err(error) => eprintln!("the window is without compose and builds: {error:#}"),
+    }
     app.env("CORACLE_PROGRAM", coracle).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // In a group of its own: what ends this command's does not end the window.
     std::os::unix::process::CommandExt::process_group(&mut app, 0);

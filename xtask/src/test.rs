@@ -104,8 +104,24 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
             .args(["test", "--package", "tests", "--locked"])
             .args(&name)
             .envs(interface)
-            .env("CORACLE_TEST_BIN", bin)
-            .env("CORACLE_TEST_QEMU", qemu),
+            .env("CORACLE_TEST_BIN", &bin)
+            .env("CORACLE_TEST_QEMU", &qemu),
+    )?;
+    if tier != Tier::Full || filter.is_some() {
+        return Ok(());
+    }
+    // What is measured, apart from what is tested: it takes minutes and wants the computer for itself.
+    let figures = ["--package", "tests", "--test", "app", "--locked", "--", "--ignored", "--nocapture"];
+    run_step(
+        "figures of the app",
+        cargo()
+            .arg("test")
+            .args(figures)
+            .args(["--test-threads=1", "script", "doing_nothing", "in_front_of_a_machine"])
+            .envs(ui::test_environment()?)
+            .env("CORACLE_TEST_QEMU", qemu)
+            .env("CORACLE_TEST_DESKTOP", bin.join("coracle-desktop"))
+            .env("CORACLE_TEST_BIN", bin),
     )
 }
 

@@ -219,34 +219,46 @@ pub fn docker() -> Result<PathBuf> {
     found.map(|(_, path)| path).context("no docker CLI among the tools")
 }
 
-/// Fetches what is missing; answers the environment that names the tools to tests.
-pub fn environment() -> Result<Vec<(String, PathBuf)>> {
+/// Compose and buildx, for the window, by the variables that it reads.
+pub fn plugins() -> Result<Vec<(&'static str, PathBuf)>> {
+    let named = [("CORACLE_TEST_COMPOSE", "CORACLE_COMPOSE"), ("CORACLE_TEST_BUILDX", "CORACLE_BUILDX")];
     let mut all = Vec::new();
-    for tool in TOOLS {
-        let debian = Debian::open(tool.suite)?;
-        let tree = if tool.closure {
-            debian.tree(tool.packages[0], tool.packages)
-        } else {
-            debian.fetch(tool.packages).and_then(|debs| debian.unpack(tool.packages[0], &debs))
-        };
-        let tree = tree.with_context(|| format!("{} from Debian's {}", tool.packages[0], tool.suite))?;
-        // A script each: programs of a newer Debian run with its libraries.
-        let name = tool.variable.trim_start_matches("CORACLE_TEST_").to_ascii_lowercase();
-        let base = PathBuf::from(tool.program);
-        let base = base.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let script = target_dir().join("tools").join(name).join(base);
-        if tool.into_image {
-            all.push((tool.variable.to_owned(), tree.file(tool.program)));
-            continue;
+    for (of_tests, of_window) in named {
+        if let Some(tool) = TOOLS.iter().find(|t| t.variable == of_tests) {
+            all.push((of_window, fetched(tool)?));
         }
-        let mut env = Vec::new();
-        if tool.variable == "CORACLE_TEST_PYTHON" {
-            // Its own library and packages, none of the machine's.
-            env.push(("PYTHONHOME", tree.file("/usr").display().to_string()));
-            env.push(("PYTHONPATH", tree.file("/usr/lib/python3/dist-packages").display().to_string()));
-        }
-        tree.wrapper(tool.program, &[], &env, &script)?;
-        all.push((tool.variable.to_owned(), script));
     }
     Ok(all)
+}
+
+/// Fetches what is missing; answers the environment that names the tools to tests.
+pub fn environment() -> Result<Vec<(String, PathBuf)>> {
+    TOOLS.iter().map(|tool| Ok((tool.variable.to_owned(), fetched(tool)?))).collect()
+}
+
+/// Fetches a tool where it is missing, and answers its path.
+fn fetched(tool: &Tool) -> Result<PathBuf> {
+    let debian = Debian::open(tool.suite)?;
+    let tree = if tool.closure {
+        debian.tree(tool.packages[0], tool.packages)
+    } else {
+        debian.fetch(tool.packages).and_then(|debs| debian.unpack(tool.packages[0], &debs))
+    };
+    let tree = tree.with_context(|| format!("{} from Debian's {}", tool.packages[0], tool.suite))?;
+    // A script each: programs of a newer Debian run with its libraries.
+    let name = tool.variable.trim_start_matches("CORACLE_TEST_").to_ascii_lowercase();
+    let base = PathBuf::from(tool.program);
+    let base = base.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let script = target_dir().join("tools").join(name).join(base);
+    if tool.into_image {
+        return Ok(tree.file(tool.program));
+    }
+    let mut env = Vec::new();
+    if tool.variable == "CORACLE_TEST_PYTHON" {
+        // Its own library and packages, none of the machine's.
+        env.push(("PYTHONHOME", tree.file("/usr").display().to_string()));
+        env.push(("PYTHONPATH", tree.file("/usr/lib/python3/dist-packages").display().to_string()));
+    }
+    tree.wrapper(tool.program, &[], &env, &script)?;
+    Ok(script)
 }

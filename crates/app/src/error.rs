@@ -19,6 +19,9 @@ pub enum AppError {
         /// The engine's own words.
         message: String,
     },
+    /// A program beside the engine failed, in its own words.
+    #[error("{0}")]
+    Tool(String),
     /// What came from the window can't be meant.
     #[error("{0}")]
     Request(String),
@@ -31,6 +34,7 @@ impl AppError {
             Self::Host(error) => (error.code().to_owned(), None),
             Self::Unreachable(_) => ("engine_unreachable".to_owned(), None),
             Self::Refused { status, .. } => ("refused".to_owned(), Some(*status)),
+            Self::Tool(_) => ("tool".to_owned(), None),
             Self::Request(_) => ("request".to_owned(), None),
         };
         Failure { code, status, message: self.to_string() }

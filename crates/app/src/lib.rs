@@ -15,9 +15,16 @@ pub mod bridge;
 mod daemon;
 mod docker;
 mod error;
+mod log_stream;
 pub mod logs;
+pub mod registries;
+mod report;
 pub mod streams;
+pub mod tools;
+mod transfer;
 pub mod tray;
+pub mod tree;
+mod usage;
 pub mod words;
 
 use std::path::PathBuf;
@@ -28,6 +35,7 @@ use host::{
     Home, HostError, Settings,
     api::{Client, Request},
 };
+use http_body_util::BodyExt;
 pub use streams::Stream;
 use words::{Control, ControlAnswer, Machine};
 
@@ -84,6 +92,25 @@ impl App {
                 let lines = usize::try_from(lines).unwrap_or(usize::MAX).min(MAX_LOG_LINES);
                 Ok(ControlAnswer::Text { text: host::tail(&path, lines) })
             }
+            Control::Tools => Ok(tools::there()),
+            Control::Look { path } => tools::look(&path),
+            Control::Registries => registries().await,
+            Control::SignIn { registry, user, secret } => {
+                self.sign_in(&registry, &user, &secret).await?;
+                registries().await
+            }
+            Control::SignOut { registry } => {
+                registries::Config::load()?.forget(&registry).await?;
+                registries().await
+            }
+            Control::Diagnostics { path } => {
+                report::write(self, std::path::Path::new(&path)).await?;
+                Ok(ControlAnswer::Text { text: path })
+            }
+            Control::Reset => {
+                self.reset().await?;
+                Ok(ControlAnswer::Machine { machine: Box::new(self.machine().await?) })
+            }
         }
     }
 
@@ -95,6 +122,73 @@ impl App {
             Err(error) => return Err(error.into()),
         };
         Ok(Machine::of(status))
+    }
+
+    /// The engine asks the registry; what it says is good is kept.
+    async fn sign_in(&self, registry: &str, user: &str, secret: &str) -> Result<(), AppError> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Answer {
+            identity_token: Option<String>,
+        }
+        let mut config = registries::Config::load()?;
+        let key = registries::key(registry);
+        let words = serde_json::json!({ "username": user, "password": secret, "serveraddress": key });
+        let request = hyper::Request::post("/auth")
+            .header("content-type", "application/json")
+            .body(body_of(words.to_string()))
+            .map_err(|e| AppError::Request(e.to_string()))?;
+        let answer = self.docker(request).await?;
+        if !answer.status().is_success() {
+            return Err(docker::refusal(answer).await);
+        }
+        let body = http_body_util::Limited::new(answer.into_body(), MOST_OF_SIGN_IN).collect().await;
+        let body = body.map_err(|e| AppError::Unreachable(e.to_string()))?.to_bytes();
+        let token = serde_json::from_slice::<Answer>(&body).ok().and_then(|a| a.identity_token);
+        match token.filter(|t| !t.is_empty()) {
+            Some(token) => config.keep(registry, "<token>", &token).await,
+            None => config.keep(registry, user, secret).await,
+        }
+    }
+
+    /// Every container first: without a machine around them they would outlive their engine. Then as
+    /// `coracle delete --force` does it.
+    async fn reset(&self) -> Result<(), AppError> {
+        if self.machine().await.is_ok_and(|m| m.state == words::State::Running) {
+            self.remove_containers().await?;
+        }
+        let mut program = tokio::process::Command::new(&self.program);
+        program.args(["delete", "--force"]).stdin(std::process::Stdio::null());
+        if !self.home.is_default() {
+            program.env("CORACLE_HOME", self.home.root());
+        }
+        let name = self.program.display();
+        let done = program.output().await.map_err(|e| AppError::Tool(format!("{name}: {e}")))?;
+        if done.status.success() {
+            return Ok(());
+        }
+        Err(AppError::Tool(String::from_utf8_lossy(&done.stderr).trim().to_owned()))
+    }
+
+    async fn remove_containers(&self) -> Result<(), AppError> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Container {
+            id: String,
+        }
+        let bad = |e: hyper::http::Error| AppError::Request(e.to_string());
+        let list = hyper::Request::get("/containers/json?all=1").body(empty()).map_err(bad)?;
+        let body = self.docker(list).await?.into_body();
+        let body = http_body_util::Limited::new(body, MOST_OF_LIST).collect().await;
+        let body = body.map_err(|e| AppError::Unreachable(e.to_string()))?.to_bytes();
+        let list: Vec<Container> =
+            serde_json::from_slice(&body).map_err(|e| AppError::Unreachable(e.to_string()))?;
+        for Container { id } in list {
+            let remove = hyper::Request::delete(format!("/containers/{id}?force=1&v=1")).body(empty());
+            // One that can't be removed goes with everything else.
+            let _ = self.docker(remove.map_err(bad)?).await?.into_body().collect().await;
+        }
+        Ok(())
     }
 
     /// Passes a request on to the engine and answers with what it says, as it says it.
@@ -111,5 +205,13 @@ impl App {
     }
 }
 
+async fn registries() -> Result<ControlAnswer, AppError> {
+    Ok(ControlAnswer::Registries { registries: registries::Config::load()?.all().await })
+}
+
+/// Longest list of containers.
+const MOST_OF_LIST: usize = 64 << 20;
+/// Longest answer to credentials.
+const MOST_OF_SIGN_IN: usize = 64 * 1024;
 /// Most lines of the daemon's log or the console in one answer.
 const MAX_LOG_LINES: usize = 5000;

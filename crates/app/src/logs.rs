@@ -29,6 +29,8 @@ const TIME: usize = 30;
 struct Mark {
     time: [u8; TIME],
     stderr: bool,
+    /// Which of several containers.
+    source: u16,
 }
 
 /// All lines of a log.
@@ -53,7 +55,7 @@ impl Lines {
     }
 
     /// Adds a line: its time and its text, apart by a space, as the engine sends it.
-    pub fn push(&mut self, raw: &[u8], stderr: bool) {
+    pub fn push(&mut self, raw: &[u8], stderr: bool, source: u16) {
         let (time, text) = split_time(raw);
         if self.bytes.len() + text.len() > MOST_BYTES {
             self.forget();
@@ -62,7 +64,7 @@ impl Lines {
         plain(text, &mut self.bytes);
         self.bytes.truncate(before + (self.bytes.len() - before).min(LONGEST));
         self.ends.push(self.bytes.len());
-        self.marks.push(Mark { time, stderr });
+        self.marks.push(Mark { time, stderr, source });
     }
 
     fn forget(&mut self) {
@@ -94,6 +96,7 @@ impl Lines {
                 time: String::from_utf8_lossy(&self.marks[index].time).trim_end_matches('\0').to_owned(),
                 stderr: self.marks[index].stderr,
                 text: String::from_utf8_lossy(self.text(index)).into_owned(),
+                source: self.marks[index].source,
             })
             .collect()
     }
@@ -120,6 +123,11 @@ pub fn expression(text: &str, regex: bool, case: bool) -> Result<Regex, String> 
         let words = e.to_string();
         words.lines().last().unwrap_or("it is no regular expression").trim().to_owned()
     })
+}
+
+/// When a line was written, as it can be compared.
+pub fn time(raw: &[u8]) -> [u8; TIME] {
+    split_time(raw).0
 }
 
 fn split_time(raw: &[u8]) -> ([u8; TIME], &[u8]) {
@@ -184,11 +192,11 @@ impl Reader {
         }
     }
 
-    /// Takes bytes as they come; whole lines go to `lines`.
-    pub fn feed(&mut self, bytes: &[u8], lines: &mut Lines) {
+    /// Takes bytes as they come; whole lines go to `sink`, with whether they were written to standard error.
+    pub fn feed(&mut self, bytes: &[u8], mut sink: impl FnMut(&[u8], bool)) {
         const HEAD: usize = 8;
         match self {
-            Self::Plain(open) => split(open, bytes, |line| lines.push(line, false)),
+            Self::Plain(open) => split(open, bytes, |line| sink(line, false)),
             Self::Framed { waiting, open } => {
                 waiting.extend_from_slice(bytes);
                 let mut at = 0;
@@ -201,7 +209,7 @@ impl Reader {
                     let open = &mut open[usize::from(stderr)];
                     // A long line comes in frames, each with the time again.
                     let frame = if open.is_empty() { frame } else { split_time(frame).1 };
-                    split(open, frame, |line| lines.push(line, stderr));
+                    split(open, frame, |line| sink(line, stderr));
                     at += HEAD + size;
                 }
                 waiting.drain(..at);
@@ -210,14 +218,14 @@ impl Reader {
     }
 
     /// The end: what is unfinished is a line as well.
-    pub fn finish(&mut self, lines: &mut Lines) {
+    pub fn finish(&mut self, mut sink: impl FnMut(&[u8], bool)) {
         match self {
-            Self::Plain(open) if !open.is_empty() => lines.push(&std::mem::take(open), false),
+            Self::Plain(open) if !open.is_empty() => sink(&std::mem::take(open), false),
             Self::Plain(_) => {}
             Self::Framed { open, .. } => {
                 for (stderr, open) in [false, true].into_iter().zip(open) {
                     if !open.is_empty() {
-                        lines.push(&std::mem::take(open), stderr);
+                        sink(&std::mem::take(open), stderr);
                     }
                 }
             }
@@ -267,10 +275,10 @@ mod tests {
         bytes.extend(frame(1, &format!("{T} open")));
         let (mut lines, mut reader) = (Lines::default(), Reader::new(false));
         for byte in bytes {
-            reader.feed(&[byte], &mut lines);
+            reader.feed(&[byte], |l, e| lines.push(l, e, 0));
         }
         assert_eq!(texts(&lines), ["one", "oh", "begun"]);
-        reader.finish(&mut lines);
+        reader.finish(|l, e| lines.push(l, e, 0));
         assert_eq!(texts(&lines)[3], "open");
         let oh = &lines.lines(1, 1)[0];
         assert_eq!((oh.number, oh.stderr, oh.time.as_str()), (1, true, T));
@@ -281,7 +289,7 @@ mod tests {
         let (mut lines, mut reader) = (Lines::default(), Reader::new(true));
         let text =
             format!("{T} \x1b[1;31mred\x1b[0m \x1b]0;title\x07x\r\n{T} 10%\r{T} 99%\n{T} a\x07\tb\x1b[\n");
-        reader.feed(text.as_bytes(), &mut lines);
+        reader.feed(text.as_bytes(), |l, e| lines.push(l, e, 0));
         assert_eq!(texts(&lines), ["red x", &format!("{T} 99%"), "a\tb"]);
     }
 
@@ -289,7 +297,11 @@ mod tests {
     fn a_search_counts_all_and_names_the_last() {
         let mut lines = Lines::default();
         for n in 0..20_000 {
-            lines.push(format!("{T} line {n} {}", if n % 2 == 0 { "Even" } else { "odd" }).as_bytes(), false);
+            lines.push(
+                format!("{T} line {n} {}", if n % 2 == 0 { "Even" } else { "odd" }).as_bytes(),
+                false,
+                0,
+            );
         }
         let (total, found) = lines.search(&expression("even", false, false).unwrap());
         assert_eq!((total, found.len(), found.last()), (10_000, MOST_FOUND, Some(&19_998)));
@@ -309,7 +321,7 @@ mod tests {
         let long = format!("{T} {}", "x".repeat(LONGEST));
         let count = MOST_BYTES / LONGEST + 8;
         for _ in 0..count {
-            lines.push(long.as_bytes(), false);
+            lines.push(long.as_bytes(), false, 0);
         }
         assert!(lines.first() > 0 && lines.end() == count as u64);
         assert!(lines.bytes.len() <= MOST_BYTES);
@@ -321,9 +333,9 @@ mod tests {
         fn nothing_that_comes_breaks_it(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..20), tty: bool) {
             let (mut lines, mut reader) = (Lines::default(), Reader::new(tty));
             for chunk in &chunks {
-                reader.feed(chunk, &mut lines);
+                reader.feed(chunk, |l, e| lines.push(l, e, 0));
             }
-            reader.finish(&mut lines);
+            reader.finish(|l, e| lines.push(l, e, 0));
             for line in lines.lines(0, 100) {
                 prop_assert!(!line.text.contains(|c: char| c.is_ascii_control() && c != '\t'));
             }

@@ -1,7 +1,11 @@
 //! What goes on: each a task of its own between the engine and one window, ended when the window lets go of it.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,26 +16,31 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 
 use crate::{
-    App, AppError, body_of, docker, empty,
-    logs::{Lines, Reader, expression},
-    words::{Input, Message, Open, State},
+    App, AppError, body_of, docker, empty, log_stream,
+    registries::{self, Config},
+    tools, transfer,
+    tree::{Reader, Tree},
+    usage,
+    words::{Input, Message, Open, State, Tool},
 };
 
 /// Messages on their way to a window, and from it: then the engine, or the window, waits.
 const QUEUE: usize = 64;
 /// How often the machine's state is looked at: while it changes, and while it runs.
-const LOOK: (Duration, Duration) = (Duration::from_millis(150), Duration::from_secs(1));
-/// How often a window hears of a log that grows.
-const GROWTH: Duration = Duration::from_millis(50);
+const LOOK: (Duration, Duration) = (Duration::from_millis(150), Duration::from_secs(2));
+/// How often a window hears how much has come or gone.
+const TELL: Duration = Duration::from_millis(200);
 /// Lines of one message, and longest line that may come.
 const BATCH: usize = 512;
 const LONGEST: usize = 16 << 20;
 /// Bytes a terminal reads at a time.
 const TERMINAL: usize = 16 * 1024;
+/// Lines of a program that are kept to say why it failed.
+const LAST_WORDS: usize = 40;
 
 /// To a window: a message, or bytes of a terminal.
 #[derive(Debug)]
@@ -73,16 +82,17 @@ impl Drop for Guard {
 }
 
 /// The window is gone: nobody hears an answer.
-struct Gone;
+pub(crate) struct Gone;
 
-struct Window {
-    app: App,
-    out: mpsc::Sender<Out>,
-    input: mpsc::Receiver<In>,
+/// One window's side of a stream.
+pub(crate) struct Window {
+    pub(crate) app: App,
+    pub(crate) out: mpsc::Sender<Out>,
+    pub(crate) input: mpsc::Receiver<In>,
 }
 
 /// Why a stream ends before its time.
-enum End {
+pub(crate) enum End {
     Gone,
     Failed(AppError),
 }
@@ -107,8 +117,16 @@ pub fn open(app: App, what: Open) -> Stream {
         let mut window = Window { app, out, input };
         let ended = match what {
             Open::Machine => window.machine().await,
-            Open::Lines { method, path } => window.lines(&method, &path).await,
-            Open::Logs { container, tty } => window.logs(&container, tty).await,
+            Open::Lines { method, path, registry } => window.lines(&method, &path, registry.as_deref()).await,
+            Open::Logs { containers } => log_stream::follow(&mut window, &containers).await,
+            Open::Usage => usage::follow(&mut window).await,
+            Open::Tree { container, path } => window.tree(&container, &path).await,
+            Open::Send { method, path, file, pack } => {
+                transfer::send(&mut window, &method, &path, &file, pack).await
+            }
+            Open::Receive { path, file } => transfer::receive(&mut window, &path, &file).await,
+            Open::Copy { from, to } => transfer::copy(&mut window, &from, &to).await,
+            Open::Tool { tool } => window.tool(&tool).await,
             Open::Terminal { path, body } => window.terminal(&path, body).await,
         };
         let last = match ended {
@@ -122,7 +140,7 @@ pub fn open(app: App, what: Open) -> Stream {
 }
 
 impl Window {
-    async fn say(&self, message: Message) -> Result<(), Gone> {
+    pub(crate) async fn say(&self, message: Message) -> Result<(), Gone> {
         self.out.send(Out::Message(message)).await.map_err(|_| Gone)
     }
 
@@ -144,112 +162,148 @@ impl Window {
         }
     }
 
-    async fn lines(&mut self, method: &str, path: &str) -> Result<(), End> {
-        let request = Request::builder().method(method).uri(path).body(empty());
+    async fn lines(&mut self, method: &str, path: &str, registry: Option<&str>) -> Result<(), End> {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(registry) = registry
+            && let Some(kept) = Config::load()?.get(registry).await
+        {
+            request = request.header("X-Registry-Auth", kept.header(&registries::key(registry)));
+        }
+        let request = request.body(empty());
         let request = request.map_err(|e| AppError::Request(format!("{method} {path}: {e}")))?;
         let response = self.app.docker(request).await?;
+        self.pass_on(response, None).await
+    }
+
+    /// Passes an answer on line by line; beside it how much of the request's body has gone.
+    pub(crate) async fn pass_on(
+        &mut self,
+        response: hyper::Response<hyper::body::Incoming>,
+        gone: Option<(Arc<AtomicU64>, u64)>,
+    ) -> Result<(), End> {
         if !response.status().is_success() {
             return Err(End::Failed(docker::refusal(response).await));
         }
         self.say(Message::Opened).await?;
-        let mut body = response.into_body();
-        let mut waiting = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            waiting.extend_from_slice(&data);
-            let Some(end) = waiting.iter().rposition(|b| *b == b'\n') else {
-                if waiting.len() > LONGEST {
-                    return Err(AppError::Request("the engine sent a line without an end".into()).into());
+        let (mut body, mut waiting, mut tick) = (response.into_body(), Waiting::default(), interval(TELL));
+        loop {
+            tokio::select! {
+                frame = body.frame() => {
+                    let Some(frame) = frame else { break };
+                    let Ok(data) = frame?.into_data() else { continue };
+                    let lines = waiting.feed(&data)?;
+                    self.batches(lines).await?;
                 }
-                continue;
-            };
-            let whole: Vec<u8> = waiting.drain(..=end).collect();
-            self.batches(&whole).await?;
+                _ = tick.tick(), if gone.is_some() => {
+                    if let Some((gone, of)) = &gone {
+                        let bytes = gone.load(Ordering::Relaxed);
+                        self.say(Message::Moved { bytes, of: Some(*of) }).await?;
+                    }
+                }
+            }
         }
-        Ok(self.batches(&waiting).await?)
+        let lines = waiting.finish();
+        Ok(self.batches(lines).await?)
     }
 
-    async fn batches(&self, bytes: &[u8]) -> Result<(), Gone> {
-        let text = String::from_utf8_lossy(bytes);
-        let lines: Vec<String> =
-            text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+    async fn batches(&self, lines: Vec<String>) -> Result<(), Gone> {
         for batch in lines.chunks(BATCH) {
             self.say(Message::Lines { lines: batch.to_vec() }).await?;
         }
         Ok(())
     }
 
-    async fn logs(&mut self, container: &str, tty: bool) -> Result<(), End> {
-        if !container.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) {
-            return Err(AppError::Request(format!("{container:?} is no container's name")).into());
+    /// Runs a program; what it says comes line by line, and its end is the stream's. Let go of, it is killed.
+    async fn tool(&mut self, tool: &Tool) -> Result<(), End> {
+        let mut command = tools::command(&self.app, tool)?;
+        let name = command.as_std().get_program().to_string_lossy().into_owned();
+        let mut child = command.spawn().map_err(|e| AppError::Tool(format!("{name}: {e}")))?;
+        self.say(Message::Opened).await?;
+        let mut outs = (child.stdout.take(), child.stderr.take());
+        let mut waiting = [Waiting::default(), Waiting::default()];
+        let mut last: VecDeque<String> = VecDeque::new();
+        let mut buffers = [vec![0; TERMINAL], vec![0; TERMINAL]];
+        while outs.0.is_some() || outs.1.is_some() {
+            let [one, two] = &mut buffers;
+            let (which, read) = tokio::select! {
+                read = read_from(&mut outs.0, one) => (0, read),
+                read = read_from(&mut outs.1, two) => (1, read),
+            };
+            let lines = match read {
+                Ok(n) if n > 0 => waiting[which].feed(&buffers[which][..n])?,
+                _ => {
+                    if which == 0 {
+                        outs.0 = None
+                    } else {
+                        outs.1 = None
+                    }
+                    waiting[which].finish()
+                }
+            };
+            for line in &lines {
+                if last.len() == LAST_WORDS {
+                    last.pop_front();
+                }
+                last.push_back(line.clone());
+            }
+            self.batches(lines).await?;
         }
-        let path = format!("/containers/{container}/logs?follow=1&stdout=1&stderr=1&timestamps=1&tail=all");
-        let request = Request::get(path).body(empty()).map_err(|e| AppError::Request(e.to_string()))?;
+        let status = child.wait().await.map_err(|e| AppError::Tool(format!("{name}: {e}")))?;
+        if status.success() {
+            return Ok(());
+        }
+        let why = tools::reason(last.make_contiguous());
+        Err(AppError::Tool(if why.is_empty() { format!("{name} ended with {status}") } else { why }).into())
+    }
+
+    /// Reads an archive's heads, then answers for folders.
+    async fn tree(&mut self, container: &str, path: &str) -> Result<(), End> {
+        let query: String = path
+            .bytes()
+            .map(|b| match b {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => {
+                    char::from(b).to_string()
+                }
+                other => format!("%{other:02X}"),
+            })
+            .collect();
+        let container = log_stream::plain_name(container)?;
+        let request = Request::get(format!("/containers/{container}/archive?path={query}"))
+            .body(empty())
+            .map_err(|e| AppError::Request(e.to_string()))?;
         let response = self.app.docker(request).await?;
         if !response.status().is_success() {
             return Err(End::Failed(docker::refusal(response).await));
         }
-        self.say(Message::Opened).await?;
-        let lines = Arc::new(RwLock::new(Lines::default()));
-        let mut reader = Reader::new(tty);
-        let mut body = response.into_body();
-        // What the window was told last, and when.
-        let (mut told, mut since) = (None, Instant::now() - GROWTH);
-        let mut ended = false;
+        let (mut tree, mut reader) = (Tree::default(), Reader::default());
+        let (mut body, mut bytes, mut tick) = (response.into_body(), 0, interval(TELL));
+        let mut asked = Vec::new();
         loop {
-            let size = {
-                let lines = lines.read().unwrap_or_else(PoisonError::into_inner);
-                (lines.first(), lines.end(), ended)
-            };
-            if told != Some(size) && (ended || since.elapsed() >= GROWTH) {
-                self.say(Message::LogSize { first: size.0, end: size.1, ended }).await?;
-                (told, since) = (Some(size), Instant::now());
-            }
             tokio::select! {
-                frame = body.frame(), if !ended => match frame.transpose()? {
-                    Some(frame) => if let Ok(data) = frame.into_data() {
-                        reader.feed(&data, &mut lines.write().unwrap_or_else(PoisonError::into_inner));
-                    },
-                    None => {
-                        reader.finish(&mut lines.write().unwrap_or_else(PoisonError::into_inner));
-                        ended = true;
-                    }
-                },
-                () = sleep(GROWTH), if told != Some(size) => {}
+                frame = body.frame() => {
+                    let Some(frame) = frame else { break };
+                    let Ok(data) = frame?.into_data() else { continue };
+                    bytes += data.len() as u64;
+                    reader.feed(&data, &mut tree).map_err(|e| AppError::Request(e.to_string()))?;
+                }
+                _ = tick.tick() => self.say(Message::Moved { bytes, of: None }).await?,
                 input = self.input.recv() => match input {
                     None => return Err(End::Gone),
-                    Some(In::Bytes(_)) => {}
-                    Some(In::Input(Input::LogLines { id, from, count })) => {
-                        let found = lines.read().unwrap_or_else(PoisonError::into_inner).lines(from, count);
-                        self.say(Message::LogLines { id, lines: found }).await?;
-                    }
-                    Some(In::Input(Input::LogSearch { id, text, regex, case })) => {
-                        self.search(id, &text, regex, case, lines.clone()).await?;
-                    }
+                    Some(In::Input(Input::Folder { id, path })) => asked.push((id, path)),
+                    Some(_) => {}
                 },
             }
         }
-    }
-
-    async fn search(
-        &self,
-        id: u32,
-        text: &str,
-        regex: bool,
-        case: bool,
-        lines: Arc<RwLock<Lines>>,
-    ) -> Result<(), Gone> {
-        let what = match expression(text, regex, case) {
-            Ok(what) => what,
-            Err(error) => {
-                return self.say(Message::LogFound { id, total: 0, lines: vec![], error: Some(error) }).await;
+        self.say(Message::Opened).await?;
+        for (id, path) in asked {
+            self.say(Message::Folder { id, entries: tree.folder(&path) }).await?;
+        }
+        while let Some(input) = self.input.recv().await {
+            if let In::Input(Input::Folder { id, path }) = input {
+                self.say(Message::Folder { id, entries: tree.folder(&path) }).await?;
             }
-        };
-        let found = tokio::task::spawn_blocking(move || {
-            lines.read().unwrap_or_else(PoisonError::into_inner).search(&what)
-        });
-        let (total, lines) = found.await.map_err(|_| Gone)?;
-        self.say(Message::LogFound { id, total, lines, error: None }).await
+        }
+        Err(End::Gone)
     }
 
     async fn terminal(&mut self, path: &str, body: Option<String>) -> Result<(), End> {
@@ -289,4 +343,43 @@ impl Window {
             }
         }
     }
+}
+
+/// Reads on; from one that has ended, never.
+async fn read_from(
+    from: &mut Option<impl tokio::io::AsyncRead + Unpin>,
+    buffer: &mut [u8],
+) -> std::io::Result<usize> {
+    match from {
+        Some(from) => from.read(buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Bytes that are no line yet.
+#[derive(Default)]
+struct Waiting(Vec<u8>);
+
+impl Waiting {
+    /// Takes bytes as they come; answers the lines that are whole by now, without empty ones.
+    fn feed(&mut self, data: &[u8]) -> Result<Vec<String>, AppError> {
+        self.0.extend_from_slice(data);
+        let Some(end) = self.0.iter().rposition(|b| *b == b'\n') else {
+            if self.0.len() > LONGEST {
+                return Err(AppError::Request("a line without an end came".into()));
+            }
+            return Ok(Vec::new());
+        };
+        let whole: Vec<u8> = self.0.drain(..=end).collect();
+        Ok(split(&whole))
+    }
+
+    fn finish(&mut self) -> Vec<String> {
+        split(&std::mem::take(&mut self.0))
+    }
+}
+
+fn split(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().map(str::trim_end).filter(|l| !l.trim().is_empty()).map(str::to_owned).collect()
 }

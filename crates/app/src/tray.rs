@@ -155,6 +155,83 @@ pub fn menu(view: &View) -> Vec<MenuItem> {
     items
 }
 
+/// A step from one menu to the next, for a menu that may be open meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Other words, or another state, of the line at a place.
+    Set {
+        /// Its place.
+        at: usize,
+        /// Its words.
+        text: String,
+        /// Whether it can be clicked.
+        enabled: bool,
+    },
+    /// The line at a place goes.
+    Remove {
+        /// Its place.
+        at: usize,
+    },
+    /// A line comes before the one at a place.
+    Insert {
+        /// Its place.
+        at: usize,
+        /// It.
+        item: MenuItem,
+    },
+}
+
+/// What leads from one menu to the next, in order: lines that stay are changed in place, so that nothing jumps under
+/// a person's pointer.
+pub fn changes(old: &[MenuItem], new: &[MenuItem]) -> Vec<Change> {
+    let mut now: Vec<&MenuItem> = old.iter().collect();
+    let mut out = Vec::new();
+    for (at, item) in new.iter().enumerate() {
+        // A line that comes later in the new menu is not thrown away for one that is new.
+        while now.get(at).is_some_and(|there| !same(there, item))
+            && !new[at..].iter().any(|later| same(now[at], later))
+        {
+            now.remove(at);
+            out.push(Change::Remove { at });
+        }
+        match (now.get(at), item) {
+            (Some(there), item) if *there == item => {}
+            (Some(there), MenuItem::Action { text, enabled, .. }) if same(there, item) => {
+                out.push(Change::Set { at, text: text.clone(), enabled: *enabled });
+                now[at] = item;
+            }
+            (Some(MenuItem::Label(_)), MenuItem::Label(text)) => {
+                out.push(Change::Set { at, text: text.clone(), enabled: false });
+                now[at] = item;
+            }
+            (there, item) => {
+                // What opens more is replaced with what is in it.
+                if there.is_some_and(|t| same(t, item)) {
+                    now.remove(at);
+                    out.push(Change::Remove { at });
+                }
+                now.insert(at, item);
+                out.push(Change::Insert { at, item: item.clone() });
+            }
+        }
+    }
+    while now.len() > new.len() {
+        now.pop();
+        out.push(Change::Remove { at: now.len() });
+    }
+    out
+}
+
+/// Whether two lines are one with other words.
+fn same(a: &MenuItem, b: &MenuItem) -> bool {
+    match (a, b) {
+        (MenuItem::Label(_), MenuItem::Label(_)) | (MenuItem::Line, MenuItem::Line) => true,
+        (MenuItem::Action { action: a, .. }, MenuItem::Action { action: b, .. }) => a == b,
+        (MenuItem::Submenu { text: a, .. }, MenuItem::Submenu { text: b, .. }) => a == b,
+        _ => false,
+    }
+}
+
 /// A menu's line is one, and short; names come from others.
 fn brief(text: &str) -> String {
     const MOST: usize = 48;
@@ -235,6 +312,52 @@ mod tests {
             panic!("no container")
         };
         assert!(text.starts_with("abxx") && text.ends_with('…') && text.chars().count() == 48, "{text}");
+    }
+
+    fn applied(old: &[MenuItem], changes: Vec<Change>) -> Vec<MenuItem> {
+        let mut now = old.to_vec();
+        for change in changes {
+            match change {
+                Change::Remove { at } => drop(now.remove(at)),
+                Change::Insert { at, item } => now.insert(at, item),
+                Change::Set { at, text: words, enabled: can } => match &mut now[at] {
+                    MenuItem::Label(text) => *text = words,
+                    MenuItem::Action { text, enabled, .. } => (*text, *enabled) = (words, can),
+                    other => panic!("{other:?} has no words of its own"),
+                },
+            }
+        }
+        now
+    }
+
+    #[test]
+    fn every_menu_becomes_every_other() {
+        let mut views = Vec::new();
+        for state in [State::Stopped, State::Starting, State::Running, State::Stopping, State::Failed] {
+            for n in [0, 1, 3, 8, 10] {
+                views.push(menu(&View { state, error: Some("why".into()), running: running(n) }));
+            }
+        }
+        let mut reversed = running(5);
+        reversed.reverse();
+        views.push(menu(&View { state: State::Running, error: None, running: reversed }));
+        for old in &views {
+            for new in &views {
+                assert_eq!(&applied(old, changes(old, new)), new);
+            }
+        }
+    }
+
+    #[test]
+    fn what_stays_is_changed_in_place() {
+        let one = menu(&View { state: State::Running, error: None, running: running(2) });
+        let two = menu(&View { state: State::Running, error: None, running: running(3) });
+        let steps = changes(&one, &two);
+        assert!(
+            matches!(&steps[..], [Change::Set { text, .. }, Change::Insert { item: MenuItem::Submenu { .. }, .. }] if text.contains('3')),
+            "{steps:?}"
+        );
+        assert_eq!(changes(&one, &one), []);
     }
 
     #[test]

@@ -33,6 +33,36 @@ pub enum Control {
         /// So many lines.
         lines: u32,
     },
+    /// Which programs are there that compose and build.
+    Tools,
+    /// What a folder of this computer has in it for compose and builds.
+    Look {
+        /// Its whole path.
+        path: String,
+    },
+    /// Registries with credentials in docker's configuration.
+    Registries,
+    /// Asks the registry, through the engine, whether the credentials are good; then keeps them.
+    SignIn {
+        /// The registry's host, with its port; empty for Docker Hub.
+        registry: String,
+        /// User.
+        user: String,
+        /// Password or token.
+        secret: String,
+    },
+    /// Forgets the credentials of a registry.
+    SignOut {
+        /// As [`Registry::host`] names it.
+        registry: String,
+    },
+    /// Writes logs, versions and settings as one archive, for a report. No secrets.
+    Diagnostics {
+        /// Where to: a whole path.
+        path: String,
+    },
+    /// Stops the machine and deletes every image, container, volume and setting.
+    Reset,
 }
 
 /// What is answered.
@@ -55,6 +85,41 @@ pub enum ControlAnswer {
         /// It.
         text: String,
     },
+    /// The programs.
+    Tools {
+        /// Compose's, where it is there.
+        compose: Option<String>,
+        /// Buildx's, where it is there.
+        build: Option<String>,
+        /// Where credentials are kept from now on: a program's name, or nothing for docker's own file.
+        store: Option<String>,
+    },
+    /// A folder.
+    Folder {
+        /// Its whole path, without what leads astray.
+        path: String,
+        /// Files that compose would take, the first one first.
+        compose: Vec<String>,
+        /// Files that look like Dockerfiles, the first one first.
+        dockerfiles: Vec<String>,
+    },
+    /// Registries.
+    Registries {
+        /// Each with credentials.
+        registries: Vec<Registry>,
+    },
+}
+
+/// A registry with credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub struct Registry {
+    /// Its name in docker's configuration.
+    pub host: String,
+    /// The user, where it is told.
+    pub user: Option<String>,
+    /// The program that keeps the secret; none: docker's own file does.
+    pub store: Option<String>,
 }
 
 /// Why something was not done.
@@ -150,13 +215,52 @@ pub enum Open {
         method: String,
         /// The engine's path, with its query.
         path: String,
+        /// The registry whose credentials go along, where there are any: for pulls and pushes.
+        registry: Option<String>,
     },
-    /// The log of a container, kept and indexed here.
+    /// The logs of containers, kept and indexed here; of several, one after the other in time.
     Logs {
-        /// Its id or name.
+        /// Of these.
+        containers: Vec<LogOf>,
+    },
+    /// What all running containers use, once a second.
+    Usage,
+    /// The files of a container or volume that does not change meanwhile: read once, then shown folder by folder.
+    Tree {
+        /// The container's id.
         container: String,
-        /// Whether it has a terminal: its log then is one stream.
-        tty: bool,
+        /// The folder that is the root of what is shown.
+        path: String,
+    },
+    /// A file of this computer as a request's body: loads, imports, uploads. Back come lines, and how much has gone.
+    Send {
+        /// HTTP's method.
+        method: String,
+        /// The engine's path, with its query.
+        path: String,
+        /// The file: a whole path.
+        file: String,
+        /// Packed into an archive of this one file first, as uploads into containers want it.
+        pack: bool,
+    },
+    /// An answer of the engine as a file of this computer: saves, exports, downloads.
+    Receive {
+        /// The engine's path, with its query.
+        path: String,
+        /// The file: a whole path. What was there stays until all has come.
+        file: String,
+    },
+    /// One answer of the engine as the body of another request: copies of volumes.
+    Copy {
+        /// What is read, with its query.
+        from: String,
+        /// Where it is put (`PUT`), with its query.
+        to: String,
+    },
+    /// A program that comes with Coracle and speaks for itself: compose, builds.
+    Tool {
+        /// Which, and what it shall do.
+        tool: Tool,
     },
     /// A connection that becomes a terminal: `POST /exec/{id}/start` or `/containers/{id}/attach`.
     Terminal {
@@ -167,8 +271,169 @@ pub enum Open {
     },
 }
 
-/// What comes from an open stream. A terminal's bytes come beside these, as they are.
+/// One of several logs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub struct LogOf {
+    /// The container's id or name.
+    pub id: String,
+    /// Whether it has a terminal: its log then is one stream.
+    pub tty: bool,
+}
+
+/// What the programs beside the engine are asked for. They get words, never a shell's line.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(tag = "tool", rename_all = "snake_case")]
+pub enum Tool {
+    /// Compose.
+    Compose {
+        /// The project's name; without one, compose takes the folder's.
+        project: Option<String>,
+        /// The project's folder.
+        folder: Option<String>,
+        /// Its files, where they have no usual name.
+        files: Vec<String>,
+        /// What to do.
+        verb: ComposeVerb,
+        /// With these services only; none: with all.
+        services: Vec<String>,
+    },
+    /// A build; what comes is BuildKit's progress, as JSON.
+    Build {
+        /// The folder that is sent.
+        folder: String,
+        /// The Dockerfile, from the folder on; empty for the usual one.
+        file: String,
+        /// Names of the image.
+        tags: Vec<String>,
+        /// Arguments, `NAME=value`.
+        args: Vec<String>,
+        /// The stage to build; empty for the last one.
+        target: String,
+        /// The platform; empty for the engine's own.
+        platform: String,
+        /// Leave the cache aside.
+        no_cache: bool,
+        /// Ask registries for newer images to build upon.
+        pull: bool,
+    },
+    /// The builds that the engine remembers: a line of JSON for each.
+    Builds,
+    /// All about one of them.
+    BuildRecord {
+        /// Its reference.
+        id: String,
+    },
+    /// The progress of one of them, as it was.
+    BuildLog {
+        /// Its reference.
+        id: String,
+    },
+    /// Forget one of them.
+    BuildForget {
+        /// Its reference.
+        id: String,
+    },
+}
+
+/// What compose shall do with a project.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum ComposeVerb {
+    /// Make what is missing or has changed, and start it.
+    Up {
+        /// Build images first.
+        build: bool,
+    },
+    /// Stop and remove its containers and networks.
+    Down {
+        /// And its volumes.
+        volumes: bool,
+    },
+    /// Start what is stopped.
+    Start,
+    /// Stop what runs.
+    Stop,
+    /// Restart.
+    Restart,
+    /// Pull its images.
+    Pull,
+    /// Build its images.
+    Build,
+    /// Tell what its files come to.
+    Config,
+    /// Run so many of each of the services.
+    Scale {
+        /// So many.
+        count: u32,
+    },
+}
+
+/// What a container uses at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Default)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub struct Use {
+    /// Percent of one processor.
+    pub cpu: f64,
+    /// Bytes, without what is only cached.
+    #[cfg_attr(test, ts(type = "number"))]
+    pub memory: u64,
+    /// Bytes it may use.
+    #[cfg_attr(test, ts(type = "number"))]
+    pub limit: u64,
+    /// Bytes received, in all.
+    #[cfg_attr(test, ts(type = "number"))]
+    pub received: u64,
+    /// Bytes sent, in all.
+    #[cfg_attr(test, ts(type = "number"))]
+    pub sent: u64,
+    /// Bytes read from disks, in all.
+    #[cfg_attr(test, ts(type = "number"))]
+    pub read: u64,
+    /// Bytes written to disks, in all.
+    #[cfg_attr(test, ts(type = "number"))]
+    pub written: u64,
+    /// Processes.
+    #[cfg_attr(test, ts(type = "number"))]
+    pub processes: u64,
+}
+
+/// An entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Bytes.
+    #[cfg_attr(test, ts(type = "number"))]
+    pub size: u64,
+    /// As `ls` shows it: `drwxr-xr-x`.
+    pub mode: String,
+    /// Where a link leads.
+    pub target: Option<String>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// A folder.
+    Folder,
+    /// A file.
+    File,
+    /// A link.
+    Link,
+    /// Something else.
+    Other,
+}
+
+/// What comes from an open stream. A terminal's bytes come beside these, as they are.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(tag = "message", rename_all = "snake_case")]
 pub enum Message {
@@ -215,6 +480,30 @@ pub enum Message {
         /// Why nothing was searched: the expression is wrong.
         error: Option<String>,
     },
+    /// Of [`Open::Usage`], by the containers' ids.
+    Usage {
+        /// Milliseconds since 1970.
+        #[cfg_attr(test, ts(type = "number"))]
+        at: u64,
+        /// Each running container.
+        containers: BTreeMap<String, Use>,
+    },
+    /// Of [`Open::Tree`]: a folder that was asked for.
+    Folder {
+        /// The question's.
+        id: u32,
+        /// What is in it; nothing where there is no such folder.
+        entries: Option<Vec<Entry>>,
+    },
+    /// Bytes that have gone or come, of [`Open::Send`], [`Open::Receive`] and [`Open::Tree`].
+    Moved {
+        /// So many.
+        #[cfg_attr(test, ts(type = "number"))]
+        bytes: u64,
+        /// Of so many, where it is known.
+        #[cfg_attr(test, ts(type = "number | null"))]
+        of: Option<u64>,
+    },
     /// It failed, and ends.
     Failed {
         /// Why.
@@ -237,6 +526,8 @@ pub struct LogLine {
     pub stderr: bool,
     /// Its text, without control sequences.
     pub text: String,
+    /// Which of the containers that were asked for.
+    pub source: u16,
 }
 
 /// What may be said to an open stream. A terminal's input comes beside these, as bytes.
@@ -265,6 +556,13 @@ pub enum Input {
         /// Upper and lower case differ.
         case: bool,
     },
+    /// A folder of the tree.
+    Folder {
+        /// Comes back with the answer.
+        id: u32,
+        /// Its path, from the tree's root on.
+        path: String,
+    },
 }
 
 #[cfg(test)]
@@ -281,10 +579,17 @@ mod tests {
         for text in [
             Control::decl(&config),
             ControlAnswer::decl(&config),
+            Registry::decl(&config),
             Failure::decl(&config),
             Machine::decl(&config),
             State::decl(&config),
             Open::decl(&config),
+            LogOf::decl(&config),
+            Tool::decl(&config),
+            ComposeVerb::decl(&config),
+            Use::decl(&config),
+            EntryKind::decl(&config),
+            Entry::decl(&config),
             Message::decl(&config),
             LogLine::decl(&config),
             Input::decl(&config),

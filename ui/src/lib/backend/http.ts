@@ -1,8 +1,9 @@
 import { type Answer, type Backend, type Channel, EngineError, engineWords, type Listener, type Request, Unreachable } from "./index";
 import type { Control, ControlAnswer, Failure, Input, Message, Open } from "./words";
+import { t } from "../texts";
 
 const KEPT = "coracle.token";
-const CLOSED: Failure = { code: "bridge", status: null, message: "the bridge to the app is closed; it is tried again" };
+const CLOSED: Failure = { code: "bridge", status: null, message: t("the bridge to the app is closed; it is tried again") };
 
 /** The token stands in the address's fragment once; then it is kept for this tab and taken out of sight. */
 function token(): string {
@@ -102,6 +103,10 @@ export function http(): Backend {
           socket.close();
         },
       };
+    },
+    /** As links reach the window; in a browser whoever drives it says them. */
+    places(hear) {
+      window.addEventListener("coracle-go", (event) => hear(String((event as CustomEvent).detail)));
     },
     async openUrl(url) {
       window.open(url, "_blank", "noopener,noreferrer");

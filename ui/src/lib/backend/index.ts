@@ -1,5 +1,6 @@
 // The one way out of the user interface. Two implementations: the window's, and HTTP for a plain browser.
 import type { Control, ControlAnswer, Failure, Input, Message, Open } from "./words";
+import { t } from "../texts";
 
 /** What the engine answered. */
 export interface Answer {
@@ -45,6 +46,10 @@ export interface Backend {
   autostart?(wanted?: boolean): Promise<boolean>;
   /** Hears where the tray and `coracle://` links lead: `settings`, `containers/<id>/logs`. */
   places?(hear: (place: string) => void): void;
+  /** Asks for a file or folder by the system's own dialog; absent where there is none: then its path is typed. */
+  pick?(kind: "folder" | "open" | "save", name?: string): Promise<string | undefined>;
+  /** Shows a folder in the system's file manager; absent where there is none. */
+  openFolder?(path: string): Promise<void>;
   /** Keeps bytes as a file where the person says. */
   save(name: string, bytes: Uint8Array): Promise<void>;
 }
@@ -76,7 +81,7 @@ export function engineWords(answer: Answer): string {
   } catch {
     // Not JSON: the text itself.
   }
-  return answer.text.trim() || `the engine answered ${answer.status} without a word`;
+  return answer.text.trim() || t("the engine answered {v1} without a word", { v1: answer.status });
 }
 
 let backend: Backend | undefined;
@@ -86,6 +91,6 @@ export function setBackend(chosen: Backend) {
 }
 
 export function api(): Backend {
-  if (!backend) throw new Error("the backend is not chosen yet");
+  if (!backend) throw new Error("no backend");
   return backend;
 }

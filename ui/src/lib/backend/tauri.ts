@@ -52,7 +52,7 @@ export function tauri(): Backend {
       let over = false;
       const channel = new Ipc<Message | { bytes: string }>((data) => {
         if (over) return;
-        if ("bytes" in data) {
+        if (!("message" in data)) {
           listener.bytes?.(decode(data.bytes));
           return;
         }
@@ -80,6 +80,10 @@ export function tauri(): Backend {
     places(hear) {
       void listen<string>("go", (event) => hear(event.payload));
     },
+    async pick(kind, name) {
+      return (await call<string | null>("pick", { kind, name: name ?? null })) ?? undefined;
+    },
+    openFolder: (path) => call("open_folder", { path }),
     openUrl: (url) => call("open_url", { url }),
     save: (name, bytes) => call("save", bytes, { "x-name": encodeURIComponent(name) }),
   };

@@ -16,7 +16,31 @@ guest: boolean,
 /**
  * So many lines.
  */
-lines: number, };
+lines: number, } | { "control": "tools" } | { "control": "look", 
+/**
+ * Its whole path.
+ */
+path: string, } | { "control": "registries" } | { "control": "sign_in", 
+/**
+ * The registry's host, with its port; empty for Docker Hub.
+ */
+registry: string, 
+/**
+ * User.
+ */
+user: string, 
+/**
+ * Password or token.
+ */
+secret: string, } | { "control": "sign_out", 
+/**
+ * As [`Registry::host`] names it.
+ */
+registry: string, } | { "control": "diagnostics", 
+/**
+ * Where to: a whole path.
+ */
+path: string, } | { "control": "reset" };
 export type ControlAnswer = { "answer": "machine", 
 /**
  * It.
@@ -29,7 +53,48 @@ settings: { [key in string]: string }, } | { "answer": "text",
 /**
  * It.
  */
-text: string, };
+text: string, } | { "answer": "tools", 
+/**
+ * Compose's, where it is there.
+ */
+compose: string | null, 
+/**
+ * Buildx's, where it is there.
+ */
+build: string | null, 
+/**
+ * Where credentials are kept from now on: a program's name, or nothing for docker's own file.
+ */
+store: string | null, } | { "answer": "folder", 
+/**
+ * Its whole path, without what leads astray.
+ */
+path: string, 
+/**
+ * Files that compose would take, the first one first.
+ */
+compose: Array<string>, 
+/**
+ * Files that look like Dockerfiles, the first one first.
+ */
+dockerfiles: Array<string>, } | { "answer": "registries", 
+/**
+ * Each with credentials.
+ */
+registries: Array<Registry>, };
+export type Registry = { 
+/**
+ * Its name in docker's configuration.
+ */
+host: string, 
+/**
+ * The user, where it is told.
+ */
+user: string | null, 
+/**
+ * The program that keeps the secret; none: docker's own file does.
+ */
+store: string | null, };
 export type Failure = { 
 /**
  * For programs.
@@ -93,15 +158,59 @@ method: string,
 /**
  * The engine's path, with its query.
  */
-path: string, } | { "open": "logs", 
+path: string, 
 /**
- * Its id or name.
+ * The registry whose credentials go along, where there are any: for pulls and pushes.
+ */
+registry: string | null, } | { "open": "logs", 
+/**
+ * Of these.
+ */
+containers: Array<LogOf>, } | { "open": "usage" } | { "open": "tree", 
+/**
+ * The container's id.
  */
 container: string, 
 /**
- * Whether it has a terminal: its log then is one stream.
+ * The folder that is the root of what is shown.
  */
-tty: boolean, } | { "open": "terminal", 
+path: string, } | { "open": "send", 
+/**
+ * HTTP's method.
+ */
+method: string, 
+/**
+ * The engine's path, with its query.
+ */
+path: string, 
+/**
+ * The file: a whole path.
+ */
+file: string, 
+/**
+ * Packed into an archive of this one file first, as uploads into containers want it.
+ */
+pack: boolean, } | { "open": "receive", 
+/**
+ * The engine's path, with its query.
+ */
+path: string, 
+/**
+ * The file: a whole path. What was there stays until all has come.
+ */
+file: string, } | { "open": "copy", 
+/**
+ * What is read, with its query.
+ */
+from: string, 
+/**
+ * Where it is put (`PUT`), with its query.
+ */
+to: string, } | { "open": "tool", 
+/**
+ * Which, and what it shall do.
+ */
+tool: Tool, } | { "open": "terminal", 
 /**
  * The engine's path, with its query.
  */
@@ -110,6 +219,148 @@ path: string,
  * The request's body, JSON.
  */
 body: string | null, };
+export type LogOf = { 
+/**
+ * The container's id or name.
+ */
+id: string, 
+/**
+ * Whether it has a terminal: its log then is one stream.
+ */
+tty: boolean, };
+export type Tool = { "tool": "compose", 
+/**
+ * The project's name; without one, compose takes the folder's.
+ */
+project: string | null, 
+/**
+ * The project's folder.
+ */
+folder: string | null, 
+/**
+ * Its files, where they have no usual name.
+ */
+files: Array<string>, 
+/**
+ * What to do.
+ */
+verb: ComposeVerb, 
+/**
+ * With these services only; none: with all.
+ */
+services: Array<string>, } | { "tool": "build", 
+/**
+ * The folder that is sent.
+ */
+folder: string, 
+/**
+ * The Dockerfile, from the folder on; empty for the usual one.
+ */
+file: string, 
+/**
+ * Names of the image.
+ */
+tags: Array<string>, 
+/**
+ * Arguments, `NAME=value`.
+ */
+args: Array<string>, 
+/**
+ * The stage to build; empty for the last one.
+ */
+target: string, 
+/**
+ * The platform; empty for the engine's own.
+ */
+platform: string, 
+/**
+ * Leave the cache aside.
+ */
+no_cache: boolean, 
+/**
+ * Ask registries for newer images to build upon.
+ */
+pull: boolean, } | { "tool": "builds" } | { "tool": "build_record", 
+/**
+ * Its reference.
+ */
+id: string, } | { "tool": "build_log", 
+/**
+ * Its reference.
+ */
+id: string, } | { "tool": "build_forget", 
+/**
+ * Its reference.
+ */
+id: string, };
+export type ComposeVerb = { "verb": "up", 
+/**
+ * Build images first.
+ */
+build: boolean, } | { "verb": "down", 
+/**
+ * And its volumes.
+ */
+volumes: boolean, } | { "verb": "start" } | { "verb": "stop" } | { "verb": "restart" } | { "verb": "pull" } | { "verb": "build" } | { "verb": "config" } | { "verb": "scale", 
+/**
+ * So many.
+ */
+count: number, };
+export type Use = { 
+/**
+ * Percent of one processor.
+ */
+cpu: number, 
+/**
+ * Bytes, without what is only cached.
+ */
+memory: number, 
+/**
+ * Bytes it may use.
+ */
+limit: number, 
+/**
+ * Bytes received, in all.
+ */
+received: number, 
+/**
+ * Bytes sent, in all.
+ */
+sent: number, 
+/**
+ * Bytes read from disks, in all.
+ */
+read: number, 
+/**
+ * Bytes written to disks, in all.
+ */
+written: number, 
+/**
+ * Processes.
+ */
+processes: number, };
+export type EntryKind = "folder" | "file" | "link" | "other";
+export type Entry = { 
+/**
+ * Its name.
+ */
+name: string, 
+/**
+ * What it is.
+ */
+kind: EntryKind, 
+/**
+ * Bytes.
+ */
+size: number, 
+/**
+ * As `ls` shows it: `drwxr-xr-x`.
+ */
+mode: string, 
+/**
+ * Where a link leads.
+ */
+target: string | null, };
 export type Message = { "message": "machine", 
 /**
  * How it is now.
@@ -154,7 +405,31 @@ lines: Array<number>,
 /**
  * Why nothing was searched: the expression is wrong.
  */
-error: string | null, } | { "message": "failed", 
+error: string | null, } | { "message": "usage", 
+/**
+ * Milliseconds since 1970.
+ */
+at: number, 
+/**
+ * Each running container.
+ */
+containers: { [key in string]: Use }, } | { "message": "folder", 
+/**
+ * The question's.
+ */
+id: number, 
+/**
+ * What is in it; nothing where there is no such folder.
+ */
+entries: Array<Entry> | null, } | { "message": "moved", 
+/**
+ * So many.
+ */
+bytes: number, 
+/**
+ * Of so many, where it is known.
+ */
+of: number | null, } | { "message": "failed", 
 /**
  * Why.
  */
@@ -175,7 +450,11 @@ stderr: boolean,
 /**
  * Its text, without control sequences.
  */
-text: string, };
+text: string, 
+/**
+ * Which of the containers that were asked for.
+ */
+source: number, };
 export type Input = { "input": "log_lines", 
 /**
  * Comes back with the answer.
@@ -204,4 +483,12 @@ regex: boolean,
 /**
  * Upper and lower case differ.
  */
-case: boolean, };
+case: boolean, } | { "input": "folder", 
+/**
+ * Comes back with the answer.
+ */
+id: number, 
+/**
+ * Its path, from the tree's root on.
+ */
+path: string, };

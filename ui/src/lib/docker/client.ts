@@ -12,6 +12,14 @@ export type CreateBody = definitions["ContainerConfig"] & {
   HostConfig: definitions["HostConfig"];
   NetworkingConfig?: definitions["NetworkingConfig"];
 };
+export type Usage = definitions["ContainerUpdateResponse"];
+export interface DiskUse {
+  LayersSize?: number;
+  Images?: { Size: number; SharedSize: number; Containers: number }[] | null;
+  Containers?: { SizeRw?: number; State?: string }[] | null;
+  Volumes?: { Name: string; UsageData?: { Size: number; RefCount: number } | null }[] | null;
+  BuildCache?: { Size: number; InUse: boolean; Shared: boolean }[] | null;
+}
 export type Layer = { Id: string; Created: number; CreatedBy: string; Size: number; Comment: string; Tags: string[] | null };
 export type Processes = { Titles: string[]; Processes: string[][] };
 
@@ -47,6 +55,9 @@ export const docker = {
   top: (name: string) => call<Processes>("GET", `/containers/${id(name)}/top`),
   pruneContainers: () => call<{ ContainersDeleted: string[] | null; SpaceReclaimed: number }>("POST", "/containers/prune"),
 
+  limits: (name: string, body: Record<string, unknown>) => call<{ Warnings: string[] | null }>("POST", `/containers/${id(name)}/update`, body),
+  commit: (name: string, repo: string, tag: string) => call<{ Id: string }>("POST", path("/commit", { container: name, repo, tag })),
+
   images: () => call<Image[]>("GET", path("/images/json", { "shared-size": true })),
   image: (name: string) => call<ImageDetail>("GET", `/images/${id(name)}/json`),
   history: (name: string) => call<Layer[]>("GET", `/images/${id(name)}/history`),
@@ -59,7 +70,7 @@ export const docker = {
     ),
 
   volumes: async () => (await call<{ Volumes: Volume[] | null }>("GET", "/volumes")).Volumes ?? [],
-  createVolume: (name: string) => call<Volume>("POST", "/volumes/create", { Name: name }),
+  createVolume: (name: string, labels: Record<string, string> = {}) => call<Volume>("POST", "/volumes/create", { Name: name, Labels: labels }),
   removeVolume: (name: string) => call<void>("DELETE", `/volumes/${id(name)}`),
   pruneVolumes: () =>
     call<{ VolumesDeleted: string[] | null; SpaceReclaimed: number }>(
@@ -72,6 +83,12 @@ export const docker = {
   createNetwork: (name: string, internal: boolean) => call<{ Id: string }>("POST", "/networks/create", { Name: name, Driver: "bridge", Internal: internal }),
   removeNetwork: (name: string) => call<void>("DELETE", `/networks/${id(name)}`),
   pruneNetworks: () => call<{ NetworksDeleted: string[] | null }>("POST", "/networks/prune"),
+
+  connect: (network: string, container: string) => call<void>("POST", `/networks/${id(network)}/connect`, { Container: container }),
+  disconnect: (network: string, container: string) => call<void>("POST", `/networks/${id(network)}/disconnect`, { Container: container, Force: true }),
+
+  diskUse: () => call<DiskUse>("GET", "/system/df"),
+  pruneBuilds: () => call<{ SpaceReclaimed: number }>("POST", path("/build/prune", { all: true })),
 
   info: () => call<definitions["SystemInfo"]>("GET", "/info"),
   features: () => call<{ operations: string[] }>("GET", "/coracle/v1/features"),

@@ -1,5 +1,6 @@
 // What the lists show of containers: words for states, ports, groups by compose project.
 import type { Container } from "../docker/client";
+import { t } from "../texts";
 
 export type Tone = "running" | "stopped" | "warn" | "error" | "busy";
 
@@ -24,23 +25,23 @@ export function status(container: Pick<Container, "State" | "Status">, pending?:
   switch (state) {
     case "running":
       if (words.includes("(unhealthy)")) return { word: "unhealthy", tone: "error" };
-      if (words.includes("(health: starting)")) return { word: "running, health not known yet", tone: "warn" };
-      return { word: words.includes("(healthy)") ? "running, healthy" : "running", tone: "running" };
+      if (words.includes("(health: starting)")) return { word: t("running, health not known yet"), tone: "warn" };
+      return { word: words.includes("(healthy)") ? t("running, healthy") : "running", tone: "running" };
     case "paused":
       return { word: "paused", tone: "warn" };
     case "restarting":
       return { word: "restarting", tone: "warn" };
     case "created":
-      return { word: "never started", tone: "stopped" };
+      return { word: t("never started"), tone: "stopped" };
     case "removing":
       return { word: "removing", tone: "busy" };
     case "dead":
-      return { word: "could not be removed", tone: "error" };
+      return { word: t("could not be removed"), tone: "error" };
     default: {
       const code = CODE.exec(words)?.[1];
       // 137 and 143: killed, or ended by the signal of a stop. A person did that.
       if (code === undefined || code === "0" || code === "137" || code === "143") return { word: "stopped", tone: "stopped" };
-      return { word: `stopped with code ${code}`, tone: "error" };
+      return { word: t("stopped with code {code}", { code }), tone: "error" };
     }
   }
 }
@@ -112,9 +113,11 @@ export function matches(needle: string, ...hay: (string | undefined | null)[]): 
 }
 
 /** Which lists an event of the engine concerns. */
-export function touched(event: { Type?: string; Action?: string }): ("containers" | "images" | "volumes" | "networks")[] {
+export function touched(event: { Type?: string; Action?: string; Actor?: { Attributes?: Record<string, string> } }): ("containers" | "images" | "volumes" | "networks")[] {
   switch (event.Type) {
     case "container":
+      // What serves the app alone is in no list.
+      if (event.Actor?.Attributes?.["dev.coracle.helper"]) return [];
       // Told often, and shown nowhere in a list.
       if (/^(exec_|top|attach|resize|archive|copy|export|commit)/.test(event.Action ?? "")) return [];
       return event.Action === "create" || event.Action === "destroy" ? ["containers", "images", "volumes"] : ["containers"];

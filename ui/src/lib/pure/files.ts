@@ -1,12 +1,7 @@
-// Folders of containers: what `ls -lAn` says, and the tar archives of Docker's copy.
+import type { Entry } from "../backend/words";
+import { t } from "../texts";
 
-export interface Entry {
-  name: string;
-  kind: "folder" | "file" | "link" | "other";
-  size: number;
-  mode: string;
-  target?: string;
-}
+// Folders of containers: what `ls -lAn` says, and the tar archives of Docker's copy.
 
 const LINE = /^([bcdlps-])([rwxsStT-]{9})[.+@]?\s+\d+\s+\d+\s+\d+\s+(\d+)(?:,\s*(\d+))?\s+\S+\s+\S+\s+\S+ (.+)$/;
 
@@ -23,7 +18,7 @@ export function listing(text: string): Entry[] {
       kind: type === "d" ? "folder" : type === "l" ? "link" : type === "-" ? "file" : "other",
       size: Number(size),
       mode: type + mode,
-      ...(arrow >= 0 ? { target: rest.slice(arrow + 4) } : {}),
+      target: arrow >= 0 ? rest.slice(arrow + 4) : null,
     });
   }
   return out.sort((a, b) => Number(b.kind === "folder") - Number(a.kind === "folder") || a.name.localeCompare(b.name));
@@ -125,6 +120,6 @@ export type Preview = { kind: "text"; text: string } | { kind: "image"; type: st
 export function preview(name: string, bytes: Uint8Array): Preview {
   const type = IMAGES[name.split(".").pop()?.toLowerCase() ?? ""];
   if (type) return { kind: "image", type };
-  if (bytes.subarray(0, 8192).includes(0)) return { kind: "none", why: "It is not text." };
+  if (bytes.subarray(0, 8192).includes(0)) return { kind: "none", why: t("It is not text.") };
   return { kind: "text", text: new TextDecoder().decode(bytes) };
 }

@@ -1,3 +1,4 @@
+import { t, tn } from "../texts";
 /** A size in words, as Docker writes them: powers of 1000. */
 export function size(bytes: number | undefined | null): string {
   if (bytes === undefined || bytes === null || bytes < 0 || !Number.isFinite(bytes)) return "–";
@@ -14,21 +15,20 @@ export function size(bytes: number | undefined | null): string {
 /** How long, in the largest unit that says it. */
 export function span(seconds: number): string {
   const s = Math.max(0, Math.floor(seconds));
-  const of = (n: number, unit: string) => `${n} ${unit}${n === 1 ? "" : "s"}`;
-  if (s < 60) return of(s, "second");
-  if (s < 3600) return of(Math.floor(s / 60), "minute");
-  if (s < 86_400) return of(Math.floor(s / 3600), "hour");
-  if (s < 86_400 * 60) return of(Math.floor(s / 86_400), "day");
-  if (s < 86_400 * 730) return of(Math.floor(s / (86_400 * 30)), "month");
-  return of(Math.floor(s / (86_400 * 365)), "year");
+  if (s < 60) return tn("{n} second", "{n} seconds", s);
+  if (s < 3600) return tn("{n} minute", "{n} minutes", Math.floor(s / 60));
+  if (s < 86_400) return tn("{n} hour", "{n} hours", Math.floor(s / 3600));
+  if (s < 86_400 * 60) return tn("{n} day", "{n} days", Math.floor(s / 86_400));
+  if (s < 86_400 * 730) return tn("{n} month", "{n} months", Math.floor(s / (86_400 * 30)));
+  return tn("{n} year", "{n} years", Math.floor(s / (86_400 * 365)));
 }
 
 /** How long ago; a time that is not set (`0001-01-01`) is never. */
 export function ago(time: string | number | undefined | null, now = Date.now()): string {
   const at = typeof time === "number" ? time * 1000 : Date.parse(time ?? "");
-  if (!Number.isFinite(at) || at <= 0) return "never";
+  if (!Number.isFinite(at) || at <= 0) return t("never");
   const seconds = (now - at) / 1000;
-  return seconds < 5 ? "just now" : `${span(seconds)} ago`;
+  return seconds < 5 ? t("just now") : t("{span} ago", { span: span(seconds) });
 }
 
 /** A time of day and date, short, in the person's own time. */
@@ -61,14 +61,14 @@ export function words(line: string): { words: string[] } | { error: string } {
       quoted = c;
       word ??= "";
     } else if (c === "\\") {
-      if (i + 1 === line.length) return { error: "the line ends in a backslash" };
+      if (i + 1 === line.length) return { error: t("the line ends in a backslash") };
       word = (word ?? "") + (line[++i] ?? "");
     } else if (/\s/.test(c)) {
       if (word !== undefined) out.push(word);
       word = undefined;
     } else word = (word ?? "") + c;
   }
-  if (quoted) return { error: `a quotation mark (${quoted}) is not closed` };
+  if (quoted) return { error: t("a quotation mark ({quoted}) is not closed", { quoted }) };
   if (word !== undefined) out.push(word);
   return { words: out };
 }

@@ -1,4 +1,5 @@
 // The progress of a pull, made of what the engine says line by line.
+import { t } from "../texts";
 
 export interface LayerProgress {
   id: string;
@@ -16,7 +17,7 @@ export interface Pull {
 }
 
 export function nothing(): Pull {
-  return { layers: [], status: "Asking the registry" };
+  return { layers: [], status: t("Asking the registry") };
 }
 
 const DONE = /^(Pull complete|Already exists|Download complete|Loaded|Mounted from|Pushed|Layer already exists)/;

@@ -1,3 +1,7 @@
+import { counted, none, record, take } from "./build";
+import { registryOf } from "./paths";
+import { disk, History, hottest } from "./usage";
+import { offsets, part } from "./window";
 import { describe, expect, it } from "vitest";
 
 import type { Container, ImageDetail } from "../docker/client";
@@ -5,7 +9,7 @@ import { groups, matches, published, status, touched } from "./containers";
 import { frames, join, listing, preview, tar, untar } from "./files";
 import { ago, quote, size, span, words } from "./format";
 import { fraction, nothing, progress, reference } from "./pull";
-import { blank, body, check, envFile, fromImage, line, memory } from "./run";
+import { blank, body, check, envFile, fromImage, line, memory, service } from "./run";
 import { sample } from "./stats";
 
 const container = (over: object) => ({ Id: "a".repeat(64), Names: ["/x"], Labels: {}, State: "exited", ...over }) as Container;
@@ -158,9 +162,9 @@ lrwxrwxrwx 1 0 0 7 Jan  2  2025 sh -> busybox
 crw-rw-rw- 1 0 0 1, 3 Nov 21 12:00 null
 `;
     expect(listing(text).map((e) => [e.name, e.kind, e.size, e.target])).toEqual([
-      ["etc", "folder", 4096, undefined],
-      ["a file", "file", 11, undefined],
-      ["null", "other", 1, undefined],
+      ["etc", "folder", 4096, null],
+      ["a file", "file", 11, null],
+      ["null", "other", 1, null],
       ["sh", "link", 7, "busybox"],
     ]);
   });
@@ -180,6 +184,65 @@ crw-rw-rw- 1 0 0 1, 3 Nov 21 12:00 null
   it("a picture that could hold a script is text", () => {
     expect(preview("x.svg", new TextEncoder().encode("<svg onload=1>")).kind).toBe("text");
     expect(preview("x.bin", new Uint8Array([1, 0, 2])).kind).toBe("none");
+  });
+});
+
+describe("use", () => {
+  it("what could go is counted, also where it takes nothing", () => {
+    const parts = disk({ LayersSize: 9, Images: [{ Size: 5, SharedSize: 2, Containers: 0 }, { Size: 4, SharedSize: -1, Containers: 1 }], Containers: [{ SizeRw: 0, State: "exited" }, { SizeRw: 7, State: "running" }] });
+    expect(parts.map((p) => [p.what, p.size, p.free, p.idle])).toEqual([["images", 9, 3, 1], ["containers", 7, 0, 1], ["volumes", 0, 0, 0], ["builds", 0, 0, 0]]);
+  });
+  it("rates and sums of what comes each second", () => {
+    const use = { cpu: 50, memory: 10, limit: 100, received: 0, sent: 0, read: 0, written: 0, processes: 1 };
+    const history = new History();
+    history.take(1000, { a: use, b: { ...use, cpu: 100 } });
+    history.take(2000, { a: { ...use, received: 500, sent: 500 } });
+    expect(history.now().map((r) => [r.id, r.network, r.steady])).toEqual([["a", 1000, 50]]);
+    expect(history.sums().map((s) => s.cpu)).toEqual([150, 50]);
+    expect(hottest(history.now(), { at: 2, cpu: 150, memory: 10 }, { cpus: 2, memory: 1000 }, (id) => id)).toContain("a most of all");
+  });
+});
+
+describe("long lists", () => {
+  it("only what is seen is in the page, whatever the heights", () => {
+    const at = offsets(2000, (i) => (i % 100 ? 44 : 74));
+    for (const top of [0, 5000, 40_000, 1e9]) {
+      const seen = part(at, top, 600);
+      expect(seen.end - seen.first).toBeLessThan(40);
+      expect(seen.above + seen.below + (at[seen.end] ?? 0) - (at[seen.first] ?? 0)).toBe(at.at(-1));
+    }
+    expect(part(offsets(150, () => 44), 0, 100)).toEqual({ first: 0, end: 150, above: 0, below: 0 });
+    expect(part(offsets(0, () => 44), 0, 100).end).toBe(0);
+  });
+});
+
+describe("builds", () => {
+  it("steps, their lines in pieces, what failed and what is no progress", () => {
+    const text = (s: string) => btoa(s);
+    let now = take(none(), [
+      JSON.stringify({ vertexes: [{ digest: "a", name: "[1/2] FROM x", started: "2026-01-01T00:00:00Z" }] }),
+      JSON.stringify({ logs: [{ vertex: "a", data: text("hel") }, { vertex: "a", data: text("lo\n\u001b[31mred\u001b[0m") }, { vertex: "none", data: text("x") }] }),
+      "ERROR: failed",
+      "{broken",
+      "null",
+    ]);
+    expect(now.steps[0]?.lines).toEqual(["hello", "red"]);
+    expect(now.rest).toEqual(["ERROR: failed", "{broken"]);
+    now = take(now, [JSON.stringify({ vertexes: [{ digest: "a", name: "[1/2] FROM x", started: "2026-01-01T00:00:00Z", completed: "2026-01-01T00:00:01Z", error: "exit code: 1" }] })]);
+    expect(now.steps[0]).toMatchObject({ error: "exit code: 1", lines: ["hello", "red"] });
+    expect(counted(now)).toEqual({ done: 1, all: 1, cached: 0 });
+    expect(record('{"ref":"d/d/x","name":"n","status":"Completed","created_at":"2026"}')).toMatchObject({ ref: "d/d/x", total: 0 });
+    expect(record("{}")).toBeUndefined();
+  });
+});
+
+describe("compose", () => {
+  it("a service as the form says it, whatever is in its values", () => {
+    const text = service({ ...blank("nginx"), name: "web", command: "sh -c 'a: b'", env: [{ name: "X", value: 'a"$b: #' }], mounts: [{ source: "data", target: "/d", readonly: true }] });
+    expect(text).toBe('services:\n  web:\n    image: "nginx"\n    command: ["sh","-c","a: b"]\n    environment: {"X":"a\\"$$b: #"}\n    volumes: ["data:/d:ro"]\nvolumes:\n  data:\n');
+  });
+  it("the registry of a name", () => {
+    expect(["nginx", "a/b", "localhost/x", "r.example.com/x", "h:5000/x"].map(registryOf)).toEqual(["docker.io", "docker.io", "localhost", "r.example.com", "h:5000"]);
   });
 });
 

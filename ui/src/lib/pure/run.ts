@@ -2,6 +2,7 @@
 // both the request and the line of `docker run` that does the same.
 import type { ContainerDetail, CreateBody, ImageDetail } from "../docker/client";
 import { quote, words } from "./format";
+import { t } from "../texts";
 
 export interface PortRow {
   host: string;
@@ -98,37 +99,37 @@ function port(text: string): boolean {
 /** What is wrong with a form, by field; nothing when it can be sent. */
 export function check(form: RunForm, names: Iterable<string> = []): Record<string, string> {
   const wrong: Record<string, string> = {};
-  if (!form.image.trim()) wrong.image = "Name an image";
-  else if (/\s/.test(form.image.trim())) wrong.image = "An image's name has no spaces";
+  if (!form.image.trim()) wrong.image = t("Name an image");
+  else if (/\s/.test(form.image.trim())) wrong.image = t("An image's name has no spaces");
   if (form.name) {
-    if (!NAME.test(form.name)) wrong.name = "Two or more letters, digits, _ . or -, the first a letter or digit";
-    else if ([...names].includes(form.name)) wrong.name = "A container has this name already";
+    if (!NAME.test(form.name)) wrong.name = t("Two or more letters, digits, _ . or -, the first a letter or digit");
+    else if ([...names].includes(form.name)) wrong.name = t("A container has this name already");
   }
   const parsed = words(form.command);
-  if ("error" in parsed) wrong.command = `The command can’t be read: ${parsed.error}`;
+  if ("error" in parsed) wrong.command = t("The command can’t be read: {v1}", { v1: parsed.error });
   const seen = new Set<string>();
   form.ports.forEach((row, i) => {
-    if (!port(row.container)) wrong[`port-${i}`] = "The container’s port is a number from 1 to 65535";
-    else if (row.host && !port(row.host)) wrong[`port-${i}`] = "The port on this computer is a number from 1 to 65535, or empty for any";
-    else if (row.host && seen.has(`${row.host}/${row.protocol}`)) wrong[`port-${i}`] = `Port ${row.host} is published twice`;
+    if (!port(row.container)) wrong[`port-${i}`] = t("The container’s port is a number from 1 to 65535");
+    else if (row.host && !port(row.host)) wrong[`port-${i}`] = t("The port on this computer is a number from 1 to 65535, or empty for any");
+    else if (row.host && seen.has(`${row.host}/${row.protocol}`)) wrong[`port-${i}`] = t("Port {v1} is published twice", { v1: row.host });
     if (row.host) seen.add(`${row.host}/${row.protocol}`);
   });
   form.env.forEach((row, i) => {
-    if (!ENV.test(row.name)) wrong[`env-${i}`] = row.name ? "A variable’s name has no = and no spaces" : "The variable has no name";
+    if (!ENV.test(row.name)) wrong[`env-${i}`] = row.name ? t("A variable’s name has no = and no spaces") : t("The variable has no name");
   });
   const targets = new Set<string>();
   form.mounts.forEach((row, i) => {
-    if (!row.target.startsWith("/") || row.target === "/") wrong[`mount-${i}`] = "The place in the container is a whole path, such as /data";
-    else if (targets.has(row.target)) wrong[`mount-${i}`] = `${row.target} is used twice`;
-    else if (row.source && !row.source.startsWith("/") && !NAME.test(row.source)) wrong[`mount-${i}`] = "A volume’s name, or a folder’s whole path";
-    else if (/[:,]/.test(row.target) || (row.source.startsWith("/") && row.source.includes(":"))) wrong[`mount-${i}`] = "Paths here have no colon";
+    if (!row.target.startsWith("/") || row.target === "/") wrong[`mount-${i}`] = t("The place in the container is a whole path, such as /data");
+    else if (targets.has(row.target)) wrong[`mount-${i}`] = t("{v1} is used twice", { v1: row.target });
+    else if (row.source && !row.source.startsWith("/") && !NAME.test(row.source)) wrong[`mount-${i}`] = t("A volume’s name, or a folder’s whole path");
+    else if (/[:,]/.test(row.target) || (row.source.startsWith("/") && row.source.includes(":"))) wrong[`mount-${i}`] = t("Paths here have no colon");
     targets.add(row.target);
   });
   const bytes = memory(form.memory);
-  if (form.memory && (bytes === undefined || bytes < 6 * 1024 ** 2)) wrong.memory = "At least 6m, such as 512m or 2g";
-  if (form.cpus && !(Number(form.cpus) > 0)) wrong.cpus = "A number, such as 0.5 or 2";
-  if (form.workdir && !form.workdir.startsWith("/")) wrong.workdir = "A whole path";
-  if (form.remove && form.restart !== "no") wrong.restart = "A container that is removed at its end can’t be started again";
+  if (form.memory && (bytes === undefined || bytes < 6 * 1024 ** 2)) wrong.memory = t("At least 6m, such as 512m or 2g");
+  if (form.cpus && !(Number(form.cpus) > 0)) wrong.cpus = t("A number, such as 0.5 or 2");
+  if (form.workdir && !form.workdir.startsWith("/")) wrong.workdir = t("A whole path");
+  if (form.remove && form.restart !== "no") wrong.restart = t("A container that is removed at its end can’t be started again");
   return wrong;
 }
 
@@ -193,6 +194,32 @@ export function line(form: RunForm): string {
   const parsed = words(form.command);
   if ("words" in parsed) add(...parsed.words);
   return out.map(quote).join(" ");
+}
+
+/** The service of a compose file that does the same. Every value is quoted as JSON, which YAML reads. */
+export function service(form: RunForm): string {
+  const name = /^[a-zA-Z0-9._-]+$/.test(form.name) ? form.name : "app";
+  const out = ["services:", `  ${name}:`];
+  const add = (key: string, value: unknown) => out.push(`    ${key}: ${JSON.stringify(value)}`);
+  add("image", form.image.trim());
+  const parsed = words(form.command);
+  if ("words" in parsed && parsed.words.length) add("command", parsed.words);
+  if (form.ports.length) add("ports", form.ports.map((p) => `${p.host ? `${p.host}:` : ""}${p.container}${p.protocol === "udp" ? "/udp" : ""}`));
+  if (form.env.length) add("environment", Object.fromEntries(form.env.map((e) => [e.name, e.value.replaceAll("$", "$$$$")])));
+  if (form.mounts.length) add("volumes", form.mounts.map((m) => `${m.source ? `${m.source}:` : ""}${m.target}${m.readonly && m.source ? ":ro" : ""}`));
+  if (form.restart !== "no") add("restart", form.restart);
+  if (form.memory) add("mem_limit", form.memory);
+  if (form.cpus) add("cpus", Number(form.cpus));
+  if (form.user) add("user", form.user);
+  if (form.workdir) add("working_dir", form.workdir);
+  if (form.tty) {
+    add("tty", true);
+    add("stdin_open", true);
+  }
+  if (form.privileged) add("privileged", true);
+  const volumes = form.mounts.filter((m) => m.source && !m.source.startsWith("/")).map((m) => m.source);
+  if (volumes.length) out.push("volumes:", ...volumes.map((v) => `  ${v}:`));
+  return `${out.join("\n")}\n`;
 }
 
 /** Lines of an `.env` file, or of several variables that were pasted. */

@@ -3,9 +3,18 @@ import { SvelteMap } from "svelte/reactivity";
 
 import { api, type Channel } from "../backend";
 import type { Failure, Machine } from "../backend/words";
-import { type Container, type ContainerAction, docker, type Image, type Network, type Volume } from "../docker/client";
+import { type Container, type ContainerAction, docker, path, type Image, type Network, type Volume } from "../docker/client";
 import { name, type Pending, touched } from "../pure/containers";
 import { notify } from "./ui.svelte";
+import { t } from "../texts";
+
+/** Helpers that a window left behind when it was ended. */
+async function sweep() {
+  const filters = JSON.stringify({ label: [HELPER] });
+  const answer = await api().docker({ method: "GET", path: path("/containers/json", { all: true, filters }) });
+  if (answer.status >= 400) return;
+  for (const { Id } of JSON.parse(answer.text) as { Id: string }[]) await docker.removeContainer(Id).catch(() => undefined);
+}
 
 /** A list, and whether it can be trusted. What was shown stays while it is read again. */
 export class List<T> {
@@ -65,8 +74,8 @@ class Engine {
   lost = $state.raw<Failure | undefined>();
   /** What a person asked of the machine and is not done. */
   asked = $state<"start" | "stop" | "restart" | undefined>();
-  containers = new List<Container>(docker.containers);
-  images = new List<Image>(docker.images);
+  containers = new List<Container>(async () => (await docker.containers()).filter((c) => !c.Labels?.[HELPER]));
+  images = new List<Image>(async () => (await docker.images()).filter((i) => !i.RepoTags?.every((tag) => tag.startsWith("coracle/files:")) || !i.RepoTags.length));
   volumes = new List<Volume>(docker.volumes);
   networks = new List<Network>(docker.networks);
   pending = new SvelteMap<string, Pending>();
@@ -88,7 +97,7 @@ class Engine {
         message: (message) => {
           if (message.message === "machine") this.#machine(message.machine);
           else if (message.message === "failed" || message.message === "ended") {
-            this.lost = message.message === "failed" ? message.failure : { code: "ended", status: null, message: "the app ended" };
+            this.lost = message.message === "failed" ? message.failure : { code: "ended", status: null, message: t("the app ended") };
             setTimeout(() => this.start(), AGAIN_MS);
           }
         },
@@ -115,7 +124,7 @@ class Engine {
   #listen() {
     this.#events?.close();
     this.#events = api().open(
-      { open: "lines", method: "GET", path: "/events" },
+      { open: "lines", method: "GET", path: "/events", registry: null },
       {
         message: (message) => {
           if (message.message === "opened") this.refreshAll();
@@ -124,7 +133,7 @@ class Engine {
             this.#events = undefined;
             if (this.containers.state === "waiting") {
               this.containers.state = "failed";
-              this.containers.error = message.message === "failed" ? message.failure.message : "the engine ended the stream of its events";
+              this.containers.error = message.message === "failed" ? message.failure.message : t("the engine ended the stream of its events");
             }
             setTimeout(() => this.running && !this.#events && this.#listen(), AGAIN_MS);
           }
@@ -141,6 +150,7 @@ class Engine {
       return;
     }
     for (const list of touched(event)) this.#wanted.add(list);
+    if (event.Type === "image" || event.Type === "builder") this.builds += 1;
     if (this.#wanted.size && this.#timer === undefined) {
       this.#timer = setTimeout(() => {
         this.#timer = undefined;
@@ -152,7 +162,24 @@ class Engine {
     }
   }
 
+  /** What is not shown by a list yet hears of it here: builds. */
+  builds = $state(0);
+  /** Programs for compose and builds, where they are there. */
+  tools = $state.raw<{ compose: boolean; build: boolean; store: string | null }>({ compose: false, build: false, store: null });
+  /** Operations that the engine has. */
+  can = $state.raw(new Set<string>());
+
+  async #ask() {
+    const answer = await api().control({ control: "tools" }).catch(() => undefined);
+    if (answer?.answer === "tools") this.tools = { compose: answer.compose !== null, build: answer.build !== null, store: answer.store };
+    const features = await docker.features().catch(() => undefined);
+    if (features) this.can = new Set(features.operations);
+  }
+
   refreshAll() {
+    void this.#ask();
+    void sweep().catch(() => undefined);
+    this.builds += 1;
     this.changes += 1;
     for (const list of [this.containers, this.images, this.volumes, this.networks]) void list.refresh();
   }
@@ -164,7 +191,7 @@ class Engine {
       if (what !== "stop") await api().control({ control: "start" });
     } catch (error) {
       // The daemon's words stand in the machine's state where there is a daemon; else they are only here.
-      notify("error", `The engine could not be ${what === "stop" ? "stopped" : "started"}`, words(error));
+      notify("error", t("The engine could not be {v1}", { v1: what === "stop" ? "stopped" : "started" }), words(error));
     } finally {
       this.asked = undefined;
     }
@@ -180,7 +207,7 @@ class Engine {
       await this.containers.refresh();
       return true;
     } catch (error) {
-      notify("error", `${name(container)} could not be ${DONE[action]}`, words(error));
+      notify("error", t("{v1} could not be {v2}", { v1: name(container), v2: DONE[action] }), words(error));
       return false;
     } finally {
       this.pending.delete(id);
@@ -189,6 +216,10 @@ class Engine {
 
   async all(containers: Container[], action: ContainerAction | "remove") {
     await Promise.all(containers.map((c) => this.act(c, action)));
+  }
+
+  async removeAll(containers: Container[], volumes: boolean) {
+    await Promise.all(containers.map((c) => this.act(c, "remove", volumes)));
   }
 }
 
@@ -201,6 +232,9 @@ const DONE: Record<ContainerAction | "remove", string> = {
   kill: "killed",
   remove: "removed",
 };
+
+/** The label of what serves the app alone. */
+export const HELPER = "dev.coracle.helper";
 
 export const engine = new Engine();
 

@@ -1,7 +1,8 @@
 // Where the person is and what is open above it.
 import type { RunForm } from "../pure/run";
+import { t } from "../texts";
 
-export const SECTIONS = ["containers", "images", "volumes", "networks", "settings"] as const;
+export const SECTIONS = ["containers", "images", "volumes", "networks", "builds", "activity", "settings"] as const;
 export type Section = (typeof SECTIONS)[number];
 export const TABS = ["overview", "logs", "terminal", "files", "stats", "inspect"] as const;
 export type Tab = (typeof TABS)[number];
@@ -89,6 +90,6 @@ export async function copy(text: string, what: string) {
     await navigator.clipboard.writeText(text);
     notify("done", `${what} copied`);
   } catch {
-    notify("error", `${what} could not be copied`, "The system did not give access to the clipboard.");
+    notify("error", t("{what} could not be copied", { what }), t("The system did not give access to the clipboard."));
   }
 }
