@@ -117,7 +117,7 @@ fn files(stage: &Path, about: &About) -> Result<Vec<File>> {
     for name in ["kernel", "initrd", "root.erofs", "manifest.json"] {
         add(&format!("{HOME}/share/coracle/guest/{}/{name}", about.arch), read(image.join(name))?, 0o644);
     }
-    let own = workspace().join("packaging/linux");
+    let own = workspace().join("installer/linux");
     add(&format!("{HOME}/docker-socket"), read(own.join("docker-socket"))?, 0o755);
     let unit = String::from_utf8(read(own.join("coracle.service"))?)?;
     add("usr/lib/systemd/user/coracle.service", unit.into_bytes(), 0o644);
@@ -162,7 +162,7 @@ fn files(stage: &Path, about: &About) -> Result<Vec<File>> {
 
 /// What a package says when it goes.
 fn preremove() -> Result<String> {
-    Ok(fs::read_to_string(workspace().join("packaging/linux/preremove"))?)
+    Ok(fs::read_to_string(workspace().join("installer/linux/preremove"))?)
 }
 
 /// When the sources were last changed: `SOURCE_DATE_EPOCH`, or the commit's time.
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn the_link_to_a_users_socket() {
         let dir = tempfile::tempdir().unwrap();
-        let script = workspace().join("packaging/linux/docker-socket");
+        let script = workspace().join("installer/linux/docker-socket");
         let call = |args: &[&str]| {
             Command::new(&script).args(args).env("DESTDIR", dir.path()).output().unwrap().status.success()
         };

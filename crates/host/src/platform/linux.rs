@@ -29,7 +29,7 @@ pub fn login_entry(program: &Path, home: Option<&Path>) -> Result<Entry, String>
     Ok(Entry { path: unit, text: unit_of(program, home), link: Some(link) })
 }
 
-/// The same unit as the packages' (`packaging/linux/coracle.service`), for a program anywhere.
+/// The same unit as the packages' (`installer/linux/coracle.service`), for a program anywhere.
 fn unit_of(program: &Path, home: Option<&Path>) -> String {
     let quoted =
         |text: String| format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%"));
@@ -37,7 +37,7 @@ fn unit_of(program: &Path, home: Option<&Path>) -> String {
         format!("Environment={}\n", quoted(format!("CORACLE_HOME={}", home.display())))
     });
     let exec = format!("{environment}ExecStart={} ", quoted(program.display().to_string()));
-    include_str!("../../../../packaging/linux/coracle.service").replace("ExecStart=/usr/bin/coracle ", &exec)
+    include_str!("../../../../installer/linux/coracle.service").replace("ExecStart=/usr/bin/coracle ", &exec)
 }
 
 /// Whether KVM can make a machine with a processor, or why not: opening the device says little.
