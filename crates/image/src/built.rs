@@ -94,6 +94,18 @@ pub struct BuiltImage {
     pub config: Descriptor,
     /// Its platform.
     pub platform: Platform,
+    /// What stands beside it, for the list that names both.
+    pub attestations: Vec<Descriptor>,
+    pins: Vec<Arc<Pins>>,
+}
+
+/// Keeps what is made until something else does.
+struct Pins(#[allow(dead_code)] Vec<Pin>);
+
+impl std::fmt::Debug for Pins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pins")
+    }
 }
 
 impl Images {
@@ -234,7 +246,7 @@ impl Images {
         Ok(made)
     }
 
-    /// Makes a list of images of several platforms.
+    /// Makes a list of images of several platforms, and of what stands beside them.
     ///
     /// # Errors
     /// Faults of the disk.
@@ -248,6 +260,7 @@ impl Images {
             let manifests: Vec<Descriptor> = images
                 .iter()
                 .map(|i| Descriptor { platform: Some(i.platform.clone()), ..i.manifest.clone() })
+                .chain(images.iter().flat_map(|i| i.attestations.iter().cloned()))
                 .collect();
             let data = serialise(&json!({
                 "schemaVersion": 2, "mediaType": crate::spec::OCI_INDEX, "manifests": manifests,
@@ -307,11 +320,11 @@ fn disk_bytes(folder: &Path) -> Result<u64, Error> {
 }
 
 /// A layer with its archive's digests, and the blob where it is new.
-struct Packed {
-    descriptor: Descriptor,
-    diff_id: Digest,
+pub(crate) struct Packed {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: Digest,
     built: Option<i64>,
-    blob: Option<NewBlob>,
+    pub(crate) blob: Option<NewBlob>,
 }
 
 fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
@@ -391,7 +404,13 @@ fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
     }
     commit.names.extend(image.names.iter().map(|n| (n.stored().to_string(), target.digest)));
     store.commit(&commit)?;
-    Ok(BuiltImage { manifest: target, config, platform })
+    Ok(BuiltImage {
+        manifest: target,
+        config,
+        platform,
+        attestations: Vec::new(),
+        pins: vec![Arc::new(Pins(pins))],
+    })
 }
 
 /// Archives of all layers that have none yet, several at once.
@@ -442,7 +461,7 @@ fn pack_all(
         .collect()
 }
 
-fn pack(store: &Arc<Store>, id: i64) -> Result<(Packed, Pin), Error> {
+pub(crate) fn pack(store: &Arc<Store>, id: i64) -> Result<(Packed, Pin), Error> {
     let known: Option<(String, String, i64)> = store.read(|db| {
         Ok(db
             .prepare_cached(
@@ -516,4 +535,68 @@ impl<W: Write> Write for Hashing<W> {
     fn flush(&mut self) -> std::io::Result<()> {
         self.inner.flush()
     }
+}
+
+/// Media type of a statement (in-toto).
+const STATEMENT: &str = "application/vnd.in-toto+json";
+
+impl Images {
+    /// Puts a statement beside an image that was made, as BuildKit does: a manifest of its own that names the image's.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn attest(
+        &self,
+        image: &mut BuiltImage,
+        predicate_type: &str,
+        statement: Vec<u8>,
+    ) -> Result<(), Error> {
+        let (store, about, kind) = (self.store.clone(), image.manifest.digest, predicate_type.to_owned());
+        let (descriptor, pin) = blocking(move || attestation(&store, &about, &kind, &statement)).await?;
+        image.attestations.push(descriptor);
+        image.pins.push(Arc::new(Pins(vec![pin])));
+        Ok(())
+    }
+}
+
+fn attestation(
+    store: &Arc<Store>,
+    about: &Digest,
+    predicate_type: &str,
+    statement: &[u8],
+) -> Result<(Descriptor, Pin), Error> {
+    let digest = Digest::of(statement);
+    let config_data = serialise(&json!({
+        "architecture": "unknown", "os": "unknown", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [digest] },
+    }))?;
+    let config = descriptor(OCI_CONFIG, Digest::of(&config_data), &config_data);
+    let mut layer = descriptor(STATEMENT, digest, statement);
+    layer.annotations.insert("in-toto.io/predicate-type".into(), predicate_type.into());
+    let data = serialise(&json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer],
+    }))?;
+    let manifest: Manifest = serde_json::from_slice(&data).map_err(|e| Error::content("manifest", e))?;
+    let mut target = descriptor(OCI_MANIFEST, Digest::of(&data), &data);
+    let pin = store.pin([target.digest, config.digest, digest]);
+    let lease = store.lease(&[Draft::Blob(Some(digest))])?.pop().ok_or(Error::Canceled)?;
+    let path = lease.path().to_path_buf();
+    let written = File::create_new(&path).and_then(|mut file| {
+        file.write_all(statement)?;
+        file.sync_data()
+    });
+    written.map_err(|e| Error::os("write", &path, e))?;
+    let commit = Commit {
+        blobs: vec![Arc::new(NewBlob { lease, digest, size: statement.len() as u64 })],
+        documents: vec![
+            NewDocument { descriptor: target.clone(), data, children: manifest_children(&manifest) },
+            NewDocument { descriptor: config, data: config_data, children: Vec::new() },
+        ],
+        ..Commit::default()
+    };
+    store.commit(&commit)?;
+    let unknown = || "unknown".to_owned();
+    target.platform = Some(Platform { os: unknown(), architecture: unknown(), variant: String::new() });
+    target.annotations = crate::spec::attestation_of(about);
+    Ok((target, pin))
 }

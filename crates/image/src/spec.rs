@@ -57,6 +57,12 @@ const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 const ATTESTATION: &str = "attestation-manifest";
 
+/// Annotations of an attestation of the manifest of this digest.
+pub(crate) fn attestation_of(manifest: &Digest) -> BTreeMap<String, String> {
+    let pairs = [(REFERENCE_DIGEST, manifest.to_string()), (REFERENCE_TYPE, ATTESTATION.into())];
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 impl Descriptor {
     /// The digest of the manifest that this one attests, when it is an attestation.
     pub(crate) fn attests(&self) -> Option<&str> {

@@ -8,10 +8,10 @@ use rustix::fs::OFlags;
 
 use super::{Node, Op, Solve, Solver};
 use crate::Error;
-use crate::error::Kind;
 use crate::frontend::{Host, ImageRequest, MAX_FILE, ResolvedImage};
-use crate::graph::{Source, Vertex};
+use crate::graph::{ResolveMode, Source, Vertex};
 use crate::platform::Platform;
+use crate::session::content::ContentStore;
 use crate::worker::{Tree, Worker};
 
 /// Answers for one solve request.
@@ -72,14 +72,27 @@ impl<W: Worker> Host for Answers<W> {
         if let Some(found) = known(&self.images) {
             return Ok(found);
         }
-        if request.oci_layout.is_some() {
-            return Err(
-                Error::invalid("contexts of OCI layouts are not there yet").with_kind(Kind::Unsupported)
-            );
-        }
         let mut step = self.solver.progress.begin(&request.name);
         let asker = self.solver.context.asker();
-        let found = self.solver.builder.worker.find_image(&request, &asker).await;
+        let worker = &self.solver.builder.worker;
+        let found = async {
+            if let Some(store) = &request.oci_layout {
+                let session = self.solver.context.session.as_ref();
+                let session = session.ok_or_else(|| Error::invalid("an OCI layout needs a session"))?;
+                let store =
+                    ContentStore::new(session, format!("oci:{store}")).map_err(super::from_session)?;
+                let digest = request.reference.rsplit_once('@').map_or("", |(_, digest)| digest);
+                // What is here has been held against its digest.
+                let local = ImageRequest { mode: ResolveMode::Local, ..request.clone() };
+                super::layout::load(worker, &store, digest, &request.platform).await?;
+                return worker.find_image(&local, &asker).await;
+            }
+            let found = worker.find_image(&request, &asker).await;
+            found.map_err(|e| {
+                e.context(format!("failed to resolve source metadata for {}", request.reference))
+            })
+        };
+        let found = found.await;
         step.complete(found.as_ref().err().map(|e| e.message.as_str()));
         let found = found?;
         self.images.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, found.clone());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use build::gc;
-use build::session::{Greeting, headers};
+use build::session::Greeting;
 use serde_json::{Value, json};
 
 use super::hijack::Hijacked;
@@ -16,18 +16,7 @@ use crate::time;
 
 /// `POST /session`: the client serves gRPC on the connection, the engine calls.
 pub async fn session(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let one =
-        |name: &str| call.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let all = call.headers.get_all(headers::METHOD);
-    let greeting = Greeting {
-        id: one(headers::ID),
-        name: one(headers::NAME),
-        shared_key: one(headers::SHARED_KEY),
-        methods: all.iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect(),
-    };
-    if greeting.id.is_empty() {
-        return Err(Error::invalid(format!("a session needs an id: header {}", headers::ID)));
-    }
+    let greeting = Greeting::read(&call.headers).map_err(|e| Error::invalid(e.message))?;
     let sessions = engine.builds.sessions.clone();
     Ok(Reply::Upgrade(Box::new(move |io: Hijacked| {
         Box::pin(async move {
