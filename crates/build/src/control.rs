@@ -388,7 +388,11 @@ impl<W: Worker> Api<W> {
             filters: crate::gc::Filters::parse(&asked.filter).map_err(status)?,
             all: asked.all,
             older: Duration::from_nanos(bytes(asked.keep_duration)),
-            keep: bytes(asked.max_used_space.max(asked.reserved_space)),
+            space: crate::gc::Space {
+                reserved: bytes(asked.reserved_space),
+                most: bytes(asked.max_used_space),
+                free: bytes(asked.min_free_space),
+            },
         };
         let (gone, _) = crate::gc::prune(&self.0, &options).await.map_err(status)?;
         let records: Vec<Result<_, Status>> = gone.iter().map(|u| Ok(crate::gc::record(u))).collect();

@@ -92,6 +92,7 @@ const STEPS: &[&str] = &[
     "source.git.checksum",
     "source.ocilayout",
     "exporter.multiple",
+    "gc.freespacefilter",
 ];
 
 fn caps(names: &[&str]) -> Vec<ApiCap> {

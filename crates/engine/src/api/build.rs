@@ -40,9 +40,13 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let builder = builds::builder(&engine).await?;
     let filters = call.filters()?;
     let mut options = gc::Prune { all: call.flag("all"), ..gc::Prune::default() };
-    for name in ["keep-storage", "reserved-space", "max-used-space"] {
-        options.keep = options.keep.max(call.number::<u64>(name)?.unwrap_or(0));
-    }
+    let bytes = |name: &str| Ok::<_, Error>(call.number::<u64>(name)?.unwrap_or(0));
+    options.space = gc::Space {
+        // By its older name too.
+        reserved: bytes("reserved-space")?.max(bytes("keep-storage")?),
+        most: bytes("max-used-space")?,
+        free: bytes("min-free-space")?,
+    };
     for name in ["until", "unused-for"] {
         let [value] = filters.values(name) else { continue };
         let wrong = || Error::invalid(format!("{name} filter: invalid duration {value:?}"));

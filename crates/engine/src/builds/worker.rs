@@ -51,6 +51,36 @@ fn platform(platform: &Platform) -> image::Platform {
     text.parse().unwrap_or_else(|_| image::Platform::host())
 }
 
+/// Whether an image's configuration is for a platform.
+fn is_for(config: &[u8], platform: &Platform) -> bool {
+    // What cannot be read is told of where it is used.
+    build::config::Image::read(config).map_or(true, |image| {
+        let of = image.platform();
+        of.architecture == platform.architecture || of.architecture.is_empty()
+    })
+}
+
+/// Platforms whose programs the kernel hands to an emulator (`binfmt_misc`).
+fn emulated() -> Vec<Platform> {
+    const NAMES: [(&str, &str, &str); 9] = [
+        ("qemu-aarch64", "arm64", ""),
+        ("rosetta", "amd64", ""),
+        ("qemu-x86_64", "amd64", ""),
+        ("qemu-arm", "arm", "v7"),
+        ("qemu-i386", "386", ""),
+        ("qemu-ppc64le", "ppc64le", ""),
+        ("qemu-riscv64", "riscv64", ""),
+        ("qemu-s390x", "s390x", ""),
+        ("qemu-loongarch64", "loong64", ""),
+    ];
+    let enabled = |name: &str| {
+        let path = std::path::Path::new("/proc/sys/fs/binfmt_misc").join(name);
+        std::fs::read_to_string(path).is_ok_and(|text| text.starts_with("enabled"))
+    };
+    let there = NAMES.into_iter().filter(|(name, ..)| enabled(name));
+    there.map(|(_, architecture, variant)| Platform::normal("linux", architecture, variant)).collect()
+}
+
 impl EngineWorker {
     pub(super) fn new(engine: &Arc<Engine>) -> Self {
         Self { engine: Arc::downgrade(engine), id: engine.id.clone() }
@@ -152,7 +182,12 @@ impl Worker for EngineWorker {
     }
 
     fn platforms(&self) -> Vec<Platform> {
-        vec![Platform::host()]
+        let host = Platform::host();
+        let mut all = vec![host.clone()];
+        // The processor runs these too.
+        all.extend((host.architecture == "amd64").then(|| Platform::normal("linux", "386", "")));
+        all.extend(emulated().into_iter().filter(|p| *p != host));
+        all
     }
 
     async fn find_image(&self, request: &ImageRequest, asker: &Asker) -> Result<ResolvedImage, Error> {
@@ -173,9 +208,18 @@ impl Worker for EngineWorker {
             }
         };
         let (id, config) = match local {
-            Some(found) => found,
-            None => {
-                let id = self.pull(&request.reference, &request.platform, asker, None).await?;
+            Some(found) if is_for(&found.1, &request.platform) => found,
+            // Of another platform: the registry may have what fits.
+            Some(found) if request.mode == ResolveMode::Local && request.oci_layout.is_some() => found,
+            other => {
+                let pulled = self.pull(&request.reference, &request.platform, asker, None).await;
+                let id = match (pulled, other) {
+                    (Ok(id), _) => id,
+                    (Err(_), Some((id, config))) => {
+                        return Ok(ResolvedImage { digest: Some(id.to_string()), config });
+                    }
+                    (Err(e), None) => return Err(e),
+                };
                 let (_, config) = engine.images.document(&id, &wanted).await.map_err(of_image)?;
                 (id, config)
             }
