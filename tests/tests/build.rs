@@ -172,6 +172,15 @@ fn results_go_to_the_client_as_tree_and_archives() {
 }
 
 #[test]
+fn a_file_of_many_steps_is_built() {
+    let engine = Engine::with_busybox();
+    let steps: String = (0..300).map(|n| format!("WORKDIR /folder-{n}\n")).collect();
+    let context = Context::new(&engine, "many", &format!("FROM busybox\n{steps}"));
+    built(context.build(&["-o", "type=cacheonly"]));
+    assert_eq!(cached(&built(context.build(&["-o", "type=cacheonly"]))), 300);
+}
+
+#[test]
 fn a_cancelled_build_leaves_nothing_running() {
     let engine = Engine::with_busybox();
     let context = Context::new(&engine, "cancelled", "FROM busybox\nRUN echo begun; sleep 1234\n");

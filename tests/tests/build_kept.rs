@@ -152,10 +152,10 @@ fn rights_are_given_by_the_client_alone() {
     let context = Context::new(&engine, "rights", "FROM busybox\nRUN --network=host ip link show marker\n");
     context.build(&[]).fails(1, "network.host is not allowed");
     built(context.build(&["--allow", "network.host"]));
-    context.write("Dockerfile", "FROM busybox\nRUN --security=insecure mount -t tmpfs none /mnt\n");
+    context.write("Dockerfile", "FROM busybox\nRUN --security=insecure mount -t tmpfs none /tmp\n");
     context.build(&["--allow", "network.host"]).fails(1, "security.insecure is not allowed");
     built(context.build(&["--allow", "security.insecure"]));
-    context.write("Dockerfile", "FROM busybox\nRUN mount -t tmpfs none /mnt\n");
+    context.write("Dockerfile", "FROM busybox\nRUN mount -t tmpfs none /tmp\n");
     context.build(&["--allow", "security.insecure"]).fails(1, "denied");
     nothing_runs(&engine);
 }

@@ -86,7 +86,6 @@ pub struct NewBuiltImage {
 }
 
 /// An image that was made.
-#[derive(Debug, Clone)]
 pub struct BuiltImage {
     /// Its manifest, which is its ID.
     pub manifest: Descriptor,
@@ -95,17 +94,16 @@ pub struct BuiltImage {
     /// Its platform.
     pub platform: Platform,
     /// What stands beside it, for the list that names both.
-    pub attestations: Vec<Descriptor>,
-    pins: Vec<Arc<Pins>>,
+    attestations: Vec<Attestation>,
+    _pins: Vec<Pin>,
 }
 
-/// Keeps what is made until something else does.
-struct Pins(#[allow(dead_code)] Vec<Pin>);
-
-impl std::fmt::Debug for Pins {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Pins")
-    }
+/// What stands beside an image, and is recorded with the list that names both.
+struct Attestation {
+    descriptor: Descriptor,
+    blob: Arc<NewBlob>,
+    documents: Vec<NewDocument>,
+    _pin: Pin,
 }
 
 impl Images {
@@ -252,27 +250,33 @@ impl Images {
     /// Faults of the disk.
     pub async fn make_index(
         &self,
-        images: &[BuiltImage],
+        images: Vec<BuiltImage>,
         names: Vec<Reference>,
     ) -> Result<Descriptor, Error> {
-        let (store, images) = (self.store.clone(), images.to_vec());
+        let store = self.store.clone();
         blocking(move || {
             let manifests: Vec<Descriptor> = images
                 .iter()
                 .map(|i| Descriptor { platform: Some(i.platform.clone()), ..i.manifest.clone() })
-                .chain(images.iter().flat_map(|i| i.attestations.iter().cloned()))
+                .chain(images.iter().flat_map(|i| i.attestations.iter().map(|a| a.descriptor.clone())))
                 .collect();
             let data = serialise(&json!({
                 "schemaVersion": 2, "mediaType": crate::spec::OCI_INDEX, "manifests": manifests,
             }))?;
             let index = descriptor(crate::spec::OCI_INDEX, Digest::of(&data), &data);
             let children = manifests.iter().map(|m| m.digest).collect();
-            let commit = Commit {
+            let mut commit = Commit {
                 documents: vec![NewDocument { descriptor: index.clone(), data, children }],
                 targets: vec![index.clone()],
                 names: names.into_iter().map(|n| (n.stored().to_string(), index.digest)).collect(),
                 ..Commit::default()
             };
+            // The images stay pinned until the list has them.
+            let mut images = images;
+            for attestation in images.iter_mut().flat_map(|i| &mut i.attestations) {
+                commit.blobs.push(attestation.blob.clone());
+                commit.documents.append(&mut attestation.documents);
+            }
             store.commit(&commit)?;
             Ok(index)
         })
@@ -404,13 +408,7 @@ fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
     }
     commit.names.extend(image.names.iter().map(|n| (n.stored().to_string(), target.digest)));
     store.commit(&commit)?;
-    Ok(BuiltImage {
-        manifest: target,
-        config,
-        platform,
-        attestations: Vec::new(),
-        pins: vec![Arc::new(Pins(pins))],
-    })
+    Ok(BuiltImage { manifest: target, config, platform, attestations: Vec::new(), _pins: pins })
 }
 
 /// Archives of all layers that have none yet, several at once.
@@ -552,9 +550,7 @@ impl Images {
         statement: Vec<u8>,
     ) -> Result<(), Error> {
         let (store, about, kind) = (self.store.clone(), image.manifest.digest, predicate_type.to_owned());
-        let (descriptor, pin) = blocking(move || attestation(&store, &about, &kind, &statement)).await?;
-        image.attestations.push(descriptor);
-        image.pins.push(Arc::new(Pins(vec![pin])));
+        image.attestations.push(blocking(move || attestation(&store, &about, &kind, &statement)).await?);
         Ok(())
     }
 }
@@ -564,7 +560,7 @@ fn attestation(
     about: &Digest,
     predicate_type: &str,
     statement: &[u8],
-) -> Result<(Descriptor, Pin), Error> {
+) -> Result<Attestation, Error> {
     let digest = Digest::of(statement);
     let config_data = serialise(&json!({
         "architecture": "unknown", "os": "unknown", "config": {},
@@ -586,17 +582,13 @@ fn attestation(
         file.sync_data()
     });
     written.map_err(|e| Error::os("write", &path, e))?;
-    let commit = Commit {
-        blobs: vec![Arc::new(NewBlob { lease, digest, size: statement.len() as u64 })],
-        documents: vec![
-            NewDocument { descriptor: target.clone(), data, children: manifest_children(&manifest) },
-            NewDocument { descriptor: config, data: config_data, children: Vec::new() },
-        ],
-        ..Commit::default()
-    };
-    store.commit(&commit)?;
+    let documents = vec![
+        NewDocument { descriptor: target.clone(), data, children: manifest_children(&manifest) },
+        NewDocument { descriptor: config, data: config_data, children: Vec::new() },
+    ];
     let unknown = || "unknown".to_owned();
     target.platform = Some(Platform { os: unknown(), architecture: unknown(), variant: String::new() });
     target.annotations = crate::spec::attestation_of(about);
-    Ok((target, pin))
+    let blob = Arc::new(NewBlob { lease, digest, size: statement.len() as u64 });
+    Ok(Attestation { descriptor: target, blob, documents, _pin: pin })
 }

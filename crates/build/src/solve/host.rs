@@ -35,20 +35,18 @@ impl<W: Worker> Solver<W> {
             let digest = super::key(&[&vertex.op.digest(), &vertex.name, &nodes.len().to_string()]);
             let inputs = vertex.inputs.iter().filter_map(|v| Some(nodes.get(v.0)?.digest.clone())).collect();
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
-            nodes.push(Node {
-                vertex: vertex.clone(),
-                digest,
-                keyed: Default::default(),
-                done: Default::default(),
-                step: Mutex::new(Some(step)),
-            });
+            nodes.push(Node::new(vertex.clone(), digest, step));
         }
         let solve = Solve { solver: self.clone(), nodes, source: Source::default() };
         let last = solve.nodes.len().checked_sub(1).ok_or_else(|| Error::invalid("nothing to read"))?;
-        let tree = solve.result(last).await?;
-        if !matches!(solve.nodes[last].vertex.op, Op::Local(_) | Op::Http(_) | Op::Git(_)) {
-            solve.here(&tree).await?;
-        }
+        let work = async {
+            let tree = solve.result(last).await?;
+            if !matches!(solve.nodes[last].vertex.op, Op::Local(_) | Op::Http(_) | Op::Git(_)) {
+                solve.here(&tree).await?;
+            }
+            Ok::<_, Error>(tree)
+        };
+        let tree = solve.driven(work).await?;
         Ok((tree, solve))
     }
 }

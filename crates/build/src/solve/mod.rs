@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::{FutureExt as _, join_all, try_join_all};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, SetOnce};
 
 use crate::Error;
 use crate::builder::Builder;
@@ -98,8 +98,12 @@ struct Keyed {
 struct Node {
     vertex: Vertex,
     digest: String,
-    keyed: OnceCell<Result<Keyed, Error>>,
-    done: OnceCell<Result<Tree, Error>>,
+    /// Somebody wants to know what stands for it; what does.
+    ask_key: SetOnce<()>,
+    keyed: SetOnce<Result<Keyed, Error>>,
+    /// Somebody wants what it makes; that.
+    ask: SetOnce<()>,
+    done: SetOnce<Result<Tree, Error>>,
     step: Mutex<Option<Step>>,
 }
 
@@ -109,8 +113,6 @@ struct Solve<W: Worker> {
     nodes: Vec<Node>,
     source: crate::graph::Source,
 }
-
-type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
 impl<W: Worker> Solver<W> {
     /// Work for one build.
@@ -169,16 +171,10 @@ impl<W: Worker> Solver<W> {
             let inputs = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
             step.announce();
-            nodes.push(Node {
-                vertex,
-                digest,
-                keyed: OnceCell::new(),
-                done: OnceCell::new(),
-                step: Mutex::new(Some(step)),
-            });
+            nodes.push(Node::new(vertex, digest, step));
         }
         let solve = Solve { solver: self.clone(), nodes, source };
-        let trees = try_join_all(results.iter().map(|result| async {
+        let all = try_join_all(results.iter().map(|result| async {
             match result {
                 Some(v) => {
                     let tree = solve.result(v.0).await?;
@@ -186,12 +182,12 @@ impl<W: Worker> Solver<W> {
                 }
                 None => Ok(Tree::default()),
             }
-        }))
-        .await?;
+        }));
+        let trees = solve.driven(all).await?;
         // Images that nothing needed of what was done now.
         for node in &solve.nodes {
             let image = matches!(node.vertex.op, Op::Image { .. } | Op::OciLayout { .. });
-            if image && !node.done.initialized() {
+            if image && node.done.get().is_none() {
                 node.with_step(Step::cached);
             }
         }
@@ -222,6 +218,18 @@ impl<W: Worker> Solver<W> {
 }
 
 impl Node {
+    fn new(vertex: Vertex, digest: String, step: Step) -> Self {
+        Self {
+            vertex,
+            digest,
+            ask_key: SetOnce::new(),
+            keyed: SetOnce::new(),
+            ask: SetOnce::new(),
+            done: SetOnce::new(),
+            step: Mutex::new(Some(step)),
+        }
+    }
+
     fn with_step<T>(&self, change: impl FnOnce(&mut Step) -> T) -> Option<T> {
         self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_mut().map(change)
     }
@@ -299,25 +307,42 @@ impl Keyed {
 }
 
 impl<W: Worker> Solve<W> {
-    fn keyed(&self, v: usize) -> Work<'_, Keyed> {
-        Box::pin(async move {
-            let node = &self.nodes[v];
-            node.keyed
-                .get_or_init(|| async { self.find(node).await.map_err(|e| self.at(node, e)) })
-                .await
-                .clone()
-        })
+    /// What stands for a step; it is found out beside whoever asks.
+    async fn keyed(&self, v: usize) -> Result<Keyed, Error> {
+        let node = &self.nodes[v];
+        let _ = node.ask_key.set(());
+        node.keyed.wait().await.clone()
     }
 
-    fn result(&self, v: usize) -> Work<'_, Tree> {
-        Box::pin(async move {
+    /// What a step makes; it is made beside whoever asks.
+    async fn result(&self, v: usize) -> Result<Tree, Error> {
+        let node = &self.nodes[v];
+        let _ = node.ask.set(());
+        node.done.wait().await.clone()
+    }
+
+    /// Does `main`, and all that it asks for of steps. Each step's work is a future of its own, which is polled from
+    /// here: were it polled by who waits for it, a file of many steps would need a stack as deep.
+    async fn driven<T>(&self, main: impl Future<Output = T>) -> T {
+        let drive = |v: usize| async move {
             let node = &self.nodes[v];
-            let make = || async {
-                let keyed = self.keyed(v).await?;
-                self.make(node, keyed).await.map_err(|e| self.at(node, e))
+            let key = async {
+                node.ask_key.wait().await;
+                let _ = node.keyed.set(self.find(node).await.map_err(|e| self.at(node, e)));
             };
-            node.done.get_or_init(make).await.clone()
-        })
+            let make = async {
+                node.ask.wait().await;
+                let made = match self.keyed(v).await {
+                    Ok(keyed) => self.make(node, keyed).await.map_err(|e| self.at(node, e)),
+                    Err(e) => Err(e),
+                };
+                let _ = node.done.set(made);
+            };
+            tokio::join!(key, make);
+        };
+        let steps = join_all((0..self.nodes.len()).map(|v| Box::pin(drive(v)))).map(drop);
+        tokio::pin!(steps);
+        while_going(main, steps).await
     }
 
     /// The error, with the lines of the step that it is about.

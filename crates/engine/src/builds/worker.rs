@@ -351,23 +351,19 @@ impl Worker for EngineWorker {
             }
             made.push(built);
         }
-        let first = made.first().ok_or_else(|| Error::invalid("no image to make"))?.clone();
+        let first = made.first().ok_or_else(|| Error::invalid("no image to make"))?;
+        let (config, manifest) = (first.config.digest.to_string(), first.manifest.clone());
         let target = if list {
-            engine.images.make_index(&made, names.clone()).await.map_err(of_image)?
+            engine.images.make_index(made, names.clone()).await.map_err(of_image)?
         } else {
-            first.manifest
+            manifest
         };
         let id = target.digest.to_string();
         for name in &names {
             let attributes = BTreeMap::from([("name".to_owned(), name.to_string())]);
             engine.events.emit("image", "tag", id.clone(), attributes);
         }
-        Ok(MadeImage {
-            digest: id,
-            media_type: target.media_type,
-            size: target.size,
-            config: first.config.digest.to_string(),
-        })
+        Ok(MadeImage { digest: id, media_type: target.media_type, size: target.size, config })
     }
 
     async fn save_image(
