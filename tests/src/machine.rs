@@ -24,14 +24,25 @@ pub struct Machine {
     home: PathBuf,
     /// Who runs it; `None`: whoever runs the test.
     user: Option<u32>,
+    /// Its processor's architecture, where that isn't this computer's, and QEMU for it.
+    foreign: Option<(&'static str, PathBuf)>,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Machine {
     /// Boots one.
     pub fn start(name: &str) -> Self {
+        Self::start_as(name, None)
+    }
+
+    /// Boots one of another architecture, translated.
+    pub fn start_foreign(name: &str, arch: &'static str, qemu: PathBuf) -> Self {
+        Self::start_as(name, Some((arch, qemu)))
+    }
+
+    fn start_as(name: &str, foreign: Option<(&'static str, PathBuf)>) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        // Short: a socket's path has 104 bytes at most.
+        // Short: a socket's path has 103 bytes at most.
         let home = PathBuf::from(format!("/tmp/cg-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&home).expect("make the machine's folder");
         let user = match closed_folder(&tool("CORACLE_TEST_BIN")) {
@@ -45,8 +56,12 @@ impl Machine {
             chown(&home, Some(user), Some(user))
                 .expect("chown: these tests need root, to become an ordinary user");
         }
-        let this = Self { home, user, _turn: turn };
-        this.coracle(&["start", "--timeout", "90"]).ok();
+        let limit = if foreign.is_some() { "400" } else { "90" };
+        let this = Self { home, user, foreign, _turn: turn };
+        if this.foreign.is_some() {
+            this.coracle(&["settings", "set", "boot-limit-s", limit]).ok();
+        }
+        this.coracle(&["start", "--timeout", limit]).ok();
         this
     }
 
@@ -68,12 +83,15 @@ impl Machine {
         command
             .env("HOME", &self.home)
             .env("CORACLE_HOME", self.home.join("c"))
-            .env("CORACLE_QEMU", tool("CORACLE_TEST_QEMU"))
             .env("DOCKER_HOST", format!("unix://{}", self.home.join("c/run/docker.sock").display()))
             .env("DOCKER_CONFIG", self.home.join("docker"))
             .env("DOCKER_CLI_HINTS", "false")
             .current_dir(&self.home)
             .stdin(Stdio::null());
+        match &self.foreign {
+            Some((arch, qemu)) => command.env("CORACLE_ARCH", arch).env("CORACLE_QEMU", qemu),
+            None => command.env("CORACLE_QEMU", tool("CORACLE_TEST_QEMU")),
+        };
         command
     }
 

@@ -275,7 +275,8 @@ fn fill(filler: &Path, left: u64) {
 
 #[test]
 fn a_full_disk_is_said_and_nothing_is_lost_or_left_behind() {
-    const FILLING: [Act; 6] = [Act::Pull, Act::Load, Act::Commit, Act::Prune, Act::Create, Act::Remove];
+    const FILLING: [Act; 7] =
+        [Act::Pull, Act::Load, Act::Push, Act::Commit, Act::Prune, Act::Create, Act::Remove];
     let (seed, mut random) = random();
     let (mut stage, _registry) = stage(Engine::on_small_disk(DISK));
     let root = stage.engine.root();

@@ -225,6 +225,14 @@ fn links_name_another_container() {
     };
     assert_eq!(linked(&["--link", "web:page"]).ok(), PAGE);
     assert_ne!(linked(&[]).code, Some(0));
+
+    // A link is removed by its name; both containers stay.
+    engine.docker(&["rm", "--link", "/box/site"]).ok();
+    let hosts = engine.docker(&["exec", "box", "cat", "/etc/hosts"]).ok();
+    assert!(!hosts.contains("site"), "{hosts}");
+    assert_eq!(engine.docker(&["inspect", "-f", "{{json .HostConfig.Links}}", "box"]).ok(), "null");
+    engine.docker(&["rm", "--link", "/box/site"]).fails(1, "Could not get container for link /box/site");
+    engine.docker(&["rm", "--link", "box"]).fails(1, "cannot remove the default link name of the container");
 }
 
 #[test]

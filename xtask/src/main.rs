@@ -1,8 +1,11 @@
 //! `cargo xtask`: the workspace's own commands.
 
 mod bench;
+mod check;
 mod cpio;
+mod cross;
 mod debian;
+mod dist;
 mod fixtures;
 mod fuzz;
 mod image;
@@ -15,6 +18,7 @@ mod test;
 mod tools;
 mod ui;
 mod welcome;
+mod wine;
 
 use std::path::{Path, PathBuf};
 
@@ -42,6 +46,27 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Check the controller and the command line for Windows and macOS
+    Check {
+        /// Everything that is built for another system or processor: the app's part, and the guest for arm64
+        #[arg(long)]
+        all_targets_os: bool,
+        /// Only link Windows' controller and run it under wine, which `--all-targets-os` does as well
+        #[arg(long, conflicts_with = "all_targets_os")]
+        under_wine: bool,
+    },
+    /// Make packages, in target/dist
+    Dist {
+        /// linux (macos and windows are not there yet)
+        #[arg(long, value_parser = ["linux", "macos", "windows"])]
+        os: String,
+        /// Leave the desktop app out
+        #[arg(long)]
+        without_app: bool,
+        /// Pack this stage as it is, instead of building one
+        #[arg(long)]
+        stage: Option<PathBuf>,
+    },
     /// Record what a real dockerd answers, for the differential test to compare ours with
     Fixtures {
         /// dockerd's socket; a registry answers on port 5000 of its network namespace
@@ -65,7 +90,8 @@ enum Task {
         /// amd64 or arm64
         #[arg(long, default_value = debian::host_arch(), value_parser = ["amd64", "arm64"])]
         arch: String,
-        /// Folder with coracle-guest, coracle-engine and coracle-shim [default: target/stage/bin]
+        /// Folder with coracle-guest, coracle-engine and coracle-shim [default: target/stage/bin; for another
+        /// architecture than this machine's they are built into target/stage/<arch>/bin]
         #[arg(long)]
         programs: Option<PathBuf>,
         /// Where the image goes [default: target/stage/share/coracle/guest/<arch>]
@@ -75,7 +101,11 @@ enum Task {
     /// Make a guest image whose engine is a double, and a QEMU: for the tests of the machine (`cargo test -p cli`)
     Double,
     /// Provide a QEMU that is new enough, from Debian's packages, and print the path to run it by (for CORACLE_QEMU)
-    Qemu,
+    Qemu {
+        /// Of the guests: amd64 or arm64
+        #[arg(long, default_value = "amd64", value_parser = ["amd64", "arm64"])]
+        arch: String,
+    },
     /// Unpack packages of Debian's archive in a folder of their own (nothing is installed) and print its path
     Debian {
         /// bookworm, bookworm-backports, trixie or forky
@@ -90,6 +120,11 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Task::Run => run::run()?,
         Task::Test { quick, full, filter } => test::run(test::Tier::of(quick, full), filter.as_deref())?,
+        Task::Dist { os, without_app, stage } => {
+            println!("{}", dist::run(&os, without_app, stage.as_deref())?.display());
+        }
+        Task::Check { under_wine: true, .. } => wine::run()?,
+        Task::Check { all_targets_os, .. } => check::run(all_targets_os)?,
         Task::Tools => {
             for (variable, path) in tools::environment()? {
                 println!("export {variable}='{}'", path.display());
@@ -104,7 +139,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", image_in(&arch, programs, out)?.display());
         }
         Task::Double => println!("{}", double()?.display()),
-        Task::Qemu => println!("{}", qemu()?.display()),
+        Task::Qemu { arch } => println!("{}", qemu_of(&arch)?.display()),
         Task::Debian { suite, packages } => {
             let names: Vec<&str> = packages.iter().map(String::as_str).collect();
             let tree = debian::Debian::open(&suite)?.tree(names[0], &names)?;
@@ -120,12 +155,20 @@ fn image_of(arch: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn image_in(arch: &str, programs: Option<PathBuf>, out: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    welcome::build(arch)?;
-    let stage = stage::dir();
+    // Another architecture's programs are built here: nothing else of the stage is of it.
+    let is_ours = arch == debian::host_arch();
+    let stage = if is_ours { stage::dir() } else { stage::dir().join(arch) };
+    let programs = match programs {
+        Some(programs) => programs,
+        None if is_ours => stage.join("bin"),
+        None => stage::build_guest(arch)?,
+    };
+    let images = stage.join("share/coracle/images");
+    welcome::build(arch, &images)?;
     image::build(&image::Options {
-        programs: programs.unwrap_or_else(|| stage.join("bin")),
-        images: stage.join("share/coracle/images"),
-        out: out.unwrap_or_else(|| stage.join("share/coracle/guest").join(arch)),
+        programs,
+        images,
+        out: out.unwrap_or_else(|| stage::dir().join("share/coracle/guest").join(arch)),
         arch: arch.to_owned(),
     })
 }
@@ -161,13 +204,22 @@ fn double() -> anyhow::Result<PathBuf> {
 
 /// A script under `target/tools/` that runs Debian's QEMU with its own libraries and firmware.
 fn qemu() -> anyhow::Result<PathBuf> {
-    let tree = debian::Debian::open("bookworm-backports")?.tree("qemu", &["qemu-system-x86", "seabios"])?;
+    qemu_of("amd64")
+}
+
+/// The same for guests of an architecture; those of another than this machine's are translated.
+fn qemu_of(arch: &str) -> anyhow::Result<PathBuf> {
+    let (name, program, packages) = match arch {
+        "arm64" => ("qemu-arm", "qemu-system-aarch64", &["qemu-system-arm"][..]),
+        _ => ("qemu", "qemu-system-x86_64", &["qemu-system-x86", "seabios"][..]),
+    };
+    let tree = debian::Debian::open("bookworm-backports")?.tree(name, packages)?;
     let firmware = ["/usr/share/qemu", "/usr/share/seabios"];
     let extra: Vec<String> =
         firmware.iter().flat_map(|dir| ["-L".to_owned(), tree.file(dir).display().to_string()]).collect();
     let modules = tree.file("/usr/lib/x86_64-linux-gnu/qemu").display().to_string();
-    let script = target_dir().join("tools/qemu-system-x86_64");
-    tree.wrapper("/usr/bin/qemu-system-x86_64", &extra, &[("QEMU_MODULE_DIR", modules)], &script)?;
+    let script = target_dir().join("tools").join(program);
+    tree.wrapper(&format!("/usr/bin/{program}"), &extra, &[("QEMU_MODULE_DIR", modules)], &script)?;
     Ok(script)
 }
 

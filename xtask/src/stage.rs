@@ -53,29 +53,57 @@ pub fn build() -> Result<PathBuf> {
     let build = build_id();
     let triple = triple();
     for (package, program, flags) in STATIC {
-        let mut cargo = cargo(&build);
-        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").args([
-            "rustc",
-            "--release",
-            "--locked",
-            "--target",
-            &triple,
-            "--package",
-            package,
-            "--bin",
-            program,
-        ]);
-        if !flags.is_empty() {
-            cargo.arg("--").args(*flags);
-        }
-        run(&mut cargo)?;
-        install(&target_dir().join(&triple).join("release").join(program), &bin.join(program))?;
+        build_static(&build, &triple, &[], package, program, flags, &bin)?;
     }
     for (package, program) in HOST {
         run(cargo(&build).args(["build", "--release", "--locked", "--package", package, "--bin", program]))?;
         install(&target_dir().join("release").join(program), &bin.join(program))?;
     }
     Ok(bin)
+}
+
+/// Builds the guest's programs for another architecture (Debian's name) and puts them in `target/stage/<arch>/bin`.
+pub fn build_guest(arch: &str) -> Result<PathBuf> {
+    let triple = match arch {
+        "arm64" => "aarch64-unknown-linux-gnu",
+        "amd64" => "x86_64-unknown-linux-gnu",
+        other => anyhow::bail!("there is no guest for {other}"),
+    };
+    crate::check::need(triple)?;
+    let bin = dir().join(arch).join("bin");
+    let (build, cross) = (build_id(), crate::cross::environment(triple)?);
+    for (package, program, flags) in STATIC {
+        build_static(&build, triple, &cross, package, program, flags, &bin)?;
+    }
+    Ok(bin)
+}
+
+fn build_static(
+    build: &str,
+    triple: &str,
+    cross: &[(String, String)],
+    package: &str,
+    program: &str,
+    flags: &[&str],
+    bin: &Path,
+) -> Result<()> {
+    let mut cargo = cargo(build);
+    cargo.envs(cross.iter().cloned()).env("RUSTFLAGS", "-C target-feature=+crt-static").args([
+        "rustc",
+        "--release",
+        "--locked",
+        "--target",
+        triple,
+        "--package",
+        package,
+        "--bin",
+        program,
+    ]);
+    if !flags.is_empty() {
+        cargo.arg("--").args(flags);
+    }
+    run(&mut cargo)?;
+    install(&target_dir().join(triple).join("release").join(program), &bin.join(program))
 }
 
 /// Cargo, building into the stage's target folder.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{fuzz, licences, stage, target_dir, tools, ui, workspace};
+use crate::{check, fuzz, licences, stage, target_dir, tools, ui, workspace};
 
 /// How much is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
                 "warnings",
             ]),
         )?;
+        eprintln!("== other systems");
+        check::lean()?;
     }
     let name: Vec<&str> = filter.into_iter().collect();
     let mut tests = cargo();
@@ -90,9 +92,15 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         fuzz::run()?;
     }
     let (bin, qemu) = crate::run::prepare()?;
+    let mut end_to_end = cargo();
+    if tier == Tier::Full && crate::debian::host_arch() != "arm64" {
+        eprintln!("== a guest of arm64");
+        crate::image_of("arm64")?;
+        end_to_end.env("CORACLE_TEST_QEMU_ARM", crate::qemu_of("arm64")?);
+    }
     run_step(
         "end to end",
-        cargo()
+        end_to_end
             .args(["test", "--package", "tests", "--locked"])
             .args(&name)
             .envs(interface)

@@ -237,7 +237,7 @@ pub fn bridge() -> Result<PathBuf> {
 pub fn test_environment() -> Result<Vec<(&'static str, PathBuf)>> {
     test_packages()?;
     let Some(chromium) = crate::setup::find("chromium") else { bail!("chromium is not in the PATH") };
-    crate::welcome::build(debian::host_arch())?;
+    crate::welcome::build(debian::host_arch(), &stage::dir().join("share/coracle/images"))?;
     Ok(vec![
         ("CORACLE_TEST_NODE", node()?),
         ("CORACLE_TEST_UI", workspace().join("ui")),

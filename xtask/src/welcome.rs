@@ -11,7 +11,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::debian::{Debian, hex};
-use crate::{stage, workspace};
+use crate::workspace;
 
 /// The image's name.
 pub const NAME: &str = "coracle/welcome:latest";
@@ -45,8 +45,8 @@ fn entry(
     Ok(())
 }
 
-/// Writes the archive where `cargo xtask image` takes it from; `arch` as Debian names it.
-pub fn build(arch: &str) -> Result<PathBuf> {
+/// Writes the archive into a folder, where `cargo xtask image` takes it from; `arch` as Debian names it.
+pub fn build(arch: &str, folder: &Path) -> Result<PathBuf> {
     use tar::EntryType::{Directory, Regular, Symlink};
     let tree = Debian::open_arch("trixie", arch)?.tree("busybox-static", &["busybox-static"])?;
     let busybox = std::fs::read(tree.file("/usr/bin/busybox")).context("read busybox")?;
@@ -93,7 +93,7 @@ pub fn build(arch: &str) -> Result<PathBuf> {
     entry(&mut archive, "layer.tar", Regular, 0o644, "", &layer)?;
     entry(&mut archive, &config_name, Regular, 0o644, "", config.as_bytes())?;
     entry(&mut archive, "manifest.json", Regular, 0o644, "", manifest.as_bytes())?;
-    write(&stage::dir().join("share/coracle/images/welcome.tar"), &archive.into_inner()?)
+    write(&folder.join("welcome.tar"), &archive.into_inner()?)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<PathBuf> {

@@ -17,7 +17,7 @@ pub fn program() -> Result<PathBuf, HostError> {
         return Ok(path.into());
     }
     let own = std::env::current_exe()?;
-    let name = if cfg!(windows) { "coracle.exe" } else { "coracle" };
+    let name = format!("coracle{}", std::env::consts::EXE_SUFFIX);
     let beside = own.with_file_name(name);
     if beside.is_file() {
         return Ok(beside);

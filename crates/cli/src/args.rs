@@ -19,7 +19,7 @@ When something is wrong:
   coracle status                      what the machine does, and what is wrong with it
   coracle logs, coracle logs --guest  what the daemon said, what the guest said
 
-Everything lies in one folder: CORACLE_HOME, by default ~/.coracle.
+Everything lies in one folder: CORACLE_HOME, by default ~/.coracle (Windows: %LOCALAPPDATA%\\Coracle).
 Exit codes: 0 done, 1 failed (one line says what, why, and what to do), 2 wrong usage, 3 not running."
 )]
 pub struct Args {
@@ -72,7 +72,8 @@ Settings:
   cpus               processors of the guest
   memory-mib         memory of the guest, in MiB (given back while it is not used)
   disk-gib           size of the data disk, in GiB (takes what is used; can only grow)
-  driver             qemu: a guest of its own; local: the engine on this Linux itself (as root)
+  driver             Linux: qemu, a guest of its own, or local, the engine on this Linux itself (as root);
+                     macOS: vfkit
   accel              auto, kvm or tcg
   qemu               path of QEMU, where it is not in PATH
   kernel-arguments   more boot arguments of the guest
@@ -82,6 +83,14 @@ Example: coracle settings set memory-mib 4096 && coracle restart")]
     Settings {
         #[command(subcommand)]
         action: SettingsAction,
+    },
+    /// Start the machine whenever you log in, or no longer
+    #[command(after_help = "\
+Linux: a unit of your own systemd (`systemctl --user status coracle`); macOS: a launchd agent; Windows: a file in the
+Startup folder. It takes effect with the next login.")]
+    Autostart {
+        #[command(subcommand)]
+        action: AutostartAction,
     },
     /// Print what sets this shell up for docker: eval "$(coracle env)"
     Env,
@@ -118,6 +127,17 @@ Example: coracle settings set memory-mib 4096 && coracle restart")]
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
+}
+
+/// What can be done with the start at login.
+#[derive(Subcommand)]
+pub enum AutostartAction {
+    /// Start at login
+    On,
+    /// Don't
+    Off,
+    /// Print on or off
+    Status,
 }
 
 /// What can be done with settings.

@@ -12,6 +12,7 @@ use host::{
     BUILD, Home, HostError, RELEASE, Settings,
     api::{Client, Request, StateName, Status},
     context, daemon,
+    login::Entry,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,8 +21,8 @@ use tokio::{
 
 use crate::{
     NOT_RUNNING,
-    args::{Args, Command, SettingsAction},
-    terminal,
+    args::{Args, AutostartAction, Command, SettingsAction},
+    platform,
 };
 
 /// Pause between two looks for the daemon, or for new lines of a log.
@@ -46,6 +47,7 @@ pub fn run(command: Command) -> Done {
             Err(HostError::Setting(format!("{image} was not scanned: this build has no scanner yet")))
         }
         Command::Settings { action } => settings(action),
+        Command::Autostart { action } => autostart(&action),
         Command::Env => env(),
         Command::Logs { follow, guest, lines } => logs(follow, guest, lines),
         other => {
@@ -79,6 +81,7 @@ async fn ask(command: Command) -> Done {
         | Command::Daemon { .. }
         | Command::Scan { .. }
         | Command::Settings { .. }
+        | Command::Autostart { .. }
         | Command::Env
         | Command::Logs { .. } => unreachable!("these ask nobody"),
     }
@@ -177,9 +180,9 @@ async fn status(home: &Home, json: bool) -> Done {
 
 async fn shell(home: &Home) -> Done {
     let client = Client::connect(home).await?;
-    let (columns, rows) = terminal::size();
+    let (columns, rows) = platform::size();
     let (mut from, mut to) = client.shell(columns, rows).await?;
-    let _raw = terminal::Raw::enter();
+    let _raw = platform::Raw::enter();
     let (mut input, mut output) = (tokio::io::stdin(), tokio::io::stdout());
     let up = async {
         tokio::io::copy(&mut input, &mut to).await?;
@@ -273,12 +276,22 @@ fn settings(action: SettingsAction) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
+fn autostart(action: &AutostartAction) -> Done {
+    let entry = Entry::of(&Home::of_user()?, &std::env::current_exe()?)?;
+    match action {
+        AutostartAction::On => entry.enable()?,
+        AutostartAction::Off => entry.disable()?,
+        AutostartAction::Status => println!("{}", if entry.is_enabled() { "on" } else { "off" }),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn env() -> Done {
     let home = Home::of_user()?;
-    let quote = |text: String| format!("'{}'", text.replace('\'', r"'\''"));
-    println!("export DOCKER_HOST={}", quote(format!("unix://{}", home.docker_socket().display())));
+    println!("{}", platform::set_variable("DOCKER_HOST", &host::docker_host(&home.docker_socket())));
     if !home.is_default() {
-        println!("export DOCKER_CONFIG={}", quote(home.docker_config().display().to_string()));
+        let folder = home.docker_config().display().to_string();
+        println!("{}", platform::set_variable("DOCKER_CONFIG", &folder));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@
 
 mod args;
 mod commands;
-mod terminal;
+mod platform;
 
 use std::process::ExitCode;
 

@@ -60,6 +60,26 @@ pub struct EngineConfig {
     pub insecure_tcp: bool,
     /// Feature switches; kept for compatibility.
     pub features: BTreeMap<String, bool>,
+    /// Other OCI runtimes, by the name that `--runtime` takes.
+    pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// The runtime of containers that ask for none: [`OWN_RUNTIME`], or one of `runtimes`.
+    pub default_runtime: Option<String>,
+}
+
+/// The name of the engine's own runtime.
+pub const OWN_RUNTIME: &str = "coracle";
+/// What else stands for it where nothing else has these names: programs ask for them that know Docker only.
+const ALSO_OWN: [&str; 2] = ["runc", "io.containerd.runc.v2"];
+
+/// One of `runtimes`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// The program, which has runc's command line.
+    pub path: PathBuf,
+    /// What it is told before each command.
+    #[serde(default)]
+    pub runtime_args: Vec<String>,
 }
 
 /// `proxies`.
@@ -107,7 +127,33 @@ impl EngineConfig {
             )));
         }
         config.address_pools()?;
+        if config.runtimes.contains_key(OWN_RUNTIME) {
+            return Err(Error::invalid(format!("runtime name '{OWN_RUNTIME}' is reserved")));
+        }
+        if let Some((name, at)) = config.runtimes.iter().find(|(_, r)| !r.path.is_absolute()) {
+            let path = at.path.display();
+            return Err(Error::invalid(format!("runtimes: {name}: {path:?} is no absolute path")));
+        }
+        if let Some(name) = &config.default_runtime
+            && config.runtime(name).is_err()
+        {
+            return Err(Error::invalid(format!("specified default runtime '{name}' does not exist")));
+        }
         Ok(config)
+    }
+
+    /// The runtime of containers that ask for none.
+    pub fn default_runtime(&self) -> &str {
+        self.default_runtime.as_deref().unwrap_or(OWN_RUNTIME)
+    }
+
+    /// The runtime of that name; `None`: the engine's own, which is meant by no name too.
+    pub fn runtime(&self, name: &str) -> Result<Option<&RuntimeConfig>> {
+        match self.runtimes.get(name) {
+            None if name.is_empty() || name == OWN_RUNTIME || ALSO_OWN.contains(&name) => Ok(None),
+            None => Err(Error::invalid(format!("unknown or invalid runtime name: {name}"))),
+            found => Ok(found),
+        }
     }
 
     /// The proxies to use: those of the settings, else those of the environment.
@@ -180,6 +226,26 @@ mod tests {
     fn an_unknown_key_is_named() {
         let words = EngineConfig::parse(r#"{"registry-mirors": []}"#).unwrap_err().message;
         assert!(words.contains("registry-mirors"), "{words}");
+    }
+
+    #[test]
+    fn runtimes_are_checked() {
+        let parse = |text: &str| EngineConfig::parse(text).map_err(|e| e.message);
+        let config = parse(
+            r#"{"runtimes":{"crun":{"path":"/usr/bin/crun","runtimeArgs":["--debug"]}},"default-runtime":"crun"}"#,
+        );
+        let config = config.unwrap();
+        assert_eq!(config.default_runtime(), "crun");
+        assert_eq!(config.runtime("crun").unwrap().unwrap().runtime_args, ["--debug"]);
+        assert!(config.runtime("runc").unwrap().is_none() && config.runtime("kata").is_err());
+        for wrong in [
+            r#"{"runtimes":{"coracle":{"path":"/bin/x"}}}"#,
+            r#"{"runtimes":{"crun":{"path":"crun"}}}"#,
+            r#"{"runtimes":{"kata":{"runtimeType":"io.containerd.kata.v2"}}}"#,
+            r#"{"default-runtime":"crun"}"#,
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

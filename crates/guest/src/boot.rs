@@ -1,12 +1,13 @@
 //! From the kernel's hands to a system in which the engine can run.
 
-use std::{convert::Infallible, fs, path::Path, time::Duration};
+use std::{convert::Infallible, fs, net::Ipv4Addr, path::Path, time::Duration};
 
 use nix::mount::MsFlags;
 
 use crate::{
     GuestError, IN_ROOT,
-    cmdline::{Arguments, Share},
+    cmdline::{Arguments, Link, Share},
+    dhcp::Lease,
     disk, modules, network, say, sys,
 };
 
@@ -14,6 +15,8 @@ use crate::{
 const ROOT_DEVICE_LIMIT: Duration = Duration::from_secs(10);
 /// Where the root is mounted before it becomes `/`.
 const NEW_ROOT: &str = "/root";
+/// Driver of the device that vsock goes by.
+const VSOCK: &str = "vmw_vsock_virtio_transport";
 /// Open files a process may have.
 const OPEN_FILES: u64 = 1 << 20;
 
@@ -97,13 +100,26 @@ pub fn root() -> Arguments {
     }
 }
 
-/// What the engine needs: modules, network, data disk. Both halves run side by side.
-pub fn services(arguments: &Arguments) -> Result<(), GuestError> {
+/// What the engine needs: modules, network, data disk. Both halves run side by side. A lease is passed on
+/// to be kept. Gives the network's way out.
+pub fn services(
+    arguments: &Arguments,
+    leased: impl FnOnce(Lease) + Send,
+) -> Result<Option<Ipv4Addr>, GuestError> {
     std::thread::scope(|scope| {
         let network = scope.spawn(|| {
             modules::load_stage("start");
-            if let Err(error) = network::up(arguments.net.as_ref()) {
-                say(error); // without a network the engine still runs what it has
+            match network::up(arguments.net.as_ref()) {
+                Ok((gateway, lease)) => {
+                    if let Some(lease) = lease {
+                        leased(lease);
+                    }
+                    gateway
+                }
+                Err(error) => {
+                    say(error); // without a network the engine still runs what it has
+                    None
+                }
             }
         });
         let shares = scope.spawn(|| mount_shares(&arguments.shares));
@@ -111,14 +127,24 @@ pub fn services(arguments: &Arguments) -> Result<(), GuestError> {
             Some(device) => disk::mount(device),
             None => Err(GuestError::Invalid("no coracle.data= among the boot arguments".into())),
         };
-        if network.join().is_err() {
+        let gateway = network.join().unwrap_or_else(|_| {
             say("setting up the network panicked");
-        }
+            None
+        });
         if shares.join().is_err() {
             say("mounting the shares panicked");
         }
-        data
+        data.map(|()| gateway)
     })
+}
+
+/// The driver of the link's device, where the link has another than every guest.
+pub fn link_driver(link: Link) {
+    if let Link::Vsock(_) = link
+        && let Err(error) = modules::load(VSOCK)
+    {
+        say(error);
+    }
 }
 
 /// The host's folders. One that cannot be mounted is said; whoever asks for it finds an empty folder.

@@ -13,6 +13,8 @@ pub struct Arguments {
     pub data: Option<String>,
     /// The first network interface.
     pub net: Option<Net>,
+    /// The link's channel.
+    pub link: Link,
     /// Folders of the host.
     pub shares: Vec<Share>,
 }
@@ -57,17 +59,42 @@ fn unescape(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// A fixed IPv4 configuration.
+/// Where an interface's addresses come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Net {
-    /// Own address.
-    pub address: Ipv4Addr,
-    /// Length of the network's prefix.
-    pub prefix: u8,
-    /// Default gateway.
-    pub gateway: Ipv4Addr,
-    /// Name server.
-    pub dns: Ipv4Addr,
+pub enum Net {
+    /// A fixed IPv4 configuration.
+    Fixed {
+        /// Own address.
+        address: Ipv4Addr,
+        /// Length of the network's prefix.
+        prefix: u8,
+        /// Default gateway.
+        gateway: Ipv4Addr,
+        /// Name server.
+        dns: Ipv4Addr,
+    },
+    /// The network gives them.
+    Dhcp,
+}
+
+/// How the host is reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Link {
+    /// By a virtio-serial port.
+    #[default]
+    Serial,
+    /// By vsock: the host connects to this port.
+    Vsock(u32),
+}
+
+impl Link {
+    fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            None if text == "serial" => Some(Self::Serial),
+            Some(("vsock", port)) => port.parse().ok().map(Self::Vsock),
+            _ => None,
+        }
+    }
 }
 
 impl Arguments {
@@ -84,6 +111,11 @@ impl Arguments {
                     })?;
                     arguments.net = Some(net);
                 }
+                Some(("coracle.link", link)) => {
+                    arguments.link = Link::parse(link).ok_or_else(|| {
+                        GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
+                    })?;
+                }
                 Some(("coracle.share", share)) => {
                     let share = Share::parse(share).ok_or_else(|| {
                         GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
@@ -99,9 +131,12 @@ impl Arguments {
 
 impl Net {
     fn parse(text: &str) -> Option<Self> {
+        if text == "dhcp" {
+            return Some(Self::Dhcp);
+        }
         let mut parts = text.split(',');
         let (address, prefix) = parts.next()?.split_once('/')?;
-        let net = Self {
+        let net = Self::Fixed {
             address: address.parse().ok()?,
             prefix: prefix.parse().ok().filter(|p| *p <= 32)?,
             gateway: parts.next()?.parse().ok()?,
@@ -122,7 +157,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!(arguments.root.as_deref(), Some("/dev/vda"));
-        assert_eq!(arguments.net.unwrap().prefix, 24);
+        assert!(matches!(arguments.net, Some(Net::Fixed { prefix: 24, .. })));
+        assert_eq!(arguments.link, Link::Serial);
+        assert_eq!(Arguments::parse("coracle.net=dhcp").unwrap().net, Some(Net::Dhcp));
+        assert_eq!(Arguments::parse("coracle.link=vsock:1024").unwrap().link, Link::Vsock(1024));
+        // The last one holds.
+        assert_eq!(Arguments::parse("coracle.link=vsock:1 coracle.link=serial").unwrap().link, Link::Serial);
+        assert!(Arguments::parse("coracle.link=carrier-pigeon").is_err());
         assert!(Arguments::parse("coracle.net=10.0.2.15/99,10.0.2.2,10.0.2.3").is_err());
         assert!(Arguments::parse("coracle.net=nonsense").is_err());
     }

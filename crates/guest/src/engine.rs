@@ -11,6 +11,7 @@
 use std::{
     collections::VecDeque,
     io::{BufRead, BufReader},
+    net::Ipv4Addr,
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -69,6 +70,8 @@ type Told = (Setup, oneshot::Sender<()>);
 struct Setups {
     current: Setup,
     told: mpsc::Receiver<Told>,
+    /// Where the hypervisor's network leads to the host.
+    gateway: Option<Ipv4Addr>,
 }
 
 impl Setups {
@@ -97,7 +100,11 @@ type LastWords = Arc<Mutex<VecDeque<String>>>;
 
 impl Engine {
     /// Starts it once `booted` is through.
-    pub fn start(reaper: Reaper, booted: JoinHandle<Result<(), GuestError>>, arguments: Arguments) -> Self {
+    pub fn start(
+        reaper: Reaper,
+        booted: JoinHandle<Result<Option<Ipv4Addr>, GuestError>>,
+        arguments: Arguments,
+    ) -> Self {
         let (setups, told) = mpsc::channel(SETUPS);
         let engine = Self {
             state: Arc::new(watch::Sender::new(State::Starting)),
@@ -132,24 +139,26 @@ impl Engine {
     async fn supervise(
         self,
         reaper: Reaper,
-        booted: JoinHandle<Result<(), GuestError>>,
+        booted: JoinHandle<Result<Option<Ipv4Addr>, GuestError>>,
         told: mpsc::Receiver<Told>,
     ) {
         let mut wish = self.wish.subscribe();
-        let failed = match booted.await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
+        let booted = match booted.await {
+            Ok(booted) => booted.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
         };
-        if let Some(message) = failed {
-            say(&message);
-            self.state.send_replace(State::Failed { message, times: 1 });
-            drop(told);
-            let _ = wish.wait_for(|w| *w != Wish::Run).await;
-            self.state.send_replace(State::Stopped);
-            return;
-        }
-        let mut setups = Setups { current: setup::kept(), told };
+        let gateway = match booted {
+            Ok(gateway) => gateway,
+            Err(message) => {
+                say(&message);
+                self.state.send_replace(State::Failed { message, times: 1 });
+                drop(told);
+                let _ = wish.wait_for(|w| *w != Wish::Run).await;
+                self.state.send_replace(State::Stopped);
+                return;
+            }
+        };
+        let mut setups = Setups { current: setup::kept(), told, gateway };
         let (mut times, mut pause, mut first) = (0, PAUSES.0, true);
         loop {
             self.state.send_replace(State::Starting);
@@ -198,7 +207,7 @@ impl Engine {
     ) -> End {
         let last_words = LastWords::default();
         let started = reaper.spawn(|| {
-            let mut child = command(&self.arguments, &setups.current)?.spawn()?;
+            let mut child = command(&self.arguments, setups)?.spawn()?;
             listen(child.stdout.take(), &last_words);
             listen(child.stderr.take(), &last_words);
             let pid = child.id();
@@ -253,7 +262,7 @@ impl Engine {
     }
 }
 
-fn command(arguments: &Arguments, setup: &Setup) -> std::io::Result<Command> {
+fn command(arguments: &Arguments, setups: &Setups) -> std::io::Result<Command> {
     let mut command = Command::new(PROGRAM);
     command
         .args(["serve", "--socket", SOCKET, "--root", &format!("{}/engine", disk::MOUNT)])
@@ -263,15 +272,13 @@ fn command(arguments: &Arguments, setup: &Setup) -> std::io::Result<Command> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // The hypervisor's network leads from there to the host's own loopback.
-    if let Some(net) = &arguments.net {
-        command.args(["--host-gateway-ip", &net.gateway.to_string()]);
+    if let Some(gateway) = setups.gateway {
+        command.args(["--host-gateway-ip", &gateway.to_string()]);
     }
     for share in &arguments.shares {
         command.args(["--host-path", &format!("{}={}", share.host, share.place())]);
     }
-    let gateway = arguments.net.as_ref().map(|net| net.gateway.into());
-    setup::apply(setup, gateway, &mut command)?;
+    setup::apply(&setups.current, setups.gateway.map(Into::into), &mut command)?;
     Ok(command)
 }
 

@@ -5,7 +5,7 @@
 //!    `exec--> this program in the root:
 //!               mounts, kernel settings          boot
 //!               modules, and /sbin/modprobe      modules
-//!               network                          network
+//!               network                          network, dhcp
 //!               data disk: check, make, grow     disk
 //!               engine: start, watch, restart    engine   --spawns--> coracle-engine
 //!               link: control, docker, tcp ...   serve    <--streams-- host
@@ -17,10 +17,12 @@
 //! It knows no containers, images or HTTP. A failure after the root is mounted never ends it: the link is served and
 //! says in words what failed. A failure before panics the kernel on purpose, with the reason on the console.
 //!
-//! Boot arguments: `coracle.root=DEV coracle.data=DEV coracle.net=ADDR/LEN,GATEWAY,DNS` (or none: no network).
+//! Boot arguments: `coracle.root=DEV coracle.data=DEV coracle.net=ADDR/LEN,GATEWAY,DNS` (or `dhcp`, or none: no network)
+//! `coracle.link=serial` (or `vsock:PORT`) `coracle.share=TAG,PATH`.
 
 mod boot;
 mod cmdline;
+mod dhcp;
 mod disk;
 mod echo;
 mod engine;
@@ -131,15 +133,19 @@ async fn run(arguments: cmdline::Arguments) {
     let echo = echo::Echo::start(arguments.shares.clone());
     let booted = tokio::task::spawn_blocking({
         let (arguments, echo) = (arguments.clone(), echo.clone());
+        let runtime = tokio::runtime::Handle::current();
+        boot::link_driver(arguments.link);
         move || {
-            let booted = boot::services(&arguments);
+            let keep = |lease| drop(runtime.spawn(network::keep(lease)));
+            let booted = boot::services(&arguments, keep);
             echo.meet_shares();
             booted
         }
     });
     let engine = engine::Engine::start(reaper.clone(), booted, arguments.clone());
     tokio::spawn(ports.clone().serve());
-    let link = tokio::spawn(serve::link(engine.clone(), ports, echo, arguments.data.clone(), stop, reaper));
+    let served = serve::Served::new(engine.clone(), ports, echo, arguments.data.clone(), stop, reaper);
+    let link = tokio::spawn(served.link(arguments.link));
     let grace = shutdown::wait(stopping).await;
     // The link stays up while the engine stops, so that the host sees it.
     shutdown::run(&engine, grace).await;

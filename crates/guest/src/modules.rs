@@ -27,6 +27,11 @@ pub fn load_stage(stage: &str) {
     }
 }
 
+/// Loads one by its name.
+pub fn load(name: &str) -> Result<(), GuestError> {
+    Index::open()?.load(name)
+}
+
 /// `modprobe [-q] [--] NAME...`: the kernel's own way to ask for a module.
 pub fn modprobe(args: impl Iterator<Item = String>) -> ExitCode {
     let names: Vec<String> = args.filter(|a| !a.starts_with('-')).collect();

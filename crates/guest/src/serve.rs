@@ -16,7 +16,8 @@ use wire::{
 };
 
 use crate::{
-    BUILD, RELEASE, disk, echo::Echo, engine, engine::Engine, ports::Relay, reaper::Reaper, say, sys,
+    BUILD, RELEASE, cmdline::Link, disk, echo::Echo, engine, engine::Engine, ports::Relay, reaper::Reaper,
+    say, sys,
 };
 
 /// Most threads that serve streams.
@@ -38,40 +39,90 @@ const CLOCK_SLACK: Duration = Duration::from_millis(20);
 
 /// What streams are served with.
 #[derive(Clone)]
-struct Served {
+pub struct Served {
     engine: Engine,
     ports: Relay,
     echo: Echo,
     data: Option<String>,
     stop: mpsc::Sender<Duration>,
     reaper: Reaper,
-}
-
-/// Serves hosts, one after the other, for ever.
-pub async fn link(
-    engine: Engine,
-    ports: Relay,
-    echo: Echo,
-    data: Option<String>,
-    stop: mpsc::Sender<Duration>,
-    reaper: Reaper,
-) {
-    let served = Served { engine, ports, echo, data, stop, reaper };
-    loop {
-        let Ok(mut port) = sys::Port::open() else {
-            sleep(PORT_POLL).await;
-            continue;
-        };
-        if in_step::guest(&mut port).await.is_err() {
-            drop(port);
-            sleep(PORT_POLL).await;
-            continue;
-        }
-        served.session(Session::guest(port)).await;
-    }
 }
 
 impl Served {
+    /// All that streams want.
+    pub fn new(
+        engine: Engine,
+        ports: Relay,
+        echo: Echo,
+        data: Option<String>,
+        stop: mpsc::Sender<Duration>,
+        reaper: Reaper,
+    ) -> Self {
+        Self { engine, ports, echo, data, stop, reaper }
+    }
+
+    /// Serves hosts, one after the other, for ever.
+    pub async fn link(self, link: Link) {
+        match link {
+            Link::Serial => self.serial().await,
+            Link::Vsock(port) => self.vsock(port).await,
+        }
+    }
+
+    async fn serial(&self) {
+        loop {
+            let Ok(mut port) = sys::Port::open() else {
+                sleep(PORT_POLL).await;
+                continue;
+            };
+            if in_step::guest(&mut port).await.is_err() {
+                drop(port);
+                sleep(PORT_POLL).await;
+                continue;
+            }
+            self.session(Session::guest(port)).await;
+        }
+    }
+
+    async fn vsock(&self, port: u32) {
+        let mut said = false;
+        let listener = loop {
+            match sys::Vsock::listen(port) {
+                Ok(listener) => break listener,
+                Err(error) if !said => {
+                    say(format_args!("vsock port {port}: {error}; trying on"));
+                    said = true;
+                }
+                Err(_) => {}
+            }
+            sleep(PORT_POLL).await;
+        };
+        let mut next = None;
+        loop {
+            let mut channel = match next.take() {
+                Some(channel) => channel,
+                None => match listener.accept().await {
+                    Ok(channel) => channel,
+                    Err(error) => {
+                        say(format_args!("vsock port {port}: {error}"));
+                        sleep(PORT_POLL).await;
+                        continue;
+                    }
+                },
+            };
+            let serve = async {
+                if in_step::guest(&mut channel).await.is_ok() {
+                    self.session(Session::guest(channel)).await;
+                }
+            };
+            // The newest host holds: one that comes while another is served has taken over from it.
+            tokio::select! {
+                () = serve => {}
+                Ok(channel) = listener.accept() => next = Some(channel),
+            }
+        }
+    }
+
     async fn session(&self, session: Session) {
         // Dropping the set ends the streams with their session.
         let mut streams = JoinSet::new();

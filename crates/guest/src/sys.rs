@@ -4,10 +4,12 @@
 mod interface;
 mod port;
 mod terminal;
+mod vsock;
 
-pub use interface::{Interface, configure_interface};
+pub use interface::{Interface, broadcast_socket, configure_interface};
 pub use port::Port;
 pub use terminal::shell;
+pub use vsock::Vsock;
 
 use std::{
     convert::Infallible,
@@ -174,6 +176,13 @@ pub fn power_off() -> ! {
     let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF);
     // Only where the kernel can't: end, which panics it.
     std::process::exit(1)
+}
+
+/// Bytes that nobody can guess.
+pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// A string for a system call.

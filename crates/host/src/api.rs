@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{BUILD, Home, HostError, RELEASE, sys};
+use crate::{BUILD, Home, HostError, RELEASE, platform};
 
 /// The control protocol's version; it only grows, and a daemon serves all before.
 pub const VERSION: u32 = 1;
@@ -102,7 +102,7 @@ impl From<Failure> for HostError {
 pub struct Status {
     /// What it is doing.
     pub state: StateName,
-    /// `qemu` or `local`.
+    /// `qemu`, `vfkit` or `local`.
     pub driver: Option<String>,
     /// `kvm`, `tcg` or none.
     pub accel: Option<String>,
@@ -189,8 +189,8 @@ pub struct GuestInfo {
 
 /// A connection to the daemon.
 pub struct Client {
-    frames: Frames<ReadHalf<sys::Socket>>,
-    writer: WriteHalf<sys::Socket>,
+    frames: Frames<ReadHalf<platform::Socket>>,
+    writer: WriteHalf<platform::Socket>,
     /// Who answers.
     pub daemon: Hello,
 }
@@ -198,7 +198,7 @@ pub struct Client {
 impl Client {
     /// Connects to the home's daemon; [`HostError::NotRunning`] when there is none.
     pub async fn connect(home: &Home) -> Result<Self, HostError> {
-        let socket = match sys::connect(&home.control_socket()).await {
+        let socket = match platform::connect(&home.control_socket()).await {
             Ok(socket) => socket,
             Err(error)
                 if matches!(
@@ -231,7 +231,7 @@ impl Client {
             Err(HostError::NotRunning) => {}
             other => return other,
         }
-        let mut child = sys::spawn_daemon(program, &["daemon", "--idle"])?;
+        let mut child = platform::spawn_daemon(program, &["daemon", "--idle"])?;
         let deadline = Instant::now() + DAEMON_LIMIT;
         loop {
             match Self::connect(home).await {

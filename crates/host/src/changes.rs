@@ -6,7 +6,7 @@ use link::Frames;
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use wire::control::ToGuest;
 
-use crate::sys;
+use crate::platform;
 
 /// Pause before a share that has closed its connection is asked again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -30,7 +30,7 @@ impl Changes {
 /// Hears one, until it has ended: it is not started again before the machine is.
 async fn hear(tag: String, socket: PathBuf, guest: mpsc::Sender<ToGuest>) {
     let mut heard = false;
-    while let Ok(stream) = sys::connect(&socket).await {
+    while let Ok(stream) = platform::connect(&socket).await {
         heard = true;
         let mut frames = Frames::new(stream);
         while let Ok(Some(changes)) = frames.next().await {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::{Home, HostError, home::write_whole};
+use crate::{Home, HostError, home::write_whole, platform};
 
 /// The context's name.
 pub const NAME: &str = "coracle";
@@ -55,7 +55,7 @@ fn write_context(config: &Path, home: &Home) -> Result<(), HostError> {
     let meta = serde_json::json!({
         "Name": NAME,
         "Metadata": { "Description": "Coracle" },
-        "Endpoints": { "docker": { "Host": format!("unix://{}", home.docker_socket().display()), "SkipTLSVerify": false } },
+        "Endpoints": { "docker": { "Host": platform::docker_host(&home.docker_socket()), "SkipTLSVerify": false } },
     });
     write_whole(&folder.join("meta.json"), meta.to_string().as_bytes())
 }
@@ -73,7 +73,7 @@ mod tests {
         assert!(config.starts_with(home.root()));
         // sha256("coracle"), as docker looks for it
         let meta = std::fs::read_to_string(folder(&config).join("meta.json")).unwrap();
-        assert!(meta.contains("docker.sock"));
+        assert!(meta.contains(&platform::docker_host(&home.docker_socket())), "{meta}");
         unregister(&home).unwrap();
         assert!(!folder(&config).exists());
     }

@@ -21,7 +21,7 @@ use crate::{
     context, forward,
     log::Log,
     machine::Machine,
-    sys,
+    platform,
 };
 
 /// Clients of the control socket at once.
@@ -44,7 +44,7 @@ pub fn run(home: &Home, start: bool) -> Result<(), HostError> {
     // One that is just ending holds the lock a little longer than its sockets.
     let since = Instant::now();
     while lock.try_lock().is_err() {
-        if since.elapsed() < LOCK_LIMIT && sys::connect_now(&home.control_socket()).is_err() {
+        if since.elapsed() < LOCK_LIMIT && platform::connect_now(&home.control_socket()).is_err() {
             #[allow(clippy::disallowed_methods)] // waiting for a lock with a limit has no event
             std::thread::sleep(LOCK_LOOK);
             continue;
@@ -61,9 +61,10 @@ pub fn run(home: &Home, start: bool) -> Result<(), HostError> {
         tracing::error!("the daemon ends: {error}");
     }
     runtime.shutdown_timeout(Duration::from_secs(1));
-    for file in [home.docker_socket(), home.control_socket(), home.daemon_pid()] {
-        let _ = fs::remove_file(file);
+    for socket in [home.docker_socket(), home.control_socket()] {
+        platform::unbind(&socket);
     }
+    let _ = fs::remove_file(home.daemon_pid());
     drop(lock);
     ended
 }
@@ -84,12 +85,12 @@ fn log_to(home: &Home) -> Result<(), HostError> {
 }
 
 async fn serve(home: &Home, start: bool) -> Result<(), HostError> {
-    let mut signals = sys::Signals::new()?;
+    let mut signals = platform::Signals::new()?;
     let machine = Machine::open(home.clone()).await;
-    let docker =
-        sys::bind_private(&home.docker_socket()).map_err(HostError::io("binding", home.docker_socket()))?;
-    let control =
-        sys::bind_private(&home.control_socket()).map_err(HostError::io("binding", home.control_socket()))?;
+    let docker = platform::bind_private(&home.docker_socket())
+        .map_err(HostError::io("binding", home.docker_socket()))?;
+    let mut control = platform::bind_private(&home.control_socket())
+        .map_err(HostError::io("binding", home.control_socket()))?;
     if let Err(error) = context::register(home) {
         tracing::warn!("the docker context was not registered: {error}");
     }
@@ -104,7 +105,7 @@ async fn serve(home: &Home, start: bool) -> Result<(), HostError> {
     loop {
         tokio::select! {
             client = control.accept() => {
-                let (Ok((client, _)), Ok(place)) = (client, places.clone().try_acquire_owned()) else { continue };
+                let (Ok(client), Ok(place)) = (client, places.clone().try_acquire_owned()) else { continue };
                 let (machine, end) = (machine.clone(), end.clone());
                 tokio::spawn(async move {
                     if let Err(error) = serve_client(client, &machine, &end).await {
@@ -123,7 +124,7 @@ async fn serve(home: &Home, start: bool) -> Result<(), HostError> {
 }
 
 async fn serve_client(
-    client: sys::Socket,
+    client: platform::Socket,
     machine: &Machine,
     end: &mpsc::Sender<()>,
 ) -> Result<(), LinkError> {

@@ -1,19 +1,28 @@
-//! What runs the engine: a guest under QEMU, or this Linux itself. Drivers start, watch and stop a process; they never
+//! What runs the engine: a guest under QEMU or vfkit, or this Linux itself. Drivers start, watch and stop a process; they never
 //! know the link's protocol.
 
 pub mod local;
 pub mod qemu;
 mod qmp;
 mod shares;
+pub mod vfkit;
 
-use std::path::PathBuf;
+use std::{fs::OpenOptions, path::PathBuf, sync::Arc};
 
-use crate::Home;
+use crate::{Home, HostError, Settings, platform};
+
+/// Room that the home's file system must have for a start, in MiB.
+const ROOM_MIB: u64 = 256;
+
+/// Who hears of events.
+pub type Tell = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// A driver at work.
 pub enum Driver {
     /// A guest under QEMU.
     Qemu(qemu::Qemu),
+    /// A guest under vfkit.
+    Vfkit(vfkit::Vfkit),
     /// The engine as the daemon's child.
     Local(local::Local),
 }
@@ -46,6 +55,7 @@ impl Driver {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Qemu(_) => "qemu",
+            Self::Vfkit(_) => "vfkit",
             Self::Local(_) => "local",
         }
     }
@@ -54,6 +64,7 @@ impl Driver {
     pub fn pid(&self) -> u32 {
         match self {
             Self::Qemu(qemu) => qemu.pid(),
+            Self::Vfkit(vfkit) => vfkit.pid(),
             Self::Local(local) => local.pid(),
         }
     }
@@ -62,7 +73,7 @@ impl Driver {
     pub fn accel(&self) -> Option<(qemu::Accel, Option<&str>)> {
         match self {
             Self::Qemu(qemu) => Some(qemu.accel()),
-            Self::Local(_) => None,
+            Self::Vfkit(_) | Self::Local(_) => None,
         }
     }
 
@@ -70,6 +81,7 @@ impl Driver {
     pub fn channel(&self) -> Channel {
         match self {
             Self::Qemu(qemu) => Channel::Link(qemu.link_socket()),
+            Self::Vfkit(vfkit) => Channel::Link(vfkit.link_socket()),
             Self::Local(local) => Channel::Socket(local.socket()),
         }
     }
@@ -78,7 +90,7 @@ impl Driver {
     pub fn changes(&self, home: &Home) -> Vec<(String, PathBuf)> {
         match self {
             Self::Qemu(_) => shares::changes(home),
-            Self::Local(_) => Vec::new(),
+            Self::Vfkit(_) | Self::Local(_) => Vec::new(),
         }
     }
 
@@ -86,19 +98,103 @@ impl Driver {
     pub fn terminate(&self) {
         match self {
             Self::Qemu(qemu) => qemu.power_button(),
+            Self::Vfkit(vfkit) => vfkit.power_button(),
             Self::Local(local) => local.terminate(),
         }
     }
 
     /// Ends it at once.
     pub fn kill(&self) {
-        crate::sys::end(self.pid(), true);
+        match self {
+            Self::Vfkit(vfkit) => vfkit.kill(),
+            Self::Qemu(_) | Self::Local(_) => platform::end(self.pid(), true),
+        }
     }
 
     /// Lets a guest go on that stands still.
     pub fn resume(&self) {
-        if let Self::Qemu(qemu) = self {
-            qemu.resume();
+        match self {
+            Self::Qemu(qemu) => qemu.resume(),
+            Self::Vfkit(vfkit) => vfkit.resume(),
+            Self::Local(_) => {}
         }
+    }
+
+    /// Lets a guest stand still whose hypervisor doesn't do so by itself when the data disk can't be written; whether
+    /// it is such a one.
+    pub fn pause(&self) -> bool {
+        match self {
+            Self::Vfkit(vfkit) => {
+                vfkit.pause();
+                true
+            }
+            Self::Qemu(_) | Self::Local(_) => false,
+        }
+    }
+
+    /// Whether only the guest's console tells that its kernel panicked.
+    pub fn is_mute(&self) -> bool {
+        matches!(self, Self::Vfkit(_))
+    }
+
+    /// Why a driver that ended is a failure.
+    pub fn died(&self, said: String) -> HostError {
+        match self {
+            Self::Qemu(_) => HostError::QemuDied(said),
+            Self::Vfkit(_) => HostError::VfkitDied(said),
+            Self::Local(_) => HostError::Engine(said),
+        }
+    }
+}
+
+/// Whether there is room enough for a start.
+fn need_room(home: &Home) -> Result<(), HostError> {
+    let folder = home.data();
+    let free_mib = platform::free_mib(&folder).map_err(HostError::io("measuring", &folder))?;
+    if free_mib < ROOM_MIB {
+        return Err(HostError::DiskFull { folder, free_mib, needed_mib: ROOM_MIB });
+    }
+    Ok(())
+}
+
+/// Makes the data disk, or lets it grow; it never shrinks.
+fn make_disk(home: &Home, settings: &Settings) -> Result<(), HostError> {
+    let path = home.disk();
+    let wanted = settings.disk_gib << 30;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(HostError::io("opening", &path))?;
+    let now = file.metadata().map_err(HostError::io("measuring", &path))?.len();
+    if now > wanted {
+        tracing::warn!(
+            "the data disk has {} GiB and stays so: it can't shrink to {}",
+            now >> 30,
+            settings.disk_gib
+        );
+    } else if now < wanted {
+        file.set_len(wanted).and_then(|()| file.sync_all()).map_err(HostError::io("growing", &path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_disk_is_sparse_and_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("h"), false).unwrap();
+        home.create().unwrap();
+        let mut settings = Settings { disk_gib: 2, ..Settings::default() };
+        make_disk(&home, &settings).unwrap();
+        settings.disk_gib = 3;
+        make_disk(&home, &settings).unwrap();
+        settings.disk_gib = 1;
+        make_disk(&home, &settings).unwrap();
+        assert_eq!(std::fs::metadata(home.disk()).unwrap().len(), 3 << 30);
     }
 }

@@ -30,6 +30,20 @@ pub enum HostError {
     QemuOld { found: String, needed: &'static str, why: &'static str },
     #[error("QEMU ended: {0}")]
     QemuDied(String),
+    #[error(
+        "vfkit was not found ({0}). Install Coracle again, or vfkit by `brew install vfkit`, or set CORACLE_VFKIT to its path"
+    )]
+    VfkitMissing(String),
+    #[error("vfkit ended: {0}")]
+    VfkitDied(String),
+    #[error(
+        "macOS does not let vfkit make machines: it lacks the entitlement {0}. Install Coracle again, or take a vfkit that is signed with it (a program loses it when it is changed or signed anew)"
+    )]
+    Entitlement(&'static str),
+    #[error("the path {0} can't be passed to vfkit: it {1}. Choose another folder")]
+    VfkitPath(PathBuf, &'static str),
+    #[error("the driver {0} is not part of this build: it can't start a machine yet")]
+    NoDriver(&'static str),
     #[error("the guest's kernel panicked: {0}")]
     Panic(String),
     #[error("the guest did not answer within {limit:?}. The end of its console: {console}")]
@@ -89,6 +103,11 @@ impl HostError {
             Self::QemuMissing(_) => "qemu_missing",
             Self::QemuOld { .. } => "qemu_old",
             Self::QemuDied(_) => "qemu_died",
+            Self::VfkitMissing(_) => "vfkit_missing",
+            Self::VfkitDied(_) => "vfkit_died",
+            Self::Entitlement(_) => "entitlement",
+            Self::VfkitPath(..) => "vfkit_path",
+            Self::NoDriver(_) => "no_driver",
             Self::Panic(_) => "kernel_panic",
             Self::NoAnswer { .. } => "no_answer",
             Self::Version(_) => "version",

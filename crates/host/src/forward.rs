@@ -10,7 +10,7 @@ use tokio::{
 };
 use wire::open::Open;
 
-use crate::sys;
+use crate::platform;
 
 /// Connections to Docker's socket at once.
 const MAX_CONNECTIONS: usize = 1024;
@@ -33,12 +33,12 @@ pub enum Route {
 }
 
 /// Serves Docker's socket for as long as the daemon lives.
-pub async fn docker(listener: sys::Listener, route: watch::Receiver<Route>) {
+pub async fn docker(mut listener: platform::Listener, route: watch::Receiver<Route>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((client, _)) => {
+            Ok(client) => {
                 let route = route.clone();
                 tokio::spawn(async move {
                     if let Err(error) = connection(client, route).await {
@@ -55,13 +55,13 @@ pub async fn docker(listener: sys::Listener, route: watch::Receiver<Route>) {
     }
 }
 
-async fn connection(client: sys::Socket, mut route: watch::Receiver<Route>) -> Result<(), LinkError> {
+async fn connection(client: platform::Socket, mut route: watch::Receiver<Route>) -> Result<(), LinkError> {
     let ready = timeout(ROUTE_LIMIT, route.wait_for(|r| !matches!(r, Route::Coming)));
     let route = ready.await.map_err(|_| LinkError::NoAnswer)?.map_err(|_| LinkError::Closed)?.clone();
     match route {
         Route::Link(session) => join(client, session.open(&Open::Docker).await?).await,
         Route::Socket(path) => {
-            let (mut client, mut engine) = (client, sys::connect(&path).await?);
+            let (mut client, mut engine) = (client, platform::connect(&path).await?);
             tokio::io::copy_bidirectional_with_sizes(&mut client, &mut engine, COPY, COPY).await?;
             Ok(())
         }

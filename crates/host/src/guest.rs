@@ -18,7 +18,7 @@ use wire::{
     setup::Setup,
 };
 
-use crate::{BUILD, RELEASE, forward::Route, ports::Ports, sys};
+use crate::{BUILD, RELEASE, forward::Route, platform, ports::Ports};
 
 /// Pause before the link is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -100,7 +100,7 @@ impl Drop for Guest {
 }
 
 async fn connect(path: &std::path::Path) -> Result<Session, LinkError> {
-    let mut channel = sys::connect(path).await?;
+    let mut channel = platform::connect(path).await?;
     in_step::host(&mut channel, STEP_LIMIT).await?;
     Ok(Session::host(channel))
 }

@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{HostError, sys};
-
-/// Longest path of a socket: what macOS takes (Linux takes 108).
-pub const SOCKET_PATH: usize = 104;
+use crate::{
+    HostError,
+    platform::{self, SOCKET_PATH},
+};
 
 /// One machine's folder.
 #[derive(Debug, Clone)]
@@ -18,10 +18,9 @@ pub struct Home {
 }
 
 impl Home {
-    /// The user's: `CORACLE_HOME`, or `~/.coracle`.
+    /// The user's: `CORACLE_HOME`, or `~/.coracle` (Windows: `%LOCALAPPDATA%\\Coracle`).
     pub fn of_user() -> Result<Self, HostError> {
-        let default =
-            std::env::home_dir().filter(|home| !home.as_os_str().is_empty()).map(|h| h.join(".coracle"));
+        let default = platform::default_home();
         let chosen = std::env::var_os("CORACLE_HOME").filter(|h| !h.is_empty()).map(PathBuf::from);
         let is_default = chosen.is_none() || chosen == default;
         Self::at(chosen.or(default).ok_or(HostError::NoHome)?, is_default)
@@ -45,7 +44,7 @@ impl Home {
         for folder in ["", "run", "data", "logs", "machine"] {
             let folder = self.root.join(folder);
             fs::create_dir_all(&folder).map_err(HostError::io("making", &folder))?;
-            sys::private(&folder).map_err(HostError::io("protecting", &folder))?;
+            platform::private(&folder).map_err(HostError::io("protecting", &folder))?;
         }
         Ok(())
     }
@@ -62,12 +61,12 @@ impl Home {
 
     /// Docker's API.
     pub fn docker_socket(&self) -> PathBuf {
-        self.root.join("run/docker.sock")
+        platform::endpoint(&self.root, "docker")
     }
 
     /// The daemon's control socket.
     pub fn control_socket(&self) -> PathBuf {
-        self.root.join("run/control.sock")
+        platform::endpoint(&self.root, "control")
     }
 
     /// The daemon's lock, held while it lives.
@@ -154,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_long_path_is_refused_in_words() {
-        let long = PathBuf::from("/tmp").join("x".repeat(90));
+        let long = PathBuf::from("/tmp").join("x".repeat(SOCKET_PATH - 13));
         let error = Home::at(long, false).unwrap_err();
         assert_eq!(error.code(), "path_too_long");
         assert!(error.to_string().contains("CORACLE_HOME"));

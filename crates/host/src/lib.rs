@@ -35,18 +35,19 @@ mod forward;
 mod guest;
 mod home;
 mod log;
+pub mod login;
 mod machine;
 mod parts;
+mod platform;
 mod ports;
 mod settings;
 mod setup;
-mod sys;
 
 pub use error::HostError;
 pub use home::Home;
 pub use log::tail;
+pub use platform::{Socket, connect, docker_host, spawn_daemon};
 pub use settings::Settings;
-pub use sys::{connect, spawn_daemon};
 
 /// The release of this build.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

@@ -60,6 +60,15 @@ pub fn bound(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Puts a log aside that another process is about to begin anew.
+pub fn begin_anew(path: &Path) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|meta| meta.len() > 0) {
+        shift(path);
+        fs::rename(path, numbered(path, 1))?;
+    }
+    Ok(())
+}
+
 /// The last `lines` lines of a log; empty when there is none.
 pub fn tail(path: &Path, lines: usize) -> String {
     tail_since(path, 0, lines)

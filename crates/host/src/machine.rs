@@ -29,16 +29,18 @@ use crate::{
     api::{DaemonInfo, Failure, GuestInfo, StateName, Status, one_line},
     changes::Changes,
     driver::{
-        self, Channel, Driver,
+        self, Channel, Driver, Tell,
         local::Local,
-        qemu::{Accel, Qemu, Tell},
+        qemu::{Accel, Qemu},
+        vfkit::Vfkit,
     },
     forward::Route,
     guest::{self, Guest},
     log::{bound, tail_since},
+    platform,
     ports::Ports,
     settings::{AccelChoice, DriverKind},
-    setup, sys,
+    setup,
 };
 
 /// Time in which a guest must answer: with KVM (then TCG is tried), and translated.
@@ -55,8 +57,10 @@ const STOP_SLACK: Duration = Duration::from_secs(15);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How often room for a guest that stands still is looked for, and logs are bounded.
 const LOOK: Duration = Duration::from_secs(2);
-/// Room that lets a guest go on, in MiB.
+/// Room that lets a guest go on, in MiB, and the one below which it is made to stand still where its hypervisor doesn't
+/// do so by itself.
 const ROOM_MIB: u64 = 128;
+const NO_ROOM_MIB: u64 = 32;
 /// Lines of the console in which a panic is looked for: its trace is long.
 const PANIC_LINES: usize = 400;
 /// Lines of the console in an error.
@@ -198,7 +202,7 @@ impl Owner {
                 () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {
                     self.late().await;
                 }
-                _ = look.tick() => self.look(),
+                _ = look.tick() => self.look().await,
             }
             self.publish();
         }
@@ -227,6 +231,8 @@ impl Owner {
     fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Starting { deadline, .. } | State::Stopping { deadline, .. } => Some(*deadline),
+            // One that stands still can't answer.
+            State::Running { vm } if vm.paused.is_some() => None,
             State::Running { vm } => vm.lost.map(|lost| lost + LOST_LIMIT),
             State::Stopped | State::Failed { .. } => None,
         }
@@ -282,7 +288,6 @@ impl Owner {
             driver::Event::Exited(said) => {
                 let panic = self.panic_words();
                 let console = self.console(CONSOLE_LINES);
-                let is_local = self.vm().is_some_and(|vm| vm.driver.name() == "local");
                 if let State::Starting { vm, settings, .. } = &self.state
                     && vm.info.is_none()
                     && kvm_by_choice(vm, settings)
@@ -293,8 +298,8 @@ impl Owner {
                     State::Stopping { .. } => self.off(),
                     // Its failure was told already; only the vm is gone now.
                     State::Failed { failure, .. } => self.fail_with(failure, None),
-                    _ if is_local => self.fail(&HostError::Engine(said), None),
-                    _ => {
+                    State::Stopped => {}
+                    State::Starting { vm, .. } | State::Running { vm } => {
                         if let Some(words) = panic {
                             return self.fail(&HostError::Panic(words), None);
                         }
@@ -303,7 +308,7 @@ impl Owner {
                         } else {
                             said
                         };
-                        self.fail(&HostError::QemuDied(said), None);
+                        self.fail(&vm.driver.died(said), None);
                     }
                 }
             }
@@ -331,6 +336,8 @@ impl Owner {
             driver::Event::Resumed => {
                 if let Some(vm) = self.vm_mut() {
                     vm.paused = None;
+                    // The link had no chance meanwhile: its limit begins anew.
+                    vm.lost = vm.lost.map(|_| Instant::now());
                 }
             }
             driver::Event::Ready => {
@@ -420,10 +427,28 @@ impl Owner {
         }
     }
 
-    /// From time to time: room for a guest that stands still, logs that others write.
-    fn look(&mut self) {
-        if let Err(error) = bound(&self.home.console_log()) {
+    /// From time to time: room for a guest that stands still, logs that others write, what no hypervisor tells.
+    async fn look(&mut self) {
+        let is_mute = self.vm().is_some_and(|vm| vm.driver.is_mute());
+        // A mute one writes on where it was: its log is begun anew with each start instead.
+        if !is_mute && let Err(error) = bound(&self.home.console_log()) {
             tracing::warn!("the console's log: {error}");
+        }
+        if is_mute
+            && matches!(self.state, State::Starting { .. } | State::Running { .. })
+            && self.panic_words().is_some()
+        {
+            return self.driver_event(driver::Event::Panicked).await;
+        }
+        let room = platform::free_mib(&self.home.data()).unwrap_or(u64::MAX);
+        let failure = Failure::from(&HostError::StandsStill { folder: self.home.data() });
+        if room < NO_ROOM_MIB
+            && let State::Running { vm } = &mut self.state
+            && vm.paused.is_none()
+            && vm.driver.pause()
+        {
+            tracing::error!("{}", failure.message);
+            vm.paused = Some(failure);
         }
         if let Some(vm) = self.vm()
             && vm.paused.is_some()
@@ -435,7 +460,7 @@ impl Owner {
     }
 
     fn has_room(&self) -> bool {
-        sys::free_mib(&self.home.data()).is_ok_and(|free| free >= ROOM_MIB)
+        platform::free_mib(&self.home.data()).is_ok_and(|free| free >= ROOM_MIB)
     }
 
     // ---- steps ----
@@ -450,12 +475,17 @@ impl Owner {
                 DriverKind::Qemu => {
                     Driver::Qemu(Qemu::launch(&self.home, &settings, without_kvm, tell).await?)
                 }
+                DriverKind::Vfkit => Driver::Vfkit(Vfkit::launch(&self.home, &settings, tell).await?),
                 DriverKind::Local => Driver::Local(Local::launch(&self.home, tell)?),
+                DriverKind::Wsl => return Err(HostError::NoDriver("wsl")),
             };
             Ok::<_, HostError>((driver, settings))
         };
         match launched.await {
             Ok((driver, settings)) => {
+                if driver.is_mute() {
+                    self.console_from = 0; // begun anew
+                }
                 let accel = driver.accel().map(|(accel, _)| accel);
                 let deadline = Instant::now() + boot_limit(&settings, accel);
                 let vm = self.connect(id, driver);
@@ -470,7 +500,10 @@ impl Owner {
         let tell = self.tell(id);
         let found = match Qemu::adopt(&self.home, tell.clone()).await {
             Some(qemu) => Some(Driver::Qemu(qemu)),
-            None => Local::adopt(&self.home, tell).await.map(Driver::Local),
+            None => match Vfkit::adopt(&self.home, tell.clone()).await {
+                Some(vfkit) => Some(Driver::Vfkit(vfkit)),
+                None => Local::adopt(&self.home, tell).await.map(Driver::Local),
+            },
         };
         if let Some(driver) = found {
             let settings = Settings::load(&self.home).unwrap_or_default();
@@ -623,7 +656,7 @@ async fn end(vm: Vm) {
     if asked {
         gone(pid, QUICK_GRACE + STOP_SLACK).await;
     }
-    if sys::alive(pid) {
+    if platform::alive(pid) {
         vm.driver.kill();
         gone(pid, KILL_LIMIT).await;
     }
@@ -631,7 +664,7 @@ async fn end(vm: Vm) {
 
 async fn gone(pid: u32, limit: Duration) {
     let deadline = Instant::now() + limit;
-    while sys::alive(pid) && Instant::now() < deadline {
+    while platform::alive(pid) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await; // it may be another daemon's child: no event for its end
     }
 }

@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    env::consts::EXE_SUFFIX,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
-use crate::{HostError, Settings, sys};
+use crate::{HostError, Settings, platform};
 
 /// The format of images that this build understands.
 const FORMAT: u32 = 1;
@@ -58,7 +59,7 @@ impl Image {
         }
         if manifest.arch != arch() {
             return Err(HostError::Image(format!(
-                "it is made for {}, this computer is {}",
+                "it is made for {}, wanted is one for {}",
                 manifest.arch,
                 arch()
             )));
@@ -84,7 +85,7 @@ impl Image {
 pub fn engine() -> Result<PathBuf, HostError> {
     let path = match std::env::var_os("CORACLE_ENGINE").filter(|f| !f.is_empty()) {
         Some(path) => path.into(),
-        None => beside("coracle-engine")?,
+        None => beside(&format!("coracle-engine{EXE_SUFFIX}"))?,
     };
     if path.is_file() { Ok(path) } else { Err(HostError::EngineMissing(path)) }
 }
@@ -93,7 +94,7 @@ pub fn engine() -> Result<PathBuf, HostError> {
 pub fn share() -> Result<PathBuf, HostError> {
     let path = match std::env::var_os("CORACLE_SHARE").filter(|f| !f.is_empty()) {
         Some(path) => path.into(),
-        None => beside("coracle-share")?,
+        None => beside(&format!("coracle-share{EXE_SUFFIX}"))?,
     };
     if path.is_file() { Ok(path) } else { Err(HostError::ShareMissing(path)) }
 }
@@ -109,18 +110,47 @@ pub fn qemu(settings: &Settings) -> Result<PathBuf, HostError> {
         };
     }
     let name = if arch() == "arm64" { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+    in_path(name).ok_or_else(|| HostError::QemuMissing(format!("no {name} in PATH")))
+}
+
+/// vfkit's program: `CORACLE_VFKIT`, beside this one, or in `PATH`.
+pub fn vfkit() -> Result<PathBuf, HostError> {
+    if let Some(path) = std::env::var_os("CORACLE_VFKIT").filter(|p| !p.is_empty()).map(PathBuf::from) {
+        return if platform::is_program(&path) {
+            Ok(path)
+        } else {
+            Err(HostError::VfkitMissing(path.display().to_string()))
+        };
+    }
+    let beside = beside("vfkit")?;
+    if platform::is_program(&beside) {
+        return Ok(beside);
+    }
+    in_path("vfkit")
+        .ok_or_else(|| HostError::VfkitMissing(format!("neither {} nor one in PATH", beside.display())))
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|path| sys::is_program(path))
-        .ok_or_else(|| HostError::QemuMissing(format!("no {name} in PATH")))
+        .map(|folder| folder.join(format!("{name}{EXE_SUFFIX}")))
+        .find(|path| platform::is_program(path))
 }
 
 /// Debian's name of this computer's architecture.
-pub fn arch() -> &'static str {
+pub fn own_arch() -> &'static str {
     match std::env::consts::ARCH {
         "aarch64" => "arm64",
         _ => "amd64",
+    }
+}
+
+/// Debian's name of the guest's architecture: `CORACLE_ARCH`, else this computer's. Another one is translated, slowly.
+pub fn arch() -> &'static str {
+    match std::env::var("CORACLE_ARCH").as_deref() {
+        Ok("arm64") => "arm64",
+        Ok("amd64") => "amd64",
+        _ => own_arch(),
     }
 }
 

@@ -25,7 +25,10 @@ use wire::{
     ports::{Bind, Outcome, Port, PortError, PortResult, Proto, Wanted},
 };
 
-use crate::forward::{Route, join};
+use crate::{
+    forward::{Route, join},
+    platform,
+};
 
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: i32 = 1024;
@@ -130,9 +133,8 @@ impl Ports {
         if address.is_ipv6() {
             socket.set_only_v6(true)?; // Docker asks for both families by two ports
         }
-        #[cfg(unix)]
         if port.proto == Proto::Tcp {
-            socket.set_reuse_address(true)?; // TIME_WAIT of an earlier listener; on Windows it would share the port
+            platform::reuse_address(&socket)?;
         }
         socket.set_nonblocking(true)?;
         socket.bind(&SockAddr::from(address))?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Home, HostError, home::write_whole, sys};
+use crate::{Home, HostError, home::write_whole, platform};
 
 /// Least memory of a guest, in MiB.
 const MIN_MEMORY: u64 = 512;
@@ -49,6 +49,21 @@ pub enum DriverKind {
     Qemu,
     /// This Linux itself: the engine is the daemon's child.
     Local,
+    /// A guest under macOS' own hypervisor.
+    Vfkit,
+    /// A WSL2 distribution.
+    Wsl,
+}
+
+impl std::fmt::Display for DriverKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Qemu => "qemu",
+            Self::Local => "local",
+            Self::Vfkit => "vfkit",
+            Self::Wsl => "wsl",
+        })
+    }
 }
 
 /// How QEMU runs the guest's instructions.
@@ -66,13 +81,13 @@ pub enum AccelChoice {
 impl Default for Settings {
     fn default() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(DEFAULT_CPUS));
-        let memory_mib =
-            sys::memory_mib().map_or(DEFAULT_MEMORY.0, |m| (m / 4).clamp(DEFAULT_MEMORY.0, DEFAULT_MEMORY.1));
+        let memory_mib = platform::memory_mib()
+            .map_or(DEFAULT_MEMORY.0, |m| (m / 4).clamp(DEFAULT_MEMORY.0, DEFAULT_MEMORY.1));
         Self {
             cpus,
             memory_mib,
             disk_gib: DEFAULT_DISK,
-            driver: DriverKind::Qemu,
+            driver: platform::DEFAULT_DRIVER,
             accel: AccelChoice::Auto,
             shares: home_folder().into_iter().collect(),
             qemu: None,
@@ -146,6 +161,14 @@ impl Settings {
         if !(DISK.0..=DISK.1).contains(&self.disk_gib) {
             return wrong(format!("disk-gib must be between {} and {}", DISK.0, DISK.1));
         }
+        if !platform::DRIVERS.contains(&self.driver) {
+            let known: Vec<String> = platform::DRIVERS.iter().map(|kind| kind.to_string()).collect();
+            return wrong(format!(
+                "driver can't be {} on this system: there is {}",
+                self.driver,
+                known.join(", ")
+            ));
+        }
         if let Some(path) = self.shares.iter().find(|p| !p.is_absolute()) {
             return wrong(format!(
                 "shares are whole paths, separated by commas, not {:?}",
@@ -192,11 +215,17 @@ mod tests {
         assert!(Settings::set(&home, "cpus", "many").unwrap_err().to_string().contains("whole number"));
         assert!(Settings::set(&home, "colour", "red").unwrap_err().to_string().contains("memory-mib"));
         assert_eq!(Settings::set(&home, "driver", "vmware").unwrap_err().code(), "setting");
-        Settings::set(&home, "shares", "/srv, /opt").unwrap();
-        assert_eq!(Settings::load(&home).unwrap().get("shares").unwrap(), "/srv,/opt");
+        let whole = |path: &str| std::path::absolute(path).unwrap().display().to_string();
+        let (srv, opt) = (whole("/srv"), whole("/opt"));
+        Settings::set(&home, "shares", &format!("{srv}, {opt}")).unwrap();
+        assert_eq!(Settings::load(&home).unwrap().get("shares").unwrap(), format!("{srv},{opt}"));
         assert!(Settings::set(&home, "shares", "srv").unwrap_err().to_string().contains("whole paths"));
         assert!(Settings::set(&home, "shares", "").unwrap().shares.is_empty());
-        assert_eq!(Settings::set(&home, "driver", "local").unwrap().driver, DriverKind::Local);
+        // Each system has drivers of its own.
+        for kind in [DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Wsl] {
+            let set = Settings::set(&home, "driver", &kind.to_string());
+            assert_eq!(set.is_ok(), platform::DRIVERS.contains(&kind), "{kind}");
+        }
     }
 
     #[test]

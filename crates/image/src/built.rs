@@ -473,6 +473,7 @@ pub(crate) fn pack(store: &Arc<Store>, id: i64) -> Result<(Packed, Pin), Error> 
         digest,
         size,
         platform: None,
+        urls: Vec::new(),
         annotations: BTreeMap::default(),
     };
     if let Some((diff_id, blob, size)) = known {

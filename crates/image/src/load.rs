@@ -4,6 +4,8 @@
 //! archive has ended. Nothing in it is believed: content is found by its digest, or by the path a docker-archive
 //! names and then gets its digest here.
 
+mod early;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
@@ -22,6 +24,7 @@ use crate::spec::{
 };
 use crate::store::{Commit, Draft, Lease, NewBlob, NewDocument, NewLayer, NewManifest, Store};
 use crate::{Descriptor, Digest, Error, Platform, Progress, ProgressSink, Reference};
+use early::Early;
 
 /// Files in an archive of images.
 const FILES: u64 = 64 * 1024;
@@ -89,7 +92,13 @@ pub(crate) fn load(
     options: &LoadOptions,
     progress: &ProgressSink,
 ) -> Result<Vec<Loaded>, Error> {
-    let spool = Spool::read(store, input)?;
+    let early = Early::default();
+    let spool = std::thread::scope(|scope| {
+        early.start(scope, store);
+        let spool = Spool::read(store, input, &early);
+        early.close();
+        spool
+    })?;
     let mut found = Found::default();
     let loaded = match spool.find("index.json") {
         Some(index) => oci_layout(&spool, index, options, &mut found)?,
@@ -106,14 +115,14 @@ pub(crate) fn load(
         .chain(commit.manifests.iter().flat_map(|m| m.diff_ids.iter().copied()))
         .collect();
     let _pin = store.pin(pins);
-    keep_layers(store, &spool, &mut commit, &plain, progress)?;
+    keep_layers(store, &spool, &early, &mut commit, &plain, progress)?;
     store.commit(&commit)?;
     spool.lease.remove()?;
     Ok(loaded)
 }
 
 impl Spool {
-    fn read(store: &Arc<Store>, input: impl Read + Send) -> Result<Spool, Error> {
+    fn read(store: &Arc<Store>, input: impl Read + Send, early: &Early) -> Result<Spool, Error> {
         let broken = |e: io::Error| Error::Layer(archive::Error::Read(e));
         let lease = store.lease(&[Draft::Blob(None)])?.pop().ok_or(Error::Canceled)?;
         let folder = lease.path().to_path_buf();
@@ -143,6 +152,7 @@ impl Spool {
                         file.write_all(&buffer[..n]).map_err(|e| Error::os("write", &path, e))?;
                     }
                     let spooled = Spooled { file: path, digest: hasher.finish(), size: entry.size };
+                    early.offer(&spooled);
                     spool.by_digest.insert(spooled.digest, spooled.clone());
                     spool.files.insert(name, spooled);
                 }
@@ -407,6 +417,7 @@ fn docker_archive(spool: &Spool, found: &mut Found) -> Result<Vec<Loaded>, Error
                 digest: layer.digest,
                 size: layer.size,
                 platform: None,
+                urls: Vec::new(),
                 annotations: BTreeMap::new(),
             });
         }
@@ -441,6 +452,7 @@ fn layer_type(layer: &Spooled) -> Result<&'static str, Error> {
 fn keep_layers(
     store: &Arc<Store>,
     spool: &Spool,
+    early: &Early,
     commit: &mut Commit,
     plain: &[Digest],
     progress: &ProgressSink,
@@ -455,7 +467,7 @@ fn keep_layers(
             .unwrap_or_default();
         wanted.extend(children.iter().skip(1).copied().zip(manifest.diff_ids.iter().copied()));
     }
-    let mut work = Vec::new();
+    let (mut work, mut layers) = (Vec::new(), Vec::new());
     let mut unpacking = HashSet::new();
     for blob in plain {
         let Some(file) = spool.by_digest.get(blob).filter(|_| !wanted.contains_key(blob)) else { continue };
@@ -478,7 +490,11 @@ fn keep_layers(
                 exists("SELECT 1 FROM image_layer WHERE diff_id = ?1", diff_id)?,
             ))
         })?;
-        let unpack = !has_layer && unpacking.insert(diff_id);
+        let mut unpack = !has_layer && unpacking.insert(diff_id);
+        if let Some(layer) = early.take(&blob, &diff_id).filter(|_| unpack) {
+            layers.push(Arc::new(layer));
+            unpack = false;
+        }
         if !has_blob || unpack {
             work.push((file.clone(), diff_id, !has_blob, unpack));
         }
@@ -503,7 +519,7 @@ fn keep_layers(
         })
         .collect();
     let queue = Mutex::new(work);
-    let results = Mutex::new((Vec::new(), Vec::new()));
+    let results = Mutex::new((Vec::new(), layers));
     let next = || queue.lock().unwrap_or_else(|e| e.into_inner()).pop();
     let worker = || -> Result<(), Error> {
         while let Some((file, diff_id, blob, layer)) = next() {

@@ -87,6 +87,7 @@ pub(crate) fn make(store: &Arc<Store>, image: NewImage) -> Result<Digest, Error>
             digest: blob.digest,
             size: blob.size,
             platform: None,
+            urls: Vec::new(),
             annotations: Default::default(),
         });
         base.diff_ids.push(layer.diff_id);

@@ -45,6 +45,8 @@ struct Plan {
     documents: Vec<(Digest, String, Vec<u8>)>,
     configs: Vec<(Digest, Vec<u8>)>,
     layers: Vec<Layer>,
+    /// Layers that are not for registries: named in the manifest, not sent.
+    foreign: BTreeSet<Digest>,
     instead_of: Option<Descriptor>,
     _pin: Pin,
 }
@@ -77,6 +79,9 @@ impl Puller {
         let repository = self.registries.repository(reference, options.auth).for_push(mounts).await?;
         for layer in &plan.layers {
             say(Some(layer.digest.short()), "Preparing".into(), 0, 0);
+        }
+        for digest in &plan.foreign {
+            say(Some(digest.short()), "Skipped foreign layer".into(), 0, 0);
         }
         // Boxed: among many borrowed futures the compiler loses sight of their being Send (rust#100013).
         let mut transfers = Vec::new();
@@ -141,6 +146,7 @@ fn plan(store: &Arc<Store>, reference: &Reference, platform: Option<&Platform>) 
             documents: Vec::new(),
             configs: Vec::new(),
             layers: Vec::new(),
+            foreign: BTreeSet::new(),
             instead_of: None,
             _pin: pin,
         };
@@ -200,6 +206,10 @@ impl Plan {
             self.configs.push((config, data));
         }
         for layer in &manifest.layers {
+            if layer.is_foreign() {
+                self.foreign.insert(layer.digest);
+                continue;
+            }
             if self.layers.iter().any(|l| l.digest == layer.digest) {
                 continue;
             }

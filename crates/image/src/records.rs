@@ -272,6 +272,7 @@ pub(crate) fn image_for(db: &Connection, id: &Digest, wanted: Option<&Platform>)
                 digest: *id,
                 size: r.get::<_, i64>(1)? as u64,
                 platform: None,
+                urls: Vec::new(),
                 annotations: Default::default(),
             })
         })

@@ -47,6 +47,9 @@ pub struct Descriptor {
     /// Platform, for the manifests of an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// Where the content is besides the registry (foreign layers).
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
     /// Annotations.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -64,6 +67,12 @@ pub(crate) fn attestation_of(manifest: &Digest) -> BTreeMap<String, String> {
 }
 
 impl Descriptor {
+    /// Whether this is a layer that its maker gives out himself, not by registries: fetched from [`Self::urls`] where
+    /// the registry does not have it, never pushed.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.media_type.contains(".foreign.") || self.media_type.contains(".nondistributable.")
+    }
+
     /// The digest of the manifest that this one attests, when it is an attestation.
     pub(crate) fn attests(&self) -> Option<&str> {
         let marked = self.annotations.get(REFERENCE_TYPE).is_some_and(|t| t == ATTESTATION);
@@ -103,7 +112,7 @@ impl Manifest {
 /// An index or a manifest.
 pub(crate) enum Document {
     Index(Index),
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 impl Document {
@@ -144,7 +153,7 @@ impl Document {
             if manifest.layers.len() > LAYERS {
                 return Err(Error::content(name, format!("more than {LAYERS} layers")));
             }
-            Document::Manifest(manifest)
+            Document::Manifest(Box::new(manifest))
         };
         Ok((document, media_type.to_string()))
     }

@@ -153,6 +153,47 @@ async fn a_limit_is_waited_for_when_it_is_short_and_told_when_it_is_not() {
 }
 
 #[tokio::test]
+async fn a_foreign_layer_is_fetched_from_its_maker_and_not_pushed() {
+    let mut image = simple("foreign");
+    let layer = image.layers[0].clone();
+    let maker = Server::start(move |asked, _| match asked.path.as_str() {
+        "/layer.tar.gz" => Answer::new(200, layer.clone()),
+        _ => Answer::new(404, ""),
+    })
+    .await;
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+    let last = manifest["layers"].as_array_mut().unwrap().last_mut().unwrap();
+    let foreign = last["digest"].as_str().unwrap().to_owned();
+    last["mediaType"] = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".into();
+    last["urls"] = serde_json::json!([
+        "http://foreign.example.com/never-in-plain-text",
+        format!("http://{}/gone", maker.host),
+        format!("http://{}/layer.tar.gz", maker.host),
+    ]);
+    image.manifest = serde_json::to_vec(&manifest).unwrap();
+    let lacking = foreign.clone();
+    let server = Server::image(image.clone(), move |asked, _| {
+        asked.path.ends_with(&lacking).then(|| Answer::new(404, "{}"))
+    })
+    .await;
+    let (place, name) = (Place::new(), reference(&format!("{}/app:1", server.host)));
+    let images = place.open();
+    let login = Some(Credentials::Basic { user: "me".into(), password: "secret".into() });
+    let options = PullOptions { auth: login, ..PullOptions::default() };
+    assert_eq!(images.pull(&name, options, silent()).await.unwrap().id, image.id());
+    assert!(maker.asked.lock().unwrap().iter().all(|a| a.header("authorization").is_none()));
+
+    let Some(registry) = Registry::start().await else { return };
+    let name = reference(&format!("{}/copy:1", registry.host));
+    images.tag(&image.id().to_string(), &name).await.unwrap();
+    let told = support::Recorded::default();
+    let pushed = images.push(&name, image::PushOptions::default(), told.sink()).await.unwrap();
+    assert_eq!(pushed.descriptor.digest, image.id(), "the manifest goes as it came");
+    assert_eq!(told.count("Skipped foreign layer"), 1, "{:?}", told.lines());
+    assert!(!registry.has_blob("copy", &foreign).await);
+}
+
+#[tokio::test]
 async fn credentials_stay_with_their_host_when_a_blob_is_elsewhere() {
     let image = simple("moved");
     let elsewhere = Server::image(image.clone(), |_, _| None).await;

@@ -198,5 +198,6 @@ fn bundle(dir: &Path, id: &str, args: &[&str], filter: &Arc<[u8]>) -> Outcome<Bu
         seccomp: std::env::var_os("BENCH_UNCONFINED").is_none().then(|| filter.clone()),
         exit_file: own.join("exit.json"),
         cgroup_parent: None,
+        oci: None,
     })
 }

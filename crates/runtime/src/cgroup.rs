@@ -87,6 +87,11 @@ impl Groups {
         })
     }
 
+    /// Where the unified hierarchy is.
+    pub fn hierarchy(&self) -> &Path {
+        &self.hierarchy
+    }
+
     pub fn controllers(&self) -> &Controllers {
         &self.controllers
     }

@@ -4,8 +4,9 @@ mod connection;
 
 use crate::cgroup::{self, Controllers, Groups, Stats};
 use crate::error::Error;
-use crate::plan::StdinPlan;
-use crate::protocol::{Call, Done, ExitRecord, FromShim, INIT, ToShim, VERSION, encode};
+use crate::oci::{self, OciRuntime};
+use crate::plan::{Plan, ProcessPlan, StdinPlan};
+use crate::protocol::{Call, Done, ExitRecord, FromShim, INIT, OciExec, ToShim, VERSION, encode};
 use crate::{shim, sys, timestamp, translate};
 use connection::{Connection, read_frame};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Stdio as ProcessStdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
@@ -56,6 +58,8 @@ pub struct Bundle {
     pub exit_file: PathBuf,
     /// The parent of its group below the unified hierarchy, instead of the runtime's own.
     pub cgroup_parent: Option<String>,
+    /// The program that makes its processes, instead of this runtime.
+    pub oci: Option<OciRuntime>,
 }
 
 /// Where a container's `/` comes from.
@@ -237,7 +241,7 @@ struct Inner {
 pub struct Exec {
     container: Container,
     number: u32,
-    pid: u32,
+    pid: AtomicU32,
 }
 
 impl Runtime {
@@ -272,7 +276,7 @@ impl Runtime {
         let filter = bundle.seccomp.is_some().then_some(filter.as_path());
         let plan = translate::plan(&bundle, &group, &mountpoint, filter)?;
         let resources = bundle.spec.linux().as_ref().and_then(|l| l.resources().as_ref());
-        let made = self.launch(&bundle, &dir, &group, resources, encode(&plan)).await;
+        let made = self.launch(&bundle, &dir, &group, resources, plan).await;
         match made {
             Ok(container) => Ok(container),
             Err(error) => {
@@ -289,7 +293,7 @@ impl Runtime {
         dir: &Path,
         group: &Path,
         resources: Option<&LinuxResources>,
-        plan: Vec<u8>,
+        mut plan: Plan,
     ) -> Result<Container, Error> {
         let failed = |what: &'static str| move |e: std::io::Error| Error::system(what, e);
         let _ = std::fs::remove_dir_all(dir);
@@ -298,6 +302,10 @@ impl Runtime {
         if let Some(filter) = &bundle.seccomp {
             std::fs::write(dir.join(FILTER), filter).map_err(failed("cannot write the seccomp filter"))?;
         }
+        if let Some(runtime) = &bundle.oci {
+            plan.oci = Some(oci::write_bundle(bundle, runtime, dir, group, self.0.groups.hierarchy())?);
+        }
+        let plan = encode(&plan);
         self.0.groups.create(group, resources)?;
         let errors =
             std::fs::File::create(dir.join("shim.log")).map_err(failed("cannot make the shim's log"))?;
@@ -510,6 +518,29 @@ impl Container {
     /// Makes a further process, in the container's namespaces and group, under its seccomp filter; it waits for
     /// [`Exec::start`], so that a client can be attached before.
     pub async fn exec(&self, exec: ExecSpec) -> Result<Exec, Error> {
+        let stdin = if exec.stdin { StdinPlan::Once } else { StdinPlan::Null };
+        let call = if self.0.dir.join(oci::BUNDLE).exists() {
+            let exec = OciExec {
+                process: oci::process(&exec.process, exec.tty)?,
+                tty: exec.tty,
+                console_size: exec.console_size,
+                stdout: exec.stdout,
+                stderr: exec.stderr,
+            };
+            Call::OciExec { exec: Box::new(exec), stdin }
+        } else {
+            Call::Exec { process: Box::new(self.exec_plan(&exec)?), stdin }
+        };
+        match self.0.connection.call(call).await? {
+            Done::Process { process: number, pid } => {
+                self.0.connection.expect(number);
+                Ok(Exec { container: self.clone(), number, pid: AtomicU32::new(pid) })
+            }
+            Done::Nothing => Err(Error::Shim("the shim answered something unexpected".into())),
+        }
+    }
+
+    fn exec_plan(&self, exec: &ExecSpec) -> Result<ProcessPlan, Error> {
         let filter = self.0.dir.join(FILTER);
         let filter = match filter.try_exists() {
             Ok(true) => Some(filter.as_path()),
@@ -521,14 +552,7 @@ impl Container {
         let mut process = translate::process(&exec.process, exec.tty, exec.console_size, filter)?;
         process.stdout = exec.stdout;
         process.stderr = exec.stderr;
-        let stdin = if exec.stdin { StdinPlan::Once } else { StdinPlan::Null };
-        match self.0.connection.call(Call::Exec { process: Box::new(process), stdin }).await? {
-            Done::Process { process: number, pid } => {
-                self.0.connection.expect(number);
-                Ok(Exec { container: self.clone(), number, pid })
-            }
-            Done::Nothing => Err(Error::Shim("the shim answered something unexpected".into())),
-        }
+        Ok(process)
     }
 
     /// Changes limits and device rules while it runs.
@@ -616,14 +640,18 @@ async fn attach(dir: &Path, process: u32, want: AttachWant) -> Result<Attachment
 }
 
 impl Exec {
-    /// Its pid, in the engine's pid namespace.
+    /// Its pid, in the engine's pid namespace; 0 as long as another runtime has not made it.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// Lets it run its program.
     pub async fn start(&self) -> Result<(), Error> {
-        self.container.0.connection.call(Call::Start { process: self.number }).await.map(drop)
+        let started = self.container.0.connection.call(Call::Start { process: self.number }).await?;
+        if let Done::Process { pid, .. } = started {
+            self.pid.store(pid, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Connects to its stdio; before `start` nothing of it is lost.

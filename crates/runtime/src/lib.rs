@@ -9,6 +9,7 @@
 //!     shim.log                 what a shim had to say before it died; empty
 //!     state.json               what a later engine must know: shim's pid, exit file
 //!     seccomp.bpf              the compiled filter, for execs
+//!     bundle/                  where another OCI runtime makes the container: see `oci`
 //!     rootfs/                  where the root is mounted, in the container's namespace only: on the host it is empty
 //!   <unified hierarchy>/<parent>/<id>/     the container's group
 //!   <exit file>                {"exit_code":0,"finished_at":"...","oom_killed":false}
@@ -18,13 +19,14 @@
 //!     |           '-------delete, or the engine's death------------------^
 //!     '-- error: everything undone
 //! ```
-//! The runtime is our own: libcontainer costs eight times the memory per container and runs execs without the
+//! The runtime is our own, unless a container asks for another OCI one: libcontainer costs eight times the memory per container and runs execs without the
 //! container's seccomp filter. The shim carries no OCI types: the engine's side translates the spec into a plan.
 
 mod cgroup;
 mod container;
 mod error;
 pub mod logs;
+mod oci;
 mod plan;
 mod protocol;
 pub mod seccomp;
@@ -40,3 +42,4 @@ pub use container::{
     Runtime, Stdio,
 };
 pub use error::{Code, Error};
+pub use oci::OciRuntime;

@@ -45,6 +45,25 @@ pub(crate) struct Plan {
     pub log: Option<LogPlan>,
     /// Where the exit is recorded.
     pub exit_file: String,
+    /// Another runtime makes the processes.
+    pub oci: Option<OciPlan>,
+}
+
+/// How another OCI runtime makes the container's processes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct OciPlan {
+    /// The program.
+    pub program: String,
+    /// What it is always told, before the command.
+    pub args: Vec<String>,
+    /// The folder with `config.json`, and everything else of this: see [`crate::oci`].
+    pub bundle: String,
+    /// The unified hierarchy.
+    pub hierarchy: String,
+    /// The container's group where such runtimes look for it.
+    pub group: String,
+    /// Mounts for the shim to make, and where: from there the runtime binds them.
+    pub staged: Vec<(MountPlan, String)>,
 }
 
 /// Where `/` comes from.
@@ -110,7 +129,7 @@ pub(crate) struct DevicePlan {
 }
 
 /// One process, the container's first or an exec.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct ProcessPlan {
     pub args: Vec<String>,
     pub env: Vec<String>,

@@ -58,6 +58,23 @@ pub(crate) enum Call {
     },
     /// The shim ends once nothing runs; with a running container it kills that first.
     Shutdown,
+    /// As `Exec`, by the OCI runtime that made the container.
+    OciExec {
+        exec: Box<OciExec>,
+        stdin: StdinPlan,
+    },
+}
+
+/// A process for another OCI runtime to make.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OciExec {
+    /// The specification's `process`, JSON.
+    pub process: String,
+    pub tty: bool,
+    /// Rows, columns.
+    pub console_size: Option<(u16, u16)>,
+    pub stdout: bool,
+    pub stderr: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -18,6 +18,7 @@
 mod clients;
 mod init;
 mod log;
+mod oci;
 mod process;
 mod processes;
 mod rootfs;
@@ -152,16 +153,25 @@ fn run() -> Result<(), Failure> {
     let made = match log.transpose() {
         Ok(log) => {
             shim.log = log;
-            shim.make_init()
+            match shim.plan.oci.clone() {
+                Some(oci) => shim.make_oci_init(&oci),
+                None => shim.make_init(),
+            }
         }
         Err(failure) => Err(failure),
     };
     match made {
-        Ok(init) => shim.processes.push(init),
+        Ok(init) => {
+            if matches!(init.phase, Phase::Created) {
+                shim.reply(0, 0, Ok(Done::Process { process: INIT, pid: init.pid as u32 }));
+            }
+            shim.processes.push(init);
+        }
         Err(failure) => shim.give_up(failure),
     }
     shim.forget_plan();
     let result = shim.serve();
+    shim.delete_oci();
     let _ = std::fs::remove_file(std::path::Path::new(&folder).join(SOCKET));
     result
 }
@@ -447,6 +457,7 @@ impl Shim {
                 return self.attach(client, request, process, [stdin, stdout, stderr], detach_keys);
             }
             Call::Exec { process, stdin } => self.make_exec(&process, stdin, client, request),
+            Call::OciExec { exec, stdin } => self.prepare_oci_exec(*exec, stdin),
             Call::Shutdown => {
                 (self.ending, self.hurried) = (true, true);
                 self.kill_all();

@@ -81,7 +81,7 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::Invalid(message.into())
 }
 
-fn text(path: &Path) -> Result<String, Error> {
+pub(crate) fn text(path: &Path) -> Result<String, Error> {
     path.to_str()
         .map(str::to_owned)
         .ok_or_else(|| invalid(format!("the path {} is not UTF-8", path.display())))
@@ -179,6 +179,7 @@ pub(crate) fn plan(
             }
         },
         exit_file: text(&bundle.exit_file)?,
+        oci: None,
     })
 }
 
@@ -225,7 +226,7 @@ fn root_propagation(name: Option<&str>) -> Result<u64, Error> {
 }
 
 /// One mount of the spec.
-fn mount(mount: &Mount) -> Result<MountPlan, Error> {
+pub(crate) fn mount(mount: &Mount) -> Result<MountPlan, Error> {
     let target = text(mount.destination())?;
     if !target.starts_with('/') {
         return Err(invalid(format!("invalid mount path: {target:?} mount path must be absolute")));
@@ -311,7 +312,8 @@ fn mount(mount: &Mount) -> Result<MountPlan, Error> {
 }
 
 /// Options that say nothing for a bind: labels where no SELinux is, copying that the engine has done.
-const BIND_IGNORES: [&str; 7] = ["z", "Z", "nocopy", "volume-nocopy", "cached", "delegated", "consistent"];
+pub(crate) const BIND_IGNORES: [&str; 7] =
+    ["z", "Z", "nocopy", "volume-nocopy", "cached", "delegated", "consistent"];
 
 fn device(device: &LinuxDevice) -> Result<DevicePlan, Error> {
     let number = |n: i64| u32::try_from(n).map_err(|_| invalid(format!("{n} is no device number")));

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::machine::{Machine, Parts};
+use super::outside::Ways;
 use super::place::Place;
 use super::report::{Row, Target, head};
 use super::side::Side;
@@ -49,7 +50,16 @@ pub fn run(options: &Options) -> Result<()> {
         many: MANY,
         folder: folder.path().into(),
     };
-    let parts = Parts { coracle: &coracle, image: &ours_image, qemu: &qemu, more: &[], cli: &cli };
+    let ways = Ways::new(folder.path())?;
+    let (more, forwards) = (ways.arguments(), ways.forwards());
+    let parts = Parts {
+        coracle: &coracle,
+        image: &ours_image,
+        qemu: &qemu,
+        more: &more,
+        forwards: &forwards,
+        cli: &cli,
+    };
     let ours = Machine::new(&parts, &folder.path().join("o"))?;
     let peer = match options.dockerd {
         false => None,
@@ -62,13 +72,17 @@ pub fn run(options: &Options) -> Result<()> {
                 "-device".to_owned(),
                 "virtio-blk-pci,drive=peer".to_owned(),
             ];
-            let parts = Parts { image: &image, more: &more, ..parts };
+            let parts = Parts { image: &image, more: &more, forwards: "", ..parts };
             Some(Machine::new(&parts, &folder.path().join("p"))?)
         }
     };
 
     println!("load average at the start: {}\n{}", load(), head());
-    boots(&mut bench, &ours, peer.as_ref(), &bare_initrd(folder.path())?)?;
+    if options.outside {
+        ours.boot()?;
+    } else {
+        boots(&mut bench, &ours, peer.as_ref(), &bare_initrd(folder.path())?)?;
+    }
     println!("  guests run by {}", ours.accel()?);
 
     let side = |name, machine: &Machine, daemon| {
@@ -78,7 +92,9 @@ pub fn run(options: &Options) -> Result<()> {
     let ours_side = side("ours", &ours, "coracle-engine");
     let peer_side = peer.as_ref().map(|machine| side("peer", machine, "dockerd"));
     let sides: Vec<&Side> = [&ours_side].into_iter().chain(&peer_side).collect();
-    bench.idle_memory(&sides)?;
+    if !options.outside {
+        bench.idle_memory(&sides)?;
+    }
     let _clean = Clean { sides: &sides, label: bench.names.label.clone(), image: bench.names.image.clone() };
     let busybox = tools::environment()?.into_iter().find(|(name, _)| name == "CORACLE_TEST_BUSYBOX");
     let busybox = busybox.context("no busybox among the tools")?.1;
@@ -94,6 +110,13 @@ pub fn run(options: &Options) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     println!("{}", versions.join("; "));
+    let shared = ours.shared("bench")?;
+    bench.ports(&ours_side, &ours, &ways)?;
+    bench.folders(&ours_side, &ours, &shared)?;
+    if options.outside {
+        println!("load average at the end: {}", load());
+        return bench.write(options, &versions);
+    }
     bench.one_container(&sides)?;
     bench.many(&sides)?;
     bench.streams(&sides)?;

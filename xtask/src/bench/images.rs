@@ -122,7 +122,8 @@ impl Bench {
         // What the other side just wrote must not be written back at this one's expense.
         stage::run(&mut Command::new("sync"))?;
         samples.cold.push(side.time(&["pull", "-q", &options.pull])?);
-        let peak: u64 = pids.iter().map(|pid| sys::peak(*pid)).sum::<Result<u64>>()?;
+        let peak: u64 = pids.iter().map(|pid| sys::peak(*pid)).sum();
+        ensure!(peak > 0, "the daemon has ended");
         samples.peak.push(peak.saturating_sub(idle) as f64 / 1024.0);
         ensure!(!side.docker(&["images", "-q"])?.is_empty(), "nothing was pulled");
         // Delayed allocation: blocks are counted when they are written.

@@ -21,6 +21,8 @@ pub struct Parts<'a> {
     pub qemu: &'a Path,
     /// More arguments for QEMU.
     pub more: &'a [String],
+    /// What its user network is told besides.
+    pub forwards: &'a str,
     /// The stock CLI.
     pub cli: &'a Path,
 }
@@ -79,7 +81,9 @@ impl Machine {
         let more: String = parts.more.iter().map(|arg| format!(" {}", quote(arg))).collect();
         let text = format!(
             "#!/bin/sh\n[ \"$1\" = --version ] || {{ printf '%s\\n' \"$@\" >{arguments}; date +%s%N >{started}; }}\n\
+             for a do shift; case \"$a\" in user,id=net*) a=\"$a\"{forwards};; esac; set -- \"$@\" \"$a\"; done\n\
              exec {qemu} \"$@\"{more}\n",
+            forwards = quote(parts.forwards),
             arguments = quote(&home.join("arguments").display().to_string()),
             started = quote(&home.join("started").display().to_string()),
             qemu = quote(&parts.qemu.display().to_string()),
@@ -99,6 +103,13 @@ impl Machine {
     /// The forwarded socket of Docker's API.
     pub fn socket(&self) -> PathBuf {
         self.home.join("c/run/docker.sock")
+    }
+
+    /// A folder of the user's that the machine shares.
+    pub fn shared(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.home.join(name);
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder)
     }
 
     /// How to look into the guest.

@@ -16,6 +16,7 @@ mod guest;
 mod image;
 mod images;
 mod machine;
+mod outside;
 mod place;
 mod report;
 mod rows;
@@ -63,6 +64,9 @@ pub struct Options {
     /// With --guest: beside it Debian's dockerd in a guest of the same kernel
     #[arg(long, requires = "guest")]
     dockerd: bool,
+    /// With --guest: only the rows about what the host has of it, ports and folders
+    #[arg(long, requires = "guest")]
+    outside: bool,
     /// Folder of a docker-registry to serve to ours at 127.0.0.1:5000 (read only), the one the peer pulls from
     #[arg(long)]
     registry_root: Option<PathBuf>,

@@ -113,23 +113,24 @@ impl Place {
         Ok(found)
     }
 
-    /// A process's memory (`smaps_rollup`).
-    pub fn memory(&self, pid: u32) -> Result<Memory> {
-        let path = format!("/proc/{pid}/smaps_rollup");
-        let text = self.read(&path)?.with_context(|| format!("read {path}"))?;
+    /// A process's memory (`smaps_rollup`); `None` = it has ended.
+    pub fn memory(&self, pid: u32) -> Result<Option<Memory>> {
+        let Some(text) = self.read(&format!("/proc/{pid}/smaps_rollup"))? else { return Ok(None) };
         let field = |name: &str| {
             text.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse().ok())
         };
-        Ok(Memory {
+        Ok(Some(Memory {
             rss: field("Rss:").context("smaps_rollup has Rss")?,
             pss: field("Pss:").context("smaps_rollup has Pss")?,
-        })
+        }))
     }
 
-    /// Memory of several processes together.
+    /// Memory of several processes together. The first must be there; of the others, which may be what it started for
+    /// a moment, those that still are.
     pub fn memory_of(&self, pids: &[u32]) -> Result<Memory> {
-        pids.iter().try_fold(Memory::default(), |sum, pid| {
-            let one = self.memory(*pid)?;
+        let first = pids.first().map_or(Ok(None), |pid| self.memory(*pid))?;
+        pids.iter().skip(1).try_fold(first.context("the daemon has ended")?, |sum, pid| {
+            let one = self.memory(*pid)?.unwrap_or_default();
             Ok(Memory { rss: sum.rss + one.rss, pss: sum.pss + one.pss })
         })
     }
@@ -219,7 +220,7 @@ mod tests {
     #[test]
     fn memory_and_parent_of_this_process() {
         let own = std::process::id();
-        let memory = Place::Here.memory(own).unwrap();
+        let memory = Place::Here.memory(own).unwrap().unwrap();
         assert!(memory.rss > 100 && memory.pss <= memory.rss);
         assert_eq!(Place::Here.parent(own).unwrap(), Some(std::os::unix::process::parent_id()));
         assert!(Place::Here.cpu_seconds(&[own]).unwrap() < 1e6);

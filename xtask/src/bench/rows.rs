@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,6 +14,14 @@ use crate::debian::Debian;
 
 /// Lines of the log rows.
 const LINES: &str = "1000000";
+/// After this long a daemon that was started is idle.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Idle is what a daemon is after its start, the programs that it ran for that gone: time is all there is to wait for.
+#[allow(clippy::disallowed_methods)]
+fn settle() {
+    std::thread::sleep(SETTLED);
+}
 
 impl Bench {
     /// Rows about daemons of their own that have nothing yet: start and idle memory.
@@ -26,6 +35,7 @@ impl Bench {
                 let how = kinds[n];
                 let folder = self.folder.join(format!("fresh-{n}-{turn}"));
                 let first = launch(how, &folder, cli)?;
+                settle();
                 let used = first.side.daemon_memory()?;
                 rss[n].push(used.rss as f64 / 1024.0);
                 pss[n].push(used.pss as f64 / 1024.0);
@@ -97,7 +107,8 @@ impl Bench {
                         let pid = side.container_pid(name)?;
                         pids.push(pid);
                         let parent = side.place.parent(pid)?.with_context(|| format!("{name} has ended"))?;
-                        shim[n].push(side.place.memory(parent)?.pss as f64 / 1024.0);
+                        let memory = side.place.memory(parent)?.context("the shim has ended")?;
+                        shim[n].push(memory.pss as f64 / 1024.0);
                     }
                 }
                 for _ in 0..5 {

@@ -10,7 +10,7 @@ use nix::{
     sys::statvfs::statvfs,
 };
 
-use crate::harness::{Machine, home_of, machine_on};
+use crate::harness::{Hypervisor, Machine, home_of, is_full, machine_on};
 
 /// Size of the file system. A guest starts, and goes on, with 256 MiB free; its empty data disk takes some 50.
 const SIZE: &str = "size=512m";
@@ -36,14 +36,26 @@ fn fill(machine: &Machine) -> std::path::PathBuf {
 
 #[test]
 fn a_host_disk_that_fills_up_is_said_and_the_guest_goes_on_when_there_is_room() {
+    fills_up(Hypervisor::Qemu, "full");
+}
+
+/// vfkit tells of no full disk: the daemon looks for room, and pauses the guest by itself.
+#[test]
+fn under_vfkits_double_as_well() {
+    if is_full() {
+        fills_up(Hypervisor::Vfkit, "vfull");
+    }
+}
+
+fn fills_up(hypervisor: Hypervisor, name: &'static str) {
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var_os("CORACLE_TEST_MACHINE").is_none(), "mounting a file system needs root");
         println!("skipped: mounting a file system needs root");
         return;
     }
     // A thread of its own: the test harness may run other tests in this one.
-    let done = std::thread::spawn(|| {
-        let Some(machine) = machine_on("full", small_file_system) else { return };
+    let done = std::thread::spawn(move || {
+        let Some(machine) = machine_on(name, hypervisor, small_file_system) else { return };
         machine.done(&["start"]);
         assert_eq!(machine.http("POST", "/write/kept", b"what must stay"), b"written");
 
@@ -75,7 +87,7 @@ fn a_host_disk_that_fills_up_is_said_and_the_guest_goes_on_when_there_is_room() 
     })
     .join();
     // Outside it is an empty folder: the machine could not take away what it was mounted on.
-    let _ = fs::remove_dir(home_of("full"));
+    let _ = fs::remove_dir(home_of(name));
     if let Err(panic) = done {
         std::panic::resume_unwind(panic);
     }

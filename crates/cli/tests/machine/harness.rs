@@ -25,6 +25,28 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 /// Two processors: one guest at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// What runs a test's guest: QEMU itself, or vfkit's double, which runs the same guest under QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hypervisor {
+    Qemu,
+    Vfkit,
+}
+
+impl Hypervisor {
+    /// As settings, status and errors name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Vfkit => "vfkit",
+        }
+    }
+}
+
+/// True when every test is to run, however long it takes.
+pub fn is_full() -> bool {
+    std::env::var_os("CORACLE_TEST_FULL").is_some()
+}
+
 pub struct Machine {
     pub home: PathBuf,
     pub env: Vec<(String, String)>,
@@ -50,26 +72,27 @@ fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
 }
 
-/// Where the machine of a test lives: short, for a socket's path has 104 bytes at most.
+/// Where the machine of a test lives: short, for a socket's path has 103 bytes at most.
 pub fn home_of(name: &str) -> PathBuf {
     PathBuf::from(format!("/tmp/cm-{name}-{}", std::process::id()))
 }
 
 /// A home of its own, or `None` with the reason printed when what it needs is not there.
 pub fn machine(name: &str) -> Option<Machine> {
-    machine_on(name, |_| ())
+    machine_on(name, Hypervisor::Qemu, |_| ())
 }
 
-/// The same, with `prepare` called on the home while it is an empty folder.
-pub fn machine_on(name: &str, prepare: impl FnOnce(&Path)) -> Option<Machine> {
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let guest = target().join("double/share/coracle/guest").join(arch);
-    let qemu = target().join("tools/qemu-system-x86_64");
-    if !guest.join("manifest.json").exists() || !qemu.exists() {
-        assert!(std::env::var_os("CORACLE_TEST_MACHINE").is_none(), "run `cargo xtask double` first");
-        println!("skipped: there is no guest image with an engine double (run `cargo xtask double` first)");
-        return None;
-    }
+/// The same under a hypervisor.
+pub fn machine_under(name: &str, hypervisor: Hypervisor) -> Option<Machine> {
+    machine_on(name, hypervisor, |_| ())
+}
+
+/// A home of its own with nothing set.
+pub fn bare_machine(name: &str) -> Machine {
+    bare_machine_on(name, |_| ())
+}
+
+fn bare_machine_on(name: &str, prepare: impl FnOnce(&Path)) -> Machine {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let home = home_of(name);
     let _ = fs::remove_dir_all(&home);
@@ -78,11 +101,32 @@ pub fn machine_on(name: &str, prepare: impl FnOnce(&Path)) -> Option<Machine> {
     if becomes_user() {
         chown(&home, Some(USER), Some(USER)).unwrap();
     }
+    Machine { home, env: Vec::new(), _turn: turn }
+}
+
+/// vfkit's double: an example of this package, which cargo builds with its tests.
+pub fn vfkit_double() -> PathBuf {
+    let coracle = Path::new(env!("CARGO_BIN_EXE_coracle"));
+    coracle.parent().expect("a folder").join("examples/vfkit_double")
+}
+
+/// The same, with `prepare` called on the home while it is an empty folder.
+pub fn machine_on(name: &str, hypervisor: Hypervisor, prepare: impl FnOnce(&Path)) -> Option<Machine> {
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let guest = target().join("double/share/coracle/guest").join(arch);
+    let qemu = target().join("tools/qemu-system-x86_64");
+    if !guest.join("manifest.json").exists() || !qemu.exists() {
+        assert!(std::env::var_os("CORACLE_TEST_MACHINE").is_none(), "run `cargo xtask double` first");
+        println!("skipped: there is no guest image with an engine double (run `cargo xtask double` first)");
+        return None;
+    }
+    let mut machine = bare_machine_on(name, prepare);
     let text = |path: PathBuf| fs::canonicalize(path).unwrap().display().to_string();
-    let mut machine = Machine { home, env: Vec::new(), _turn: turn };
     machine.set("CORACLE_GUEST", &text(guest));
     machine.set("CORACLE_QEMU", &text(qemu));
     machine.set("CORACLE_ENGINE", &text(target().join("double/coracle-engine")));
+    machine.set("CORACLE_VFKIT", &text(vfkit_double()));
+    machine.done(&["settings", "set", "driver", hypervisor.name()]);
     machine.done(&["settings", "set", "accel", "tcg"]);
     machine.done(&["settings", "set", "memory-mib", "512"]);
     machine.done(&["settings", "set", "disk-gib", "1"]);
@@ -155,6 +199,14 @@ impl Machine {
         fs::read_to_string(self.home.join(file)).unwrap().trim().parse().unwrap()
     }
 
+    /// The hypervisor's pid, as the daemon wrote it down.
+    pub fn hypervisor(&self) -> u32 {
+        let text = fs::read(self.home.join("machine/machine.json")).unwrap();
+        let record: Value = serde_json::from_slice(&text).unwrap();
+        let pid = ["pid", "vfkit"].iter().find_map(|key| record[*key].as_u64());
+        u32::try_from(pid.unwrap()).unwrap()
+    }
+
     pub fn docker(&self) -> UnixStream {
         let stream = UnixStream::connect(self.home.join("run/docker.sock")).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -183,10 +235,11 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.run(&["stop", "--grace", "1"]);
-        for file in ["run/daemon.pid", "machine/qemu.pid"] {
-            if let Ok(pid) = fs::read_to_string(self.home.join(file)) {
-                kill(pid.trim().parse().unwrap_or(0));
-            }
+        if let Ok(pid) = fs::read_to_string(self.home.join("run/daemon.pid")) {
+            kill(pid.trim().parse().unwrap_or(0));
+        }
+        if self.home.join("machine/machine.json").exists() {
+            kill(self.hypervisor());
         }
         let _ = fs::remove_dir_all(&self.home);
     }

@@ -5,6 +5,7 @@
 
 mod full_disk;
 mod harness;
+mod vfkit;
 
 use std::{
     fs,
@@ -18,17 +19,31 @@ use std::{
 
 use serde_json::{Value, json};
 
-use harness::{LIMIT, USER, becomes_user, bound, echo, kill, machine, port};
+use harness::{
+    Hypervisor, LIMIT, USER, becomes_user, bound, echo, is_full, kill, machine, machine_under, port,
+};
 
 #[test]
 fn a_life_of_the_machine() {
-    let Some(machine) = machine("life") else { return };
+    life("life", Hypervisor::Qemu);
+}
+
+#[test]
+fn a_life_under_vfkits_double() {
+    life("vlife", Hypervisor::Vfkit);
+}
+
+fn life(name: &str, hypervisor: Hypervisor) {
+    let Some(machine) = machine_under(name, hypervisor) else { return };
     assert_eq!(machine.run(&["status"]).status.code(), Some(3));
     assert_eq!(machine.run(&["stop"]).status.code(), Some(3));
     machine.done(&["start"]);
     machine.done(&["start"]);
     let status = machine.status();
-    assert_eq!((status["state"].as_str(), status["driver"].as_str()), (Some("running"), Some("qemu")));
+    assert_eq!(
+        (status["state"].as_str(), status["driver"].as_str()),
+        (Some("running"), Some(hypervisor.name()))
+    );
     assert_eq!(status["guest"]["api"], 2);
     let mode = fs::metadata(machine.home.join("run/docker.sock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -67,11 +82,11 @@ fn a_life_of_the_machine() {
     assert_eq!(&answer[..n], b"datagram");
 
     // The daemon is killed: the guest goes on, the next daemon takes it over with its ports.
-    let qemu = machine.pid("machine/qemu.pid");
+    let pid = machine.hypervisor();
     kill(machine.pid("run/daemon.pid"));
     assert_eq!(machine.run(&["status"]).status.code(), Some(3));
     machine.done(&["start"]);
-    assert_eq!(machine.status()["pid"], qemu);
+    assert_eq!(machine.status()["pid"], pid);
     assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
     let since = Instant::now();
     while echo(tcp).ok().as_deref() != Some("through the port") {
@@ -93,28 +108,31 @@ fn a_life_of_the_machine() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    shell.stdin.take().unwrap().write_all(b"cat /proc/1/comm; exit\n").unwrap();
+    shell.stdin.take().unwrap().write_all(b"cat /proc/1/comm; ip -4 addr show dev eth0; exit\n").unwrap();
     let said = shell.wait_with_output().unwrap();
-    assert!(String::from_utf8_lossy(&said.stdout).contains("coracle-guest"), "{said:?}");
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(text.contains("coracle-guest"), "{said:?}");
+    // Told by QEMU's driver; given by the network (DHCP) where vfkit's is.
+    assert!(text.contains("inet 10.0.2.15/24"), "{text}");
 
-    // QEMU is killed: said within a moment, and the next start brings back what was written.
-    kill(machine.pid("machine/qemu.pid"));
+    // The hypervisor is killed: said within a moment, and the next start brings back what was written.
+    kill(machine.hypervisor());
     machine.until("the failure", |s| s["state"] == "failed");
-    assert_eq!(machine.error_code(), "qemu_died");
+    assert_eq!(machine.error_code(), format!("{}_died", hypervisor.name()));
     machine.done(&["start"]);
     assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
 
     // Both are killed.
     kill(machine.pid("run/daemon.pid"));
-    kill(machine.pid("machine/qemu.pid"));
+    kill(machine.hypervisor());
     machine.done(&["start"]);
     assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
 
     // The data disk grows with its setting, and the guest's file system with it.
     machine.done(&["settings", "set", "disk-gib", "2"]);
-    let qemu = machine.pid("machine/qemu.pid");
+    let pid = machine.hypervisor();
     machine.done(&["restart"]);
-    assert!(!Path::new(&format!("/proc/{qemu}")).exists());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
     assert!(machine.logs().contains("the data disk has grown to 2048 MiB"), "{}", machine.logs());
     assert_eq!(machine.http("GET", "/read/kept", b""), b"what must stay");
 
@@ -131,8 +149,8 @@ fn a_life_of_the_machine() {
 fn the_daemon_is_killed_under_load_and_the_guest_survives() {
     let Some(machine) = machine("load") else { return };
     machine.done(&["start"]);
-    let qemu = machine.pid("machine/qemu.pid");
-    let rounds = if std::env::var_os("CORACLE_TEST_FULL").is_some() { 60 } else { 8 };
+    let qemu = machine.hypervisor();
+    let rounds = if is_full() { 60 } else { 8 };
     for round in 0..rounds {
         // Load both ways on several streams, cut off in its midst.
         let load: Vec<_> = (0..3)
@@ -169,7 +187,7 @@ fn the_daemon_is_killed_under_load_and_the_guest_survives() {
 fn a_signal_to_the_daemon_stops_the_guest_in_order() {
     let Some(machine) = machine("term") else { return };
     machine.done(&["start"]);
-    let qemu = machine.pid("machine/qemu.pid");
+    let qemu = machine.hypervisor();
     let daemon = machine.pid("run/daemon.pid");
     assert!(Command::new("kill").arg(daemon.to_string()).status().unwrap().success());
     machine.until("a stopped machine", |s| s["state"] == "stopped" && s["daemon"].is_null());
@@ -180,7 +198,19 @@ fn a_signal_to_the_daemon_stops_the_guest_in_order() {
 
 #[test]
 fn a_kernel_panic_is_said_and_the_next_start_works() {
-    let Some(machine) = machine("panic") else { return };
+    panics("panic", Hypervisor::Qemu);
+}
+
+/// vfkit tells of no panic: the console is looked at.
+#[test]
+fn a_kernel_panic_under_vfkits_double_is_said_too() {
+    if is_full() {
+        panics("vpanic", Hypervisor::Vfkit);
+    }
+}
+
+fn panics(name: &str, hypervisor: Hypervisor) {
+    let Some(machine) = machine_under(name, hypervisor) else { return };
     machine.done(&["settings", "set", "kernel-arguments", "coracle.root=/dev/none"]);
     assert!(machine.fails(&["start"]).contains("panic"));
     assert_eq!(machine.error_code(), "kernel_panic");

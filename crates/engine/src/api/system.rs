@@ -11,6 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::reply::{ByteStream, Reply};
 use super::request::{Call, Filters, Version};
 use super::{NEWEST, OLDEST};
+use crate::config::OWN_RUNTIME;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::Event;
@@ -126,7 +127,7 @@ pub async fn info(engine: Arc<Engine>, _: Call) -> Result<Reply> {
         "DockerRootDir": engine.paths.root, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
         "Name": rustix::system::uname().nodename().to_string_lossy(), "Labels": engine.config.labels,
         "ExperimentalBuild": false, "ServerVersion": DOCKER_VERSION,
-        "Runtimes": { "coracle": { "path": engine.paths.shim } }, "DefaultRuntime": "coracle",
+        "Runtimes": runtimes(&engine), "DefaultRuntime": engine.config.default_runtime(),
         "Swarm": { "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null },
         "LiveRestoreEnabled": true, "Isolation": "", "InitBinary": "", "ContainerdCommit": { "ID": "" },
         "RuncCommit": { "ID": "" }, "InitCommit": { "ID": "" },
@@ -134,6 +135,19 @@ pub async fn info(engine: Arc<Engine>, _: Call) -> Result<Reply> {
         "FirewallBackend": { "Driver": "nftables" }, "CDISpecDirs": [],
         "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },
     })))
+}
+
+/// The runtimes that containers may ask for.
+fn runtimes(engine: &Engine) -> Value {
+    let own = (OWN_RUNTIME.to_owned(), json!({ "path": engine.paths.shim }));
+    let others = engine.config.runtimes.iter().map(|(name, runtime)| {
+        let mut shown = json!({ "path": runtime.path });
+        if !runtime.runtime_args.is_empty() {
+            shown["runtimeArgs"] = json!(runtime.runtime_args);
+        }
+        (name.clone(), shown)
+    });
+    [own].into_iter().chain(others).collect()
 }
 
 /// What this build can do: the app shows only that.

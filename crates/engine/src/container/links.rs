@@ -20,6 +20,15 @@ pub struct Link {
     pub alias: String,
 }
 
+impl Link {
+    /// Whether a line of the container's `/etc/hosts` is this link's: see [`Linked::hosts_line`].
+    pub fn wrote(&self, engine: &Engine, line: &str) -> bool {
+        let other = engine.containers.find(&self.id).ok().map(|h| h.view().record.config.hostname.clone());
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(&self.alias) && other.is_none_or(|name| words.next() == Some(&name))
+    }
+}
+
 /// Whether the container has no network of its own but another container's.
 pub fn shares_network(host: &HostConfig) -> bool {
     host.network_mode.starts_with("container:")
@@ -118,6 +127,17 @@ pub fn linked(engine: &Engine, record: &Record) -> Result<Vec<Linked>> {
         Ok(Linked { alias: link.alias.clone(), other: view.record, address })
     };
     record.links.iter().map(look).collect()
+}
+
+/// Removes a link by its name, `/CONTAINER/ALIAS`; the containers stay.
+pub async fn remove(engine: &Engine, name: &str) -> Result<()> {
+    let Some((parent, alias)) = name.trim_start_matches('/').rsplit_once('/') else {
+        return Err(Error::conflict(format!(
+            "Conflict, cannot remove the default link name of the container {name}"
+        )));
+    };
+    let handle = engine.containers.find(parent)?;
+    handle.ask(|reply| Command::Unlink { alias: alias.to_owned(), reply }).await?
 }
 
 /// How long the start of a container waits for those that know it by a link.

@@ -19,7 +19,7 @@ const KEPT: &[&str] = &["max-size", "max-file", "compress", "mode", "max-buffer-
 const DETAILS: &[&str] = &["labels", "labels-regex", "env", "env-regex", "tag"];
 
 /// Fills in the engine's defaults, and refuses drivers and options that are not there.
-pub fn check(engine: &Engine, host: &mut HostConfig) -> Result<()> {
+pub fn check(engine: &Engine, host: &mut HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     let log = &mut host.log_config;
     if log.r#type.is_empty() {
         log.r#type = engine.config.log_driver.clone().unwrap_or_else(|| "json-file".into());
@@ -45,10 +45,18 @@ pub fn check(engine: &Engine, host: &mut HostConfig) -> Result<()> {
     if let Some(key) = log.config.keys().find(|k| driver != "none" && !known(k)) {
         return Err(Error::invalid(format!("unknown log opt '{key}' for {driver} log driver")));
     }
-    if log.config.get("compress").is_some_and(|c| c != "false") {
-        return Err(Error::not_implemented(
-            "log opt compress is not there yet: rotated logs stay as they are",
-        ));
+    if let Some(compress) = log.config.get("compress") {
+        // As Go's ParseBool.
+        match compress.as_str() {
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => {}
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => {
+                // Their number and size are bounded as asked for: no reason not to run.
+                warnings.push(
+                    "Rotated logs are not compressed by this engine: log-opt compress is ignored.".into(),
+                );
+            }
+            other => return Err(Error::invalid(format!("invalid value for compress: {other:?}"))),
+        }
     }
     match log.config.get("mode").map(String::as_str) {
         // A log is a file here, and a full disk loses lines: writing never waits for anything else.

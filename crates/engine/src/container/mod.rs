@@ -227,6 +227,11 @@ pub enum Command {
     Relink {
         reply: oneshot::Sender<Result<()>>,
     },
+    /// Forgets the container it knows by this name.
+    Unlink {
+        alias: String,
+        reply: oneshot::Sender<Result<()>>,
+    },
     /// Other limits, another restart policy; what is zero or empty stays.
     Update {
         wanted: Box<HostConfig>,

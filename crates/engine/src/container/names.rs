@@ -81,6 +81,16 @@ pub async fn relink(engine: &Engine, record: &Record) -> Result<()> {
     Ok(())
 }
 
+/// Takes out what a link's container was known by; what else stands in the file stays.
+pub async fn unlink(engine: &Engine, record: &Record, link: &links::Link) -> Result<()> {
+    let path = engine.paths.container(&record.id).join("hosts");
+    let text = tokio::fs::read_to_string(&path).await?;
+    let kept: String =
+        text.lines().filter(|line| !link.wrote(engine, line)).flat_map(|line| [line, "\n"]).collect();
+    tokio::fs::write(path, kept).await?;
+    Ok(())
+}
+
 /// `/etc/hosts` of a container: its own names, and those asked for.
 pub async fn write_hosts(engine: &Engine, record: &Record, members: &[Member]) -> Result<()> {
     let mut text = String::from(

@@ -36,6 +36,7 @@ pub async fn bundle(engine: &Arc<Engine>, record: &Record, rootfs: image::RootFs
     Ok(runtime::Bundle {
         id: record.id.clone(),
         seccomp: seccomp(engine, record)?,
+        oci: oci_runtime(engine, record)?,
         spec,
         rootfs: runtime::RootFs::Overlay { lower: rootfs.lower, upper: rootfs.upper, work: rootfs.work },
         stdio: runtime::Stdio {
@@ -279,14 +280,32 @@ fn is_unconfined(record: &Record) -> bool {
 }
 
 /// Docker's default profile for the container's capabilities, compiled once for each set.
+/// The runtime that the container asked for, when it is not the engine's own.
+fn oci_runtime(engine: &Engine, record: &Record) -> Result<Option<runtime::OciRuntime>> {
+    let Some(found) = engine.config.runtime(&record.host.runtime)? else { return Ok(None) };
+    let seccomp = if is_unconfined(record) {
+        None
+    } else {
+        let kernel = runtime::seccomp::Kernel::running();
+        let profile = runtime::seccomp::docker_default(&bounding(record)?, kernel);
+        Some(profile.map_err(|e| Error::internal(format!("seccomp profile: {e}")))?)
+    };
+    Ok(Some(runtime::OciRuntime { program: found.path.clone(), args: found.runtime_args.clone(), seccomp }))
+}
+
+/// The capabilities that decide which calls the profile allows: root's, whatever user the process starts as.
+fn bounding(record: &Record) -> Result<Vec<Capability>> {
+    let set = capabilities(false, &record.host.cap_add, &record.host.cap_drop, 0)?;
+    let mut caps: Vec<Capability> = set.bounding().iter().flatten().copied().collect();
+    caps.sort_by_key(|c| format!("{c:?}"));
+    Ok(caps)
+}
+
 fn seccomp(engine: &Engine, record: &Record) -> Result<Option<Arc<[u8]>>> {
     if is_unconfined(record) {
         return Ok(None);
     }
-    // Root's set decides which calls the profile allows, whatever user the process starts as.
-    let set = capabilities(false, &record.host.cap_add, &record.host.cap_drop, 0)?;
-    let mut caps: Vec<Capability> = set.bounding().iter().flatten().copied().collect();
-    caps.sort_by_key(|c| format!("{c:?}"));
+    let caps = bounding(record)?;
     let key = format!("{caps:?}");
     let mut cache = engine.seccomp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(program) = cache.get(&key) {

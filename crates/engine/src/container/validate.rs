@@ -67,7 +67,7 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
             return Err(Error::invalid(format!("invalid environment variable: {variable}")));
         }
     }
-    log_options::check(engine, host)?;
+    log_options::check(engine, host, &mut warnings)?;
     if host.shm_size < 0 {
         return Err(Error::invalid("SHM size can not be less than 0"));
     }
@@ -92,12 +92,10 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     if !matches!(host.uts_mode.as_str(), "" | "host") {
         return Err(Error::invalid(format!("invalid UTS mode: {}", host.uts_mode)));
     }
-    if !matches!(host.runtime.as_str(), "" | "runc" | "coracle" | "io.containerd.runc.v2") {
-        return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
-    }
     if host.runtime.is_empty() {
-        host.runtime = "coracle".into();
+        host.runtime = engine.config.default_runtime().into();
     }
+    engine.config.runtime(&host.runtime)?;
     if !matches!(host.userns_mode.as_str(), "" | "host") {
         return Err(Error::invalid(format!("invalid user namespace mode: {}", host.userns_mode)));
     }

@@ -1,8 +1,15 @@
 //! Network interfaces by the old ioctls (netdevice(7)): enough for one address and one route.
 
-use std::{io, net::Ipv4Addr, os::fd::AsRawFd, os::fd::OwnedFd};
+use std::{
+    io,
+    net::{Ipv4Addr, UdpSocket},
+    os::fd::{AsRawFd, OwnedFd},
+};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket,
+    sockopt::{BindToDevice, Broadcast, ReuseAddr},
+};
 
 /// A fixed configuration.
 pub struct Interface<'a> {
@@ -33,10 +40,25 @@ pub fn configure_interface(interface: &Interface) -> io::Result<()> {
             route.rt_genmask = sockaddr(Ipv4Addr::UNSPECIFIED);
             route.rt_gateway = sockaddr(gateway);
             route.rt_flags = nix::libc::RTF_UP | nix::libc::RTF_GATEWAY;
-            check(nix::libc::ioctl(socket.as_raw_fd(), nix::libc::SIOCADDRT, &route))?;
+            match check(nix::libc::ioctl(socket.as_raw_fd(), nix::libc::SIOCADDRT, &route)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {} // a renewed lease's
+                other => other?,
+            }
         }
     }
     Ok(())
+}
+
+/// Brings an interface up that may have no address yet, and gives a socket for broadcasts on it alone.
+pub fn broadcast_socket(name: &str, port: u16) -> io::Result<UdpSocket> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let up = (nix::libc::IFF_UP | nix::libc::IFF_RUNNING) as i16;
+    request(&socket, nix::libc::SIOCSIFFLAGS, name, |r| r.ifr_ifru.ifru_flags = up)?;
+    setsockopt(&socket, BindToDevice, &name.into())?;
+    setsockopt(&socket, Broadcast, &true)?;
+    setsockopt(&socket, ReuseAddr, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+    Ok(socket.into())
 }
 
 fn request(

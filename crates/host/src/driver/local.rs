@@ -13,8 +13,8 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{Event, qemu::Tell};
-use crate::{Home, HostError, log::tail, parts, sys};
+use super::{Event, Tell};
+use crate::{Home, HostError, log::tail, parts, platform};
 
 /// Pause between two looks: whether an engine answers, whether one that isn't our child still lives.
 const LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
@@ -41,7 +41,7 @@ impl Local {
         command.arg("serve").arg("--socket").arg(&socket);
         command.arg("--root").arg(home.data().join("engine")).arg("--exec-root").arg(exec_root(home));
         command.stdout(Stdio::from(again)).stderr(Stdio::from(said));
-        let mut child = sys::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
+        let mut child = platform::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
         let pid = child.id();
         let ready = answers(socket.clone());
         let watch = tokio::spawn(async move {
@@ -63,11 +63,11 @@ impl Local {
     pub async fn adopt(home: &Home, tell: Tell) -> Option<Self> {
         let pid: u32 = fs::read_to_string(exec_root(home).join("engine.pid")).ok()?.trim().parse().ok()?;
         let socket = socket(home);
-        sys::connect(&socket).await.ok()?;
+        platform::connect(&socket).await.ok()?;
         let log = home.machine("engine.log");
         let watch = tokio::spawn(async move {
             tell(Event::Ready);
-            while sys::alive(pid) {
+            while platform::alive(pid) {
                 sleep(LOOK.1).await; // not our child: nobody tells us of its end
             }
             tell(Event::Exited(tail(&log, SAID_LINES)));
@@ -87,7 +87,7 @@ impl Local {
 
     /// Asks it to end.
     pub fn terminate(&self) {
-        sys::end(self.pid, false);
+        platform::end(self.pid, false);
     }
 }
 
@@ -106,7 +106,7 @@ fn exec_root(home: &Home) -> PathBuf {
 }
 
 async fn answers(socket: PathBuf) {
-    while sys::connect(&socket).await.is_err() {
+    while platform::connect(&socket).await.is_err() {
         sleep(LOOK.0).await; // the engine makes its socket when it likes
     }
 }

@@ -7,10 +7,9 @@
 //! ```
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Event,
+    Event, Tell, make_disk, need_room,
     qmp::{Monitor, Said},
     shares::Shares,
 };
@@ -30,8 +29,8 @@ use crate::{
     home::write_whole,
     log::tail,
     parts::{self, Image},
+    platform,
     settings::AccelChoice,
-    sys,
 };
 
 /// Oldest QEMU under TCG: before, guests of Linux 6.12 panic (seen with 7.2 at a cmpxchg16b).
@@ -44,8 +43,6 @@ const VERSION_LIMIT: Duration = Duration::from_secs(10);
 const MONITOR: (Duration, Duration) = (Duration::from_secs(15), Duration::from_millis(5));
 /// Time in which a QEMU whose monitor has closed must be gone, and pause between two looks.
 const GONE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(2));
-/// Room that the home's file system must have for a start, in MiB.
-const ROOM_MIB: u64 = 256;
 /// Lines of what QEMU said that make an error.
 const SAID_LINES: usize = 4;
 /// The guest's addresses in QEMU's user-mode network.
@@ -86,9 +83,6 @@ struct Record {
     image: String,
 }
 
-/// Who hears of events.
-pub type Tell = Arc<dyn Fn(Event) + Send + Sync>;
-
 impl Qemu {
     /// Starts a guest. Where KVM is only one choice and QEMU dies of it, it is started without.
     pub async fn launch(
@@ -100,8 +94,8 @@ impl Qemu {
         let image = Image::find()?;
         let program = parts::qemu(settings)?;
         let version = version(&program).await?;
-        room(home)?;
-        disk(home, settings)?;
+        need_room(home)?;
+        make_disk(home, settings)?;
         let (accel, note) = choose(settings, without_kvm)?;
         let launch = Launch { home, settings, image: &image, program: &program, version };
         match launch.run(accel, note, tell.clone()).await {
@@ -125,7 +119,7 @@ impl Qemu {
             Err(error) => {
                 if is_ours(record.pid, home) {
                     tracing::warn!("QEMU, pid {}, does not answer ({error}) and is ended", record.pid);
-                    sys::end(record.pid, true);
+                    platform::end(record.pid, true);
                 }
                 None
             }
@@ -190,12 +184,13 @@ impl Launch<'_> {
         command.args(arguments(home, self.settings, self.image, accel, &shares));
         command.stdout(Stdio::null()).stderr(Stdio::from(said));
         tracing::info!("starting {command:?}");
-        let mut child = sys::spawn_detached(&mut command).map_err(HostError::io("running", self.program))?;
+        let mut child =
+            platform::spawn_detached(&mut command).map_err(HostError::io("running", self.program))?;
         let pid = child.id();
         // Before anything else: a daemon killed from here on leaves a QEMU that the next one knows of.
         let record = Record { pid, accel, note, image: self.image.build.clone() };
         let json = serde_json::to_vec(&record).expect("a record is JSON");
-        write_whole(&home.machine("machine.json"), &json).inspect_err(|_| sys::end(pid, true))?;
+        write_whole(&home.machine("machine.json"), &json).inspect_err(|_| platform::end(pid, true))?;
         let monitor = tokio::select! {
             monitor = connect(home, pid, tell) => monitor,
             end = tokio::task::spawn_blocking(move || child.wait()) => {
@@ -204,21 +199,28 @@ impl Launch<'_> {
                 return Err(HostError::QemuDied(format!("{how}. {}", tail(&log, SAID_LINES))));
             }
         };
-        let monitor = monitor.inspect_err(|_| sys::end(pid, true))?;
+        let monitor = monitor.inspect_err(|_| platform::end(pid, true))?;
         shares.keep();
         Ok(Qemu { monitor, record, link: home.link_socket() })
     }
 }
 
 fn choose(settings: &Settings, without_kvm: Option<String>) -> Result<(Accel, Option<String>), HostError> {
+    let foreign = parts::arch() != parts::own_arch();
+    let kvm_works = || match foreign {
+        true => {
+            Err(format!("the guest is made for {}, this computer is {}", parts::arch(), parts::own_arch()))
+        }
+        false => platform::kvm_works(),
+    };
     match (settings.accel, without_kvm) {
         (AccelChoice::Tcg, _) => Ok((Accel::Tcg, None)),
         (AccelChoice::Auto, Some(why)) => Ok((Accel::Tcg, Some(why))),
-        (AccelChoice::Auto, None) => Ok(match sys::kvm_works() {
+        (AccelChoice::Auto, None) => Ok(match kvm_works() {
             Ok(()) => (Accel::Kvm, None),
             Err(why) => (Accel::Tcg, Some(why)),
         }),
-        (AccelChoice::Kvm, _) => match sys::kvm_works() {
+        (AccelChoice::Kvm, _) => match kvm_works() {
             Ok(()) => Ok((Accel::Kvm, None)),
             Err(why) => {
                 Err(HostError::Setting(format!("the setting accel is kvm, which does not work here: {why}")))
@@ -227,11 +229,8 @@ fn choose(settings: &Settings, without_kvm: Option<String>) -> Result<(Accel, Op
     }
 }
 
-/// A pid alone says little: after a reboot it may be anybody's.
 fn is_ours(pid: u32, home: &Home) -> bool {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let socket = home.qmp_socket();
-    String::from_utf8_lossy(&line).contains(&*socket.to_string_lossy())
+    platform::command_names(pid, &home.qmp_socket().to_string_lossy())
 }
 
 async fn connect(home: &Home, pid: u32, tell: Tell) -> Result<Monitor, HostError> {
@@ -272,11 +271,11 @@ fn told(pid: u32, log: PathBuf, tell: Tell) -> impl Fn(Said) + Send + 'static {
             let (log, tell) = (log.clone(), tell.clone());
             tokio::spawn(async move {
                 let deadline = Instant::now() + GONE.0;
-                while sys::alive(pid) && Instant::now() < deadline {
+                while platform::alive(pid) && Instant::now() < deadline {
                     tokio::time::sleep(GONE.1).await; // it may be an earlier daemon's child: no event for its end
                 }
-                if sys::alive(pid) {
-                    sys::end(pid, true);
+                if platform::alive(pid) {
+                    platform::end(pid, true);
                 }
                 tell(Event::Exited(tail(&log, SAID_LINES)));
             });
@@ -301,43 +300,16 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn room(home: &Home) -> Result<(), HostError> {
-    let folder = home.data();
-    let free_mib = sys::free_mib(&folder).map_err(HostError::io("measuring", &folder))?;
-    if free_mib < ROOM_MIB {
-        return Err(HostError::DiskFull { folder, free_mib, needed_mib: ROOM_MIB });
-    }
-    Ok(())
-}
-
-/// Makes the data disk, or lets it grow; it never shrinks.
-fn disk(home: &Home, settings: &Settings) -> Result<(), HostError> {
-    let path = home.disk();
-    let wanted = settings.disk_gib << 30;
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(HostError::io("opening", &path))?;
-    let now = file.metadata().map_err(HostError::io("measuring", &path))?.len();
-    if now > wanted {
-        tracing::warn!(
-            "the data disk has {} GiB and stays so: it can't shrink to {}",
-            now >> 30,
-            settings.disk_gib
-        );
-    } else if now < wanted {
-        file.set_len(wanted).and_then(|()| file.sync_all()).map_err(HostError::io("growing", &path))?;
-    }
-    Ok(())
-}
-
 fn arguments(home: &Home, settings: &Settings, image: &Image, accel: Accel, shares: &Shares) -> Vec<String> {
     let path = |p: PathBuf| p.display().to_string().replace(',', ",,"); // QEMU's own escape
     let file = |name: &str| path(image.folder.join(name));
+    // Machine, processor where it is translated, and the console's name.
+    let (machine, translated, console) = match parts::arch() {
+        "arm64" => ("virt", "cortex-a72", " console=ttyAMA0"),
+        _ => ("q35", "max", ""),
+    };
     let append = format!(
-        "{} coracle.root=/dev/vda coracle.data=/dev/vdb coracle.net={NET}{} {}",
+        "{}{console} coracle.root=/dev/vda coracle.data=/dev/vdb coracle.net={NET}{} {}",
         image.cmdline,
         shares.boot_arguments(),
         settings.kernel_arguments
@@ -345,13 +317,13 @@ fn arguments(home: &Home, settings: &Settings, image: &Image, accel: Accel, shar
     let memory = settings.memory_mib;
     let (accel, cpu) = match accel {
         Accel::Kvm => ("kvm", "host"),
-        Accel::Tcg => ("tcg,thread=multi", "max"),
+        Accel::Tcg => ("tcg,thread=multi", translated),
     };
     // Whole paths that aren't options' values need no escape.
     let plain = |name: &str| image.folder.join(name).display().to_string();
     let mut pairs: Vec<(&str, String)> = vec![
         ("-name", "coracle".into()),
-        ("-machine", "q35,memory-backend=memory".into()),
+        ("-machine", format!("{machine},memory-backend=memory")),
         ("-accel", accel.into()),
         ("-cpu", cpu.into()),
         ("-smp", settings.cpus.to_string()),
@@ -404,19 +376,5 @@ mod tests {
         );
         assert_eq!(parse_version("QEMU emulator version 7.2.17 (x)"), Some((7, 2)));
         assert_eq!(parse_version("something else"), None);
-    }
-
-    #[test]
-    fn the_data_disk_is_sparse_and_grows() {
-        let dir = tempfile::tempdir().unwrap();
-        let home = Home::at(dir.path().join("h"), false).unwrap();
-        home.create().unwrap();
-        let mut settings = Settings { disk_gib: 2, ..Settings::default() };
-        disk(&home, &settings).unwrap();
-        settings.disk_gib = 3;
-        disk(&home, &settings).unwrap();
-        settings.disk_gib = 1;
-        disk(&home, &settings).unwrap();
-        assert_eq!(fs::metadata(home.disk()).unwrap().len(), 3 << 30);
     }
 }

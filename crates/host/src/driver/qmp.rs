@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::sys;
+use crate::platform;
 
 /// Time in which QEMU must greet.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ pub enum Said {
 impl Monitor {
     /// Connects and asks for the status; everything said is passed to `tell`.
     pub async fn connect(path: &Path, tell: impl Fn(Said) + Send + 'static) -> std::io::Result<Self> {
-        let (reader, mut writer) = tokio::io::split(sys::connect(path).await?);
+        let (reader, mut writer) = tokio::io::split(platform::connect(path).await?);
         let mut reader = BufReader::new(reader).lines();
         let greeting =
             timeout(GREETING_LIMIT, next(&mut reader)).await.map_err(|_| std::io::ErrorKind::TimedOut)??;

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use crate::{Home, HostError, Settings, log::tail, parts, sys};
+use crate::{Home, HostError, Settings, log::tail, parts, platform};
 
 /// Time in which a share must listen, and pause between two looks.
 const LISTENS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(2));
@@ -59,7 +59,8 @@ impl Shares {
             command.arg("--socket").arg(&socket).arg("--folder").arg(folder);
             command.arg("--changes").arg(changes_socket(home, &tag));
             command.stdout(Stdio::null()).stderr(Stdio::from(said));
-            let mut child = sys::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
+            let mut child =
+                platform::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
             let pid = child.id();
             // Reaped when it ends; after a restart of the daemon it is somebody else's child.
             std::thread::spawn(move || child.wait());
@@ -69,7 +70,7 @@ impl Shares {
         for share in &shares.list {
             // It binds its socket when it likes.
             while !share.socket.exists() {
-                if !sys::alive(share.pid) || Instant::now() > deadline {
+                if !platform::alive(share.pid) || Instant::now() > deadline {
                     return Err(HostError::Share(share.folder.clone(), tail(&log, SAID_LINES)));
                 }
                 sleep(LISTENS.1).await;
@@ -93,8 +94,8 @@ impl Shares {
 
     /// The guest's boot arguments for them.
     pub fn boot_arguments(&self) -> String {
-        let words = self.list.iter().map(|s| format!(" coracle.share={},{}", s.tag, escape(&s.folder)));
-        words.collect()
+        let folders: Vec<&Path> = self.list.iter().map(|share| share.folder.as_path()).collect();
+        boot_arguments(&folders)
     }
 
     /// QEMU has connected: they live as long as it does.
@@ -106,13 +107,20 @@ impl Shares {
 impl Drop for Shares {
     fn drop(&mut self) {
         for share in &self.list {
-            sys::end(share.pid, true);
+            platform::end(share.pid, true);
             let _ = fs::remove_file(&share.socket);
         }
     }
 }
 
-fn tag(number: usize) -> String {
+/// The guest's boot arguments for folders, in the order of their tags.
+pub fn boot_arguments(folders: &[&Path]) -> String {
+    let numbered = folders.iter().enumerate();
+    numbered.map(|(n, folder)| format!(" coracle.share={},{}", tag(n), escape(folder))).collect()
+}
+
+/// The name by which a guest mounts a share.
+pub fn tag(number: usize) -> String {
     format!("share{number}")
 }
 

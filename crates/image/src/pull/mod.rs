@@ -198,7 +198,7 @@ impl Puller {
             Document::Manifest(manifest) => Resolved {
                 target,
                 index: None,
-                manifest: Found { digest: top, media_type, manifest, data },
+                manifest: Found { digest: top, media_type, manifest: *manifest, data },
                 attestations: Vec::new(),
                 pins,
             },
@@ -218,7 +218,7 @@ impl Puller {
                 Resolved {
                     index: Some(NewDocument { descriptor: target.clone(), data, children }),
                     target,
-                    manifest: Found { digest: chosen, media_type, manifest, data: child },
+                    manifest: Found { digest: chosen, media_type, manifest: *manifest, data: child },
                     attestations,
                     pins,
                 }
@@ -286,7 +286,7 @@ impl Puller {
         let silent: ProgressSink = Arc::new(|_| {});
         let (blobs, config) = self.fetch_plain(repository, &manifest, &silent).await?;
         commit.blobs.extend(blobs);
-        Found { digest, media_type, manifest, data }.record(config, commit);
+        Found { digest, media_type, manifest: *manifest, data }.record(config, commit);
         Ok(())
     }
 
@@ -340,6 +340,7 @@ pub(crate) fn descriptor(media_type: &str, digest: Digest, data: &[u8]) -> Descr
         digest,
         size: data.len() as u64,
         platform: None,
+        urls: Vec::new(),
         annotations: Default::default(),
     }
 }
@@ -369,16 +370,6 @@ pub(crate) fn read_config(data: &[u8], manifest: &Manifest, name: &str) -> Resul
         return Err(Error::Unsupported(format!(
             "image operating system {:?} cannot be used on this platform",
             config.platform.os
-        )));
-    }
-    if let Some(foreign) = manifest
-        .layers
-        .iter()
-        .find(|l| l.media_type.contains(".foreign.") || l.media_type.contains(".nondistributable."))
-    {
-        return Err(Error::Unsupported(format!(
-            "foreign layer {} of {name} is not supported",
-            foreign.digest
         )));
     }
     if config.rootfs.diff_ids.len() != manifest.layers.len() {

@@ -321,7 +321,7 @@ async fn download(
     let (mut offset, mut failures, mut failed_at) = (0, 0, 0);
     let mut last_said = Instant::now();
     loop {
-        let broken = match repository.blob(&layer.blob.digest, offset).await {
+        let broken = match repository.content(&layer.blob, offset).await {
             Ok((mut response, start)) => {
                 let url = response.url().to_string();
                 let mut skip = offset - start;

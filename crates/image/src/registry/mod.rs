@@ -31,7 +31,7 @@ use token::Question;
 pub(crate) use upload::{Sent, Source};
 
 use crate::spec::{DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_BYTES, OCI_INDEX, OCI_MANIFEST};
-use crate::{Digest, Error, Reference};
+use crate::{Descriptor, Digest, Error, Reference};
 
 const HUB: &str = "https://registry-1.docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
@@ -169,6 +169,24 @@ impl Registries {
         request.send().await.map_err(|e| registry(url, causes(&e)))
     }
 
+    /// Starts reading a file at `offset` bytes from a server that is no registry; where it really starts.
+    async fn elsewhere(&self, url: &str, offset: u64) -> Result<(Response, u64), Error> {
+        let parsed = Url::parse(url).map_err(|e| Error::Invalid(format!("{url}: {e}")))?;
+        let insecure = self.is_insecure(host_of(url));
+        if parsed.scheme() != "https" && !(insecure && parsed.scheme() == "http") {
+            return Err(Error::Invalid(format!("{url}: not https, and its host is not named insecure")));
+        }
+        let mut request = self.connections.to(host_of(url), insecure)?.get(parsed);
+        if offset > 0 {
+            request = request.header(RANGE, format!("bytes={offset}-"));
+        }
+        let response = request.send().await.map_err(|e| registry(url, causes(&e)))?;
+        if !response.status().is_success() {
+            return Err(registry(url, format!("unexpected status {}", response.status())));
+        }
+        started(response, offset)
+    }
+
     fn endpoints(&self, domain: &str) -> Vec<Endpoint> {
         if domain == crate::reference::DEFAULT_DOMAIN {
             let mirrors = self.mirrors.iter().map(|m| Endpoint {
@@ -275,19 +293,19 @@ impl Repository {
         let path = format!("blobs/{digest}");
         let range = (offset > 0).then(|| format!("bytes={offset}-"));
         let response = self.request(Method::GET, &path, None, range.as_deref()).await?;
-        let start = match response.status() {
-            StatusCode::PARTIAL_CONTENT => response
-                .headers()
-                .get("content-range")
-                .and_then(|r| r.to_str().ok())
-                .and_then(|r| r.strip_prefix("bytes ")?.split('-').next()?.parse().ok())
-                .unwrap_or(offset),
-            _ => 0,
-        };
-        if start > offset {
-            return Err(registry(response.url().as_str(), "answered another range than was asked for"));
+        started(response, offset)
+    }
+
+    /// As [`Self::blob`]; what is foreign also from where its descriptor says, without credentials.
+    pub(crate) async fn content(&self, of: &Descriptor, offset: u64) -> Result<(Response, u64), Error> {
+        let mut answer = self.blob(&of.digest, offset).await;
+        for url in of.urls.iter().filter(|_| of.is_foreign()) {
+            if answer.is_ok() {
+                break;
+            }
+            answer = self.registries.elsewhere(url, offset).await;
         }
-        Ok((response, start))
+        answer
     }
 
     async fn manifest(&self, method: Method, target: &str) -> Result<Response, Error> {
@@ -463,6 +481,23 @@ impl Repository {
             _ => registry(&url, format!("{status}: {message}")),
         }
     }
+}
+
+/// An answer to a request for what follows `offset`, and where it starts: 0 when the server does not know ranges.
+fn started(response: Response, offset: u64) -> Result<(Response, u64), Error> {
+    let start = match response.status() {
+        StatusCode::PARTIAL_CONTENT => response
+            .headers()
+            .get("content-range")
+            .and_then(|r| r.to_str().ok())
+            .and_then(|r| r.strip_prefix("bytes ")?.split('-').next()?.parse().ok())
+            .unwrap_or(offset),
+        _ => 0,
+    };
+    if start > offset {
+        return Err(registry(response.url().as_str(), "answered another range than was asked for"));
+    }
+    Ok((response, start))
 }
 
 /// The pause a server asks for (RFC 9110, 10.2.3): seconds, or a date.

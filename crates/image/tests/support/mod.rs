@@ -299,6 +299,11 @@ impl Registry {
         assert_eq!(done.status(), 201);
     }
 
+    pub async fn has_blob(&self, name: &str, digest: &str) -> bool {
+        let url = format!("http://{}/v2/{name}/blobs/{digest}", self.host);
+        http().head(url).send().await.unwrap().status().is_success()
+    }
+
     pub async fn push(&self, name: &str, tag: &str, image: &TestImage) {
         self.push_blobs(name, &image.blobs()).await;
         self.push_manifest(name, tag, OCI_MANIFEST, &image.manifest).await;

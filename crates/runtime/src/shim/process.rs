@@ -72,6 +72,24 @@ pub(super) enum Heard {
     Nothing,
 }
 
+/// The descriptor that somebody sends over a socket: a runtime's terminal.
+pub(super) fn receive(socket: impl AsFd) -> Option<OwnedFd> {
+    let mut bytes = vec![0; MAX_MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+    )
+    .ok()?;
+    control.drain().find_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    })
+}
+
 /// Reads one message of the child, without waiting.
 pub(super) fn hear(sync: BorrowedFd<'_>) -> Heard {
     let mut bytes = vec![0; MAX_MESSAGE];

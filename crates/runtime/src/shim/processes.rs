@@ -5,7 +5,7 @@ use super::process::{self, ChildStdio, Heard, Tenant};
 use super::rootfs::Doing as _;
 use super::{DRAIN, Kind, MAX_PROCESSES, Shim, not_running};
 use crate::plan::{ProcessPlan, StdinPlan};
-use crate::protocol::{Done, ExitRecord, Failure, FailureKind, FromShim, INIT};
+use crate::protocol::{Done, ExitRecord, Failure, FailureKind, FromShim, INIT, OciExec};
 use crate::sys::{self, Cloned};
 use crate::timestamp;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,14 +13,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitOptions, wait};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, wait};
 use std::time::Instant;
 
 /// One process of the container.
 pub(super) struct Process {
     pub number: u32,
     pub pid: i32,
-    pidfd: OwnedFd,
+    /// `None` as long as there is no process yet: see [`Phase::Prepared`].
+    pidfd: Option<OwnedFd>,
     pub phase: Phase,
     pub outputs: Vec<Output>,
     stdin: Input,
@@ -42,6 +43,13 @@ pub(super) struct Asker {
 }
 
 pub(super) enum Phase {
+    /// An init that another runtime made, before its start.
+    Created,
+    /// An exec for another runtime to make at its start.
+    Prepared {
+        exec: Box<OciExec>,
+        stdio: ChildStdio,
+    },
     SettingUp {
         sync: OwnedFd,
         asker: Asker,
@@ -75,7 +83,10 @@ impl Phase {
     }
 
     pub fn started(&self) -> bool {
-        !matches!(self, Phase::SettingUp { .. } | Phase::Paused { .. })
+        !matches!(
+            self,
+            Phase::SettingUp { .. } | Phase::Paused { .. } | Phase::Created | Phase::Prepared { .. }
+        )
     }
 }
 
@@ -97,6 +108,38 @@ enum Input {
 }
 
 impl Process {
+    /// One that another runtime made.
+    pub fn made(
+        number: u32,
+        pid: Pid,
+        phase: Phase,
+        pipes: Pipes,
+        stdin_plan: StdinPlan,
+    ) -> Result<Process, Failure> {
+        let mut process = Process::prepared(number, phase, pipes, stdin_plan);
+        process.is_now(pid)?;
+        Ok(process)
+    }
+
+    /// One that is yet to be made.
+    pub fn prepared(number: u32, phase: Phase, pipes: Pipes, stdin_plan: StdinPlan) -> Process {
+        let Pipes { outputs, stdin } = pipes;
+        Process { number, pid: 0, pidfd: None, phase, outputs, stdin, stdin_plan, terminal: None }
+    }
+
+    /// It has been made: a child of ours, which stays findable until we collect it.
+    pub fn is_now(&mut self, pid: Pid) -> Result<(), Failure> {
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).doing(|| "the process is gone".into())?;
+        (self.pid, self.pidfd) = (pid.as_raw_nonzero().get(), Some(pidfd));
+        Ok(())
+    }
+
+    /// Sends a signal; to one that does not exist (yet), `ESRCH`.
+    fn signal(&self, signal: i32) -> std::io::Result<()> {
+        let gone = || std::io::Error::from_raw_os_error(libc::ESRCH);
+        sys::pidfd_send_signal(self.pidfd.as_ref().ok_or_else(gone)?, signal)
+    }
+
     pub fn takes_stdin(&self, limit: usize) -> bool {
         match &self.stdin {
             Input::Open { queue, .. } => queue.len() < limit,
@@ -155,7 +198,7 @@ impl Process {
         self.phase.sync().is_none() && !self.outputs.is_empty() && self.outputs.iter().all(|o| o.fd.is_none())
     }
 
-    fn set_terminal(&mut self, master: OwnedFd) -> Result<(), Failure> {
+    pub fn set_terminal(&mut self, master: OwnedFd) -> Result<(), Failure> {
         let failed = || "cannot take over the terminal".to_owned();
         rustix::io::ioctl_fionbio(&master, true).doing(failed)?;
         let keep = rustix::pty::ioctl_tiocgptpeer(
@@ -173,12 +216,12 @@ impl Process {
 }
 
 /// The shim's ends of a process's pipes.
-struct Pipes {
+pub(super) struct Pipes {
     outputs: Vec<Output>,
     stdin: Input,
 }
 
-fn pipes(plan: &ProcessPlan, stdin: StdinPlan) -> Result<(ChildStdio, Pipes), Failure> {
+pub(super) fn pipes(plan: &ProcessPlan, stdin: StdinPlan) -> Result<(ChildStdio, Pipes), Failure> {
     let mut child = ChildStdio { stdin: None, stdout: None, stderr: None };
     let mut ours = Pipes { outputs: Vec::new(), stdin: Input::Closed };
     if plan.tty {
@@ -250,7 +293,7 @@ impl Shim {
                 Ok(Process {
                     number: INIT,
                     pid,
-                    pidfd,
+                    pidfd: Some(pidfd),
                     phase: Phase::SettingUp { sync, asker: Asker { client: 0, request: 0 } },
                     outputs: ours.outputs,
                     stdin: ours.stdin,
@@ -271,9 +314,7 @@ impl Shim {
     ) -> Result<Option<Done>, Failure> {
         let init =
             self.process(INIT).filter(|p| matches!(p.phase, Phase::Running)).ok_or_else(not_running)?;
-        self.processes.len().lt(&MAX_PROCESSES).then_some(()).ok_or_else(|| {
-            Failure::new(FailureKind::Invalid, format!("the container has {MAX_PROCESSES} execs already"))
-        })?;
+        self.room_for_exec()?;
         let user = libc::CLONE_NEWUSER as u64;
         let joined = |kind: u64| {
             self.plan.new_namespaces & kind != 0 || self.plan.join_namespaces.iter().any(|(k, _)| *k == kind)
@@ -286,7 +327,8 @@ impl Shim {
         if joined(user) {
             namespaces |= libc::CLONE_NEWUSER;
         }
-        let pidfd = init.pidfd.try_clone().doing(|| "cannot copy a descriptor".into())?;
+        let pidfd = init.pidfd.as_ref().ok_or_else(not_running)?;
+        let pidfd = pidfd.try_clone().doing(|| "cannot copy a descriptor".into())?;
         let init_pid = init.pid;
         let tenant = Tenant { init: pidfd, namespaces };
         let (sync, child_sync) = sync_pair()?;
@@ -312,7 +354,7 @@ impl Shim {
                 self.processes.push(Process {
                     number,
                     pid,
-                    pidfd,
+                    pidfd: Some(pidfd),
                     phase: Phase::SettingUp { sync, asker: Asker { client, request } },
                     outputs: ours.outputs,
                     stdin: ours.stdin,
@@ -324,7 +366,17 @@ impl Shim {
         }
     }
 
+    /// Whether one more process may be made.
+    pub(super) fn room_for_exec(&self) -> Result<(), Failure> {
+        self.processes.len().lt(&MAX_PROCESSES).then_some(()).ok_or_else(|| {
+            Failure::new(FailureKind::Invalid, format!("the container has {MAX_PROCESSES} execs already"))
+        })
+    }
+
     pub(super) fn start(&mut self, number: u32, client: u64, request: u32) -> Result<Option<Done>, Failure> {
+        if self.plan.oci.is_some() {
+            return self.start_oci(number);
+        }
         let process = self.process_mut(number).ok_or_else(not_running)?;
         match std::mem::replace(&mut process.phase, Phase::Running) {
             Phase::Paused { sync } => {
@@ -344,7 +396,7 @@ impl Shim {
         let process = self.process(number).ok_or_else(not_running)?;
         match process.phase {
             Phase::Draining { .. } | Phase::Ended(_) => Err(not_running()),
-            _ => match sys::pidfd_send_signal(&process.pidfd, signal) {
+            _ => match process.signal(signal) {
                 Ok(()) => Ok(Done::Nothing),
                 Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(not_running()),
                 Err(e) => Err(e).doing(|| format!("cannot send signal {signal}")),
@@ -368,7 +420,7 @@ impl Shim {
         // Needs Linux 5.14; and the pid namespace takes the rest along where that is missing.
         let _ = std::fs::write(format!("{}/cgroup.kill", self.plan.cgroup), "1");
         for process in &self.processes {
-            let _ = sys::pidfd_send_signal(&process.pidfd, libc::SIGKILL);
+            let _ = process.signal(libc::SIGKILL);
         }
     }
 
@@ -419,9 +471,9 @@ impl Shim {
     }
 
     /// A process that never became a program: there will be no exit of it to report.
-    fn forget(&mut self, number: u32) {
+    pub(super) fn forget(&mut self, number: u32) {
         if let Some(process) = self.process_mut(number) {
-            let _ = sys::pidfd_send_signal(&process.pidfd, libc::SIGKILL);
+            let _ = process.signal(libc::SIGKILL);
         }
         self.processes.retain(|p| p.number != number);
         if number == INIT {
@@ -454,6 +506,10 @@ impl Shim {
         let finished_at = timestamp::now();
         let oom_killed = number == INIT && self.oom_killed();
         let own_pids = self.plan.new_namespaces & libc::CLONE_NEWPID as u64 != 0;
+        if number == INIT {
+            // What was not made yet never will be.
+            self.processes.retain(|p| !matches!(p.phase, Phase::Prepared { .. }));
+        }
         let Some(process) = self.process_mut(number) else { return };
         let ran = process.phase.started();
         let before = std::mem::replace(

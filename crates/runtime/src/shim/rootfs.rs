@@ -217,6 +217,28 @@ fn clone_of(namespace: &str, path: &str, engine: bool) -> Step<OwnedFd> {
     cloned.doing(failed)
 }
 
+/// Makes a bind of the spec at a place of ours, with no options: another runtime binds it from there.
+pub(super) fn stage(mount: &MountPlan, place: &str) -> Step<()> {
+    let failed = || format!("cannot make the mount for {}", mount.target);
+    let tree = match &mount.kind {
+        MountKind::Bind { source, beneath: Some(part), recursive } => {
+            clone_part(source, part, *recursive).doing(|| format!("cannot access path {source}/{part}"))?
+        }
+        MountKind::Bind { source, recursive, .. } => clone_tree(CWD, source, *recursive).doing(failed)?,
+        MountKind::BindOf { namespace, path, engine } => clone_of(namespace, path, *engine)?,
+        MountKind::Filesystem { .. } => return Ok(()),
+    };
+    sys::mount_setattr(&tree, true, 0, 0, libc::MS_PRIVATE).doing(failed)?;
+    let stat = rustix::fs::fstat(&tree).doing(failed)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        std::fs::create_dir(place).doing(failed)?;
+    } else {
+        std::fs::File::create(place).doing(failed)?;
+    }
+    let target = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(failed)?;
+    attach(&tree, &target).doing(failed)
+}
+
 fn overlay(lower: &[String], upper: &str, work: &str, mountpoint: &str) -> Step<OwnedFd> {
     let failed = || "cannot mount the container's overlay".to_owned();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(failed)?;

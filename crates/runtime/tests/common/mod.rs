@@ -180,6 +180,7 @@ impl Machine {
             seccomp: Some(default_filter()),
             exit_file: own.join("exit.json"),
             cgroup_parent: None,
+            oci: None,
         }
     }
 

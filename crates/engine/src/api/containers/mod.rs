@@ -27,7 +27,7 @@ use super::reply::Reply;
 use super::request::{Call, Version};
 use crate::container::config::{Config, HostConfig, NetworkingConfig};
 use crate::container::{
-    Command, Record, Status, create as make, signal::parse_signal, update as make_update,
+    Command, Record, Status, create as make, links, signal::parse_signal, update as make_update,
 };
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -168,10 +168,11 @@ pub async fn rename(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 }
 
 pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let handle = engine.containers.find(call.param(0))?;
     if call.flag("link") {
-        return Err(Error::not_implemented("removing links is not there yet"));
+        links::remove(&engine, call.param(0)).await?;
+        return Ok(Reply::no_content());
     }
+    let handle = engine.containers.find(call.param(0))?;
     let (force, volumes) = (call.flag("force"), call.flag("v"));
     handle.ask(|reply| Command::Remove { force, volumes, reply }).await??;
     engine.execs.forget(&handle.view().record.id);

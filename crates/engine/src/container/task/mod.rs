@@ -245,6 +245,10 @@ impl Task {
                 };
                 tell(reply, result);
             }
+            Command::Unlink { alias, reply } => {
+                let result = self.unlink(&alias).await;
+                tell(reply, result);
+            }
             Command::Connect { network, settings, reply } => {
                 let result = self.connect(&network, *settings).await;
                 tell(reply, result);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{KILL_PATIENCE, STOP_TIMEOUT_SECONDS, State, Stopping, Task};
 use crate::container::config::HostConfig;
-use crate::container::{health, signal, spec, update};
+use crate::container::{health, names, signal, spec, update};
 use crate::error::{Error, Result};
 use crate::store::Durability;
 
@@ -139,6 +139,21 @@ impl Task {
         self.publish(status);
         self.emit("update", &[]);
         Ok(())
+    }
+
+    pub(super) async fn unlink(&mut self, alias: &str) -> Result<()> {
+        let Some(at) = self.record.links.iter().position(|link| link.alias == alias) else {
+            let name = &self.record.name;
+            return Err(Error::not_found(format!("Could not get container for link /{name}/{alias}")));
+        };
+        let link = self.record.links.remove(at);
+        self.save(Durability::Durable).await;
+        let status = self.publish.borrow().status.clone();
+        self.publish(status);
+        match &self.state {
+            State::Running(_) => names::unlink(&self.engine, &self.record, &link).await,
+            State::Idle | State::Waiting(_) => Ok(()),
+        }
     }
 
     pub(super) async fn rename(&mut self, name: String) -> Result<()> {

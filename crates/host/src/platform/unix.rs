@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -13,10 +13,31 @@ use tokio::{
     signal::unix::{Signal as Stream, SignalKind, signal},
 };
 
-/// A listener on a local socket.
-pub type Listener = UnixListener;
+/// Longest path of a socket: what macOS takes, whose 104 bytes end in a null (Linux has 108).
+pub const SOCKET_PATH: usize = 103;
+
 /// A connection to a local socket.
 pub type Socket = UnixStream;
+
+/// A listener on a local socket.
+pub struct Listener(UnixListener);
+
+impl Listener {
+    /// The next connection.
+    pub async fn accept(&mut self) -> io::Result<Socket> {
+        Ok(self.0.accept().await?.0)
+    }
+}
+
+/// Where a home's socket of that name is.
+pub fn endpoint(home: &Path, name: &str) -> PathBuf {
+    home.join("run").join(format!("{name}.sock"))
+}
+
+/// A socket's address as docker's clients write it.
+pub fn docker_host(socket: &Path) -> String {
+    format!("unix://{}", socket.display())
+}
 
 /// Connects to a local socket.
 pub async fn connect(path: &Path) -> io::Result<Socket> {
@@ -36,7 +57,22 @@ pub fn bind_private(path: &Path) -> io::Result<Listener> {
     let listener = UnixListener::bind(&part)?;
     fs::set_permissions(&part, fs::Permissions::from_mode(0o600))?;
     fs::rename(&part, path)?;
-    Ok(listener)
+    Ok(Listener(listener))
+}
+
+/// Takes a socket's name away.
+pub fn unbind(path: &Path) {
+    let _ = fs::remove_file(path);
+}
+
+/// Makes a link that leads to `to`.
+pub fn link(to: &Path, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(to, link)
+}
+
+/// Lets a listener have a port that an earlier one left in TIME_WAIT.
+pub fn reuse_address(socket: &socket2::Socket) -> io::Result<()> {
+    socket.set_reuse_address(true)
 }
 
 /// Makes a folder this user's alone.
@@ -118,40 +154,7 @@ impl Signals {
     }
 }
 
-/// Whether KVM can make a machine with a processor, or why not: opening the device says little.
-#[cfg(target_os = "linux")]
-pub fn kvm_works() -> Result<(), String> {
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-    const KVM_GET_API_VERSION: libc::Ioctl = 0xAE00;
-    const KVM_CREATE_VM: libc::Ioctl = 0xAE01;
-    const KVM_CREATE_VCPU: libc::Ioctl = 0xAE41;
-    const API_VERSION: i32 = 12;
-    let kvm = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .map_err(|e| format!("/dev/kvm: {e}"))?;
-    let call = |fd: i32, what: libc::Ioctl, name: &str| {
-        // SAFETY: these three take an integer argument and touch no memory of ours.
-        match unsafe { libc::ioctl(fd, what, 0) } {
-            n if n >= 0 => Ok(n),
-            _ => Err(format!("{name}: {}", io::Error::last_os_error())),
-        }
-    };
-    let version = call(kvm.as_raw_fd(), KVM_GET_API_VERSION, "KVM_GET_API_VERSION")?;
-    if version != API_VERSION {
-        return Err(format!("KVM speaks version {version}, not {API_VERSION}"));
-    }
-    // SAFETY: the calls give new descriptors that nobody else owns.
-    let machine = unsafe { OwnedFd::from_raw_fd(call(kvm.as_raw_fd(), KVM_CREATE_VM, "KVM_CREATE_VM")?) };
-    // SAFETY: as above.
-    let _cpu =
-        unsafe { OwnedFd::from_raw_fd(call(machine.as_raw_fd(), KVM_CREATE_VCPU, "KVM_CREATE_VCPU")?) };
-    Ok(())
-}
-
-/// There is no KVM here.
-#[cfg(not(target_os = "linux"))]
-pub fn kvm_works() -> Result<(), String> {
-    Err("KVM is Linux's".into())
+/// The home of a user who chose none.
+pub fn home_in_profile() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| !home.as_os_str().is_empty()).map(|home| home.join(".coracle"))
 }

@@ -1,0 +1,53 @@
+//! macOS' own.
+
+use std::{path::Path, process::Command};
+
+pub use super::unix::home_in_profile as default_home;
+use crate::{login::Entry, settings::DriverKind};
+
+/// What runs the engine where the user chose nothing.
+pub const DEFAULT_DRIVER: DriverKind = DriverKind::Vfkit;
+/// What can run it here.
+pub const DRIVERS: &[DriverKind] = &[DriverKind::Vfkit];
+
+/// Whether a process' command line has `word`: a pid alone says little, after a reboot it may be anybody's.
+pub fn command_names(pid: u32, word: &str) -> bool {
+    let said = Command::new("/bin/ps").args(["-ww", "-o", "command=", "-p", &pid.to_string()]).output();
+    said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains(word))
+}
+
+/// What starts the daemon when the user logs in: a launchd agent. What it leaves behind lives on, as a crashed
+/// daemon's guest must.
+pub fn login_entry(program: &Path, home: Option<&Path>) -> Result<Entry, String> {
+    let folder = std::env::home_dir().ok_or("there is no home folder")?.join("Library/LaunchAgents");
+    Ok(Entry { path: folder.join("dev.coracle.plist"), text: agent(program, home), link: None })
+}
+
+fn agent(program: &Path, home: Option<&Path>) -> String {
+    let text = |path: &Path| {
+        path.display().to_string().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    };
+    let environment = home.map_or(String::new(), |home| {
+        let home = text(home);
+        format!(
+            "<key>EnvironmentVariables</key><dict><key>CORACLE_HOME</key><string>{home}</string></dict>\n"
+        )
+    });
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+         <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
+         <plist version=\"1.0\"><dict>\n\
+         <key>Label</key><string>dev.coracle</string>\n\
+         <key>ProgramArguments</key><array><string>{}</string><string>daemon</string></array>\n\
+         {environment}\
+         <key>RunAtLoad</key><true/>\n\
+         <key>AbandonProcessGroup</key><true/>\n\
+         </dict></plist>\n",
+        text(program)
+    )
+}
+
+/// There is no KVM here.
+pub fn kvm_works() -> Result<(), String> {
+    Err("KVM is Linux's".into())
+}

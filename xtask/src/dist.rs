@@ -1,0 +1,311 @@
+//! `cargo xtask dist`: packages of what is staged, in `target/dist/`, with their sums and a list of what is in them.
+//!
+//! ```text
+//! coracle_<version>_<arch>.deb   coracle-<version>-1.<arch>.rpm
+//! coracle-<version>.cdx.json     CycloneDX: crates of the programs, Debian's packages in the guest's image
+//! SHA256SUMS
+//! ```
+//!
+//! A package is the stage as it is, below `/usr/lib/coracle`, and what a desktop looks for in its own places. The same
+//! programs give the same bytes: times are the commit's (or `SOURCE_DATE_EPOCH`).
+
+mod deb;
+mod rpm;
+mod sbom;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use crate::{debian, stage, target_dir, ui, workspace};
+
+/// Where the stage lies once installed.
+const HOME: &str = "usr/lib/coracle";
+/// Programs that travel; the app where it was built.
+const PROGRAMS: &[&str] = &["coracle", "coracle-share", "coracle-engine", "coracle-shim"];
+const DESKTOP: &str = "coracle-desktop";
+/// What a package may weigh (`SPECIFICATION.md`).
+const MOST_BYTES: u64 = 120 << 20;
+
+/// A file of a package.
+pub struct File {
+    /// Where it goes, without the leading slash.
+    to: String,
+    /// What is in it.
+    content: Content,
+}
+
+enum Content {
+    Bytes { bytes: Vec<u8>, mode: u32 },
+    Link(String),
+}
+
+/// What packages say of themselves.
+pub struct About {
+    version: String,
+    /// Debian's name of the architecture.
+    arch: String,
+    /// Seconds since 1970 of everything in it.
+    time: u64,
+    has_app: bool,
+}
+
+/// Makes the packages for an operating system; answers their folder. `stage` is packed as it is, instead of a new one.
+pub fn run(os: &str, without_app: bool, stage: Option<&Path>) -> Result<PathBuf> {
+    if os != "linux" {
+        bail!("packages for {os} are not there yet");
+    }
+    let out = target_dir().join("dist");
+    if let Some(stage) = stage {
+        return packages(stage, &out, without_app);
+    }
+    stage::build()?;
+    crate::image_of(debian::host_arch())?;
+    if !without_app {
+        ui::desktop(false)?;
+    }
+    packages(&stage::dir(), &out, without_app)
+}
+
+/// Packages of a stage.
+fn packages(stage: &Path, out: &Path, without_app: bool) -> Result<PathBuf> {
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").into(),
+        arch: debian::host_arch().into(),
+        time: time()?,
+        has_app: !without_app && stage.join("bin").join(DESKTOP).is_file(),
+    };
+    let files = files(stage, &about)?;
+    let _ = fs::remove_dir_all(out);
+    fs::create_dir_all(out)?;
+    let made = [
+        (format!("coracle_{}_{}.deb", about.version, about.arch), deb::build(&files, &about)?),
+        (format!("coracle-{}-1.{}.rpm", about.version, rpm::arch(&about)), rpm::build(&files, &about)?),
+        (format!("coracle-{}.cdx.json", about.version), sbom::build(stage, &about)?),
+    ];
+    let mut sums = String::new();
+    for (name, bytes) in &made {
+        ensure!(
+            bytes.len() as u64 <= MOST_BYTES,
+            "{name} has {} bytes, {MOST_BYTES} are the most",
+            bytes.len()
+        );
+        fs::write(out.join(name), bytes)?;
+        sums.push_str(&format!("{}  {name}\n", debian::hex(&Sha256::digest(bytes))));
+        eprintln!("{name}: {:.1} MiB", bytes.len() as f64 / f64::from(1 << 20));
+    }
+    fs::write(out.join("SHA256SUMS"), sums)?;
+    Ok(out.to_owned())
+}
+
+/// Everything of a package, in the order of its paths.
+fn files(stage: &Path, about: &About) -> Result<Vec<File>> {
+    let mut files = Vec::new();
+    let mut add = |to: &str, bytes: Vec<u8>, mode: u32| {
+        files.push(File { to: to.to_owned(), content: Content::Bytes { bytes, mode } });
+    };
+    let read = |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));
+    for program in PROGRAMS {
+        add(&format!("{HOME}/bin/{program}"), read(stage.join("bin").join(program))?, 0o755);
+    }
+    let image = stage.join("share/coracle/guest").join(&about.arch);
+    for name in ["kernel", "initrd", "root.erofs", "manifest.json"] {
+        add(&format!("{HOME}/share/coracle/guest/{}/{name}", about.arch), read(image.join(name))?, 0o644);
+    }
+    let own = workspace().join("packaging/linux");
+    add(&format!("{HOME}/docker-socket"), read(own.join("docker-socket"))?, 0o755);
+    let unit = String::from_utf8(read(own.join("coracle.service"))?)?;
+    add("usr/lib/systemd/user/coracle.service", unit.into_bytes(), 0o644);
+    for (shell, to) in [
+        ("bash", "usr/share/bash-completion/completions/coracle"),
+        ("zsh", "usr/share/zsh/vendor-completions/_coracle"),
+        ("fish", "usr/share/fish/vendor_completions.d/coracle.fish"),
+    ] {
+        let said = Command::new(stage.join("bin/coracle")).args(["completions", shell]).output()?;
+        ensure!(said.status.success(), "coracle completions {shell} failed");
+        add(to, said.stdout, 0o644);
+    }
+    for name in ["README.md", "SECURITY.md", "CHANGELOG.md"] {
+        add(&format!("usr/share/doc/coracle/{name}"), read(workspace().join(name))?, 0o644);
+    }
+    add("usr/share/doc/coracle/copyright", read(workspace().join("LICENSE"))?, 0o644);
+    if about.has_app {
+        add(&format!("{HOME}/bin/{DESKTOP}"), read(stage.join("bin").join(DESKTOP))?, 0o755);
+        let entry = "dev.coracle.Coracle";
+        add(
+            &format!("usr/share/applications/{entry}.desktop"),
+            read(own.join(format!("{entry}.desktop")))?,
+            0o644,
+        );
+        let text = String::from_utf8(read(own.join(format!("{entry}.metainfo.xml")))?)?;
+        let text = text.replace("@VERSION@", &about.version).replace("@DATE@", &date(about.time));
+        add(&format!("usr/share/metainfo/{entry}.metainfo.xml"), text.into_bytes(), 0o644);
+        let icons = workspace().join("src-tauri/icons");
+        add(
+            &format!("usr/share/icons/hicolor/scalable/apps/{entry}.svg"),
+            read(icons.join("icon.svg"))?,
+            0o644,
+        );
+    }
+    files.push(File {
+        to: "usr/bin/coracle".into(),
+        content: Content::Link("../lib/coracle/bin/coracle".into()),
+    });
+    files.sort_by(|a, b| a.to.cmp(&b.to));
+    Ok(files)
+}
+
+/// What a package says when it goes.
+fn preremove() -> Result<String> {
+    Ok(fs::read_to_string(workspace().join("packaging/linux/preremove"))?)
+}
+
+/// When the sources were last changed: `SOURCE_DATE_EPOCH`, or the commit's time.
+fn time() -> Result<u64> {
+    if let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") {
+        return text.parse().context("SOURCE_DATE_EPOCH is no number");
+    }
+    let git = Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(workspace()).output()?;
+    let text = String::from_utf8_lossy(&git.stdout).trim().to_owned();
+    text.parse().context("git tells no time of the commit: set SOURCE_DATE_EPOCH")
+}
+
+/// `2026-11-21`, by the civil calendar (days since 1970, Howard Hinnant's algorithm).
+fn date(time: u64) -> String {
+    let days = time as i64 / 86_400 + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn days_of_the_calendar() {
+        assert_eq!(date(0), "1970-01-01");
+        assert_eq!(date(951_782_400), "2000-02-29");
+        assert_eq!(date(1_795_305_600), "2026-11-22");
+    }
+
+    /// A stage of programs that only say who they are.
+    fn stage_in(dir: &Path) -> PathBuf {
+        let stage = dir.join("stage");
+        let image = stage.join("share/coracle/guest").join(debian::host_arch());
+        fs::create_dir_all(stage.join("bin")).unwrap();
+        fs::create_dir_all(&image).unwrap();
+        for program in PROGRAMS {
+            let path = stage.join("bin").join(program);
+            fs::write(&path, format!("#!/bin/sh\necho {program} \"$@\"\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        for name in ["kernel", "initrd", "root.erofs"] {
+            fs::write(image.join(name), name).unwrap();
+        }
+        fs::write(
+            image.join("manifest.json"),
+            r#"{"packages":[{"name":"nftables","version":"1","sha256":"ab","licence":["GPL-2"]}]}"#,
+        )
+        .unwrap();
+        stage
+    }
+
+    fn package(folder: &Path, kind: &str) -> PathBuf {
+        let all = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+        all.into_iter().find(|path| path.extension().is_some_and(|e| e == kind)).unwrap()
+    }
+
+    /// What packages are made of, and that two runs give the same bytes.
+    #[test]
+    fn packages_are_whole_and_the_same_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = stage_in(dir.path());
+        let make = |name: &str| packages(&stage, &dir.path().join(name), true).unwrap();
+        let (first, second) = (make("a"), make("b"));
+        let sums = fs::read_to_string(first.join("SHA256SUMS")).unwrap();
+        assert_eq!(sums, fs::read_to_string(second.join("SHA256SUMS")).unwrap());
+        assert_eq!(sums.lines().count(), 3);
+        let deb = package(&first, "deb");
+
+        // Debian's own tool takes it, and what it unpacks runs.
+        let root = dir.path().join("root");
+        let unpacked = Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&root).status().unwrap();
+        assert!(unpacked.success());
+        let said = Command::new(root.join("usr/bin/coracle")).arg("version").output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "coracle version\n");
+        let about = Command::new("dpkg-deb").arg("-I").arg(&deb).output().unwrap();
+        let about = String::from_utf8_lossy(&about.stdout).into_owned();
+        assert!(about.contains("Package: coracle\n") && about.contains("Depends: "), "{about}");
+        assert!(root.join("usr/lib/systemd/user/coracle.service").is_file());
+    }
+
+    /// Into a root of its own, and out again: nothing is left, and what is the user's is said.
+    #[test]
+    fn installs_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let deb = package(&packages(&stage_in(dir.path()), &dir.path().join("out"), true).unwrap(), "deb");
+        let root = dir.path().join("root");
+        for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "run"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
+        let dpkg = |what: &str, package: &Path| {
+            let mut dpkg = Command::new("dpkg");
+            dpkg.arg(format!("--root={}", root.display()));
+            dpkg.args(["--force-depends", "--force-not-root", "--force-script-chrootless", what])
+                .arg(package);
+            let done = dpkg.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            String::from_utf8_lossy(&done.stdout).into_owned()
+        };
+        dpkg("--install", &deb);
+        assert!(root.join("usr/lib/coracle/bin/coracle-engine").is_file());
+        let link = root.join("run/docker.sock");
+        let mut on = Command::new(root.join("usr/lib/coracle/docker-socket"));
+        assert!(on.args(["on", "root"]).env("DESTDIR", &root).status().unwrap().success());
+        assert!(fs::symlink_metadata(&link).is_ok());
+        dpkg("--install", &deb); // once more: as an upgrade
+        assert!(fs::symlink_metadata(&link).is_ok(), "an upgrade takes nothing away");
+        let said = dpkg("--remove", Path::new("coracle"));
+        assert!(said.contains("stay in each user's ~/.coracle"), "{said}");
+        assert!(fs::symlink_metadata(&link).is_err());
+        let mut left = Command::new("find");
+        left.arg(&root).args(["-path", "*var/lib/dpkg", "-prune", "-o", "-type", "f", "-print"]);
+        let left = left.output().unwrap().stdout;
+        assert_eq!(String::from_utf8_lossy(&left).trim(), "");
+    }
+
+    /// The link that programs which look nowhere else need, made and taken away; somebody else's is left alone.
+    #[test]
+    fn the_link_to_a_users_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = workspace().join("packaging/linux/docker-socket");
+        let call = |args: &[&str]| {
+            Command::new(&script).args(args).env("DESTDIR", dir.path()).output().unwrap().status.success()
+        };
+        let link = dir.path().join("run/docker.sock");
+        assert!(call(&["on", "root"]) && call(&["on", "root"]));
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("/root/.coracle/run/docker.sock"));
+        assert!(call(&["off"]) && call(&["off"]));
+        assert!(fs::symlink_metadata(&link).is_err());
+        assert!(!dir.path().join("etc/tmpfiles.d/coracle-docker.conf").exists());
+        std::os::unix::fs::symlink("/somebody/elses", &link).unwrap();
+        assert!(!call(&["on", "root"]));
+        assert!(call(&["off"]) && fs::read_link(&link).unwrap() == Path::new("/somebody/elses"));
+        assert!(!call(&["on", "nobody-of-that-name"]));
+    }
+}

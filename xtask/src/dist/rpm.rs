@@ -1,0 +1,49 @@
+//! The package of Fedora, openSUSE and their kin.
+
+use anyhow::{Context, Result};
+use rpm::{BuildConfig, CompressionWithLevel, Dependency, FileOptions, PackageBuilder};
+
+use super::{About, Content, File, preremove};
+
+/// What the programs need. QEMU's package is named otherwise by each distribution: any that has the program will do.
+const QEMU: (&str, &str) = ("/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-aarch64");
+
+/// RPM's name of the architecture.
+pub fn arch(about: &About) -> &'static str {
+    if about.arch == "arm64" { "aarch64" } else { "x86_64" }
+}
+
+pub fn build(files: &[File], about: &About) -> Result<Vec<u8>> {
+    let time = u32::try_from(about.time).context("a time past 2106")?;
+    let config = BuildConfig::default().compression(CompressionWithLevel::Gzip(9)).source_date(time);
+    let mut package = PackageBuilder::new(
+        "coracle",
+        &about.version,
+        "Apache-2.0",
+        arch(about),
+        "Linux containers on this computer",
+    );
+    package.using_config(config);
+    package
+        .description("A small Linux machine, and in it a container engine that the docker command line, compose and buildx talk to.")
+        .release("1")
+        .build_host("coracle")
+        .requires(Dependency::any(if about.arch == "arm64" { QEMU.1 } else { QEMU.0 }))
+        .requires(Dependency::any("libc.so.6(GLIBC_2.34)(64bit)"))
+        .pre_uninstall_script(preremove()?);
+    for file in files {
+        let to = format!("/{}", file.to);
+        match &file.content {
+            Content::Bytes { bytes, mode } => {
+                let options = FileOptions::new(to).permissions(*mode as u16);
+                package.with_file_contents(bytes.clone(), options)?;
+            }
+            Content::Link(target) => {
+                package.with_symlink(FileOptions::symlink(to, target))?;
+            }
+        }
+    }
+    let mut bytes = Vec::new();
+    package.build()?.write(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,118 @@
+//! What the packages consist of, as CycloneDX 1.5: the crates that our programs are linked of, and Debian's packages in
+//! the guest's image.
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::About;
+use crate::workspace;
+
+/// Packages whose programs travel.
+const PROGRAMS: &[&str] = &["cli", "share", "engine", "runtime", "guest"];
+
+pub fn build(stage: &Path, about: &About) -> Result<Vec<u8>> {
+    let mut components = crates(&workspace().join("Cargo.toml"), PROGRAMS)?;
+    if about.has_app {
+        components.extend(crates(&workspace().join("src-tauri/Cargo.toml"), &["coracle-desktop"])?);
+    }
+    components.extend(packages(stage, about)?);
+    let components: Vec<Value> = components
+        .into_iter()
+        .map(|part| {
+            let mut component = json!({
+                "type": "library", "name": part.name, "version": part.version, "purl": part.purl,
+                "bom-ref": part.purl,
+                "licenses": part.licences.iter().map(|l| json!({ "license": { "name": l } })).collect::<Vec<_>>(),
+            });
+            if let Some(sha256) = part.sha256 {
+                component["hashes"] = json!([{ "alg": "SHA-256", "content": sha256 }]);
+            }
+            component
+        })
+        .collect();
+    let bom = json!({
+        "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
+        "metadata": { "component": { "type": "application", "name": "coracle", "version": about.version,
+            "licenses": [{ "license": { "id": "Apache-2.0" } }] } },
+        "components": components,
+    });
+    Ok(serde_json::to_vec_pretty(&bom)?)
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    name: String,
+    version: String,
+    purl: String,
+    licences: Vec<String>,
+    sha256: Option<String>,
+}
+
+/// Crates that the programs are linked of, ours left out; what only builds or tests them as well.
+fn crates(manifest: &Path, programs: &[&str]) -> Result<BTreeSet<Part>> {
+    let target = crate::stage::triple();
+    let asked = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["metadata", "--locked", "--format-version", "1", "--filter-platform", &target])
+        .arg("--manifest-path")
+        .arg(manifest)
+        .output()
+        .context("run cargo metadata")?;
+    ensure!(asked.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&asked.stderr));
+    let metadata: Value = serde_json::from_slice(&asked.stdout)?;
+    let all = metadata["packages"].as_array().context("packages")?;
+    let nodes = metadata["resolve"]["nodes"].as_array().context("nodes")?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut waiting: Vec<String> = all
+        .iter()
+        .filter(|package| package["source"].is_null() && programs.contains(&&*text(&package["name"])))
+        .map(|package| text(&package["id"]))
+        .collect();
+    ensure!(waiting.len() == programs.len(), "{} has not all of {programs:?}", manifest.display());
+    let mut reached = BTreeSet::new();
+    while let Some(id) = waiting.pop() {
+        if !reached.insert(id.clone()) {
+            continue;
+        }
+        let node = nodes.iter().find(|node| node["id"] == id.as_str()).context("a node")?;
+        for dependency in node["deps"].as_array().into_iter().flatten() {
+            // No kind: an ordinary dependency.
+            if dependency["dep_kinds"].as_array().into_iter().flatten().any(|kind| kind["kind"].is_null()) {
+                waiting.push(text(&dependency["pkg"]));
+            }
+        }
+    }
+    let parts = all.iter().filter(|package| !package["source"].is_null());
+    let parts = parts.filter(|package| reached.contains(&text(&package["id"]))).map(|package| {
+        let (name, version) = (text(&package["name"]), text(&package["version"]));
+        Part {
+            purl: format!("pkg:cargo/{name}@{version}"),
+            licences: vec![text(&package["license"])],
+            sha256: None,
+            name,
+            version,
+        }
+    });
+    Ok(parts.collect())
+}
+
+/// Debian's packages in the image, as its manifest names them.
+fn packages(stage: &Path, about: &About) -> Result<Vec<Part>> {
+    let path = stage.join("share/coracle/guest").join(&about.arch).join("manifest.json");
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(&path).with_context(|| format!("read {}", path.display()))?)?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let parts = manifest["packages"].as_array().context("the image's manifest names no packages")?.iter();
+    let parts = parts.map(|package| {
+        let (name, version) = (text(&package["name"]), text(&package["version"]));
+        Part {
+            purl: format!("pkg:deb/debian/{name}@{version}?arch={}", about.arch),
+            licences: package["licence"].as_array().into_iter().flatten().map(text).collect(),
+            sha256: Some(text(&package["sha256"])),
+            name,
+            version,
+        }
+    });
+    Ok(parts.collect())
+}
