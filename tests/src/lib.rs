@@ -13,6 +13,7 @@
 //! An engine runs in a [`Sandbox`]: network and mount namespaces of its own, so that its bridge, rules and ports
 //! are nobody else's, and all of it goes when the sandbox does, also when a test fails.
 
+pub mod building;
 pub mod desktop;
 pub mod differential;
 pub mod engine;

@@ -84,13 +84,30 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// User and password of a private one.
+    pub const LOGIN: (&str, &str) = ("someone", "rasmuslerdorf");
+
     /// Starts it with its files below `folder`.
     pub fn start(sandbox: &Sandbox, folder: &Path) -> Self {
+        Self::start_with(sandbox, folder, "")
+    }
+
+    /// Starts one that only [`Self::LOGIN`] may use.
+    pub fn start_private(sandbox: &Sandbox, folder: &Path) -> Self {
+        // bcrypt of the password, by crypt(3).
+        const SUM: &str = "$2y$07$BCryptRequires22Chrcte/VlQH0piJtjXl.0t1XkA8pw9dMXTpOq";
+        let users = folder.join("htpasswd");
+        std::fs::write(&users, format!("{}:{SUM}\n", Self::LOGIN.0)).expect("write the registry's users");
+        let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display());
+        Self::start_with(sandbox, folder, &auth)
+    }
+
+    fn start_with(sandbox: &Sandbox, folder: &Path, more: &str) -> Self {
         let root = folder.join("registry");
         std::fs::create_dir_all(&root).expect("make the registry's folder");
         let config = folder.join("registry.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \"127.0.0.1:5000\"}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \"127.0.0.1:5000\"}}\n{more}",
             root.display()
         );
         std::fs::write(&config, text).expect("write the registry's settings");
@@ -105,7 +122,8 @@ impl Registry {
         let this = Self { process };
         eventually("the registry answers", || {
             let mut curl = sandbox.command("curl");
-            curl.args(["-sf", "http://127.0.0.1:5000/v2/"]).stdout(Stdio::null());
+            // A private one refuses: that is an answer too.
+            curl.args(["-s", "http://127.0.0.1:5000/v2/"]).stdout(Stdio::null());
             curl.status().is_ok_and(|s| s.success())
         });
         this

@@ -1,90 +1,9 @@
 //! Building images with the stock clients: `docker build`, `docker buildx`, `docker compose build`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use tests::building::{Context, LIMIT, built, cached, nothing_runs};
 use tests::{Engine, Outcome, engine::signal, eventually, store};
-
-/// How long one build may take.
-const LIMIT: &str = "120";
-
-/// A folder to build from, and the engine that does.
-struct Context<'a> {
-    engine: &'a Engine,
-    folder: PathBuf,
-}
-
-impl<'a> Context<'a> {
-    fn new(engine: &'a Engine, name: &str, dockerfile: &str) -> Self {
-        let plugins = engine.path("docker-config/cli-plugins");
-        std::fs::create_dir_all(&plugins).unwrap();
-        for (tool, name) in
-            [("CORACLE_TEST_BUILDX", "docker-buildx"), ("CORACLE_TEST_COMPOSE", "docker-compose")]
-        {
-            let link = plugins.join(name);
-            if !link.exists() {
-                std::os::unix::fs::symlink(tests::tool(tool), link).unwrap();
-            }
-        }
-        let folder = engine.path(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        let context = Self { engine, folder };
-        context.write("Dockerfile", dockerfile);
-        context
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.folder.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn command(&self, args: &[&str]) -> std::process::Command {
-        let docker = self.engine.command(args);
-        let mut command = self.engine.sandbox.command("timeout");
-        command.arg(LIMIT).arg(docker_program()).args(args);
-        command.stdin(std::process::Stdio::null());
-        command.envs(docker.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Outcome {
-        self.command(args).output().expect("docker").into()
-    }
-
-    /// `docker buildx build`, with progress as plain text (on stderr).
-    fn build(&self, more: &[&str]) -> Outcome {
-        let mut args = vec!["buildx", "build", "--progress=plain"];
-        args.extend(more);
-        args.push(self.folder.to_str().expect("a plain path"));
-        self.run(&args)
-    }
-}
-
-fn docker_program() -> PathBuf {
-    tests::engine::Cli::V28.program()
-}
-
-#[track_caller]
-fn built(outcome: Outcome) -> String {
-    assert_eq!(outcome.code, Some(0), "{}{}", outcome.out, outcome.err);
-    outcome.err
-}
-
-/// Steps that were found in the cache.
-fn cached(progress: &str) -> usize {
-    progress.lines().filter(|l| l.ends_with(" CACHED")).count()
-}
-
-/// Nothing is left of what ran.
-fn nothing_runs(engine: &Engine) {
-    let left = |path: &str| {
-        let found = std::fs::read_dir(engine.sandbox.seen(&engine.path(path))).into_iter().flatten();
-        found.flatten().map(|e| e.file_name()).filter(|n| n.to_string_lossy().starts_with("build-")).count()
-    };
-    eventually("steps leave no process", || left("exec/containers") == 0);
-    eventually("steps leave no files", || left("root/containers") == 0);
-    eventually("the store is whole", || store::faults(&engine.root()).is_empty());
-}
 
 const STAGES: &str = r#"
 FROM busybox AS tools
@@ -113,7 +32,9 @@ fn stages_become_an_image_and_are_not_done_twice() {
     let context = Context::new(&engine, "stages", STAGES);
     context.write("data", "some data\n");
     context.write("unused", "is not sent\n");
-    let first = built(context.build(&["-t", "app", "-t", "app:2"]));
+    // A statement about the build would be another each time, and so would the image be.
+    let plain = "--provenance=false";
+    let first = built(context.build(&["-t", "app", "-t", "app:2", plain]));
     assert_eq!(cached(&first), 0, "{first}");
     assert!(first.contains("naming to docker.io/library/app:2"), "{first}");
     assert_eq!(engine.docker(&["run", "--rm", "app"]).ok(), "SOME DATA");
@@ -128,7 +49,7 @@ fn stages_become_an_image_and_are_not_done_twice() {
     std::fs::remove_file(context.folder.join("data")).unwrap();
     context.write("data", "some data\n");
     let id = engine.docker(&["images", "-q", "--no-trunc", "app:2"]).ok();
-    let second = built(context.build(&["-t", "app:3"]));
+    let second = built(context.build(&["-t", "app:3", plain]));
     assert_eq!(cached(&second), 8, "{second}");
     assert_eq!(engine.docker(&["images", "-q", "--no-trunc", "app:3"]).ok(), id, "the very same image");
 
@@ -251,6 +172,15 @@ fn results_go_to_the_client_as_tree_and_archives() {
 }
 
 #[test]
+fn a_file_of_many_steps_is_built() {
+    let engine = Engine::with_busybox();
+    let steps: String = (0..300).map(|n| format!("WORKDIR /folder-{n}\n")).collect();
+    let context = Context::new(&engine, "many", &format!("FROM busybox\n{steps}"));
+    built(context.build(&["-o", "type=cacheonly"]));
+    assert_eq!(cached(&built(context.build(&["-o", "type=cacheonly"]))), 300);
+}
+
+#[test]
 fn a_cancelled_build_leaves_nothing_running() {
     let engine = Engine::with_busybox();
     let context = Context::new(&engine, "cancelled", "FROM busybox\nRUN echo begun; sleep 1234\n");
@@ -325,24 +255,6 @@ fn the_cache_is_shown_and_pruned() {
 }
 
 #[test]
-fn caches_that_are_not_read_or_written_are_told_of() {
-    let engine = Engine::with_busybox();
-    let context = Context::new(&engine, "caches", "FROM busybox\nRUN true\n");
-    let progress = built(context.build(&["--cache-from", "127.0.0.1:1/some/cache"]));
-    assert!(progress.contains("importing cache manifest from 127.0.0.1:1/some/cache"), "{progress}");
-    assert!(progress.contains("ERROR: importing a cache (type=registry) is not there yet"), "{progress}");
-    let words = "exporting the cache (type=inline) is not there yet";
-    context.build(&["--cache-to", "type=inline"]).fails(1, words);
-    // Where the client can do without, the build goes on.
-    for without in
-        [["--cache-to", "type=inline,ignore-error=true"], ["--build-arg", "BUILDKIT_INLINE_CACHE=1"]]
-    {
-        let progress = built(context.build(&without));
-        assert!(progress.contains(&format!("ERROR: {words}")), "{progress}");
-    }
-}
-
-#[test]
 fn compose_builds_its_services() {
     let engine = Engine::with_busybox();
     let context = Context::new(&engine, "shop", "FROM busybox\nARG WORD\nRUN echo $WORD > /word\n");
@@ -381,8 +293,12 @@ fn an_unchanged_context_is_not_sent_again() {
     assert!(!out.join("folder-1").exists() && out.join("folder-2/new").exists());
 }
 
-impl Context<'_> {
-    /// `docker build` by the classic builder.
+/// `docker build` by the classic builder.
+trait Classic {
+    fn classic(&self, client: tests::engine::Cli, more: &[&str]) -> Outcome;
+}
+
+impl Classic for Context<'_> {
     fn classic(&self, client: tests::engine::Cli, more: &[&str]) -> Outcome {
         let mut args = vec!["build"];
         args.extend(more);

@@ -13,7 +13,8 @@ use crate::test::run_step;
 use crate::{stage, target_dir, workspace};
 
 /// The targets: programs of `fuzz/`, with their seeds in `fuzz/seeds/NAME`.
-const TARGETS: [&str; 6] = ["tar", "reference", "document", "challenge", "load", "dockerfile"];
+const TARGETS: [&str; 8] =
+    ["tar", "reference", "document", "challenge", "load", "dockerfile", "pack", "cache"];
 /// Seconds for each.
 const SECONDS: u32 = 300;
 /// Longest input, bytes: beyond a few tar blocks more of the same follows.

@@ -92,10 +92,32 @@ pub struct Cache {
     in_use: Mutex<HashMap<String, usize>>,
 }
 
+/// A step's record, to be kept elsewhere too.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Kept {
+    pub id: String,
+    pub keys: Vec<String>,
+    pub output: String,
+    pub tree: Tree,
+    /// The layer it made: the tree's last.
+    pub layer: i64,
+    pub description: String,
+    /// Seconds since 1970.
+    pub created: i64,
+}
+
 /// Keeps a record while it lives.
 pub struct InUse {
     cache: Arc<Cache>,
     id: String,
+}
+
+impl InUse {
+    /// The record's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
 }
 
 impl Drop for InUse {
@@ -318,6 +340,37 @@ impl Cache {
                 usage
             })
             .collect())
+    }
+
+    /// Records of all steps that made a layer, the oldest first.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub fn kept(&self) -> Result<Vec<Kept>, Error> {
+        let db = lock(&self.db);
+        let mut keys: HashMap<String, Vec<String>> = HashMap::new();
+        let mut all = db.prepare_cached("SELECT record, key FROM build_key ORDER BY key")?;
+        let mut rows = all.query([])?;
+        while let Some(r) = rows.next()? {
+            keys.entry(r.get(0)?).or_default().push(r.get(1)?);
+        }
+        let mut all = db.prepare_cached(
+            "SELECT id, output, tree, layer, description, created FROM build_record
+             WHERE layer IS NOT NULL ORDER BY created, layer",
+        )?;
+        let mut rows = all.query([])?;
+        let mut found = Vec::new();
+        while let Some(r) = rows.next()? {
+            let id: String = r.get(0)?;
+            let tree: Tree = serde_json::from_str(&r.get::<_, String>(2)?).unwrap_or_default();
+            let (keys, layer) = (keys.remove(&id).unwrap_or_default(), r.get(3)?);
+            if tree.0.last() != Some(&crate::worker::Layer::Built(layer)) {
+                continue;
+            }
+            let (output, description, created) = (r.get(1)?, r.get(4)?, r.get(5)?);
+            found.push(Kept { id, keys, output, tree, layer, description, created });
+        }
+        Ok(found)
     }
 
     /// When each layer was made, in seconds since 1970.

@@ -23,6 +23,7 @@ use crate::graph::{Graph, Range};
 use crate::jobs::{Answered, Returned};
 use crate::progress::{Counts, Progress, timestamp};
 use crate::rpc::{Answer, Code, Request, Service, Status};
+use crate::session::Greeting;
 use crate::solve::Context;
 use crate::worker::Worker;
 
@@ -32,6 +33,9 @@ pub const VERSION: &str = "v0.25.1";
 pub const DOCKERFILE: &str = "dockerfile.v0";
 /// Builds of the past that are kept.
 const HISTORY: usize = 50;
+/// Bytes of a session on their way, and of one message.
+const SESSION: usize = 1 << 20;
+const PIECE: usize = 64 << 10;
 /// Metadata that says which build a call of a frontend is of.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
 
@@ -81,6 +85,7 @@ impl<W: Worker> Service for Api<W> {
                     let none = || Status::new(Code::NotFound, format!("no record {}", asked.r#ref));
                     there.then(|| Answer::one(&proto::UpdateBuildHistoryResponse {})).ok_or_else(none)
                 }
+                "/moby.buildkit.v1.Control/Session" => self.session(request),
                 "/grpc.health.v1.Health/Check" => {
                     Ok(Answer::one(&HealthCheckResponse { status: ServingStatus::Serving as i32 }))
                 }
@@ -185,6 +190,35 @@ impl<W: Worker> Api<W> {
         worker_record(&self.0, gc)
     }
 
+    /// A session on a call in place of a connection of its own: its bytes go in messages (`docker buildx bake`).
+    fn session(&self, request: Request) -> Result<Answer, Status> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let greeting = Greeting::read(&request.metadata)?;
+        let (ours, theirs) = tokio::io::duplex(SESSION);
+        let (reader, mut writer) = tokio::io::split(theirs);
+        let mut messages = request.messages;
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = messages.next::<proto::BytesMessage>().await {
+                if writer.write_all(&message.data).await.is_err() {
+                    break;
+                }
+            }
+            let _ = writer.shutdown().await;
+        });
+        let sessions = self.0.sessions.clone();
+        tokio::spawn(async move {
+            if let Err(e) = sessions.serve(greeting, ours).await {
+                tracing::info!("session: {e}");
+            }
+        });
+        Ok(Answer::stream(futures_util::stream::unfold(reader, |mut reader| async move {
+            let mut data = vec![0; PIECE];
+            let n = reader.read(&mut data).await.ok().filter(|n| *n > 0)?;
+            data.truncate(n);
+            Some((Ok(proto::BytesMessage { data }), reader))
+        })))
+    }
+
     async fn status(&self, reference: &str) -> Result<Answer, Status> {
         // Of the past, where it is not under way.
         let past = match self.0.cache.events(reference).map_err(status)? {
@@ -207,7 +241,11 @@ impl<W: Worker> Api<W> {
             return Err(Status::new(Code::Unimplemented, words));
         }
         crate::export::check(&request)?;
-        let mut context = Context { entitlements: request.entitlements.clone(), ..Context::default() };
+        let mut context = Context {
+            entitlements: request.entitlements.clone(),
+            caches: request.cache.iter().flat_map(|c| c.imports.clone()).collect(),
+            ..Context::default()
+        };
         if !request.session.is_empty() {
             context.session = Some(self.0.sessions.get(&request.session).await?);
         }
@@ -215,13 +253,14 @@ impl<W: Worker> Api<W> {
         let listed = self.0.begin(&request.r#ref, context)?;
         let job = listed.job.clone();
         let begun = SystemTime::now();
-        crate::export::tell_of_caches(&request, &job.progress);
         if !request.internal {
             self.note(&request, begun, None, job.progress.counts());
         }
         let work = async {
             let returned = if request.frontend.is_empty() {
-                job.returned().await?
+                // Beside the client's own work, so that they are there when the first step asks.
+                let (_, returned) = tokio::join!(job.solver.imported(), job.returned());
+                returned?
             } else {
                 let options = request.frontend_attrs.clone().into_iter().collect();
                 match job.dockerfile(&options).await.map_err(status)? {
@@ -235,7 +274,7 @@ impl<W: Worker> Api<W> {
                     },
                 }
             };
-            crate::export::all(&self.0, &job, &request, &returned).await
+            crate::export::all(&self.0, &job, &request, &returned, begun).await
         };
         // Without its session there is nobody to build for.
         let gone = async {
@@ -349,7 +388,11 @@ impl<W: Worker> Api<W> {
             filters: crate::gc::Filters::parse(&asked.filter).map_err(status)?,
             all: asked.all,
             older: Duration::from_nanos(bytes(asked.keep_duration)),
-            keep: bytes(asked.max_used_space.max(asked.reserved_space)),
+            space: crate::gc::Space {
+                reserved: bytes(asked.reserved_space),
+                most: bytes(asked.max_used_space),
+                free: bytes(asked.min_free_space),
+            },
         };
         let (gone, _) = crate::gc::prune(&self.0, &options).await.map_err(status)?;
         let records: Vec<Result<_, Status>> = gone.iter().map(|u| Ok(crate::gc::record(u))).collect();

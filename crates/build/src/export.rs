@@ -2,27 +2,27 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use bollard_buildkit_proto::moby::buildkit::v1 as proto;
 use serde_json::{Map, Value, json};
 
 use crate::Error;
+use crate::attest;
 use crate::builder::Builder;
 use crate::control::status;
 use crate::dockerfile::text::parse_bool;
 use crate::jobs::{Job, Returned, Solved};
 use crate::platform::Platform;
-use crate::progress::{Progress, Step};
+use crate::progress::Step;
+use crate::remote;
 use crate::rpc::{Code, Status};
 use crate::session::send;
-use crate::worker::{ImageWork, MadeImage, Worker};
+use crate::worker::{Attest, ImageWork, MadeImage, Statement, Worker};
 
 /// Metadata of the client's that says which of several exporters files are for.
 const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
-
-/// The argument that asks for a cache inside of the image.
-const INLINE: &str = "build-arg:BUILDKIT_INLINE_CACHE";
 
 /// What is made of a build.
 enum Exporter {
@@ -49,6 +49,10 @@ fn exporter(name: &str) -> Result<Option<Exporter>, Status> {
     }))
 }
 
+fn flag(attrs: &HashMap<String, String>, name: &str) -> bool {
+    attrs.get(name).is_some_and(|v| v.is_empty() || parse_bool(v) == Some(true))
+}
+
 /// The exporters of a request; older clients name one, in fields of its own.
 fn exporters(request: &proto::SolveRequest) -> Vec<proto::Exporter> {
     if request.exporters.is_empty() && !request.exporter_deprecated.is_empty() {
@@ -68,41 +72,31 @@ pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
     let unsupported = |words: String| Status::new(Code::Unimplemented, words);
     for wanted in exporters(request) {
         exporter(&wanted.r#type)?;
+        if let Some(other) = wanted.attrs.get("compression").filter(|c| *c != "gzip") {
+            return Err(unsupported(format!("layers with compression={other} are not there: gzip is")));
+        }
+        if flag(&wanted.attrs, "rewrite-timestamp") {
+            return Err(unsupported("rewrite-timestamp=true is not there yet".into()));
+        }
         if wanted.attrs.get("tar").is_some_and(|v| v == "false") {
             return Err(unsupported("an image as a folder (tar=false) is not there yet".into()));
         }
     }
-    let exports = request.cache.iter().flat_map(|c| &c.exports);
-    if let Some(entry) = exports.into_iter().find(|e| !goes_without(request, e)) {
-        return Err(unsupported(no_export(entry)));
+    if let Some(attested) = attest::wanted(request)?
+        && !attested.inline_only
+        && exporters(request).iter().any(|e| matches!(e.r#type.as_str(), "local" | "tar"))
+    {
+        return Err(unsupported("provenance as a file (of type=local and type=tar) is not there yet".into()));
+    }
+    for wanted in caches(request) {
+        remote::check(wanted)?;
     }
     Ok(())
 }
 
-fn no_export(entry: &proto::CacheOptionsEntry) -> String {
-    format!("exporting the cache (type={}) is not there yet", entry.r#type)
-}
-
-/// A build that asks for this export wants to go on without it as well: the client said so, or it is the argument that
-/// files carry for whoever builds them.
-fn goes_without(request: &proto::SolveRequest, entry: &proto::CacheOptionsEntry) -> bool {
-    let by_argument = entry.r#type == "inline"
-        && request.frontend_attrs.get(INLINE).is_some_and(|v| parse_bool(v) == Some(true));
-    by_argument || entry.attrs.get("ignore-error").is_some_and(|v| parse_bool(v) == Some(true))
-}
-
-/// Tells of caches that are not read or written, as BuildKit tells of those it cannot: a step that fails, and a build
-/// that goes on.
-pub fn tell_of_caches(request: &proto::SolveRequest, progress: &Arc<Progress>) {
-    let cache = request.cache.clone().unwrap_or_default();
-    for entry in &cache.imports {
-        let from = entry.attrs.get("ref").unwrap_or(&entry.r#type);
-        let words = format!("importing a cache (type={}) is not there yet", entry.r#type);
-        progress.begin(&format!("importing cache manifest from {from}")).complete(Some(&words));
-    }
-    for entry in &cache.exports {
-        progress.begin("preparing build cache for export").complete(Some(&no_export(entry)));
-    }
+/// Caches that are to be written.
+fn caches(request: &proto::SolveRequest) -> impl Iterator<Item = &remote::Options> {
+    request.cache.iter().flat_map(|c| &c.exports)
 }
 
 /// Makes all that is asked for; gives what the client is told of it.
@@ -114,6 +108,7 @@ pub async fn all<W: Worker>(
     job: &Arc<Job<W>>,
     request: &proto::SolveRequest,
     returned: &Returned,
+    begun: SystemTime,
 ) -> Result<HashMap<String, String>, Status> {
     let mut response = HashMap::new();
     if returned.solved.is_empty() {
@@ -125,9 +120,13 @@ pub async fn all<W: Worker>(
         }
         return Ok(response);
     }
+    let inline = caches(request).any(|c| c.r#type == "inline");
+    let inline = if inline { inside(job, returned).await? } else { Vec::new() };
     for (n, wanted) in exporters(request).iter().enumerate() {
         let Some(kind) = exporter(&wanted.r#type)? else { continue };
-        let one = One { builder, job, attrs: &wanted.attrs, returned, number: n };
+        let by_name = |a: &attest::Wanted| wanted.r#type != "docker" || !a.inline_only;
+        let attest = attest::wanted(request)?.filter(by_name).map(|a| provenance(job, request, a, begun));
+        let one = One { builder, job, attrs: &wanted.attrs, returned, number: n, inline: &inline, attest };
         match kind {
             Exporter::Image => one.image(&mut response).await?,
             Exporter::Archive => one.archive(&wanted.r#type, &mut response).await?,
@@ -135,7 +134,22 @@ pub async fn all<W: Worker>(
             Exporter::Tar => one.tar().await?,
         }
     }
+    for wanted in caches(request).filter(|c| c.r#type != "inline") {
+        match remote::export(&job.solver, returned, wanted).await {
+            Ok(told) => response.extend(told),
+            Err(e) if remote::may_fail(wanted) => tracing::info!("exporting a cache: {e}"),
+            Err(e) => return Err(e),
+        }
+    }
     Ok(response)
+}
+
+/// What images hold of the cache inside, one for each result.
+async fn inside<W: Worker>(job: &Arc<Job<W>>, returned: &Returned) -> Result<Vec<String>, Status> {
+    let mut step = job.progress.begin("preparing layers for inline cache");
+    let done = remote::for_images(&job.solver, returned).await;
+    step.complete(done.as_ref().err().map(|e| e.message.as_str()));
+    done.map_err(status)
 }
 
 /// Makes the image of a build in the store.
@@ -149,7 +163,7 @@ pub(crate) async fn image<W: Worker>(
     names: &[String],
 ) -> Result<MadeImage, Status> {
     let attrs = HashMap::new();
-    let one = One { builder, job, attrs: &attrs, returned, number: 0 };
+    let one = One { builder, job, attrs: &attrs, returned, number: 0, inline: &[], attest: None };
     let mut step = job.progress.begin("exporting to image");
     let made = one.make(&step, names).await;
     step.complete(made.as_ref().err().map(|e| e.message.as_str()));
@@ -162,6 +176,36 @@ struct One<'a, W: Worker> {
     attrs: &'a HashMap<String, String>,
     returned: &'a Returned,
     number: usize,
+    /// Caches to be put into the images.
+    inline: &'a [String],
+    /// Says how an image was made: by its digest, its names and its platform.
+    attest: Option<Provenance>,
+}
+
+type Provenance = Arc<dyn Fn(&str, &[String], &Platform) -> Statement + Send + Sync>;
+
+fn provenance<W: Worker>(
+    job: &Arc<Job<W>>,
+    request: &proto::SolveRequest,
+    wanted: attest::Wanted,
+    begun: SystemTime,
+) -> Provenance {
+    let (job, request) = (job.clone(), request.clone());
+    Arc::new(move |digest, names, platform| {
+        let solver = &job.solver;
+        let materials = solver.materials.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let remote = request.frontend_attrs.get("context").is_some_and(|c| !c.is_empty());
+        let build = attest::Build {
+            wanted: &wanted,
+            request: &request,
+            begun,
+            materials,
+            local: !remote,
+            source: job.source(),
+            builder: Platform::host(),
+        };
+        build.statement(digest, names, platform)
+    })
 }
 
 /// Now, or this many seconds after 1970, as Go writes it.
@@ -217,10 +261,6 @@ impl<W: Worker> One<'_, W> {
         names.map(|n| self.builder.worker.full_name(n).map_err(status)).collect()
     }
 
-    fn flag(&self, name: &str) -> bool {
-        self.attrs.get(name).is_some_and(|v| matches!(v.as_str(), "" | "1" | "true" | "True" | "TRUE"))
-    }
-
     async fn make(&self, step: &Step, names: &[String]) -> Result<MadeImage, Status> {
         let mut annotations = BTreeMap::new();
         for (key, value) in self.attrs {
@@ -230,15 +270,23 @@ impl<W: Worker> One<'_, W> {
             }
         }
         let mut images = Vec::new();
-        for solved in &self.returned.solved {
+        for (n, solved) in self.returned.solved.iter().enumerate() {
             let made = self.builder.cache.created().map_err(status)?;
-            let (config, platform) = config(solved, &made).map_err(status)?;
+            let (mut config, platform) = config(solved, &made).map_err(status)?;
+            if let Some(cache) = self.inline.get(n) {
+                config.insert(remote::format::INLINE.into(), json!(cache));
+            }
+            let attest = self.attest.clone().map(|attest| -> Attest {
+                let (names, platform) = (names.to_vec(), platform.clone());
+                Arc::new(move |digest| attest(digest, &names, &platform))
+            });
             images.push(ImageWork {
                 tree: solved.tree.clone(),
                 config,
                 platform,
                 names: names.to_vec(),
                 annotations: annotations.clone(),
+                attest,
             });
         }
         let list = self.returned.multi_platform || images.len() > 1;
@@ -262,7 +310,7 @@ impl<W: Worker> One<'_, W> {
         for name in &names {
             step.part(&format!("naming to {name}")).done(0);
         }
-        if self.flag("push") {
+        if flag(self.attrs, "push") {
             let asker = self.job.solver.context.asker();
             for name in &names {
                 let part = step.part(&format!("pushing {name}"));

@@ -7,8 +7,10 @@ use std::task::{Context, Poll, Waker};
 
 use crate::Error;
 use crate::frontend::{Host, ImageRequest, Outcome, ResolvedImage, solve};
+use crate::git::Pack;
 use crate::graph::{Graph, Vertex};
 use crate::platform::Platform;
+use crate::remote::format;
 
 /// An engine with one Dockerfile, and every image there is.
 struct One<'a>(&'a str);
@@ -73,6 +75,42 @@ fn walk(graph: &Graph) {
     }
     graph.results.iter().filter_map(|r| r.output).for_each(|v| used[v.0] = true);
     assert!(used.iter().all(|u| *u), "{graph:?}");
+}
+
+/// Any bytes between the head and the sum of a pack: it is refused, or each of its objects is what it is called.
+///
+/// # Panics
+/// Where it is neither.
+pub fn pack(bytes: &[u8]) {
+    use sha1::{Digest, Sha1};
+    use std::io::Write;
+    let mut whole = b"PACK\0\0\0\x02".to_vec();
+    whole.extend_from_slice(bytes);
+    let sum = Sha1::digest(&whole);
+    whole.extend_from_slice(&sum);
+    let Ok(memory) = rustix::fs::memfd_create("pack", rustix::fs::MemfdFlags::CLOEXEC) else { return };
+    let mut file = std::fs::File::from(memory);
+    file.write_all(&whole).expect("there is memory for it");
+    let Ok(mut pack) = Pack::open(file) else { return };
+    for id in pack.ids().collect::<Vec<_>>() {
+        let (kind, data) = pack.object(&id).expect("it was read before").expect("it is there");
+        let mut hasher = Sha1::new();
+        hasher.update(format!("{} {}\0", kind.word(), data.len()));
+        hasher.update(data.as_slice());
+        assert_eq!(id.0[..], hasher.finalize()[..]);
+    }
+}
+
+/// Any text as what a cache that is kept elsewhere says it holds: it is left out, or can be written again.
+///
+/// # Panics
+/// Where what was read is read differently once it was written.
+pub fn cache(text: &str) {
+    let Ok(document) = serde_json::from_str(text) else { return };
+    let records = format::read(&document);
+    let again = serde_json::to_value(format::write(&records)).expect("plain data");
+    let again = serde_json::from_value(again).expect("what was written");
+    assert_eq!(format::read(&again), records);
 }
 
 #[cfg(test)]

@@ -40,8 +40,7 @@ const GATEWAY: &[&str] = &[
     "gateway.warnings",
 ];
 
-/// What steps can do, in BuildKit's names (`solver/pb/caps.go`). `exporter.image.attestations` is not among them:
-/// clients then ask for no provenance.
+/// What steps can do, in BuildKit's names (`solver/pb/caps.go`).
 const STEPS: &[&str] = &[
     "source.image",
     "source.image.resolvemode",
@@ -84,7 +83,16 @@ const STEPS: &[&str] = &[
     "meta.exportcache",
     "mergeop",
     "exporter.image.annotations",
+    "exporter.image.attestations",
+    "source.git",
+    "source.git.keepgitdir",
+    "source.git.fullurl",
+    "source.git.httpauth",
+    "source.git.subdir",
+    "source.git.checksum",
+    "source.ocilayout",
     "exporter.multiple",
+    "gc.freespacefilter",
 ];
 
 fn caps(names: &[&str]) -> Vec<ApiCap> {

@@ -139,8 +139,37 @@ pub struct Prune {
     pub all: bool,
     /// Only what was not used for so long.
     pub older: Duration,
-    /// So many bytes stay.
-    pub keep: u64,
+    /// How much of the disk it is about.
+    pub space: Space,
+}
+
+/// How much of the disk the cache may have, in bytes; 0 says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// So many always stay.
+    pub reserved: u64,
+    /// Not more than so many stay.
+    pub most: u64,
+    /// So many are to be free on the disk afterwards.
+    pub free: u64,
+}
+
+impl Space {
+    /// How many of the cache's `total` bytes stay, where `free` are free now; `None`: it does not matter how many.
+    fn keep(self, total: u64, free: u64) -> Option<u64> {
+        if self == Self::default() {
+            return None;
+        }
+        let missing = self.free.saturating_sub(free);
+        let by_free = if self.free == 0 { 0 } else { total.saturating_sub(missing) };
+        let keep = match (self.most, self.free) {
+            (0, 0) => 0,
+            (0, _) => by_free,
+            (most, 0) => most,
+            (most, _) => most.min(by_free),
+        };
+        Some(keep.max(self.reserved))
+    }
 }
 
 /// Removes what nobody uses, the longest unused first; gives what went, and the bytes that were freed.
@@ -153,9 +182,11 @@ pub async fn prune<W: Worker>(
 ) -> Result<(Vec<Usage>, u64), Error> {
     let all = usage(builder).await?;
     let mut total: u64 = all.iter().filter(|u| !u.shared).map(|u| u.bytes).sum();
+    let free = rustix::fs::statvfs(&builder.root).map_or(u64::MAX, |s| s.f_bavail * s.f_frsize);
+    let keep = options.space.keep(total, free);
     let (mut gone, mut freed) = (Vec::<Usage>::new(), 0);
     for candidate in all.iter().rev() {
-        if options.keep > 0 && total <= options.keep {
+        if keep.is_some_and(|keep| total <= keep) {
             break;
         }
         let meant = !candidate.in_use
@@ -205,7 +236,8 @@ pub(crate) fn later<W: Worker>(builder: &Arc<Builder<W>>) {
     let Some(keep) = builder.keep else { return };
     let builder = builder.clone();
     tokio::spawn(async move {
-        let options = Prune { all: false, keep, ..Prune::default() };
+        let space = Space { most: keep, ..Space::default() };
+        let options = Prune { all: false, space, ..Prune::default() };
         match prune(&builder, &options).await {
             Ok((gone, freed)) if !gone.is_empty() => {
                 tracing::info!("build cache: {} records ({freed} bytes) went", gone.len());
@@ -214,4 +246,24 @@ pub(crate) fn later<W: Worker>(builder: &Arc<Builder<W>>) {
             Err(e) => tracing::warn!("build cache: {e}"),
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_say_how_much_stays() {
+        let keep = |reserved, most, free, is_free| Space { reserved, most, free }.keep(100, is_free);
+        assert_eq!(keep(0, 0, 0, 5), None);
+        assert_eq!(keep(30, 0, 0, 5), Some(30));
+        assert_eq!(keep(0, 40, 0, 5), Some(40));
+        // 45 more must be free.
+        assert_eq!(keep(0, 0, 50, 5), Some(55));
+        assert_eq!(keep(0, 40, 50, 5), Some(40));
+        assert_eq!(keep(0, 70, 50, 5), Some(55));
+        assert_eq!(keep(60, 70, 50, 5), Some(60));
+        // Enough is free: all stays.
+        assert_eq!(keep(0, 0, 50, 60), Some(100));
+    }
 }

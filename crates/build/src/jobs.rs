@@ -54,6 +54,8 @@ pub struct Job<W: Worker> {
     /// What was made so far, by the id that clients have of it.
     refs: Mutex<HashMap<String, (Solved, bool)>>,
     returned: watch::Sender<Option<Result<Returned, Status>>>,
+    /// The Dockerfile that was built last.
+    source: Mutex<Option<crate::graph::Source>>,
 }
 
 /// Leaves the list of builds when it is dropped.
@@ -97,6 +99,7 @@ impl<W: Worker> Builder<W> {
             solver: Solver::new(self.clone(), progress, context),
             refs: Mutex::default(),
             returned: watch::Sender::default(),
+            source: Mutex::default(),
         });
         let mut jobs = self.lock_jobs();
         if jobs.contains_key(reference) {
@@ -165,6 +168,7 @@ impl<W: Worker> Job<W> {
             Outcome::Answer(metadata) => return Ok(Answered::Metadata(metadata)),
             Outcome::Build(graph) => graph,
         };
+        *self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(graph.source.clone());
         crate::control::warn(&self.progress, &graph);
         let trees = self.solver.solve(&graph).await?;
         let list = graph.multi_platform;
@@ -173,6 +177,11 @@ impl<W: Worker> Job<W> {
             (self.add_ref(solved.clone(), list), solved)
         });
         Ok(Answered::Refs(solved.collect(), list))
+    }
+
+    /// The Dockerfile that was built last.
+    pub(crate) fn source(&self) -> Option<crate::graph::Source> {
+        self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     fn add_ref(&self, solved: Solved, list: bool) -> String {

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answers;
+mod attest;
 pub mod builder;
 pub mod cache;
 pub mod checks;
@@ -35,6 +36,7 @@ pub mod frontend;
 pub mod fuzzing;
 mod gateway;
 pub mod gc;
+mod git;
 pub mod graph;
 pub mod jobs;
 pub mod options;
@@ -42,6 +44,7 @@ pub mod outline;
 pub mod patterns;
 pub mod platform;
 pub mod progress;
+mod remote;
 pub mod rpc;
 pub mod session;
 pub mod solve;

@@ -3,6 +3,7 @@
 //! All of it is kept until the build has ended, so that who asks late sees it from the beginning, and again for as long
 //! as the build is in the history.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
@@ -43,9 +44,8 @@ struct Told {
     events: Vec<Arc<StatusResponse>>,
     ended: bool,
     warnings: i32,
-    steps: i32,
-    cached: i32,
-    completed: i32,
+    /// Steps that were begun or found, by digest: whether they have ended well, and whether they were found.
+    steps: HashMap<String, (bool, bool)>,
 }
 
 /// Numbers for the history.
@@ -79,10 +79,9 @@ impl Progress {
             return;
         }
         for vertex in &event.vertexes {
-            let fresh = i32::from(vertex.started.is_none() || vertex.completed.is_none());
-            told.steps += i32::from(vertex.completed.is_none()) & fresh;
-            told.cached += i32::from(vertex.cached && vertex.completed.is_some());
-            told.completed += i32::from(vertex.completed.is_some() && vertex.error.is_empty());
+            let step = told.steps.entry(vertex.digest.clone()).or_default();
+            step.0 |= vertex.completed.is_some() && vertex.error.is_empty();
+            step.1 |= vertex.cached;
         }
         told.warnings += i32::try_from(event.warnings.len()).unwrap_or(0);
         told.events.push(Arc::new(event));
@@ -104,7 +103,15 @@ impl Progress {
     /// Counts for the history.
     pub fn counts(&self) -> Counts {
         let told = self.lock();
-        Counts { steps: told.steps, cached: told.cached, completed: told.completed, warnings: told.warnings }
+        let count = |fits: fn(&&(bool, bool)) -> bool| {
+            i32::try_from(told.steps.values().filter(fits).count()).unwrap_or(i32::MAX)
+        };
+        Counts {
+            steps: count(|_| true),
+            cached: count(|(_, cached)| *cached),
+            completed: count(|(done, _)| *done),
+            warnings: told.warnings,
+        }
     }
 
     /// All from the beginning, then what is told, until the end.

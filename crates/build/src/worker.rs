@@ -157,8 +157,79 @@ impl Asker {
 /// How far a transfer is: of what, bytes so far and of how many.
 pub type Fetched = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
 
-/// An image to be made of a tree.
+/// A layer as a blob, as registries have it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Blob {
+    /// Digest of its bytes.
+    pub digest: String,
+    /// Digest of its archive, uncompressed.
+    pub diff_id: String,
+    /// Its bytes.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// A layer that is there as a blob, for as long as this lives.
+#[derive(Clone)]
+pub struct Packed {
+    /// The layer's number.
+    pub layer: i64,
+    /// The blob.
+    pub blob: Blob,
+    /// Where its bytes are.
+    pub file: PathBuf,
+    /// Keeps the file.
+    pub hold: Arc<dyn std::any::Any + Send + Sync>,
+}
+
+/// A request to a web server.
+#[derive(Clone, Debug, Default)]
+pub struct WebRequest {
+    /// `http://` or `https://`.
+    pub url: String,
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+    /// With a body it is sent by POST, without one asked for by GET.
+    pub body: Option<Vec<u8>>,
+}
+
+/// A web server's answer.
+pub struct WebAnswer {
+    /// HTTP's number.
+    pub status: u16,
+    /// What answered, after all redirections.
+    pub url: String,
+    /// What it sends.
+    pub body: std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>,
+}
+
+/// Something other than an image that is kept at a registry.
+pub struct Artifact {
+    /// What the manifest names.
+    pub blobs: Vec<Packed>,
+    /// Its configuration: digest and bytes.
+    pub config: (String, Vec<u8>),
+    /// The manifest's media type.
+    pub media_type: String,
+    /// The manifest.
+    pub manifest: Vec<u8>,
+}
+
+/// Something said about an image, as in-toto has it.
 #[derive(Clone, Debug)]
+pub struct Statement {
+    /// What kind of thing is said.
+    pub predicate_type: String,
+    /// The statement, JSON.
+    pub data: Vec<u8>,
+}
+
+/// Says something about the image whose manifest has this digest.
+pub type Attest = Arc<dyn Fn(&str) -> Statement + Send + Sync>;
+
+/// An image to be made of a tree.
+#[derive(Clone)]
 pub struct ImageWork {
     /// Its layers.
     pub tree: Tree,
@@ -170,6 +241,8 @@ pub struct ImageWork {
     pub names: Vec<String>,
     /// Annotations of the manifest.
     pub annotations: std::collections::BTreeMap<String, String>,
+    /// What is to stand beside it: then the image is a list, also of one.
+    pub attest: Option<Attest>,
 }
 
 /// An image that was made.
@@ -255,6 +328,15 @@ pub trait Worker: Send + Sync + 'static {
         url: &str,
     ) -> impl Future<Output = Result<std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>, Error>> + Send;
 
+    /// Asks a web server; whatever it answers is no error.
+    fn web(&self, request: WebRequest) -> impl Future<Output = Result<WebAnswer, Error>> + Send;
+
+    /// Takes in the images of an archive.
+    fn load_archive(
+        &self,
+        input: std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Makes images; several are a list of platforms, which then has the names.
     fn make_image(
         &self,
@@ -268,6 +350,40 @@ pub trait Worker: Send + Sync + 'static {
         digest: &str,
         names: Vec<String>,
         out: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Layers that are kept as blobs, in this order.
+    fn pack(&self, layers: Vec<i64>) -> impl Future<Output = Result<Vec<Packed>, Error>> + Send;
+
+    /// Makes a layer of a blob, which is held against its digests; gives its number and what it uses.
+    fn unpack(
+        &self,
+        blob: &Blob,
+        input: std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>,
+    ) -> impl Future<Output = Result<(i64, LayerUse), Error>> + Send;
+
+    /// An index or manifest at a registry, by digest or else by the name's tag.
+    fn fetch_document(
+        &self,
+        name: &str,
+        digest: Option<&str>,
+        asker: &Asker,
+    ) -> impl Future<Output = Result<Vec<u8>, Error>> + Send;
+
+    /// A blob at a registry: nobody has held its bytes against the digest.
+    fn fetch_blob(
+        &self,
+        name: &str,
+        digest: &str,
+        asker: &Asker,
+    ) -> impl Future<Output = Result<std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>, Error>> + Send;
+
+    /// Keeps something at a registry under a name; what is there is not sent again.
+    fn push_artifact(
+        &self,
+        name: &str,
+        asker: &Asker,
+        artifact: Artifact,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Pushes an image that was made.
@@ -290,12 +406,20 @@ pub struct AgentSocket {
 }
 
 impl AgentSocket {
-    /// Listens at `path`.
+    /// Listens in a folder, by this name.
     ///
     /// # Errors
     /// When it cannot be bound.
-    pub fn listen(path: &std::path::Path, session: Arc<Session>, id: String) -> std::io::Result<Self> {
-        let listener = UnixListener::bind(path)?;
+    pub fn listen_in(
+        folder: &std::path::Path,
+        name: &str,
+        session: Arc<Session>,
+        id: String,
+    ) -> std::io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        // A socket's path may have 107 bytes: by the folder's descriptor it is short.
+        let folder = std::fs::File::open(folder)?;
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))?;
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((io, _)) = listener.accept().await {

@@ -86,7 +86,6 @@ pub struct NewBuiltImage {
 }
 
 /// An image that was made.
-#[derive(Debug, Clone)]
 pub struct BuiltImage {
     /// Its manifest, which is its ID.
     pub manifest: Descriptor,
@@ -94,6 +93,17 @@ pub struct BuiltImage {
     pub config: Descriptor,
     /// Its platform.
     pub platform: Platform,
+    /// What stands beside it, for the list that names both.
+    attestations: Vec<Attestation>,
+    _pins: Vec<Pin>,
+}
+
+/// What stands beside an image, and is recorded with the list that names both.
+struct Attestation {
+    descriptor: Descriptor,
+    blob: Arc<NewBlob>,
+    documents: Vec<NewDocument>,
+    _pin: Pin,
 }
 
 impl Images {
@@ -234,32 +244,39 @@ impl Images {
         Ok(made)
     }
 
-    /// Makes a list of images of several platforms.
+    /// Makes a list of images of several platforms, and of what stands beside them.
     ///
     /// # Errors
     /// Faults of the disk.
     pub async fn make_index(
         &self,
-        images: &[BuiltImage],
+        images: Vec<BuiltImage>,
         names: Vec<Reference>,
     ) -> Result<Descriptor, Error> {
-        let (store, images) = (self.store.clone(), images.to_vec());
+        let store = self.store.clone();
         blocking(move || {
             let manifests: Vec<Descriptor> = images
                 .iter()
                 .map(|i| Descriptor { platform: Some(i.platform.clone()), ..i.manifest.clone() })
+                .chain(images.iter().flat_map(|i| i.attestations.iter().map(|a| a.descriptor.clone())))
                 .collect();
             let data = serialise(&json!({
                 "schemaVersion": 2, "mediaType": crate::spec::OCI_INDEX, "manifests": manifests,
             }))?;
             let index = descriptor(crate::spec::OCI_INDEX, Digest::of(&data), &data);
             let children = manifests.iter().map(|m| m.digest).collect();
-            let commit = Commit {
+            let mut commit = Commit {
                 documents: vec![NewDocument { descriptor: index.clone(), data, children }],
                 targets: vec![index.clone()],
                 names: names.into_iter().map(|n| (n.stored().to_string(), index.digest)).collect(),
                 ..Commit::default()
             };
+            // The images stay pinned until the list has them.
+            let mut images = images;
+            for attestation in images.iter_mut().flat_map(|i| &mut i.attestations) {
+                commit.blobs.push(attestation.blob.clone());
+                commit.documents.append(&mut attestation.documents);
+            }
             store.commit(&commit)?;
             Ok(index)
         })
@@ -307,11 +324,11 @@ fn disk_bytes(folder: &Path) -> Result<u64, Error> {
 }
 
 /// A layer with its archive's digests, and the blob where it is new.
-struct Packed {
-    descriptor: Descriptor,
-    diff_id: Digest,
+pub(crate) struct Packed {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: Digest,
     built: Option<i64>,
-    blob: Option<NewBlob>,
+    pub(crate) blob: Option<NewBlob>,
 }
 
 fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
@@ -391,7 +408,7 @@ fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
     }
     commit.names.extend(image.names.iter().map(|n| (n.stored().to_string(), target.digest)));
     store.commit(&commit)?;
-    Ok(BuiltImage { manifest: target, config, platform })
+    Ok(BuiltImage { manifest: target, config, platform, attestations: Vec::new(), _pins: pins })
 }
 
 /// Archives of all layers that have none yet, several at once.
@@ -442,7 +459,7 @@ fn pack_all(
         .collect()
 }
 
-fn pack(store: &Arc<Store>, id: i64) -> Result<(Packed, Pin), Error> {
+pub(crate) fn pack(store: &Arc<Store>, id: i64) -> Result<(Packed, Pin), Error> {
     let known: Option<(String, String, i64)> = store.read(|db| {
         Ok(db
             .prepare_cached(
@@ -517,4 +534,62 @@ impl<W: Write> Write for Hashing<W> {
     fn flush(&mut self) -> std::io::Result<()> {
         self.inner.flush()
     }
+}
+
+/// Media type of a statement (in-toto).
+const STATEMENT: &str = "application/vnd.in-toto+json";
+
+impl Images {
+    /// Puts a statement beside an image that was made, as BuildKit does: a manifest of its own that names the image's.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn attest(
+        &self,
+        image: &mut BuiltImage,
+        predicate_type: &str,
+        statement: Vec<u8>,
+    ) -> Result<(), Error> {
+        let (store, about, kind) = (self.store.clone(), image.manifest.digest, predicate_type.to_owned());
+        image.attestations.push(blocking(move || attestation(&store, &about, &kind, &statement)).await?);
+        Ok(())
+    }
+}
+
+fn attestation(
+    store: &Arc<Store>,
+    about: &Digest,
+    predicate_type: &str,
+    statement: &[u8],
+) -> Result<Attestation, Error> {
+    let digest = Digest::of(statement);
+    let config_data = serialise(&json!({
+        "architecture": "unknown", "os": "unknown", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [digest] },
+    }))?;
+    let config = descriptor(OCI_CONFIG, Digest::of(&config_data), &config_data);
+    let mut layer = descriptor(STATEMENT, digest, statement);
+    layer.annotations.insert("in-toto.io/predicate-type".into(), predicate_type.into());
+    let data = serialise(&json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer],
+    }))?;
+    let manifest: Manifest = serde_json::from_slice(&data).map_err(|e| Error::content("manifest", e))?;
+    let mut target = descriptor(OCI_MANIFEST, Digest::of(&data), &data);
+    let pin = store.pin([target.digest, config.digest, digest]);
+    let lease = store.lease(&[Draft::Blob(Some(digest))])?.pop().ok_or(Error::Canceled)?;
+    let path = lease.path().to_path_buf();
+    let written = File::create_new(&path).and_then(|mut file| {
+        file.write_all(statement)?;
+        file.sync_data()
+    });
+    written.map_err(|e| Error::os("write", &path, e))?;
+    let documents = vec![
+        NewDocument { descriptor: target.clone(), data, children: manifest_children(&manifest) },
+        NewDocument { descriptor: config, data: config_data, children: Vec::new() },
+    ];
+    let unknown = || "unknown".to_owned();
+    target.platform = Some(Platform { os: unknown(), architecture: unknown(), variant: String::new() });
+    target.annotations = crate::spec::attestation_of(about);
+    let blob = Arc::new(NewBlob { lease, digest, size: statement.len() as u64 });
+    Ok(Attestation { descriptor: target, blob, documents, _pin: pin })
 }

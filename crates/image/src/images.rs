@@ -37,7 +37,7 @@ pub struct Config {
 #[derive(Clone)]
 pub struct Images {
     pub(crate) store: Arc<Store>,
-    puller: Puller,
+    pub(crate) puller: Puller,
 }
 
 impl Images {

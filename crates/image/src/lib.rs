@@ -11,6 +11,7 @@
 //! ```
 //! The tree on disk and the rules by which it changes stand in the documentation of `store`.
 
+mod blobs;
 mod built;
 mod digest;
 mod error;
@@ -32,6 +33,7 @@ mod save;
 mod spec;
 mod store;
 
+pub use blobs::{Manifested, PackedLayer};
 pub use built::{BuiltImage, NewBuilt, NewBuiltImage, Part, Stack};
 pub use digest::Digest;
 pub use error::{Code, Error};

@@ -60,6 +60,12 @@ const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 const ATTESTATION: &str = "attestation-manifest";
 
+/// Annotations of an attestation of the manifest of this digest.
+pub(crate) fn attestation_of(manifest: &Digest) -> BTreeMap<String, String> {
+    let pairs = [(REFERENCE_DIGEST, manifest.to_string()), (REFERENCE_TYPE, ATTESTATION.into())];
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 impl Descriptor {
     /// Whether this is a layer that its maker gives out himself, not by registries: fetched from [`Self::urls`] where
     /// the registry does not have it, never pushed.

@@ -442,8 +442,8 @@ async fn a_builds_layer_is_the_images_too() {
     let rootfs = images.mount(&first.manifest.digest, "container").await.unwrap();
     assert!(rootfs.lower[0].join("made").exists());
     images.unmount_and_discard("container").await.unwrap();
-    // It keeps what it is made of.
-    drop(stack);
+    // Both keep what they are made of.
+    drop((stack, first));
     for name in ["made", "app"] {
         images.remove(name, Default::default(), &|_| Vec::new()).await.unwrap();
     }

@@ -129,7 +129,11 @@ impl Copier<'_> {
         let target = self.make_dirs(dest)?;
         let folder = reopen(&target, dest)?;
         let stopped = Stopped { inner: archive, stop: self.stop };
-        archive::extract(stopped, folder.as_fd(), &archive::ExtractOptions::plain())
+        let mut options = archive::ExtractOptions::plain();
+        if let Some((uid, gid)) = self.owner {
+            options.owner = archive::Owner::Fixed { uid, gid };
+        }
+        archive::extract(stopped, folder.as_fd(), &options)
             .map(drop)
             .map_err(|e| Error::invalid(format!("unpack to {dest}: {e}")))
     }
@@ -617,7 +621,8 @@ fn symbolic(text: &str, mode: u32, folder: bool) -> u32 {
             mode = match operator {
                 '+' => mode | bits,
                 '-' => mode & !bits,
-                _ => mode & !(mask | special) | bits,
+                // As BuildKit has it: set-id bits stay what they are.
+                _ => mode & !mask | bits,
             };
             rest = &rest[end..];
         }
@@ -637,5 +642,6 @@ mod tests {
         assert_eq!(symbolic("+x", 0o644, false), 0o755);
         assert_eq!(symbolic("u=rw,g=u", 0o000, false), 0o660);
         assert_eq!(symbolic("g+s,+t", 0o755, true), 0o3755);
+        assert_eq!(symbolic("g=u", 0o2750, false), 0o2770);
     }
 }

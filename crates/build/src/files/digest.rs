@@ -1,7 +1,7 @@
 //! The digest of files that a step reads: what they are, not when they were made. With it in a step's key, an unchanged
 //! file is a hit however often it was written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Found, fault, names};
 use crate::Error;
-use crate::session::Index;
+use crate::session::files::{self, Kind};
+use crate::session::{Entry, Index};
 
 /// Bytes read at once.
 const BUFFER: usize = 256 << 10;
@@ -22,16 +23,16 @@ pub(crate) const DEPTH: usize = 1024;
 ///
 /// # Errors
 /// When something cannot be read.
-pub fn add(
-    hasher: &mut Sha256,
+pub fn add<'a>(
+    hasher: &'a mut Sha256,
     found: &Found,
-    taken: &dyn Fn(&str, bool) -> bool,
-    index: Option<&Index>,
+    taken: &'a dyn Fn(&str, bool) -> bool,
+    index: Option<&'a Index>,
 ) -> Result<(), Error> {
     // The folder itself gives its content only: its name and mode are not taken.
     let name = std::ffi::CString::new(found.name.clone()).map_err(|e| Error::invalid(e.to_string()))?;
     let path = found.path.trim_matches('/').to_owned();
-    let mut walk = Walk { hasher, taken, index, buffer: Vec::new() };
+    let mut walk = Walk { hasher, taken, index, folders: None, buffer: Vec::new() };
     let last = path.rsplit('/').next().unwrap_or("").to_owned();
     if !super::is_dir(&found.stat) {
         walk.text(last.as_bytes());
@@ -43,10 +44,12 @@ struct Walk<'a> {
     hasher: &'a mut Sha256,
     taken: &'a dyn Fn(&str, bool) -> bool,
     index: Option<&'a Index>,
+    /// What the index has, by folder.
+    folders: Option<HashMap<&'a str, Vec<&'a Entry>>>,
     buffer: Vec<u8>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// Something whose length goes before it: two texts never look like two others.
     fn text(&mut self, text: &[u8]) {
         self.hasher.update((text.len() as u64).to_le_bytes());
@@ -87,6 +90,13 @@ impl Walk<'_> {
         if kind != FileType::Directory {
             return Ok(());
         }
+        // The folder is as the index says: then nothing of it need be read.
+        if let Some(index) = self.index.filter(|i| !i.0.is_empty())
+            && (path.is_empty() || index.0.get(path).is_some_and(|e| files::kind(&e.stat) == Kind::Folder))
+        {
+            self.folders.get_or_insert_with(|| index.by_folder());
+            return self.known(path, inside, depth);
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder =
             rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(|e| fault("open", path, e))?;
@@ -96,6 +106,50 @@ impl Walk<'_> {
             let text = name.to_string_lossy();
             let below = |at: &str| if at.is_empty() { text.to_string() } else { format!("{at}/{text}") };
             self.entry(folder.as_fd(), &name, &stat, &below(path), &below(inside), depth + 1)?;
+        }
+        Ok(())
+    }
+
+    /// What is below a folder of the index, just as it would be read.
+    fn known(&mut self, path: &str, inside: &str, depth: usize) -> Result<(), Error> {
+        if depth >= DEPTH {
+            return Err(Error::invalid(format!("{path}: more than {DEPTH} folders below each other")));
+        }
+        let folder = self.folders.as_ref().and_then(|f| f.get(path)).cloned().unwrap_or_default();
+        let name = |entry: &Entry| entry.stat.path.rsplit('/').next().unwrap_or_default().to_owned();
+        let mut entries: Vec<(String, &Entry)> = folder.into_iter().map(|e| (name(e), e)).collect();
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        for (name, entry) in &entries {
+            let inside = if inside.is_empty() { name.clone() } else { format!("{inside}/{name}") };
+            let (stat, kind) = (&entry.stat, files::kind(&entry.stat));
+            if (self.taken)(&inside, kind == Kind::Folder) {
+                self.text(inside.as_bytes());
+                let of_kind = match kind {
+                    Kind::Folder => libc::S_IFDIR,
+                    Kind::Link => libc::S_IFLNK,
+                    Kind::File | Kind::Other => libc::S_IFREG,
+                };
+                // Links have no mode of their own.
+                let bits = if kind == Kind::Link { 0o777 } else { files::permissions(stat.mode) };
+                for number in [of_kind | bits, stat.uid, stat.gid] {
+                    self.hasher.update(number.to_le_bytes());
+                }
+                match kind {
+                    Kind::Link => self.text(stat.linkname.as_bytes()),
+                    Kind::Folder => {}
+                    Kind::File | Kind::Other => self.text(&entry.digest),
+                }
+                if kind != Kind::Link {
+                    let all: BTreeMap<_, _> = stat.xattrs.iter().collect();
+                    for (name, value) in all {
+                        self.text(name.as_bytes());
+                        self.text(value);
+                    }
+                }
+            }
+            if kind == Kind::Folder {
+                self.known(&stat.path, &inside, depth + 1)?;
+            }
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ impl Channel {
         &self,
         path: &str,
         metadata: &[(String, String)],
-    ) -> (Sender, impl Future<Output = Result<Messages, Status>> + Send + 'static) {
+    ) -> (Sender, impl Future<Output = Result<Messages, Status>> + Send + use<>) {
         let (tx, rx) = mpsc::channel(QUEUE);
         let mut request = hyper::Request::new(Outgoing { messages: rx, trailers: false });
         *request.method_mut() = Method::POST;

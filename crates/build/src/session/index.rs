@@ -3,7 +3,7 @@
 //! It is written beside the folder when a transfer has ended well, so that the next one asks only for what is new; while
 //! files come there is none, and what a transfer that died left is not trusted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use bollard_buildkit_proto::fsutil::types::Stat;
@@ -49,6 +49,16 @@ impl Index {
         std::fs::write(&new, saved.encode_to_vec())
             .and_then(|()| std::fs::rename(&new, path))
             .map_err(|e| Status::new(Code::Internal, format!("write {}: {e}", path.display())))
+    }
+
+    /// Entries of each folder, by the folder's path (the root's is empty); in no order.
+    pub fn by_folder(&self) -> HashMap<&str, Vec<&Entry>> {
+        let mut folders: HashMap<&str, Vec<&Entry>> = HashMap::new();
+        for (path, entry) in &self.0 {
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            folders.entry(folder).or_default().push(entry);
+        }
+        folders
     }
 
     /// Bytes of all files.

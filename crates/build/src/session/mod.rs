@@ -3,6 +3,7 @@
 //! The roles are reversed: the client opened the connection, and the engine makes the calls. A session lives as long as
 //! its connection.
 
+pub mod content;
 pub mod files;
 mod index;
 mod receive;
@@ -54,6 +55,28 @@ pub struct Greeting {
     pub shared_key: String,
     /// `/package.Service/Method`s that it serves.
     pub methods: BTreeSet<String>,
+}
+
+impl Greeting {
+    /// Reads it of a request's headers, or of a call's metadata.
+    ///
+    /// # Errors
+    /// Without an id.
+    pub fn read(headers: &hyper::HeaderMap) -> Result<Self, Status> {
+        let text = |v: &hyper::header::HeaderValue| v.to_str().unwrap_or_default().to_owned();
+        let one = |name: &str| headers.get(name).map(text).unwrap_or_default();
+        let greeting = Self {
+            id: one(headers::ID),
+            name: one(headers::NAME),
+            shared_key: one(headers::SHARED_KEY),
+            methods: headers.get_all(headers::METHOD).iter().map(text).collect(),
+        };
+        if greeting.id.is_empty() {
+            let words = format!("a session needs an id: header {}", headers::ID);
+            return Err(Status::new(Code::InvalidArgument, words));
+        }
+        Ok(greeting)
+    }
 }
 
 /// A client that can be asked.

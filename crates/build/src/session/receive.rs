@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
+use futures_util::FutureExt as _;
 use prost::Message as _;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use sha2::{Digest as _, Sha256};
@@ -41,8 +42,10 @@ impl Default for Limits {
 
 /// Longest path, in bytes, as the kernel's.
 const PATH_LIMIT: usize = 4096;
-/// Packets between the network and the disk.
-const QUEUE: usize = 64;
+/// Batches of packets between the network and the disk.
+const QUEUE: usize = 16;
+/// Most packets of one, and about as many bytes.
+const BATCH: (usize, usize) = (256, 256 << 10);
 
 /// How a transfer went.
 #[derive(Debug, Default)]
@@ -68,7 +71,7 @@ pub async fn receive(
     progress: impl Fn(u64) + Send + 'static,
 ) -> Result<Transfer, Status> {
     let (sender, answers) = session.files(Method::FromClient, &selection.metadata());
-    let (packets, to_disk) = mpsc::channel::<Packet>(QUEUE);
+    let (packets, to_disk) = mpsc::channel::<Vec<Packet>>(QUEUE);
     let (from_disk, mut wanted) = mpsc::unbounded_channel::<Packet>();
     let disk = tokio::task::spawn_blocking(move || {
         let mut receiver = Receiver::new(folder, held, limits, from_disk);
@@ -90,9 +93,18 @@ pub async fn receive(
         loop {
             let next = tokio::time::timeout(limits.silence, answers.next::<Packet>());
             let Some(packet) = next.await.map_err(silent)?? else { break };
-            let last = packet.r#type == PacketType::PacketFin as i32;
+            let is_last = |packet: &Packet| packet.r#type == PacketType::PacketFin as i32;
+            let (mut bytes, mut last) = (packet.data.len(), is_last(&packet));
+            // With all that is there already: a thread that is woken for each of many small ones does little else.
+            let mut batch = vec![packet];
+            while !last && batch.len() < BATCH.0 && bytes < BATCH.1 {
+                let Some(next) = answers.next::<Packet>().now_or_never() else { break };
+                let Some(packet) = next? else { break };
+                (bytes, last) = (bytes + packet.data.len(), is_last(&packet));
+                batch.push(packet);
+            }
             // The disk has given up: it says why.
-            if packets.send(packet).await.is_err() || last {
+            if packets.send(batch).await.is_err() || last {
                 break;
             }
         }
@@ -171,10 +183,19 @@ impl Receiver {
         }
     }
 
-    fn run(&mut self, mut packets: mpsc::Receiver<Packet>, progress: impl Fn(u64)) -> Result<(), Status> {
+    fn run(
+        &mut self,
+        mut packets: mpsc::Receiver<Vec<Packet>>,
+        progress: impl Fn(u64),
+    ) -> Result<(), Status> {
         fs::create_dir_all(&self.folder).map_err(|e| disk("mkdir", &self.folder, e))?;
+        let mut batch = Vec::new().into_iter();
         let done = loop {
-            let Some(packet) = packets.blocking_recv() else {
+            let next = batch.next().or_else(|| {
+                batch = packets.blocking_recv()?.into_iter();
+                batch.next()
+            });
+            let Some(packet) = next else {
                 break Err(Status::new(Code::Unavailable, "the client went away while it sent files"));
             };
             let before = self.told >> 20;

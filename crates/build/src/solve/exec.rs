@@ -35,7 +35,7 @@ struct Held {
 }
 
 /// A folder that goes with what it was made for.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -175,10 +175,7 @@ impl<W: Worker> Solve<W> {
                     return if *required { Err(unset().context(e.message)) } else { Ok(()) };
                 }
                 let socket = scratch.join(format!("ssh-{n}"));
-                // A socket's path may have 107 bytes: by the folder's descriptor it is short.
-                let folder = std::fs::File::open(scratch).map_err(io("open the step's folder"))?;
-                let short = PathBuf::from(format!("/proc/self/fd/{}/ssh-{n}", folder.as_raw_fd()));
-                let agent = AgentSocket::listen(&short, session, name.to_owned())
+                let agent = AgentSocket::listen_in(scratch, &format!("ssh-{n}"), session, name.to_owned())
                     .map_err(io("listen for the ssh agent"))?;
                 chown(&socket, Some(*uid), Some(*gid))
                     .and_then(|()| std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(*mode)))

@@ -8,10 +8,10 @@ use rustix::fs::OFlags;
 
 use super::{Node, Op, Solve, Solver};
 use crate::Error;
-use crate::error::Kind;
 use crate::frontend::{Host, ImageRequest, MAX_FILE, ResolvedImage};
-use crate::graph::{Source, Vertex};
+use crate::graph::{ResolveMode, Source, Vertex};
 use crate::platform::Platform;
+use crate::session::content::ContentStore;
 use crate::worker::{Tree, Worker};
 
 /// Answers for one solve request.
@@ -35,20 +35,18 @@ impl<W: Worker> Solver<W> {
             let digest = super::key(&[&vertex.op.digest(), &vertex.name, &nodes.len().to_string()]);
             let inputs = vertex.inputs.iter().filter_map(|v| Some(nodes.get(v.0)?.digest.clone())).collect();
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
-            nodes.push(Node {
-                vertex: vertex.clone(),
-                digest,
-                keyed: Default::default(),
-                done: Default::default(),
-                step: Mutex::new(Some(step)),
-            });
+            nodes.push(Node::new(vertex.clone(), digest, step));
         }
         let solve = Solve { solver: self.clone(), nodes, source: Source::default() };
         let last = solve.nodes.len().checked_sub(1).ok_or_else(|| Error::invalid("nothing to read"))?;
-        let tree = solve.result(last).await?;
-        if !matches!(solve.nodes[last].vertex.op, Op::Local(_) | Op::Http(_) | Op::Git(_)) {
-            solve.here(&tree).await?;
-        }
+        let work = async {
+            let tree = solve.result(last).await?;
+            if !matches!(solve.nodes[last].vertex.op, Op::Local(_) | Op::Http(_) | Op::Git(_)) {
+                solve.here(&tree).await?;
+            }
+            Ok::<_, Error>(tree)
+        };
+        let tree = solve.driven(work).await?;
         Ok((tree, solve))
     }
 }
@@ -72,14 +70,27 @@ impl<W: Worker> Host for Answers<W> {
         if let Some(found) = known(&self.images) {
             return Ok(found);
         }
-        if request.oci_layout.is_some() {
-            return Err(
-                Error::invalid("contexts of OCI layouts are not there yet").with_kind(Kind::Unsupported)
-            );
-        }
         let mut step = self.solver.progress.begin(&request.name);
         let asker = self.solver.context.asker();
-        let found = self.solver.builder.worker.find_image(&request, &asker).await;
+        let worker = &self.solver.builder.worker;
+        let found = async {
+            if let Some(store) = &request.oci_layout {
+                let session = self.solver.context.session.as_ref();
+                let session = session.ok_or_else(|| Error::invalid("an OCI layout needs a session"))?;
+                let store =
+                    ContentStore::new(session, format!("oci:{store}")).map_err(super::from_session)?;
+                let digest = request.reference.rsplit_once('@').map_or("", |(_, digest)| digest);
+                // What is here has been held against its digest.
+                let local = ImageRequest { mode: ResolveMode::Local, ..request.clone() };
+                super::layout::load(worker, &store, digest, &request.platform).await?;
+                return worker.find_image(&local, &asker).await;
+            }
+            let found = worker.find_image(&request, &asker).await;
+            found.map_err(|e| {
+                e.context(format!("failed to resolve source metadata for {}", request.reference))
+            })
+        };
+        let found = found.await;
         step.complete(found.as_ref().err().map(|e| e.message.as_str()));
         let found = found?;
         self.images.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, found.clone());

@@ -12,6 +12,7 @@
 mod copy;
 mod exec;
 pub mod host;
+mod layout;
 pub(crate) mod source;
 
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::{FutureExt as _, join_all, try_join_all};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, SetOnce};
 
 use crate::Error;
 use crate::builder::Builder;
@@ -30,6 +31,7 @@ use crate::error::Kind;
 use crate::graph::{CopySource, Graph, MountKind, Op, Slot, Vertex, VertexRef};
 use crate::hex;
 use crate::progress::{Progress, Step};
+use crate::remote::{Imported, Remote};
 use crate::session::{Index, Session};
 use crate::worker::{Layer, Tree, Worker};
 
@@ -49,6 +51,8 @@ pub struct Context {
     pub folder: Option<Arc<crate::classic::Unpacked>>,
     /// Credentials that came with the request.
     pub credentials: Arc<crate::worker::Credentials>,
+    /// Caches elsewhere to look into (`--cache-from`).
+    pub caches: Vec<bollard_buildkit_proto::moby::buildkit::v1::CacheOptionsEntry>,
 }
 
 impl Context {
@@ -67,13 +71,19 @@ pub struct Solver<W: Worker> {
     held: Mutex<Vec<InUse>>,
     /// Clients' files of this build, by what was asked for.
     sources: Mutex<HashMap<String, Arc<Source>>>,
+    /// What caches elsewhere have.
+    pub(crate) imported: OnceCell<Imported>,
+    /// What came from elsewhere, for the image's provenance.
+    pub(crate) materials: Mutex<crate::attest::Materials>,
+    /// Steps of this build that were found there.
+    found: Mutex<Vec<Arc<Remote>>>,
 }
 
 /// Files of a source, once they are there.
 type Source = OnceCell<Result<Arc<source::Files>, Error>>;
 
 /// What is known of a step before it is done.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Keyed {
     /// What stands for it in the keys of steps upon it.
     output: String,
@@ -81,13 +91,19 @@ struct Keyed {
     keys: Vec<String>,
     /// What it makes, where that is known.
     tree: Option<Tree>,
+    /// It was done elsewhere.
+    remote: Option<Arc<Remote>>,
 }
 
 struct Node {
     vertex: Vertex,
     digest: String,
-    keyed: OnceCell<Result<Keyed, Error>>,
-    done: OnceCell<Result<Tree, Error>>,
+    /// Somebody wants to know what stands for it; what does.
+    ask_key: SetOnce<()>,
+    keyed: SetOnce<Result<Keyed, Error>>,
+    /// Somebody wants what it makes; that.
+    ask: SetOnce<()>,
+    done: SetOnce<Result<Tree, Error>>,
     step: Mutex<Option<Step>>,
 }
 
@@ -98,12 +114,19 @@ struct Solve<W: Worker> {
     source: crate::graph::Source,
 }
 
-type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
-
 impl<W: Worker> Solver<W> {
     /// Work for one build.
     pub fn new(builder: Arc<Builder<W>>, progress: Arc<Progress>, context: Context) -> Arc<Self> {
-        Arc::new(Self { builder, progress, context, held: Mutex::default(), sources: Mutex::default() })
+        Arc::new(Self {
+            builder,
+            progress,
+            context,
+            held: Mutex::default(),
+            sources: Mutex::default(),
+            imported: OnceCell::new(),
+            materials: Mutex::default(),
+            found: Mutex::default(),
+        })
     }
 
     /// Does a graph; gives the tree of each of its results.
@@ -141,22 +164,17 @@ impl<W: Worker> Solver<W> {
         source: crate::graph::Source,
         results: &[Option<VertexRef>],
     ) -> Result<Vec<Tree>, Error> {
+        self.imported().await;
         let mut nodes: Vec<Node> = Vec::with_capacity(vertices.len());
         let digests = digests(&vertices)?;
         for (vertex, digest) in vertices.into_iter().zip(digests) {
             let inputs = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
             step.announce();
-            nodes.push(Node {
-                vertex,
-                digest,
-                keyed: OnceCell::new(),
-                done: OnceCell::new(),
-                step: Mutex::new(Some(step)),
-            });
+            nodes.push(Node::new(vertex, digest, step));
         }
         let solve = Solve { solver: self.clone(), nodes, source };
-        let trees = try_join_all(results.iter().map(|result| async {
+        let all = try_join_all(results.iter().map(|result| async {
             match result {
                 Some(v) => {
                     let tree = solve.result(v.0).await?;
@@ -164,24 +182,54 @@ impl<W: Worker> Solver<W> {
                 }
                 None => Ok(Tree::default()),
             }
-        }))
-        .await?;
+        }));
+        let trees = solve.driven(all).await?;
         // Images that nothing needed of what was done now.
         for node in &solve.nodes {
-            if matches!(node.vertex.op, Op::Image { .. }) && !node.done.initialized() {
+            let image = matches!(node.vertex.op, Op::Image { .. } | Op::OciLayout { .. });
+            if image && node.done.get().is_none() {
                 node.with_step(Step::cached);
             }
         }
         Ok(trees)
     }
 
+    /// Notes something that came from elsewhere.
+    fn took(&self, uri: String, algorithm: &'static str, digits: &str) {
+        let mut materials = self.materials.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        materials.insert(uri, (algorithm, digits.to_owned()));
+    }
+
+    /// Ids of the records that this build has made or found.
+    pub(crate) fn held(&self) -> std::collections::HashSet<String> {
+        let held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        held.iter().map(|in_use| in_use.id().to_owned()).collect()
+    }
+
+    /// Steps of this build that were done elsewhere.
+    pub(crate) fn found(&self) -> Vec<Arc<Remote>> {
+        self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
     /// Keeps a record for as long as this build lives.
-    fn hold(&self, in_use: InUse) {
+    pub(crate) fn hold(&self, in_use: InUse) {
         self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(in_use);
     }
 }
 
 impl Node {
+    fn new(vertex: Vertex, digest: String, step: Step) -> Self {
+        Self {
+            vertex,
+            digest,
+            ask_key: SetOnce::new(),
+            keyed: SetOnce::new(),
+            ask: SetOnce::new(),
+            done: SetOnce::new(),
+            step: Mutex::new(Some(step)),
+        }
+    }
+
     fn with_step<T>(&self, change: impl FnOnce(&mut Step) -> T) -> Option<T> {
         self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_mut().map(change)
     }
@@ -209,7 +257,7 @@ pub(crate) fn digests(vertices: &[Vertex]) -> Result<Vec<String>, Error> {
 }
 
 /// Digest of parts, each told from the next.
-fn key(parts: &[&str]) -> String {
+pub(crate) fn key(parts: &[&str]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
@@ -246,26 +294,55 @@ fn inputs(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
     }
 }
 
-impl<W: Worker> Solve<W> {
-    fn keyed(&self, v: usize) -> Work<'_, Keyed> {
-        Box::pin(async move {
-            let node = &self.nodes[v];
-            node.keyed
-                .get_or_init(|| async { self.find(node).await.map_err(|e| self.at(node, e)) })
-                .await
-                .clone()
-        })
+impl Keyed {
+    /// What is there.
+    fn known(output: String, tree: Tree) -> Self {
+        Self { output, keys: Vec::new(), tree: Some(tree), remote: None }
     }
 
-    fn result(&self, v: usize) -> Work<'_, Tree> {
-        Box::pin(async move {
+    /// Whether it has to be done.
+    fn is_new(&self) -> bool {
+        self.tree.is_none() && self.remote.is_none()
+    }
+}
+
+impl<W: Worker> Solve<W> {
+    /// What stands for a step; it is found out beside whoever asks.
+    async fn keyed(&self, v: usize) -> Result<Keyed, Error> {
+        let node = &self.nodes[v];
+        let _ = node.ask_key.set(());
+        node.keyed.wait().await.clone()
+    }
+
+    /// What a step makes; it is made beside whoever asks.
+    async fn result(&self, v: usize) -> Result<Tree, Error> {
+        let node = &self.nodes[v];
+        let _ = node.ask.set(());
+        node.done.wait().await.clone()
+    }
+
+    /// Does `main`, and all that it asks for of steps. Each step's work is a future of its own, which is polled from
+    /// here: were it polled by who waits for it, a file of many steps would need a stack as deep.
+    async fn driven<T>(&self, main: impl Future<Output = T>) -> T {
+        let drive = |v: usize| async move {
             let node = &self.nodes[v];
-            let make = || async {
-                let keyed = self.keyed(v).await?;
-                self.make(node, keyed).await.map_err(|e| self.at(node, e))
+            let key = async {
+                node.ask_key.wait().await;
+                let _ = node.keyed.set(self.find(node).await.map_err(|e| self.at(node, e)));
             };
-            node.done.get_or_init(make).await.clone()
-        })
+            let make = async {
+                node.ask.wait().await;
+                let made = match self.keyed(v).await {
+                    Ok(keyed) => self.make(node, keyed).await.map_err(|e| self.at(node, e)),
+                    Err(e) => Err(e),
+                };
+                let _ = node.done.set(made);
+            };
+            tokio::join!(key, make);
+        };
+        let steps = join_all((0..self.nodes.len()).map(|v| Box::pin(drive(v)))).map(drop);
+        tokio::pin!(steps);
+        while_going(main, steps).await
     }
 
     /// The error, with the lines of the step that it is about.
@@ -286,26 +363,29 @@ impl<W: Worker> Solve<W> {
         let platform = node.vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
         let cache = &self.solver.builder.cache;
         match &node.vertex.op {
-            Op::Image { reference, .. } => {
+            Op::Image { reference, .. } | Op::OciLayout { reference, .. } => {
                 let platform = node.vertex.platform.clone().unwrap_or_else(crate::platform::Platform::host);
+                if let Some((name, digest)) = reference.split_once("@sha256:") {
+                    self.solver.took(crate::attest::purl(name, &platform), "sha256", digest);
+                }
                 let output = key(&["image", reference, &platform.to_string()]);
                 let layer = Layer::Image { reference: reference.clone(), platform };
-                return Ok(Keyed { output, keys: Vec::new(), tree: Some(Tree(vec![layer])) });
+                return Ok(Keyed::known(output, Tree(vec![layer])));
             }
             Op::Input { name } => {
                 let tree = self.solver.context.inputs.get(name).cloned();
                 let tree = tree.ok_or_else(|| Error::invalid(format!("input {name} is not there")))?;
                 let output = key(&["input", &serde_json::to_string(&tree).unwrap_or_default()]);
-                return Ok(Keyed { output, keys: Vec::new(), tree: Some(tree) });
+                return Ok(Keyed::known(output, tree));
             }
-            Op::Local(_) | Op::Http(_) | Op::Git(_) | Op::OciLayout { .. } => {
+            Op::Local(_) | Op::Http(_) | Op::Git(_) => {
                 node.with_step(Step::start);
                 let files = self.source(node).await;
                 node.complete(&files);
                 let files = files?;
                 let output = key(&["files", &files.digest]);
                 let tree = Tree(vec![Layer::Folder(files.folder.clone())]);
-                return Ok(Keyed { output, keys: Vec::new(), tree: Some(tree) });
+                return Ok(Keyed::known(output, tree));
             }
             Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. } => {}
         }
@@ -330,17 +410,27 @@ impl<W: Worker> Solve<W> {
             if node.vertex.ignore_cache {
                 return Ok(None);
             }
-            let Some((found, in_use)) = cache.find(key)? else { return Ok(None) };
-            self.solver.hold(in_use);
-            cache.alias(&by_definition, &found.id)?;
+            if let Some((found, in_use)) = cache.find(key)? {
+                self.solver.hold(in_use);
+                cache.alias(&by_definition, &found.id)?;
+                node.with_step(Step::cached);
+                return Ok(Some(Keyed::known(found.output, found.tree)));
+            }
+            let Some(remote) = self.solver.imported.get().and_then(|i| i.find(key)) else { return Ok(None) };
             node.with_step(Step::cached);
-            Ok(Some(Keyed { output: found.output, keys: Vec::new(), tree: Some(found.tree) }))
+            let mut found = self.solver.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            found.push(remote.clone());
+            let (output, mut keys) = (remote.record.output.clone(), remote.record.keys.clone());
+            keys.extend([by_definition.clone(), output.clone()]);
+            keys.sort_unstable();
+            keys.dedup();
+            Ok(Some(Keyed { output, keys, tree: None, remote: Some(remote) }))
         };
         // Files of a client are compared by their content alone: the whole of them is another every time.
         let local = |v: usize| {
             !matches!(
                 self.nodes[v].vertex.op,
-                Op::Image { .. } | Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. }
+                Op::Image { .. } | Op::OciLayout { .. } | Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. }
             )
         };
         if !reads.iter().any(|(v, _)| local(*v))
@@ -350,7 +440,7 @@ impl<W: Worker> Solve<W> {
         }
         if reads.is_empty() {
             let output = by_definition.clone();
-            return Ok(Keyed { output, keys: vec![by_definition], tree: None });
+            return Ok(Keyed { output, keys: vec![by_definition], tree: None, remote: None });
         }
         let content = match while_going(self.content(node), ahead.as_mut()).await {
             Ok(content) => content,
@@ -368,7 +458,8 @@ impl<W: Worker> Solve<W> {
         if let Some(hit) = look(&by_content)? {
             return Ok(hit);
         }
-        Ok(Keyed { output: by_content.clone(), keys: vec![by_definition, by_content], tree: None })
+        let keys = vec![by_definition, by_content.clone()];
+        Ok(Keyed { output: by_content, keys, tree: None, remote: None })
     }
 
     /// Begins what a step will need of its inputs as soon as that is known, while its own key is still looked for: else
@@ -377,7 +468,7 @@ impl<W: Worker> Solve<W> {
         let missing = |slots: Vec<Slot>| async move {
             let inputs = slots.into_iter().filter_map(|slot| self.input(node, slot).ok());
             let keyed = join_all(inputs.map(|v| async move { (v, self.keyed(v).await) })).await;
-            let new = keyed.into_iter().filter(|(_, k)| k.as_ref().is_ok_and(|k| k.tree.is_none()));
+            let new = keyed.into_iter().filter(|(_, k)| k.as_ref().is_ok_and(Keyed::is_new));
             // Not cached: what stands on it is not either, in all likelihood.
             drop(join_all(new.map(|(v, _)| self.result(v))).await);
         };
@@ -393,7 +484,17 @@ impl<W: Worker> Solve<W> {
                 node.complete(&fetched);
                 fetched?;
             }
+            // It is here since its configuration was read.
+            if matches!(node.vertex.op, Op::OciLayout { .. }) {
+                node.complete(&Ok::<(), Error>(()));
+            }
             return Ok(tree);
+        }
+        if let Some(remote) = &keyed.remote {
+            match self.solver.bring(remote, Some(&node.digest)).await {
+                Ok(tree) => return Ok(tree),
+                Err(e) => tracing::warn!("{}: done anew, as its layers cannot be had: {e}", node.vertex.name),
+            }
         }
         let inputs = try_join_all(node.vertex.inputs.iter().map(|v| self.result(v.0))).await?;
         let inputs = try_join_all(

@@ -3,19 +3,22 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use base64::Engine as _;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OnceCell, OwnedMutexGuard};
 
+use super::exec::Scratch;
 use super::{Node, Solve, from_session};
 use crate::Error;
 use crate::cache;
 use crate::error::Kind;
-use crate::graph::{Http, Local, Op};
+use crate::git::Access;
+use crate::graph::{Git, Http, Local, Op};
 use crate::hex;
 use crate::session::files::Selection;
 use crate::session::{Index, Limits, receive};
-use crate::worker::Worker;
+use crate::worker::{AgentSocket, Worker};
 
 /// Largest file that `ADD` fetches, in bytes.
 const DOWNLOAD: u64 = 64 << 30;
@@ -38,6 +41,12 @@ impl Drop for Temporary {
         // It may be large, and nobody waits for it.
         std::thread::spawn(move || std::fs::remove_dir_all(path));
     }
+}
+
+/// A socket that leads to the client's ssh agent.
+struct Agent {
+    _socket: AgentSocket,
+    _folder: Scratch,
 }
 
 fn io(what: &str) -> impl Fn(std::io::Error) -> Error + '_ {
@@ -76,20 +85,14 @@ impl<W: Worker> Solve<W> {
             let mut sources = self.solver.sources.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             sources.entry(key).or_insert_with(|| Arc::new(OnceCell::new())).clone()
         };
-        let get =
-            || async {
-                match &node.vertex.op {
-                    Op::Local(local) => self.local(node, local).await.map(Arc::new),
-                    Op::Http(http) => self.http(node, http).await.map(Arc::new),
-                    Op::Git(git) => Err(Error::invalid(format!(
-                        "{}: checkouts with git are not there yet: clone it and build the folder",
-                        git.remote
-                    ))
-                    .with_kind(Kind::Unsupported)),
-                    _ => Err(Error::invalid("contexts of OCI layouts are not there yet")
-                        .with_kind(Kind::Unsupported)),
-                }
-            };
+        let get = || async {
+            match &node.vertex.op {
+                Op::Local(local) => self.local(node, local).await.map(Arc::new),
+                Op::Http(http) => self.http(node, http).await.map(Arc::new),
+                Op::Git(git) => self.git(node, git).await.map(Arc::new),
+                _ => Err(Error::invalid("this step is no source")),
+            }
+        };
         cell.get_or_init(get).await.clone()
     }
 
@@ -179,6 +182,77 @@ impl<W: Worker> Solve<W> {
         Ok(Files { folder, index, digest, _lock: lock, _temporary: temporary })
     }
 
+    /// What gets at a repository: the session's secrets, or its ssh agent for as long as the second part lives.
+    async fn git_access(&self, git: &Git) -> Result<(Access, Option<Agent>), Error> {
+        let Some(session) = &self.solver.context.session else { return Ok(Default::default()) };
+        let mut access = Access::default();
+        if let Some(id) = &git.ssh {
+            if session.check_agent(id).await.is_err() {
+                return Ok(Default::default());
+            }
+            let folder = Scratch(self.solver.builder.scratch.join(crate::random_id()));
+            std::fs::create_dir_all(&folder.0).map_err(io("make a folder for the ssh agent"))?;
+            let path = folder.0.join("agent");
+            let socket = AgentSocket::listen_in(&folder.0, "agent", session.clone(), id.clone())
+                .map_err(io("listen for the ssh agent"))?;
+            access.agent = Some(path);
+            return Ok((access, Some(Agent { _socket: socket, _folder: folder })));
+        }
+        let host = crate::git::host(&git.remote);
+        let by_host = |name: &str| [format!("{name}.{host}"), name.to_owned()];
+        let mut secrets = Vec::new();
+        secrets.extend(by_host(&git.auth_header_secret).map(|id| (id, false)));
+        secrets.extend(by_host(&git.auth_token_secret).map(|id| (id, true)));
+        for (id, token) in secrets {
+            let Some(secret) = session.secret(&id).await.map_err(from_session)? else { continue };
+            let secret = String::from_utf8_lossy(&secret).trim().to_owned();
+            access.authorization = Some(if token {
+                let pair = format!("x-access-token:{secret}");
+                format!("basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+            } else {
+                secret
+            });
+            break;
+        }
+        Ok((access, None))
+    }
+
+    async fn git(&self, node: &Node, git: &Git) -> Result<Files, Error> {
+        let builder = &self.solver.builder;
+        let (access, _agent) = self.git_access(git).await?;
+        let commit = crate::git::find(&builder.worker, git, &access).await?;
+        node.with_step(|step| step.log(1, format!("{}\n", commit.shown()).as_bytes()));
+        self.solver.took(format!("{}#{}", git.remote, git.reference), "sha1", &commit.id());
+        let flags = format!("{} {}", git.keep_git_dir, git.skip_submodules);
+        let address = if git.keep_git_dir { git.remote.as_str() } else { "" };
+        let digest = super::key(&["git", &commit.id(), &git.subdir, &flags, address]);
+        let name = digest.trim_start_matches("sha256:")[..32].to_owned();
+        // A commit is always the same: what was checked out once serves again. Whoever removes it asks for the record.
+        let place = builder.root.join("local").join(&name);
+        let id = format!("local-{name}");
+        let description = format!("git snapshot for {}#{}", git.remote, git.reference);
+        let touch = |bytes| builder.cache.touch(&id, cache::kind::GIT, &description, bytes);
+        let lock = builder.lock_of(&name).lock_owned().await;
+        self.solver.hold(touch(None)?);
+        if !place.exists() {
+            let new = builder.root.join("local").join(format!("new-{}", crate::random_id()));
+            let temporary = Temporary(new.clone());
+            std::fs::create_dir_all(&new).map_err(io("make room for a checkout"))?;
+            let files = new.join("files");
+            crate::git::checkout(&builder.worker, git, &commit, &access, &files).await?;
+            let bytes = {
+                let new = new.clone();
+                tokio::task::spawn_blocking(move || super::exec::bytes_below(&new)).await
+            };
+            std::fs::rename(&new, &place).map_err(io("keep a checkout"))?;
+            drop(temporary);
+            self.solver.hold(touch(bytes.ok())?);
+        }
+        drop(lock);
+        let folder = place.join("files");
+        Ok(Files { folder, index: Arc::default(), digest, _lock: None, _temporary: None })
+    }
+
     async fn http(&self, node: &Node, http: &Http) -> Result<Files, Error> {
         use std::os::unix::fs::{PermissionsExt, chown};
         let builder = &self.solver.builder;
@@ -213,6 +287,7 @@ impl<W: Worker> Solve<W> {
         }
         tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(io("write a download"))?;
         let content = hex(&hasher.finalize());
+        self.solver.took(http.url.clone(), "sha256", content.trim_start_matches("sha256:"));
         if let Some(wanted) = http.checksum.as_ref().filter(|c| **c != content) {
             return Err(Error::invalid(format!("digest mismatch {content}: {wanted}")));
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use build::gc;
-use build::session::{Greeting, headers};
+use build::session::Greeting;
 use serde_json::{Value, json};
 
 use super::hijack::Hijacked;
@@ -16,18 +16,7 @@ use crate::time;
 
 /// `POST /session`: the client serves gRPC on the connection, the engine calls.
 pub async fn session(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let one =
-        |name: &str| call.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let all = call.headers.get_all(headers::METHOD);
-    let greeting = Greeting {
-        id: one(headers::ID),
-        name: one(headers::NAME),
-        shared_key: one(headers::SHARED_KEY),
-        methods: all.iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect(),
-    };
-    if greeting.id.is_empty() {
-        return Err(Error::invalid(format!("a session needs an id: header {}", headers::ID)));
-    }
+    let greeting = Greeting::read(&call.headers).map_err(|e| Error::invalid(e.message))?;
     let sessions = engine.builds.sessions.clone();
     Ok(Reply::Upgrade(Box::new(move |io: Hijacked| {
         Box::pin(async move {
@@ -51,9 +40,13 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let builder = builds::builder(&engine).await?;
     let filters = call.filters()?;
     let mut options = gc::Prune { all: call.flag("all"), ..gc::Prune::default() };
-    for name in ["keep-storage", "reserved-space", "max-used-space"] {
-        options.keep = options.keep.max(call.number::<u64>(name)?.unwrap_or(0));
-    }
+    let bytes = |name: &str| Ok::<_, Error>(call.number::<u64>(name)?.unwrap_or(0));
+    options.space = gc::Space {
+        // By its older name too.
+        reserved: bytes("reserved-space")?.max(bytes("keep-storage")?),
+        most: bytes("max-used-space")?,
+        free: bytes("min-free-space")?,
+    };
     for name in ["until", "unused-for"] {
         let [value] = filters.values(name) else { continue };
         let wrong = || Error::invalid(format!("{name} filter: invalid duration {value:?}"));

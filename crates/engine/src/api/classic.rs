@@ -253,7 +253,10 @@ fn order(engine: &Engine, call: &Call) -> Result<Order> {
     let mut put = |key: String, value: String| order.options.insert(key, value);
     match call.get("remote") {
         "" => {}
-        url if url.starts_with("http://") || url.starts_with("https://") => {
+        url if url.starts_with("http://")
+            || url.starts_with("https://")
+            || build::convert::git_source(url, false)?.is_some() =>
+        {
             put("context".into(), url.to_owned());
         }
         other => {

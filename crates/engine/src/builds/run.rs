@@ -344,7 +344,10 @@ async fn environment(run: &Run<'_>, lower: &[PathBuf]) -> EngineResult<Vec<Strin
         let (lower, who) = (lower.to_vec(), run.exec.user.clone());
         let home = tokio::task::spawn_blocking(move || -> EngineResult<String> {
             let text = |path: &str| first(&lower, path);
-            Ok(user::identity(&text("etc/passwd"), &text("etc/group"), &who, &[])?.home)
+            let (users, groups) = (text("etc/passwd"), text("etc/group"));
+            let uid = user::identity(&users, &groups, &who, &[])?.uid;
+            // Of the number, as BuildKit's steps have it: of two users of one number, the first's.
+            Ok(user::identity(&users, &groups, &uid.to_string(), &[])?.home)
         })
         .await
         .map_err(|e| EngineError::internal(e.to_string()))??;

@@ -10,7 +10,10 @@ use build::files::Root;
 use build::frontend::{ImageRequest, ResolvedImage};
 use build::graph::ResolveMode;
 use build::platform::Platform;
-use build::worker::{Asker, Ended, Fetched, ImageWork, Layer, LayerUse, MadeImage, Run, Tree, View, Worker};
+use build::worker::{
+    Artifact, Asker, Blob, Ended, Fetched, ImageWork, Layer, LayerUse, MadeImage, Packed, Run, Tree, View,
+    WebAnswer, WebRequest, Worker,
+};
 use image::{BuiltImage, NewBuilt, NewBuiltImage, Part, Stack};
 
 use crate::engine::Engine;
@@ -46,6 +49,36 @@ fn platform(platform: &Platform) -> image::Platform {
     let variant = (!platform.variant.is_empty()).then(|| format!("/{}", platform.variant));
     let text = format!("{}/{}{}", platform.os, platform.architecture, variant.unwrap_or_default());
     text.parse().unwrap_or_else(|_| image::Platform::host())
+}
+
+/// Whether an image's configuration is for a platform.
+fn is_for(config: &[u8], platform: &Platform) -> bool {
+    // What cannot be read is told of where it is used.
+    build::config::Image::read(config).map_or(true, |image| {
+        let of = image.platform();
+        of.architecture == platform.architecture || of.architecture.is_empty()
+    })
+}
+
+/// Platforms whose programs the kernel hands to an emulator (`binfmt_misc`).
+fn emulated() -> Vec<Platform> {
+    const NAMES: [(&str, &str, &str); 9] = [
+        ("qemu-aarch64", "arm64", ""),
+        ("rosetta", "amd64", ""),
+        ("qemu-x86_64", "amd64", ""),
+        ("qemu-arm", "arm", "v7"),
+        ("qemu-i386", "386", ""),
+        ("qemu-ppc64le", "ppc64le", ""),
+        ("qemu-riscv64", "riscv64", ""),
+        ("qemu-s390x", "s390x", ""),
+        ("qemu-loongarch64", "loong64", ""),
+    ];
+    let enabled = |name: &str| {
+        let path = std::path::Path::new("/proc/sys/fs/binfmt_misc").join(name);
+        std::fs::read_to_string(path).is_ok_and(|text| text.starts_with("enabled"))
+    };
+    let there = NAMES.into_iter().filter(|(name, ..)| enabled(name));
+    there.map(|(_, architecture, variant)| Platform::normal("linux", architecture, variant)).collect()
 }
 
 impl EngineWorker {
@@ -149,7 +182,12 @@ impl Worker for EngineWorker {
     }
 
     fn platforms(&self) -> Vec<Platform> {
-        vec![Platform::host()]
+        let host = Platform::host();
+        let mut all = vec![host.clone()];
+        // The processor runs these too.
+        all.extend((host.architecture == "amd64").then(|| Platform::normal("linux", "386", "")));
+        all.extend(emulated().into_iter().filter(|p| *p != host));
+        all
     }
 
     async fn find_image(&self, request: &ImageRequest, asker: &Asker) -> Result<ResolvedImage, Error> {
@@ -170,9 +208,18 @@ impl Worker for EngineWorker {
             }
         };
         let (id, config) = match local {
-            Some(found) => found,
-            None => {
-                let id = self.pull(&request.reference, &request.platform, asker, None).await?;
+            Some(found) if is_for(&found.1, &request.platform) => found,
+            // Of another platform: the registry may have what fits.
+            Some(found) if request.mode == ResolveMode::Local && request.oci_layout.is_some() => found,
+            other => {
+                let pulled = self.pull(&request.reference, &request.platform, asker, None).await;
+                let id = match (pulled, other) {
+                    (Ok(id), _) => id,
+                    (Err(_), Some((id, config))) => {
+                        return Ok(ResolvedImage { digest: Some(id.to_string()), config });
+                    }
+                    (Err(e), None) => return Err(e),
+                };
                 let (_, config) = engine.images.document(&id, &wanted).await.map_err(of_image)?;
                 (id, config)
             }
@@ -265,8 +312,22 @@ impl Worker for EngineWorker {
         Ok(Box::pin(self.engine()?.images.open_url(url).await.map_err(of_image)?))
     }
 
+    async fn web(&self, request: WebRequest) -> Result<WebAnswer, Error> {
+        let images = &self.engine()?.images;
+        let asked = images.ask_url(&request.url, &request.headers, request.body).await;
+        let (status, url, body) = asked.map_err(of_image)?;
+        Ok(WebAnswer { status, url, body: Box::pin(body) })
+    }
+
+    async fn load_archive(&self, input: Pin<Box<dyn tokio::io::AsyncRead + Send>>) -> Result<(), Error> {
+        let quiet: image::ProgressSink = Arc::new(|_| {});
+        let loaded = self.engine()?.images.load(input, image::LoadOptions::default(), quiet).await;
+        loaded.map(drop).map_err(of_image)
+    }
+
     async fn make_image(&self, images: Vec<ImageWork>, list: bool) -> Result<MadeImage, Error> {
         let engine = self.engine()?;
+        let list = list || images.iter().any(|i| i.attest.is_some());
         let mut made: Vec<BuiltImage> = Vec::new();
         let mut names = Vec::new();
         for image in images {
@@ -282,25 +343,27 @@ impl Worker for EngineWorker {
                 names: if list { Vec::new() } else { names.clone() },
                 keep: !list,
             };
-            made.push(engine.images.make_built(new).await.map_err(of_image)?);
+            let mut built = engine.images.make_built(new).await.map_err(of_image)?;
+            if let Some(attest) = image.attest {
+                let statement = attest(&built.manifest.digest.to_string());
+                let about = engine.images.attest(&mut built, &statement.predicate_type, statement.data);
+                about.await.map_err(of_image)?;
+            }
+            made.push(built);
         }
-        let first = made.first().ok_or_else(|| Error::invalid("no image to make"))?.clone();
+        let first = made.first().ok_or_else(|| Error::invalid("no image to make"))?;
+        let (config, manifest) = (first.config.digest.to_string(), first.manifest.clone());
         let target = if list {
-            engine.images.make_index(&made, names.clone()).await.map_err(of_image)?
+            engine.images.make_index(made, names.clone()).await.map_err(of_image)?
         } else {
-            first.manifest
+            manifest
         };
         let id = target.digest.to_string();
         for name in &names {
             let attributes = BTreeMap::from([("name".to_owned(), name.to_string())]);
             engine.events.emit("image", "tag", id.clone(), attributes);
         }
-        Ok(MadeImage {
-            digest: id,
-            media_type: target.media_type,
-            size: target.size,
-            config: first.config.digest.to_string(),
-        })
+        Ok(MadeImage { digest: id, media_type: target.media_type, size: target.size, config })
     }
 
     async fn save_image(
@@ -322,6 +385,77 @@ impl Worker for EngineWorker {
             }
         }
         saved
+    }
+
+    async fn pack(&self, layers: Vec<i64>) -> Result<Vec<Packed>, Error> {
+        let packed = self.engine()?.images.pack_built(layers.clone()).await.map_err(of_image)?;
+        let one = |(layer, packed): (i64, image::PackedLayer)| Packed {
+            layer,
+            blob: Blob {
+                digest: packed.descriptor.digest.to_string(),
+                diff_id: packed.diff_id.to_string(),
+                size: packed.descriptor.size,
+                media_type: packed.descriptor.media_type.clone(),
+            },
+            file: packed.file.clone(),
+            hold: Arc::new(packed),
+        };
+        Ok(layers.into_iter().zip(packed).map(one).collect())
+    }
+
+    async fn unpack(
+        &self,
+        blob: &Blob,
+        input: Pin<Box<dyn tokio::io::AsyncRead + Send>>,
+    ) -> Result<(i64, LayerUse), Error> {
+        let digest = blob.digest.parse().map_err(of_image)?;
+        let diff_id = blob.diff_id.parse().map_err(of_image)?;
+        let images = &self.engine()?.images;
+        let (id, bytes) = images.unpack_built(input, digest, diff_id).await.map_err(of_image)?;
+        Ok((id, LayerUse { bytes, shared: false }))
+    }
+
+    async fn fetch_document(
+        &self,
+        name: &str,
+        digest: Option<&str>,
+        asker: &Asker,
+    ) -> Result<Vec<u8>, Error> {
+        let reference: image::Reference = name.parse().map_err(of_image)?;
+        let auth = Self::auth(&reference, asker).await;
+        let digest: Option<image::Digest> = digest.map(str::parse).transpose().map_err(of_image)?;
+        let images = &self.engine()?.images;
+        images.fetch_document(&reference, digest.as_ref(), auth).await.map_err(of_image)
+    }
+
+    async fn fetch_blob(
+        &self,
+        name: &str,
+        digest: &str,
+        asker: &Asker,
+    ) -> Result<Pin<Box<dyn tokio::io::AsyncRead + Send>>, Error> {
+        let reference: image::Reference = name.parse().map_err(of_image)?;
+        let auth = Self::auth(&reference, asker).await;
+        let digest: image::Digest = digest.parse().map_err(of_image)?;
+        let images = &self.engine()?.images;
+        Ok(Box::pin(images.open_blob(&reference, &digest, auth).await.map_err(of_image)?))
+    }
+
+    async fn push_artifact(&self, name: &str, asker: &Asker, artifact: Artifact) -> Result<(), Error> {
+        let reference: image::Reference = name.parse().map_err(of_image)?;
+        let auth = Self::auth(&reference, asker).await;
+        let mut blobs = Vec::new();
+        for packed in &artifact.blobs {
+            let digest = packed.blob.digest.parse().map_err(of_image)?;
+            blobs.push((digest, packed.blob.size, packed.file.clone()));
+        }
+        let what = image::Manifested {
+            blobs,
+            data: vec![(artifact.config.0.parse().map_err(of_image)?, &artifact.config.1)],
+            media_type: &artifact.media_type,
+            manifest: &artifact.manifest,
+        };
+        self.engine()?.images.push_manifest(&reference, auth, what).await.map_err(of_image)
     }
 
     async fn push_image(&self, name: &str, asker: &Asker) -> Result<(), Error> {

@@ -27,9 +27,49 @@ fn enter_own_namespace() -> Result<()> {
         .map_err(|e| step("make mounts private", e))
 }
 
-fn mount_overlay(options: &str, flags: MountFlags, at: &Path) -> Result<()> {
+/// Most bytes of `mount(2)`'s options: a page, with the NUL.
+const OPTIONS: usize = 4096;
+
+/// Mounts an overlay; without an upper and a work folder it is read-only.
+fn mount_overlay(lower: &[PathBuf], write: Option<(&Path, &Path)>, at: &Path) -> Result<()> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+    let failed = |e| step("mount the image", e);
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
+    let set = |key: &str, path: &Path| rustix::mount::fsconfig_set_string(&context, key, path);
+    set("source", Path::new("overlay")).map_err(failed)?;
+    // One key for each layer (Linux 6.5): as many as overlayfs takes.
+    for layer in lower {
+        match set("lowerdir+", layer) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL) => return mount_by_options(lower, write, at),
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    if let Some((upper, work)) = write {
+        set("upperdir", upper).and_then(|()| set("workdir", work)).map_err(failed)?;
+    }
+    rustix::mount::fsconfig_create(&context).map_err(failed)?;
+    let flags = if write.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+    let tree = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(failed)?;
+    let from = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&tree, "", CWD, at, from).map_err(failed)
+}
+
+/// The same for older kernels (Debian 12 has 6.1): all layers together must fit in a page.
+fn mount_by_options(lower: &[PathBuf], write: Option<(&Path, &Path)>, at: &Path) -> Result<()> {
+    let mut options = format!("lowerdir={}", layers(lower));
+    if let Some((upper, work)) = write {
+        options.push_str(&format!(",upperdir={},workdir={}", upper.display(), work.display()));
+    }
+    if options.len() >= OPTIONS {
+        return Err(Error::internal(format!(
+            "mount the image: this kernel takes no {} layers (Linux 6.5 does)",
+            lower.len()
+        )));
+    }
     let options =
         std::ffi::CString::new(options).map_err(|_| Error::internal("a layer's path has a NUL byte"))?;
+    let flags = if write.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
     rustix::mount::mount("overlay", at, "overlay", flags, Some(options.as_c_str()))
         .map_err(|e| step("mount the image", e))
 }
@@ -50,7 +90,7 @@ pub(super) fn mount_privately(rootfs: &RootFs, scratch: &Path) -> Result<()> {
         // An image without layers: overlayfs wants at least two.
         return rustix::mount::mount_bind(&rootfs.upper, scratch).map_err(|e| step("bind the image", e));
     }
-    mount_overlay(&format!("lowerdir={}", layers(&lower)), MountFlags::RDONLY, scratch)
+    mount_overlay(&lower, None, scratch)
 }
 
 /// Gives this thread a mount namespace of its own in which the files of a container that does not run stand at
@@ -65,13 +105,7 @@ pub(super) fn mount_view(
     enter_own_namespace()?;
     std::fs::create_dir_all(scratch)?;
     if writable && !rootfs.lower.is_empty() {
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            layers(&rootfs.lower),
-            rootfs.upper.display(),
-            rootfs.work.display()
-        );
-        mount_overlay(&options, MountFlags::empty(), scratch)?;
+        mount_overlay(&rootfs.lower, Some((&rootfs.upper, &rootfs.work)), scratch)?;
     } else if writable {
         rustix::mount::mount_bind(&rootfs.upper, scratch).map_err(|e| step("bind the image", e))?;
     } else {
@@ -85,7 +119,7 @@ pub(super) fn mount_view(
         let mut lower = vec![rootfs.upper.clone()];
         lower.extend(rootfs.lower.iter().cloned());
         lower.push(scratch.to_owned());
-        mount_overlay(&format!("lowerdir={}", layers(&lower)), MountFlags::RDONLY, scratch)?;
+        mount_overlay(&lower, None, scratch)?;
     }
     for bind in binds {
         bind_inside(scratch, bind, writable)?;
@@ -112,20 +146,14 @@ pub(super) fn mount_trees(trees: &[super::Layers], scratch: &Path) -> Result<Vec
                 rustix::mount::mount_bind(upper, &place).map_err(|e| step("bind a layer", e))?;
             }
             (Some((upper, work)), lower) => {
-                let options = format!(
-                    "lowerdir={},upperdir={},workdir={}",
-                    layers(lower),
-                    upper.display(),
-                    work.display()
-                );
-                mount_overlay(&options, MountFlags::empty(), &place)?;
+                mount_overlay(lower, Some((upper, work)), &place)?;
             }
             (None, []) => {}
             (None, lower) => {
                 // Overlayfs wants two layers at least.
                 let mut lower = lower.to_vec();
                 lower.push(empty.clone());
-                mount_overlay(&format!("lowerdir={}", layers(&lower)), MountFlags::RDONLY, &place)?;
+                mount_overlay(&lower, None, &place)?;
             }
         }
         places.push(place);

@@ -147,6 +147,28 @@ impl Registries {
         Ok(tokio_util::io::StreamReader::new(Box::pin(body)))
     }
 
+    /// Asks a web server, by POST where there is a body; whatever it answers is no error.
+    pub(crate) async fn ask_url(
+        &self,
+        url: &str,
+        headers: &[(String, String)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Response, Error> {
+        let parsed = Url::parse(url).map_err(|e| Error::Invalid(format!("{url}: {e}")))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(Error::Invalid(format!("{url}: neither http nor https")));
+        }
+        let client = self.connections.to(host_of(url), false)?;
+        let mut request = match body {
+            Some(body) => client.post(parsed).body(body),
+            None => client.get(parsed),
+        };
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        request.send().await.map_err(|e| registry(url, causes(&e)))
+    }
+
     /// Starts reading a file at `offset` bytes from a server that is no registry; where it really starts.
     async fn elsewhere(&self, url: &str, offset: u64) -> Result<(Response, u64), Error> {
         let parsed = Url::parse(url).map_err(|e| Error::Invalid(format!("{url}: {e}")))?;

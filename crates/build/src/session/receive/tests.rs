@@ -173,11 +173,11 @@ proptest! {
         for (path, mode, size, linkname) in stats {
             // Of all kinds, with modes that we may remove again.
             let stat = Stat { path, mode: mode | 0o700, size, linkname, ..Stat::default() };
-            tx.try_send(files::describes(Some(stat))).unwrap();
+            tx.try_send(vec![files::describes(Some(stat))]).unwrap();
         }
-        tx.try_send(files::describes(None)).unwrap();
+        tx.try_send(vec![files::describes(None)]).unwrap();
         for (id, bytes) in data {
-            tx.try_send(files::data(id, bytes)).unwrap();
+            tx.try_send(vec![files::data(id, bytes)]).unwrap();
         }
         drop(tx);
         if receiver.run(rx, |_| {}).is_ok() {
@@ -186,4 +186,46 @@ proptest! {
         let names: Vec<_> = std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         prop_assert!(names.iter().all(|n| n == "files"), "{names:?}");
     }
+}
+
+/// The digest of all in a folder, by what an index says and by what is read.
+fn digests(folder: &Path, index: &Index) -> [Vec<u8>; 2] {
+    use crate::files::{Root, digest, select};
+    let root = Root::open(folder).unwrap();
+    let of = |index: Option<&Index>| {
+        let mut hasher = Sha256::new();
+        for path in ["/", "/d"] {
+            for found in select(&root, path, false, true).unwrap() {
+                digest::add(&mut hasher, &found, &|path, _| !path.ends_with("left-out"), index).unwrap();
+            }
+        }
+        hasher.finalize().to_vec()
+    };
+    [of(Some(index)), of(None)]
+}
+
+#[tokio::test]
+async fn what_was_received_is_known_without_being_read() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("files");
+    let mut linked = file("d/hard", 3);
+    linked.linkname = "d/a".into();
+    let mut special = file("d.e", 3);
+    special.mode = files::go_mode(libc::S_IFREG | 0o4751);
+    let stats = [
+        folder("d"),
+        file("d/a", 3),
+        folder("d/e"),
+        file("d/e/left-out", 3),
+        linked,
+        link("d/l", "a"),
+        special,
+    ];
+    let contents = [1, 3, 6].map(|id| (id, b"one".to_vec())).to_vec();
+    let client = Client { packets: all(&stats), contents };
+    let done = transfer(client, &target, Index::default(), quick()).await.unwrap();
+    let [known, read] = digests(&target, &done.index);
+    assert_eq!(known, read);
+    std::fs::write(target.join("d/a"), "two").unwrap();
+    assert_ne!(digests(&target, &done.index)[1], read);
 }

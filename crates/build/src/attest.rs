@@ -1,0 +1,278 @@
+//! Provenance: what an image was made of and how, as a statement beside it (in-toto, with SLSA's predicates of version
+//! 0.2 or 1), in the words of BuildKit's.
+//!
+//! What BuildKit says of its own steps (`buildConfig.llbDefinition`, the maps from steps to lines) is not there: this
+//! engine has no such steps. The Dockerfile is, with `mode=max`.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use bollard_buildkit_proto::moby::buildkit::v1 as proto;
+use serde_json::{Map, Value, json};
+
+use crate::convert::names::Reference;
+use crate::dockerfile::text::{csv, parse_bool};
+use crate::graph::Source;
+use crate::platform::Platform;
+use crate::rpc::{Code, Status};
+use crate::worker::Statement;
+
+/// Name of the option that asks for it.
+const OPTION: &str = "attest:provenance";
+const ANY: &str = "attest:";
+const TYPE_0: &str = "https://slsa.dev/provenance/v0.2";
+const TYPE_1: &str = "https://slsa.dev/provenance/v1";
+const BUILD_TYPE_0: &str = "https://mobyproject.org/buildkit@v1";
+const BUILD_TYPE_1: &str =
+    "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md";
+const METADATA: &str = "https://mobyproject.org/buildkit@v1#metadata";
+/// Arguments that say nothing of what is made.
+const OF_TRANSPORT: [&str; 4] = ["attest:", "vcs:", "sharedkey:", "context:"];
+
+/// What is wanted of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// With arguments and the Dockerfile.
+    max: bool,
+    /// SLSA's second form.
+    first: bool,
+    /// Only where it can be put beside an image: nobody asked for it by name.
+    pub inline_only: bool,
+    builder: String,
+}
+
+/// What a request asks for.
+///
+/// # Errors
+/// Kinds and options that are not there.
+pub(crate) fn wanted(request: &proto::SolveRequest) -> Result<Option<Wanted>, Status> {
+    let refuse = |words: String| Err(Status::new(Code::Unimplemented, words));
+    for name in request.frontend_attrs.keys() {
+        match name.strip_prefix(ANY) {
+            None | Some("provenance") => {}
+            Some("sbom") => {
+                let words = "attestations of type sbom need a scanner, which this engine does not run: leave out --sbom";
+                return refuse(words.into());
+            }
+            Some(other) => return refuse(format!("attestations of type {other} are not there")),
+        }
+    }
+    let Some(text) = request.frontend_attrs.get(OPTION) else { return Ok(None) };
+    let invalid = |words: String| Err(Status::new(Code::InvalidArgument, words));
+    let mut wanted = Wanted { max: false, first: false, inline_only: false, builder: String::new() };
+    for field in csv(text).map_err(|e| Status::new(Code::InvalidArgument, e))? {
+        let (name, value) = field.split_once('=').unwrap_or((&field, ""));
+        match (name, value) {
+            ("disabled", value) if parse_bool(value) == Some(true) => return Ok(None),
+            ("mode", "min" | "") => wanted.max = false,
+            ("mode", "max") => wanted.max = true,
+            ("mode", other) => return invalid(format!("invalid provenance mode {other}")),
+            ("version", "v0.2") => wanted.first = false,
+            ("version", "v1") => wanted.first = true,
+            ("version", other) => return invalid(format!("invalid provenance version {other:?}")),
+            ("inline-only", value) => wanted.inline_only = parse_bool(value) == Some(true),
+            ("builder-id", id) => wanted.builder = id.to_owned(),
+            // Whether steps are the same the next time is not known here.
+            _ => {}
+        }
+    }
+    Ok(Some(wanted))
+}
+
+/// Something a build took from elsewhere: its address, and the algorithm and digits of its digest.
+pub(crate) type Materials = BTreeMap<String, (&'static str, String)>;
+
+/// The address of an image (package-url, `pkg:docker/…`).
+pub(crate) fn purl(name: &str, platform: &Platform) -> String {
+    let Ok(reference) = Reference::parse(name) else { return format!("pkg:docker/{name}") };
+    let mut plain = reference.tagged();
+    let tag = std::mem::take(&mut plain.tag);
+    let digest = std::mem::take(&mut plain.digest);
+    let version = if tag.is_empty() { digest } else { tag };
+    let version = if version.is_empty() { "latest".to_owned() } else { version };
+    let platform = platform.to_string().replace('/', "%2F");
+    format!("pkg:docker/{}@{}?platform={platform}", plain.familiar(), version.replace(':', "%3A"))
+}
+
+/// What is known of a build.
+pub(crate) struct Build<'a> {
+    pub wanted: &'a Wanted,
+    pub request: &'a proto::SolveRequest,
+    pub begun: SystemTime,
+    pub materials: Materials,
+    /// Folders of the client's that were used.
+    pub local: bool,
+    pub source: Option<Source>,
+    pub builder: Platform,
+}
+
+fn time(time: SystemTime) -> String {
+    chrono::DateTime::<chrono::Utc>::from(time).to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
+}
+
+impl Build<'_> {
+    /// The statement about the image of this digest, which has these names.
+    pub fn statement(&self, digest: &str, names: &[String], platform: &Platform) -> Statement {
+        let sha256 = digest.trim_start_matches("sha256:");
+        let subject = |name: String| json!({ "name": name, "digest": { "sha256": sha256 } });
+        let mut subjects: Vec<Value> = names.iter().map(|n| subject(purl(n, platform))).collect();
+        if subjects.is_empty() {
+            subjects.push(subject("_".into()));
+        }
+        let (kind, predicate) = match self.wanted.first {
+            true => (TYPE_1, self.first()),
+            false => (TYPE_0, self.before_first()),
+        };
+        let statement = json!({
+            "_type": "https://in-toto.io/Statement/v0.1", "predicateType": kind, "subject": subjects,
+            "predicate": predicate,
+        });
+        Statement { predicate_type: kind.into(), data: statement.to_string().into_bytes() }
+    }
+
+    fn materials(&self) -> Value {
+        let one = |(uri, (algorithm, digits)): (&String, &(&str, String))| json!({ "uri": uri, "digest": { *algorithm: digits } });
+        Value::Array(self.materials.iter().map(one).collect())
+    }
+
+    fn option(&self, name: &str) -> Option<&String> {
+        self.request.frontend_attrs.get(name).filter(|v| !v.is_empty())
+    }
+
+    fn entry(&self) -> &str {
+        self.option("filename").map_or("Dockerfile", String::as_str)
+    }
+
+    /// What was asked for.
+    fn parameters(&self) -> Map<String, Value> {
+        let mut out = Map::new();
+        out.insert("frontend".into(), json!(crate::control::DOCKERFILE));
+        if self.wanted.max {
+            let plain = |name: &str| !OF_TRANSPORT.iter().any(|prefix| name.starts_with(prefix));
+            let args: BTreeMap<&String, &String> =
+                self.request.frontend_attrs.iter().filter(|(name, _)| plain(name)).collect();
+            if !args.is_empty() {
+                out.insert("args".into(), json!(args));
+            }
+        }
+        if self.local {
+            out.insert("locals".into(), json!([{ "name": "context" }, { "name": "dockerfile" }]));
+        }
+        out
+    }
+
+    /// Where the files come from by version control, as the client says; and the Dockerfile.
+    fn metadata(&self) -> Map<String, Value> {
+        let mut out = Map::new();
+        let vcs: BTreeMap<&str, &String> = self
+            .request
+            .frontend_attrs
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("vcs:")?, value)))
+            .collect();
+        if !vcs.is_empty() {
+            out.insert("vcs".into(), json!(vcs));
+        }
+        if let Some(source) = self.source.as_ref().filter(|_| self.wanted.max) {
+            let data = base64::engine::general_purpose::STANDARD.encode(&source.data);
+            let info = json!({ "filename": source.filename, "language": "Dockerfile", "data": data });
+            out.insert("source".into(), json!({ "infos": [info] }));
+        }
+        out
+    }
+
+    fn before_first(&self) -> Value {
+        let mut metadata = json!({
+            "buildInvocationID": self.request.r#ref, "buildStartedOn": time(self.begun),
+            "buildFinishedOn": time(SystemTime::now()),
+            "completeness": { "parameters": self.wanted.max, "environment": true, "materials": !self.local },
+            "reproducible": false,
+        });
+        metadata[METADATA] = Value::Object(self.metadata());
+        json!({
+            "builder": { "id": self.wanted.builder }, "buildType": BUILD_TYPE_0, "materials": self.materials(),
+            "invocation": {
+                "configSource": { "entryPoint": self.entry() }, "parameters": self.parameters(),
+                "environment": { "platform": self.builder.to_string() },
+            },
+            "metadata": metadata,
+        })
+    }
+
+    fn first(&self) -> Value {
+        json!({
+            "buildDefinition": {
+                "buildType": BUILD_TYPE_1,
+                "externalParameters": {
+                    "configSource": { "path": self.entry() }, "request": self.parameters(),
+                },
+                "internalParameters": { "builderPlatform": self.builder.to_string() },
+                "resolvedDependencies": self.materials(),
+            },
+            "runDetails": {
+                "builder": { "id": self.wanted.builder },
+                "metadata": {
+                    "invocationId": self.request.r#ref, "startedOn": time(self.begun),
+                    "finishedOn": time(SystemTime::now()), "buildkit_metadata": self.metadata(),
+                    "buildkit_completeness": {
+                        "request": self.wanted.max, "resolvedDependencies": !self.local,
+                    },
+                    "buildkit_reproducible": false,
+                },
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(pairs: &[(&str, &str)]) -> proto::SolveRequest {
+        let frontend_attrs = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        proto::SolveRequest { r#ref: "invocation".into(), frontend_attrs, ..Default::default() }
+    }
+
+    #[test]
+    fn options_are_read() {
+        let read = |text| wanted(&asked(&[(OPTION, text)]));
+        assert_eq!(wanted(&asked(&[])).unwrap(), None);
+        assert_eq!(read("disabled=true").unwrap(), None);
+        let by_default = read("mode=min,inline-only=true").unwrap().unwrap();
+        assert!(by_default.inline_only && !by_default.max);
+        let all = read("mode=max,version=v1,builder-id=me").unwrap().unwrap();
+        assert!(all.max && all.first && all.builder == "me");
+        assert!(read("mode=some").is_err() && read("version=v3").is_err());
+        assert!(wanted(&asked(&[("attest:sbom", "")])).unwrap_err().message.contains("sbom"));
+    }
+
+    #[test]
+    fn a_statement_says_of_what_and_how() {
+        let request = asked(&[(OPTION, "mode=max"), ("build-arg:A", "1"), ("vcs:revision", "abc")]);
+        let wanted = wanted(&request).unwrap().unwrap();
+        let platform = Platform::normal("linux", "amd64", "");
+        let name = purl("docker.io/library/busybox:1", &platform);
+        assert_eq!(name, "pkg:docker/busybox@1?platform=linux%2Famd64");
+        let build = Build {
+            wanted: &wanted,
+            request: &request,
+            begun: SystemTime::UNIX_EPOCH,
+            materials: [(name.clone(), ("sha256", "12".into()))].into(),
+            local: true,
+            source: Some(Source { filename: "Dockerfile".into(), data: b"FROM x".to_vec() }),
+            builder: platform.clone(),
+        };
+        let made = build.statement("sha256:ab", &["docker.io/a/b:c".into()], &platform);
+        let read: Value = serde_json::from_slice(&made.data).unwrap();
+        assert_eq!(made.predicate_type, TYPE_0);
+        assert_eq!(read["subject"][0]["name"], "pkg:docker/a/b@c?platform=linux%2Famd64");
+        assert_eq!(read["subject"][0]["digest"]["sha256"], "ab");
+        let predicate = &read["predicate"];
+        assert_eq!(predicate["materials"][0], json!({ "uri": name, "digest": { "sha256": "12" } }));
+        assert_eq!(predicate["invocation"]["parameters"]["args"], json!({ "build-arg:A": "1" }));
+        assert_eq!(predicate["metadata"][METADATA]["vcs"]["revision"], "abc");
+        assert_eq!(predicate["metadata"][METADATA]["source"]["infos"][0]["data"], "RlJPTSB4");
+        assert_eq!(predicate["metadata"]["buildStartedOn"], "1970-01-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,161 @@
+//! What is kept of builds: records of the past, the cache and its limits; and results that say when, for what and by
+//! whose leave.
+
+use tests::building::{Context, built, cached, nothing_runs};
+use tests::{Engine, eventually};
+
+#[test]
+fn builds_of_the_past_are_told_again() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "past", "FROM busybox\nRUN echo words\nRUN echo more\n");
+    built(context.build(&["-t", "past"]));
+    built(context.build(&["-t", "past"]));
+    context.write("Dockerfile", "FROM busybox\nRUN echo words\nRUN echo failing; exit 3\n");
+    context.build(&[]).fails(1, "exit code: 3");
+    let history = |args: &[&str]| context.run(&[&["buildx", "history"], args].concat());
+    let list = history(&["ls", "--format", "{{.Status}} {{.Ref}}"]).ok();
+    let lines: Vec<(&str, &str)> = list.lines().filter_map(|l| l.split_once(' ')).collect();
+    assert_eq!(lines.iter().map(|l| l.0).collect::<Vec<_>>(), ["Error", "Completed", "Completed"], "{list}");
+    let id = |n: usize| lines[n].1.rsplit('/').next().unwrap();
+    let shown = history(&["inspect", id(0)]).ok();
+    assert!(shown.contains("exit code: 3") && shown.contains("Dockerfile"), "{shown}");
+    // The two commands were found the second time.
+    let steps = history(&[
+        "inspect",
+        "--format",
+        "{{.NumCompletedSteps}}/{{.NumTotalSteps}} {{.NumCachedSteps}}",
+        id(1),
+    ]);
+    let steps = steps.ok();
+    let (done, cached) = steps.split_once(' ').unwrap();
+    let (done, all) = done.split_once('/').unwrap();
+    assert!(done == all && cached == "2", "{steps}");
+    let logs = context.run(&["buildx", "history", "logs", id(2)]);
+    assert!(format!("{}{}", logs.out, logs.err).contains(" words\n"), "{}{}", logs.out, logs.err);
+    history(&["rm", id(2)]).ok();
+    history(&["logs", id(2)]).fails(1, "no");
+    assert_eq!(history(&["ls", "--format", "{{.Ref}}"]).ok().lines().count(), 2);
+}
+
+#[test]
+fn the_cache_is_pruned_to_a_size() {
+    let engine = Engine::with_busybox();
+    let step = |n: u32| format!("RUN dd if=/dev/urandom of=/{n} bs=1M count=4 2>/dev/null\n");
+    let context = Context::new(&engine, "sizes", "");
+    let fill = |number: u32| {
+        context.write("Dockerfile", &format!("FROM busybox\n{}{}", step(number), step(number + 1)));
+        built(context.build(&["-o", "type=cacheonly"]));
+    };
+    let total = || -> f64 {
+        let usage = engine.docker(&["buildx", "du"]).ok();
+        let total = usage.lines().find_map(|l| l.strip_prefix("Total:")).unwrap().trim().to_owned();
+        let number = total.trim_end_matches(char::is_alphabetic);
+        number.parse::<f64>().unwrap() * if total.ends_with("MB") { 1.0 } else { 0.0 }
+    };
+    fill(1);
+    fill(3);
+    assert!(total() > 16.0, "{}", total());
+    // The longest unused goes first.
+    context.run(&["buildx", "prune", "-f", "--max-used-space", "10mb"]).ok();
+    assert!(total() > 8.0 && total() < 10.0, "{}", total());
+    context.write("Dockerfile", &format!("FROM busybox\n{}{}", step(3), step(4)));
+    assert_eq!(cached(&built(context.build(&["-o", "type=cacheonly"]))), 2);
+    for spared in [
+        &["--filter", "until=1h"][..],
+        &["--reserved-space", "1gb"],
+        &["--min-free-space", "1mb"],
+        &["--filter", "type=exec.cachemount"],
+    ] {
+        context.run(&[&["buildx", "prune", "-f"], spared].concat()).ok();
+        assert!(total() > 8.0, "{spared:?}: {}", total());
+    }
+    engine.docker(&["builder", "prune", "-f", "--keep-storage", "5mb"]).ok();
+    assert!(total() > 4.0 && total() < 5.0, "{}", total());
+    engine.docker(&["builder", "prune", "-f", "--filter", "until=1ns"]).ok();
+    assert_eq!(total(), 0.0);
+}
+
+#[test]
+fn the_cache_goes_by_itself_once_it_is_too_large() {
+    // A tenth of the disk is the cache's.
+    let engine = Engine::on_small_disk(160 << 20);
+    let archive = tests::images::busybox(engine.folder.path());
+    engine.docker(&["load", "-q", "-i", archive.to_str().unwrap()]).ok();
+    let context = Context::new(&engine, "full", "");
+    for n in 0..6 {
+        let dockerfile = format!("FROM busybox\nRUN dd if=/dev/urandom of=/{n} bs=1M count=6 2>/dev/null\n");
+        context.write("Dockerfile", &dockerfile);
+        built(context.build(&["-o", "type=cacheonly"]));
+    }
+    eventually("what is too much goes", || {
+        let usage = engine.docker(&["buildx", "du"]).ok();
+        let total = usage.lines().find_map(|l| l.strip_prefix("Total:")).unwrap().trim().to_owned();
+        total.strip_suffix("MB").and_then(|t| t.parse::<f64>().ok()).is_some_and(|t| t < 17.0)
+    });
+    // The last is there still.
+    assert_eq!(cached(&built(context.build(&["-o", "type=cacheonly"]))), 1);
+    nothing_runs(&engine);
+}
+
+#[test]
+fn results_have_the_time_they_are_given() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "epoch", "FROM busybox\nCOPY file /\nRUN true\nLABEL a=b\n");
+    context.write("file", "text\n");
+    let build = |more: &[&str]| {
+        let mut args = vec!["buildx", "build", "--progress=plain", "--provenance=false", "-t", "epoch"];
+        args.extend(more);
+        args.push(context.folder.to_str().unwrap());
+        context.command(&args).env("SOURCE_DATE_EPOCH", "1000000000").output().expect("docker").into()
+    };
+    built(build(&[]));
+    let created = ["image", "inspect", "-f", "{{.Created}}", "epoch"];
+    assert_eq!(engine.docker(&created).ok(), "2001-09-09T01:46:40Z");
+    let history = engine.docker(&["history", "--format", "{{.CreatedAt}}", "epoch"]).ok();
+    assert_eq!(history.lines().filter(|l| l.starts_with("2001-09-09")).count(), 3, "{history}");
+    let file = ["run", "--rm", "epoch", "stat", "-c", "%Y", "/file"];
+    assert_eq!(engine.docker(&file).ok(), "1000000000");
+    let outcome: tests::Outcome = build(&["-o", "type=image,name=other,rewrite-timestamp=true"]);
+    outcome.fails(1, "rewrite-timestamp=true is not there");
+}
+
+#[test]
+fn several_platforms_are_one_result() {
+    let engine = Engine::with_busybox();
+    let dockerfile = "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /file\n";
+    let context = Context::new(&engine, "platforms", dockerfile);
+    context.write("amd64", "of amd64\n");
+    context.write("arm64", "of arm64\n");
+    let both = ["--platform", "linux/amd64,linux/arm64"];
+    built(context.build(&[&both[..], &["-t", "both"]].concat()));
+    let manifests = engine.request("GET", "/v1.51/images/both/json?manifests=1", None).1;
+    for platform in ["amd64", "arm64", "attestation"] {
+        assert!(manifests.contains(platform), "{manifests}");
+    }
+    let out = engine.path("out");
+    built(context.build(&[&both[..], &["-o", out.to_str().unwrap()]].concat()));
+    for platform in ["amd64", "arm64"] {
+        let file = std::fs::read_to_string(out.join(format!("linux_{platform}/file"))).unwrap();
+        assert_eq!(file, format!("of {platform}\n"));
+    }
+    let archive = format!("type=oci,dest={}", engine.path("both.tar").display());
+    built(context.build(&[&both[..], &["-o", &archive]].concat()));
+    let tar = format!("type=tar,dest={}", engine.path("files.tar").display());
+    context.build(&[&both[..], &["-o", &tar]].concat()).fails(1, "several platforms is not there");
+}
+
+#[test]
+fn rights_are_given_by_the_client_alone() {
+    let engine = Engine::with_busybox();
+    let mut ip = engine.sandbox.command("ip");
+    assert!(ip.args(["link", "add", "marker", "type", "bridge"]).status().unwrap().success());
+    let context = Context::new(&engine, "rights", "FROM busybox\nRUN --network=host ip link show marker\n");
+    context.build(&[]).fails(1, "network.host is not allowed");
+    built(context.build(&["--allow", "network.host"]));
+    context.write("Dockerfile", "FROM busybox\nRUN --security=insecure mount -t tmpfs none /tmp\n");
+    context.build(&["--allow", "network.host"]).fails(1, "security.insecure is not allowed");
+    built(context.build(&["--allow", "security.insecure"]));
+    context.write("Dockerfile", "FROM busybox\nRUN mount -t tmpfs none /tmp\n");
+    context.build(&["--allow", "security.insecure"]).fails(1, "denied");
+    nothing_runs(&engine);
+}
