@@ -16,6 +16,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("kill", "procps"),
     ("openssl", "openssl"),
     ("script", "bsdutils"),
+    ("ssh-agent", "openssh-client"),
 ];
 
 /// Makes sure of them; without the right to install, says what is missing.
