@@ -17,6 +17,7 @@ mod docker;
 mod error;
 mod log_stream;
 pub mod logs;
+mod platform;
 pub mod registries;
 mod report;
 pub mod streams;

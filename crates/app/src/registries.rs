@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::{io::AsyncWriteExt, process::Command};
 
-use crate::{AppError, words::Registry};
+use crate::{AppError, platform, words::Registry};
 
 /// Docker Hub, as docker's configuration names it.
 const HUB: &str = "https://index.docker.io/v1/";
@@ -97,13 +97,7 @@ impl Config {
     /// The program that keeps new credentials; none: this file does. Where nothing has been kept yet, the system's
     /// usual one, as docker does it.
     pub fn store(&self) -> Option<String> {
-        let usual = if cfg!(windows) {
-            "wincred"
-        } else if cfg!(target_os = "macos") {
-            "osxkeychain"
-        } else {
-            "secretservice"
-        };
+        let usual = platform::CREDENTIALS;
         let fresh = self.auths().is_none_or(Map::is_empty);
         self.text("credsStore").or_else(|| (fresh && helper_is_there(usual)).then(|| usual.to_owned()))
     }
@@ -230,11 +224,7 @@ impl Config {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(wrong)?;
         let beside = folder.join(format!(".config.json.{}", std::process::id()));
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let written = options.open(&beside).and_then(|mut file| {
+        let written = platform::private_file().open(&beside).and_then(|mut file| {
             file.write_all(&bytes)?;
             file.sync_all()
         });
@@ -250,7 +240,7 @@ fn own_helper<'a>(values: &'a Map<String, Value>, key: &str) -> Option<&'a str> 
 }
 
 fn program(helper: &str) -> String {
-    format!("docker-credential-{helper}{}", if cfg!(windows) { ".exe" } else { "" })
+    format!("docker-credential-{helper}{}", platform::PROGRAM_SUFFIX)
 }
 
 fn helper_is_there(helper: &str) -> bool {
@@ -319,11 +309,6 @@ mod tests {
             hosts,
             [("a:1".into(), Some("u".into())), ("registry.example.com".into(), Some("me".into()))]
         );
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        }
         let mut config = config;
         config.forget("registry.example.com").await.unwrap();
         assert!(Config::at(path).unwrap().get("registry.example.com").await.is_none());

@@ -5,7 +5,7 @@ use std::{io::Write, path::Path, sync::LazyLock};
 use host::{Home, Settings};
 use regex::Regex;
 
-use crate::{App, AppError};
+use crate::{App, AppError, platform};
 
 /// Lines of each log.
 const LINES: usize = 20_000;
@@ -71,11 +71,8 @@ fn settings(home: &Home) -> String {
 }
 
 fn archive(path: &Path, files: &[(String, String)]) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let packed = flate2::write::GzEncoder::new(options.open(path)?, flate2::Compression::default());
+    let packed =
+        flate2::write::GzEncoder::new(platform::private_file().open(path)?, flate2::Compression::default());
     let mut archive = tar::Builder::new(packed);
     for (name, text) in files {
         let text = without_secrets(text);

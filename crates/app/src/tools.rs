@@ -10,7 +10,7 @@ use std::{
 use tokio::process::Command;
 
 use crate::{
-    App, AppError,
+    App, AppError, platform,
     words::{ComposeVerb, ControlAnswer, Tool},
 };
 
@@ -29,13 +29,12 @@ pub enum Program {
 }
 
 impl Program {
-    fn name(self) -> &'static str {
-        match (self, cfg!(windows)) {
-            (Self::Compose, false) => "docker-compose",
-            (Self::Compose, true) => "docker-compose.exe",
-            (Self::Buildx, false) => "docker-buildx",
-            (Self::Buildx, true) => "docker-buildx.exe",
-        }
+    fn name(self) -> String {
+        let name = match self {
+            Self::Compose => "docker-compose",
+            Self::Buildx => "docker-buildx",
+        };
+        format!("{name}{}", platform::PROGRAM_SUFFIX)
     }
 
     fn variable(self) -> &'static str {
@@ -141,7 +140,7 @@ pub fn command(app: &App, tool: &Tool) -> Result<Command, AppError> {
 
 /// As docker's programs name the engine's socket.
 fn docker_host(app: &App) -> OsString {
-    let mut host = OsString::from(if cfg!(windows) { "npipe://" } else { "unix://" });
+    let mut host = OsString::from(platform::ADDRESS);
     host.push(app.home().docker_socket());
     host
 }

@@ -212,7 +212,8 @@ fn a_kernel_panic_under_vfkits_double_is_said_too() {
 fn panics(name: &str, hypervisor: Hypervisor) {
     let Some(machine) = machine_under(name, hypervisor) else { return };
     machine.done(&["settings", "set", "kernel-arguments", "coracle.root=/dev/none"]);
-    assert!(machine.fails(&["start"]).contains("panic"));
+    let said = machine.fails(&["start"]);
+    assert!(said.contains("panic"), "{said}");
     assert_eq!(machine.error_code(), "kernel_panic");
     machine.done(&["settings", "set", "kernel-arguments", ""]);
     machine.done(&["start"]);

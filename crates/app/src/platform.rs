@@ -1,0 +1,40 @@
+//! What differs between systems.
+
+use std::fs::OpenOptions;
+
+/// What the names of programs end with.
+pub const PROGRAM_SUFFIX: &str = std::env::consts::EXE_SUFFIX;
+
+/// How docker's programs write the kind of the engine's address.
+pub const ADDRESS: &str = if cfg!(windows) { "npipe://" } else { "unix://" };
+
+/// The helper by which docker keeps credentials on a new installation.
+pub const CREDENTIALS: &str = if cfg!(windows) {
+    "wincred"
+} else if cfg!(target_os = "macos") {
+    "osxkeychain"
+} else {
+    "secretservice"
+};
+
+/// How a file is made that only its user may read: begun anew where it is there. Elsewhere than on Unix its folder
+/// says who may.
+pub fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #[test]
+    fn a_private_file_is_its_users_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        super::private_file().open(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
