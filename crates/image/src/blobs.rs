@@ -1,7 +1,7 @@
 //! Single blobs and documents, of layers that builds made and of what is kept at registries besides images: build
 //! caches go to and fro by these.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader};
 use std::path::PathBuf;
 
 use futures_util::TryStreamExt as _;
@@ -11,7 +11,7 @@ use tokio_util::io::SyncIoBridge;
 use crate::built::{Packed, pack};
 use crate::digest::Hasher;
 use crate::error::blocking;
-use crate::layer::unpack;
+use crate::layer::{Hashing, unpack};
 use crate::registry::{Source, causes};
 use crate::store::{Draft, NewBlob, Pin};
 use crate::{Credentials, Descriptor, Digest, Error, Images, Reference};
@@ -167,18 +167,5 @@ impl Images {
             repository.send_blob(digest, data.len() as u64, &Source::Bytes(data), None, &|_| {}).await?;
         }
         repository.send_document(&reference.target(), what.media_type, what.manifest).await
-    }
-}
-
-struct Hashing<R> {
-    inner: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.hasher.update(&buf[..n]);
-        Ok(n)
     }
 }

@@ -479,10 +479,7 @@ pub(crate) fn pack(store: &Arc<Store>, id: i64) -> Result<(Packed, Pin), Error> 
     if let Some((diff_id, blob, size)) = known {
         let (diff_id, blob): (Digest, Digest) = (diff_id.parse()?, blob.parse()?);
         let pin = store.pin([diff_id, blob]);
-        let here = store.read(|db| {
-            Ok(db.prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?.exists([blob.to_string()])?)
-        })?;
-        if here {
+        if store.read(|db| records::has_blob(db, &blob))? {
             let descriptor = layer(blob, size as u64);
             return Ok((Packed { descriptor, diff_id, built: Some(id), blob: None }, pin));
         }

@@ -95,9 +95,10 @@ pub fn decompress<'a>(mut input: impl BufRead + Send + 'a) -> io::Result<Box<dyn
     }
 }
 
-struct Hashing<R> {
-    inner: R,
-    hasher: Hasher,
+/// Takes the digest of what is read through it.
+pub(crate) struct Hashing<R> {
+    pub(crate) inner: R,
+    pub(crate) hasher: Hasher,
 }
 
 impl<R: Read> Read for Hashing<R> {

@@ -23,7 +23,7 @@ use crate::spec::{
     Manifest, OCI_LAYER_ZSTD,
 };
 use crate::store::{Commit, Draft, Lease, NewBlob, NewDocument, NewLayer, NewManifest, Store};
-use crate::{Descriptor, Digest, Error, Platform, Progress, ProgressSink, Reference};
+use crate::{Descriptor, Digest, Error, Platform, Progress, ProgressSink, Reference, records};
 use early::Early;
 
 /// Files in an archive of images.
@@ -471,25 +471,15 @@ fn keep_layers(
     let mut unpacking = HashSet::new();
     for blob in plain {
         let Some(file) = spool.by_digest.get(blob).filter(|_| !wanted.contains_key(blob)) else { continue };
-        let known = store.read(|db| {
-            let mut query = db.prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?;
-            Ok(query.exists([blob.to_string()])?)
-        })?;
+        let known = store.read(|db| records::has_blob(db, blob))?;
         if !known && unpacking.insert(*blob) {
             work.push((file.clone(), *blob, true, false));
         }
     }
     for (blob, diff_id) in wanted {
         let Some(file) = spool.by_digest.get(&blob) else { continue };
-        let (has_blob, has_layer) = store.read(|db| {
-            let exists = |query: &str, digest: Digest| -> Result<bool, Error> {
-                Ok(db.prepare_cached(query)?.exists([digest.to_string()])?)
-            };
-            Ok((
-                exists("SELECT 1 FROM image_blob WHERE digest = ?1", blob)?,
-                exists("SELECT 1 FROM image_layer WHERE diff_id = ?1", diff_id)?,
-            ))
-        })?;
+        let (has_blob, has_layer) =
+            store.read(|db| Ok((records::has_blob(db, &blob)?, records::has_layer(db, &diff_id)?)))?;
         let mut unpack = !has_layer && unpacking.insert(diff_id);
         if let Some(layer) = early.take(&blob, &diff_id).filter(|_| unpack) {
             layers.push(Arc::new(layer));

@@ -213,10 +213,7 @@ impl Plan {
             if self.layers.iter().any(|l| l.digest == layer.digest) {
                 continue;
             }
-            let here = db
-                .prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?
-                .exists([layer.digest.to_string()])?;
-            if !here {
+            if !records::has_blob(db, &layer.digest)? {
                 return Err(missing(&layer.digest));
             }
             let siblings = siblings(db, &layer.digest, to)?;

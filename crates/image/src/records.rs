@@ -244,6 +244,16 @@ fn summary(db: &Connection, descriptor: Descriptor) -> Result<ManifestSummary, E
     })
 }
 
+/// Whether a blob is kept here.
+pub(crate) fn has_blob(db: &Connection, digest: &Digest) -> Result<bool, Error> {
+    Ok(db.prepare_cached("SELECT 1 FROM image_blob WHERE digest = ?1")?.exists([digest.to_string()])?)
+}
+
+/// Whether a layer is unpacked here.
+pub(crate) fn has_layer(db: &Connection, diff_id: &Digest) -> Result<bool, Error> {
+    Ok(db.prepare_cached("SELECT 1 FROM image_layer WHERE diff_id = ?1")?.exists([diff_id.to_string()])?)
+}
+
 /// Whether a manifest and everything it names are here.
 pub(crate) fn is_here(db: &Connection, manifest: &Digest) -> Result<bool, Error> {
     let (children, present): (i64, i64) = db

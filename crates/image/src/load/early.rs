@@ -11,7 +11,7 @@ use std::thread::Scope;
 use super::{BUFFER, Spooled, UNPACK_AT_ONCE};
 use crate::layer::unpack;
 use crate::store::{Draft, NewLayer, Store};
-use crate::{Digest, Error};
+use crate::{Digest, Error, records};
 
 /// Files smaller than this wait for the archive's end, bytes: most are documents, and little is gained.
 const LEAST: u64 = 64 * 1024;
@@ -76,12 +76,8 @@ impl Early {
 
 fn early(store: &Arc<Store>, file: &Spooled) -> Result<Option<NewLayer>, Error> {
     let known = store.read(|db| {
-        let exists = |query: &str| -> Result<bool, Error> {
-            Ok(db.prepare_cached(query)?.exists([file.digest.to_string()])?)
-        };
         // An uncompressed layer is its own diff ID.
-        Ok(exists("SELECT 1 FROM image_blob WHERE digest = ?1")?
-            || exists("SELECT 1 FROM image_layer WHERE diff_id = ?1")?)
+        Ok(records::has_blob(db, &file.digest)? || records::has_layer(db, &file.digest)?)
     })?;
     if known {
         return Ok(None);

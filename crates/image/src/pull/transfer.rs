@@ -18,7 +18,7 @@ use crate::layer::{Chunks, unpack};
 use crate::registry::{ATTEMPTS, Repository, back_off, causes, registry};
 use crate::spec::{ConfigDocument, DOCUMENT_BYTES, Manifest};
 use crate::store::{Commit, Draft, Lease, NewBlob, NewLayer, Store};
-use crate::{Descriptor, Digest, Error};
+use crate::{Descriptor, Digest, Error, records};
 
 /// Layers fetched or unpacked at the same time, in all pulls together.
 const LAYERS_AT_ONCE: usize = 4;
@@ -180,13 +180,7 @@ impl Puller {
         let (store, blob, diff_id) = (self.store.clone(), layer.blob.digest, layer.diff_id);
         blocking(move || {
             store.read(|db| {
-                let exists = |query: &str, digest: Digest| -> Result<bool, Error> {
-                    Ok(db.prepare_cached(query)?.exists([digest.to_string()])?)
-                };
-                Ok(Present {
-                    blob: exists("SELECT 1 FROM image_blob WHERE digest = ?1", blob)?,
-                    layer: exists("SELECT 1 FROM image_layer WHERE diff_id = ?1", diff_id)?,
-                })
+                Ok(Present { blob: records::has_blob(db, &blob)?, layer: records::has_layer(db, &diff_id)? })
             })
         })
         .await
