@@ -247,8 +247,11 @@ impl<'a> Repository<'a> {
 
     /// Serves all of them by `git://`, on git's own port.
     fn serve(&self) -> Served {
-        let mut daemon = self.engine.sandbox.command("git");
-        daemon.args(["daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1"]);
+        // Itself, not by `git daemon`: that would be a child of git's, which outlives it.
+        let programs = Command::new("git").arg("--exec-path").output().expect("git").stdout;
+        let programs = Path::new(std::str::from_utf8(&programs).expect("a path").trim()).to_owned();
+        let mut daemon = self.engine.sandbox.command(programs.join("git-daemon"));
+        daemon.args(["--export-all", "--reuseaddr", "--listen=127.0.0.1"]);
         daemon.arg(format!("--base-path={}", self.folder.display()));
         let served = Served(daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("git"));
         eventually("the repositories are served", || {
