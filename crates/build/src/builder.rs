@@ -44,6 +44,8 @@ pub struct Builder<W: Worker> {
     pub(crate) changed: watch::Sender<u64>,
     /// What automatic collection keeps, in bytes; `None`: there is none.
     pub(crate) keep: Option<u64>,
+    /// Held while the cache is made smaller.
+    pub(crate) collecting: tokio::sync::Mutex<()>,
 }
 
 impl<W: Worker> Builder<W> {
@@ -97,6 +99,7 @@ impl<W: Worker> Builder<W> {
             ended: Mutex::default(),
             changed: watch::Sender::default(),
             keep,
+            collecting: tokio::sync::Mutex::default(),
         }))
     }
 

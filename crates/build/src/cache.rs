@@ -15,7 +15,8 @@ use crate::error::Kind;
 use crate::worker::{LayerUse, Tree};
 
 const PART: &str = "build";
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+/// Times are nanoseconds since 1970: several builds fit into a second, and what was used last must stay the longest.
 const TABLES: &str = "
 -- What a step made. `output` stands for it in the keys of steps upon it; `tree` is JSON; `layer` its own layer.
 CREATE TABLE build_record(id TEXT PRIMARY KEY, output TEXT NOT NULL, tree TEXT NOT NULL, layer INTEGER,
@@ -28,6 +29,13 @@ CREATE INDEX build_key_record ON build_key(record);
 CREATE TABLE build_history(ref TEXT PRIMARY KEY, created INTEGER NOT NULL, pinned INTEGER NOT NULL,
   record BLOB NOT NULL, events BLOB NOT NULL) WITHOUT ROWID;
 ";
+/// Until format 2 times were seconds.
+const FROM_1: &str = "
+UPDATE build_record SET created = created * 1000000000, used = used * 1000000000;
+UPDATE build_history SET created = created * 1000000000;
+";
+/// Nanoseconds in a second.
+const SECOND: i64 = 1_000_000_000;
 /// How long to wait for another connection's transaction.
 const BUSY: Duration = Duration::from_secs(30);
 
@@ -142,12 +150,13 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-fn seconds(time: SystemTime) -> i64 {
-    i64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-fn time(seconds: i64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+fn time(nanoseconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
 }
 
 impl Cache {
@@ -169,6 +178,10 @@ impl Cache {
             tx.query_row("SELECT version FROM schema WHERE part = ?1", [PART], |r| r.get(0)).optional()?;
         match found {
             Some(VERSION) => {}
+            Some(1) => {
+                tx.execute_batch(FROM_1)?;
+                tx.execute("UPDATE schema SET version = ?2 WHERE part = ?1", (PART, VERSION))?;
+            }
             Some(found) => {
                 return Err(Error::invalid(format!(
                     "the build cache was written by another Coracle (format {found}, this one knows {VERSION})"
@@ -227,7 +240,7 @@ impl Cache {
         let Some((id, output, tree)) = found else { return Ok(None) };
         let Ok(tree) = serde_json::from_str(&tree) else { return Ok(None) };
         db.prepare_cached("UPDATE build_record SET used = ?2, count = count + 1 WHERE id = ?1")?
-            .execute((&id, seconds(SystemTime::now())))?;
+            .execute((&id, now()))?;
         // Under the database's lock: nobody removes it in between.
         let in_use = self.take(&id);
         Ok(Some((Hit { id, output, tree }, in_use)))
@@ -258,7 +271,7 @@ impl Cache {
     pub fn add(self: &Arc<Self>, id: &str, new: &NewRecord<'_>) -> Result<InUse, Error> {
         let mut db = lock(&self.db);
         let tx = db.transaction()?;
-        let now = seconds(SystemTime::now());
+        let now = now();
         let tree = serde_json::to_string(new.tree).map_err(|e| Error::invalid(e.to_string()))?;
         tx.prepare_cached(
             "INSERT OR REPLACE INTO build_record(id, output, tree, layer, kind, description, created, used, count, bytes)
@@ -286,7 +299,7 @@ impl Cache {
         bytes: Option<u64>,
     ) -> Result<InUse, Error> {
         let db = lock(&self.db);
-        let now = seconds(SystemTime::now());
+        let now = now();
         db.prepare_cached(
             "INSERT INTO build_record(id, output, tree, layer, kind, description, created, used, count, bytes)
              VALUES(?1, '', '[]', NULL, ?2, ?3, ?4, ?4, 1, coalesce(?5, 0))
@@ -367,7 +380,8 @@ impl Cache {
             if tree.0.last() != Some(&crate::worker::Layer::Built(layer)) {
                 continue;
             }
-            let (output, description, created) = (r.get(1)?, r.get(4)?, r.get(5)?);
+            let (output, description) = (r.get(1)?, r.get(4)?);
+            let created = r.get::<_, i64>(5)? / SECOND;
             found.push(Kept { id, keys, output, tree, layer, description, created });
         }
         Ok(found)
@@ -380,7 +394,7 @@ impl Cache {
     pub fn created(&self) -> Result<HashMap<i64, i64>, Error> {
         let db = lock(&self.db);
         let mut all = db.prepare_cached("SELECT layer, created FROM build_record WHERE layer IS NOT NULL")?;
-        Ok(all.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?)
+        Ok(all.query_map([], |r| Ok((r.get(0)?, r.get::<_, i64>(1)? / SECOND)))?.collect::<Result<_, _>>()?)
     }
 
     /// Forgets a record that nobody uses, and those whose trees have its layer; gives all that went, with the layers
@@ -435,7 +449,7 @@ impl Cache {
             "INSERT INTO build_history(ref, created, pinned, record, events) VALUES(?1, ?2, 0, ?3, ?4)
              ON CONFLICT(ref) DO UPDATE SET record = excluded.record, events = excluded.events",
         )?
-        .execute((reference, seconds(SystemTime::now()), record, events))?;
+        .execute((reference, now(), record, events))?;
         db.prepare_cached(
             "DELETE FROM build_history WHERE pinned = 0 AND ref NOT IN
                (SELECT ref FROM build_history WHERE pinned = 0 ORDER BY created DESC, ref LIMIT ?1)",
@@ -483,4 +497,44 @@ fn forget(tx: &Connection, id: &str) -> rusqlite::Result<()> {
     tx.prepare_cached("DELETE FROM build_key WHERE record = ?1")?.execute([id])?;
     tx.prepare_cached("DELETE FROM build_record WHERE id = ?1")?.execute([id])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record<'a>(keys: Vec<&'a str>, tree: &'a Tree) -> NewRecord<'a> {
+        NewRecord { keys, output: "o", tree, layer: None, kind: kind::REGULAR, description: "", bytes: 1 }
+    }
+
+    fn order(cache: &Cache) -> Vec<String> {
+        cache.usage(&BTreeMap::new()).unwrap().into_iter().map(|u| u.id).collect()
+    }
+
+    #[test]
+    fn what_was_used_last_comes_first_also_within_a_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Arc::new(Cache::open(&folder.path().join("db")).unwrap());
+        let tree = Tree::default();
+        for id in ["b", "c", "a"] {
+            cache.add(id, &record(vec![id], &tree)).unwrap();
+        }
+        assert_eq!(order(&cache), ["a", "c", "b"]);
+        cache.find("c").unwrap().unwrap();
+        assert_eq!(order(&cache), ["c", "a", "b"]);
+    }
+
+    #[test]
+    fn times_of_format_1_are_read_as_seconds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let tree = Tree::default();
+        Arc::new(Cache::open(&path).unwrap()).add("a", &record(vec!["a"], &tree)).unwrap();
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("UPDATE build_record SET created = 7, used = 8; UPDATE schema SET version = 1")
+            .unwrap();
+        let cache = Cache::open(&path).unwrap();
+        let found = cache.usage(&BTreeMap::new()).unwrap().remove(0);
+        assert_eq!((found.created, found.used), (time(7 * SECOND), time(8 * SECOND)));
+    }
 }

@@ -1,5 +1,7 @@
 //! What the cache uses of the disk, and what of it goes: by wish, and by itself once it is more than a limit.
 
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -172,7 +174,7 @@ impl Space {
     }
 }
 
-/// Removes what nobody uses, the longest unused first; gives what went, and the bytes that were freed.
+/// Removes what nobody uses and nothing stands on, the longest unused first; gives what went, and the bytes that were freed.
 ///
 /// # Errors
 /// Faults of the disk.
@@ -180,36 +182,53 @@ pub async fn prune<W: Worker>(
     builder: &Arc<Builder<W>>,
     options: &Prune,
 ) -> Result<(Vec<Usage>, u64), Error> {
+    // Two at once would each make room for the same bytes, and take twice as much.
+    let _alone = builder.collecting.lock().await;
     let all = usage(builder).await?;
     let mut total: u64 = all.iter().filter(|u| !u.shared).map(|u| u.bytes).sum();
     let free = rustix::fs::statvfs(&builder.root).map_or(u64::MAX, |s| s.f_bavail * s.f_frsize);
     let keep = options.space.keep(total, free);
     let (mut gone, mut freed) = (Vec::<Usage>::new(), 0);
-    for candidate in all.iter().rev() {
+    // What steps stand on stays as long as they do, as BuildKit's references have it: only the tips may go.
+    let mut above: HashMap<&str, usize> = HashMap::new();
+    for id in all.iter().flat_map(|u| &u.parents) {
+        *above.entry(id).or_default() += 1;
+    }
+    let by_id: HashMap<&str, &Usage> = all.iter().map(|u| (u.id.as_str(), u)).collect();
+    let tip = |usage: &Usage| Reverse((usage.used, usage.id.clone()));
+    let mut tips: BinaryHeap<_> =
+        all.iter().filter(|u| !above.contains_key(u.id.as_str())).map(tip).collect();
+    while let Some(Reverse((_, id))) = tips.pop() {
         if keep.is_some_and(|keep| total <= keep) {
             break;
         }
+        let Some(candidate) = by_id.get(id.as_str()).copied() else { continue };
         let meant = !candidate.in_use
             && options.filters.fit(candidate)
             && age(candidate) >= options.older
             && (options.all || !candidate.shared && !INTERNAL.contains(&candidate.kind.as_str()));
-        if !meant || gone.iter().any(|g| g.id == candidate.id) {
+        if !meant {
             continue;
         }
-        // What stands on it goes with it: then none of it may be meant to stay.
+        // It may have been taken into use since, or be stood on: then nothing went.
         let went = builder.cache.remove(&candidate.id)?;
         let layers = went.iter().filter_map(|(_, layer)| *layer).collect();
         builder.worker.forget(layers).await?;
         for (id, _) in &went {
-            let Some(usage) = all.iter().find(|u| u.id == *id) else { continue };
+            remove_folder(builder, id);
+            let Some(usage) = by_id.get(id.as_str()).copied() else { continue };
             freed += usage.bytes;
             if !usage.shared {
                 total = total.saturating_sub(usage.bytes);
             }
             gone.push(usage.clone());
-        }
-        for (id, _) in went {
-            remove_folder(builder, &id);
+            for parent in &usage.parents {
+                let left = above.entry(parent).or_default();
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    tips.extend(by_id.get(parent.as_str()).copied().map(tip));
+                }
+            }
         }
     }
     Ok((gone, freed))
