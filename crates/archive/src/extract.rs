@@ -454,12 +454,19 @@ fn write_data<R: Read>(
     let Some(sparse) = &entry.sparse else {
         let mut written = 0;
         loop {
-            let n = reader.read_data(buffer)?;
-            if n == 0 {
+            // Whole buffers: what does not end where a page ends is written twice.
+            let mut filled = 0;
+            while filled < buffer.len() {
+                match reader.read_data(&mut buffer[filled..])? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            if filled == 0 {
                 return Ok(written);
             }
-            write_all(fd, &buffer[..n], written).map_err(os)?;
-            written += n as u64;
+            write_all(fd, &buffer[..filled], written).map_err(os)?;
+            written += filled as u64;
         }
     };
     ftruncate(fd, sparse.real_size).map_err(os)?;

@@ -1,14 +1,18 @@
 //! Unpacking one layer: compressed bytes in, a folder for overlayfs out, both digests known.
 //!
 //! ```text
-//! chunks --bounded channel--> decompress -> sha256 (diff ID) -> archive::extract -> layers/ID
+//! chunks --bounded channel--> decompress -> sha256 (diff ID) --bounded channel--> archive::extract -> layers/ID
+//!                             a thread of its own                                the caller's
 //! ```
+//!
+//! Two threads, for the last and largest layer of a pull has the machine for itself.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use archive::ExtractOptions;
 use bytes::Bytes;
@@ -19,6 +23,8 @@ use crate::{Digest, Error};
 
 /// Decompressed bytes handled at once.
 const BUFFER: usize = 256 * 1024;
+/// Buffers of [`BUFFER`] bytes that wait between a layer's two threads.
+const AHEAD: usize = 4;
 /// Largest zstd window accepted, log2 of bytes (the `zstd` tool's own limit). Layers made at the usual levels need
 /// 8 MiB; only `--ultra` ones come near this.
 const ZSTD_WINDOW_LOG: u32 = 27;
@@ -121,18 +127,32 @@ pub(crate) fn unpack(
 
 /// The same for a layer that is not compressed.
 pub(crate) fn unpack_tar(
-    input: impl Read,
+    input: impl Read + Send,
     to: &Path,
     diff_id: Option<&Digest>,
 ) -> Result<(u64, Digest), Error> {
     std::fs::create_dir(to).map_err(|e| Error::os("mkdir", to, e))?;
     let folder = File::open(to).map_err(|e| Error::os("open", to, e))?;
     let read = |e: io::Error| Error::Layer(archive::Error::Read(e));
-    let mut buffered = BufReader::with_capacity(BUFFER, Hashing { inner: input, hasher: Hasher::default() });
-    let summary = archive::extract(&mut buffered, folder.as_fd(), &ExtractOptions::layer())?;
-    // The digest covers all bytes, also those after the end of the archive.
-    io::copy(&mut buffered, &mut io::sink()).map_err(read)?;
-    let got = buffered.into_inner().hasher.finish();
+    let (summary, got) = std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(AHEAD);
+        let (empty, emptied) = sync_channel(AHEAD + 2);
+        let reading = std::thread::Builder::new()
+            .name("unpack".into())
+            .spawn_scoped(scope, move || read_ahead(input, &sender, &emptied))
+            .map_err(|e| Error::os("start a thread for", to, e))?;
+        let mut ahead = Ahead { receiver, empty, current: Filled::default(), at: 0 };
+        let summary = archive::extract(&mut ahead, folder.as_fd(), &ExtractOptions::layer());
+        // The digest covers all bytes, also those after the end of the archive.
+        let summary = summary
+            .map_err(Error::from)
+            .and_then(|summary| io::copy(&mut ahead, &mut io::sink()).map(|_| summary).map_err(read));
+        drop(ahead);
+        match reading.join() {
+            Ok(got) => summary.map(|summary| (summary, got)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
     if let Some(expected) = diff_id.filter(|d| **d != got) {
         return Err(Error::Verification {
             what: "unpacked layer".into(),
@@ -143,6 +163,66 @@ pub(crate) fn unpack_tar(
     // Blocks of the folder itself count too: `du` and dockerd agree.
     let own = folder.metadata().map_err(|e| Error::os("stat", to, e))?.blocks() * 512;
     Ok((summary.disk_bytes + own, got))
+}
+
+/// Memory, and how much of it is filled.
+type Filled = (Vec<u8>, usize);
+
+/// Reads and hashes until the end, a fault, or until nobody takes it any more.
+fn read_ahead(
+    mut input: impl Read,
+    sender: &SyncSender<io::Result<Filled>>,
+    emptied: &Receiver<Vec<u8>>,
+) -> Digest {
+    let mut hasher = Hasher::default();
+    loop {
+        let mut buffer = emptied.try_recv().unwrap_or_else(|_| vec![0; BUFFER]);
+        let mut filled = 0;
+        let fault = loop {
+            match input.read(&mut buffer[filled..]) {
+                Ok(0) => break None,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break Some(e),
+            }
+        };
+        hasher.update(&buffer[..filled]);
+        let end = filled == 0 || sender.send(Ok((buffer, filled))).is_err();
+        if let Some(fault) = fault {
+            // Whoever is gone does not want to know.
+            let _ = sender.send(Err(fault));
+            return hasher.finish();
+        }
+        if end {
+            return hasher.finish();
+        }
+    }
+}
+
+/// What [`read_ahead`] read.
+struct Ahead {
+    receiver: Receiver<io::Result<Filled>>,
+    empty: SyncSender<Vec<u8>>,
+    current: Filled,
+    at: usize,
+}
+
+impl Read for Ahead {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.current.1 {
+            let Ok(next) = self.receiver.recv() else { return Ok(0) };
+            let (used, _) = std::mem::replace(&mut self.current, next?);
+            self.at = 0;
+            // There is room for all that there are; the reader may have ended.
+            if !used.is_empty() {
+                let _ = self.empty.try_send(used);
+            }
+        }
+        let n = buf.len().min(self.current.1 - self.at);
+        buf[..n].copy_from_slice(&self.current.0[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 mod blobs;
 mod built;
 mod digest;
+mod direct;
 mod error;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;

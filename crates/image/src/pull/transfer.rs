@@ -1,7 +1,6 @@
 //! Carrying content from a registry into the store: fetched, verified and unpacked in one go.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{Progress, ProgressSink, Puller};
 use crate::digest::Hasher;
+use crate::direct::DirectFile;
 use crate::error::blocking;
 use crate::layer::{Chunks, unpack};
 use crate::registry::{ATTEMPTS, Repository, back_off, causes, registry};
@@ -379,11 +379,7 @@ fn store_blob(
     descriptor: &Descriptor,
 ) -> Result<NewBlob, Error> {
     let path = lease.path();
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map_err(|e| Error::os("create", path, e))?;
+    let mut file = DirectFile::create_new(path).map_err(|e| Error::os("create", path, e))?;
     let (mut hasher, mut size) = (Hasher::default(), 0);
     while let Some(chunk) = chunks.blocking_recv() {
         let chunk = chunk.map_err(|e| Error::os("fetch", path, e))?;
@@ -395,7 +391,7 @@ fn store_blob(
     if got != descriptor.digest {
         return Err(mismatch(&format!("layer {}", descriptor.digest), descriptor.digest, got));
     }
-    file.sync_data().map_err(|e| Error::os("sync", path, e))?;
+    file.finish().map_err(|e| Error::os("write", path, e))?;
     Ok(NewBlob { lease, digest: got, size })
 }
 
