@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use tests::{
-    Cli, Desktop, Registry,
+    Cli, Desktop, Engine, Registry,
     desktop::Display,
     eventually, tool,
     tray::{Line, TrayHost},
@@ -27,6 +27,22 @@ fn builds_compose_registries_and_files() {
     let _registry = Registry::start(&desktop.sandbox, desktop.folder());
     let mut node = desktop.script(&["--test", "--test-reporter=spec"], "more.test.mjs", &url);
     let done = node.status().expect("node");
+    assert!(done.success(), "the tests in the browser failed (above is which)");
+}
+
+#[test]
+fn another_engine_is_imported() {
+    let other = Engine::with_busybox();
+    let mut desktop = Desktop::new();
+    let address = format!("unix://{}", other.socket().display());
+    let context = desktop.path("docker/contexts/meta/other");
+    std::fs::create_dir_all(&context).unwrap();
+    let meta =
+        format!(r#"{{"Name":"other","Metadata":{{}},"Endpoints":{{"docker":{{"Host":"{address}"}}}}}}"#);
+    std::fs::write(context.join("meta.json"), meta).unwrap();
+    let url = desktop.bridge();
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "import.test.mjs", &url);
+    let done = node.env("CORACLE_OTHER", &address).status().expect("node");
     assert!(done.success(), "the tests in the browser failed (above is which)");
 }
 

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::test::run_step;
 use crate::{stage, target_dir, workspace};
@@ -15,8 +15,8 @@ use crate::{stage, target_dir, workspace};
 /// The targets: programs of `fuzz/`, with their seeds in `fuzz/seeds/NAME`.
 const TARGETS: [&str; 8] =
     ["tar", "reference", "document", "challenge", "load", "dockerfile", "pack", "cache"];
-/// Seconds for each.
-const SECONDS: u32 = 300;
+/// Seconds for each, unless told.
+pub const SECONDS: u32 = 300;
 /// Longest input, bytes: beyond a few tar blocks more of the same follows.
 const INPUT_BYTES: u32 = 32 * 1024;
 /// Most memory a target may hold, MB: what an input makes us allocate must not depend on numbers it states.
@@ -28,8 +28,10 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
 
-/// Builds all targets and runs them one after the other. What crashed one is kept in `target/fuzz/findings/`.
-pub fn run() -> Result<()> {
+/// Builds the targets and runs them, or the one that is named, one after the other. What crashed one is kept in
+/// `target/fuzz/findings/`.
+pub fn run(only: Option<&str>, seconds: u32) -> Result<()> {
+    ensure!(only.is_none_or(|name| TARGETS.contains(&name)), "the targets are: {}", TARGETS.join(", "));
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let folder: PathBuf =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(target_dir, PathBuf::from).join("fuzz");
@@ -45,14 +47,14 @@ pub fn run() -> Result<()> {
     )?;
     let findings = folder.join("findings");
     std::fs::create_dir_all(&findings)?;
-    for name in TARGETS {
+    for name in TARGETS.into_iter().filter(|name| only.is_none_or(|only| only == *name)) {
         // libFuzzer adds what it learns to the first folder: that is one of its own, kept for the next run.
         let learnt = folder.join("corpus").join(name);
         std::fs::create_dir_all(&learnt)?;
-        eprintln!("== fuzz {name}: {SECONDS} s");
+        eprintln!("== fuzz {name}: {seconds} s");
         stage::run(
             Command::new(folder.join(&target).join("release").join(name))
-                .arg(format!("-max_total_time={SECONDS}"))
+                .arg(format!("-max_total_time={seconds}"))
                 .arg(format!("-max_len={INPUT_BYTES}"))
                 .arg(format!("-rss_limit_mb={MEMORY_MB}"))
                 .arg(format!("-timeout={INPUT_SECONDS}"))

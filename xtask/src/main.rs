@@ -75,6 +75,14 @@ enum Task {
         /// Only groups whose name contains this
         group: Option<String>,
     },
+    /// Give the readers of hostile input arbitrary bytes, guided by what they reach
+    Fuzz {
+        /// Only this target of fuzz/
+        target: Option<String>,
+        /// For how long each, seconds
+        #[arg(long, default_value_t = fuzz::SECONDS)]
+        seconds: u32,
+    },
     /// Measure our engine beside a real dockerd
     Bench(bench::Options),
     /// Build the programs as they are shipped, in target/stage/bin
@@ -131,6 +139,7 @@ fn main() -> anyhow::Result<()> {
             }
         }
         Task::Fixtures { peer, group } => fixtures::record(&peer, group.as_deref())?,
+        Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds)?,
         Task::Bench(options) => bench::run(&options)?,
         Task::Stage => println!("{}", stage::build()?.display()),
         Task::Desktop => println!("{}", ui::desktop(false)?.display()),

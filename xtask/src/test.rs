@@ -89,7 +89,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     let interface = app_environment()?;
     // CI has the mutations of `image::fuzzing` instead, among the unit tests.
     if filter.is_none() && tier == Tier::Full {
-        fuzz::run()?;
+        fuzz::run(None, fuzz::SECONDS)?;
     }
     let (bin, qemu) = crate::run::prepare()?;
     let mut end_to_end = cargo();

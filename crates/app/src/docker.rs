@@ -1,5 +1,7 @@
 //! Requests to the engine, over its socket: one connection each.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use host::Home;
 use http_body_util::{BodyExt, Empty, Full, combinators::BoxBody};
@@ -22,10 +24,14 @@ pub fn body_of(bytes: impl Into<Bytes>) -> Body {
 }
 
 /// Sends a request whose target is the engine's path; the connection lives as long as its answer is read.
-pub async fn send(home: &Home, mut request: Request<Body>) -> Result<Response<Incoming>, AppError> {
-    let socket = host::connect(&home.docker_socket())
-        .await
-        .map_err(|e| AppError::Unreachable(format!("{}: {e}", home.docker_socket().display())))?;
+pub async fn send(home: &Home, request: Request<Body>) -> Result<Response<Incoming>, AppError> {
+    send_to(&home.docker_socket(), request).await
+}
+
+/// The same to any engine of this computer.
+pub async fn send_to(path: &Path, mut request: Request<Body>) -> Result<Response<Incoming>, AppError> {
+    let socket =
+        host::connect(path).await.map_err(|e| AppError::Unreachable(format!("{}: {e}", path.display())))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     tokio::spawn(connection.with_upgrades());
     request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("docker"));

@@ -15,6 +15,7 @@ pub mod bridge;
 mod daemon;
 mod docker;
 mod error;
+mod import;
 mod log_stream;
 pub mod logs;
 mod platform;
@@ -108,6 +109,7 @@ impl App {
                 report::write(self, std::path::Path::new(&path)).await?;
                 Ok(ControlAnswer::Text { text: path })
             }
+            Control::Engines => Ok(ControlAnswer::Engines { engines: import::engines(self).await }),
             Control::Reset => {
                 self.reset().await?;
                 Ok(ControlAnswer::Machine { machine: Box::new(self.machine().await?) })

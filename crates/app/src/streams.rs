@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    App, AppError, body_of, docker, empty, log_stream,
+    App, AppError, body_of, docker, empty, import, log_stream,
     registries::{self, Config},
     tools, transfer,
     tree::{Reader, Tree},
@@ -126,6 +126,9 @@ pub fn open(app: App, what: Open) -> Stream {
             }
             Open::Receive { path, file } => transfer::receive(&mut window, &path, &file).await,
             Open::Copy { from, to } => transfer::copy(&mut window, &from, &to).await,
+            Open::Import { socket, images, volumes } => {
+                import::import(&mut window, &socket, images, volumes).await
+            }
             Open::Tool { tool } => window.tool(&tool).await,
             Open::Terminal { path, body } => window.terminal(&path, body).await,
         };

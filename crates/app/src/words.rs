@@ -61,6 +61,8 @@ pub enum Control {
         /// Where to: a whole path.
         path: String,
     },
+    /// Other engines of this computer that answer, and what they have.
+    Engines,
     /// Stops the machine and deletes every image, container, volume and setting.
     Reset,
 }
@@ -108,6 +110,36 @@ pub enum ControlAnswer {
         /// Each with credentials.
         registries: Vec<Registry>,
     },
+    /// Other engines.
+    Engines {
+        /// Each that answers.
+        engines: Vec<Engine>,
+    },
+}
+
+/// Another engine of this computer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub struct Engine {
+    /// What it calls itself, after the name of docker's context that leads to it.
+    pub name: String,
+    /// Its socket.
+    pub socket: String,
+    /// Its images, under each of their names.
+    pub images: Vec<EngineImage>,
+    /// Its volumes of the driver `local`.
+    pub volumes: Vec<String>,
+}
+
+/// An image of another engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+pub struct EngineImage {
+    /// A tag, or its id where it has none.
+    pub name: String,
+    /// Bytes, as its engine counts them.
+    #[cfg_attr(test, ts(type = "number"))]
+    pub size: u64,
 }
 
 /// A registry with credentials.
@@ -256,6 +288,15 @@ pub enum Open {
         from: String,
         /// Where it is put (`PUT`), with its query.
         to: String,
+    },
+    /// Images and volumes of another engine, brought into this one: a line for each that has come.
+    Import {
+        /// The other's socket, of [`Control::Engines`].
+        socket: String,
+        /// Names of images.
+        images: Vec<String>,
+        /// Names of volumes.
+        volumes: Vec<String>,
     },
     /// A program that comes with Coracle and speaks for itself: compose, builds.
     Tool {
@@ -580,6 +621,8 @@ mod tests {
             Control::decl(&config),
             ControlAnswer::decl(&config),
             Registry::decl(&config),
+            Engine::decl(&config),
+            EngineImage::decl(&config),
             Failure::decl(&config),
             Machine::decl(&config),
             State::decl(&config),

@@ -68,8 +68,8 @@ impl Bench {
         let names = Names::of(&self.folder)?;
         // The same two programs: once behind published ports, once where the user network leads.
         let serve = format!(
-            "tcpsvd -E 0.0.0.0 {SENDS} dd if=/dev/zero bs={PIECE} count={count} & \
-             exec tcpsvd -E 0.0.0.0 {TAKES} sh -c 'cat >/dev/null; echo done'",
+            "nc -ll -p {SENDS} -e dd if=/dev/zero bs={PIECE} count={count} & \
+             exec nc -ll -p {TAKES} -e sh -c 'cat >/dev/null; echo done'",
             count = SENT / PIECE
         );
         let (published, direct) = (names.container("published"), names.container("direct"));

@@ -40,7 +40,7 @@ registry: string, } | { "control": "diagnostics",
 /**
  * Where to: a whole path.
  */
-path: string, } | { "control": "reset" };
+path: string, } | { "control": "engines" } | { "control": "reset" };
 export type ControlAnswer = { "answer": "machine", 
 /**
  * It.
@@ -81,7 +81,11 @@ dockerfiles: Array<string>, } | { "answer": "registries",
 /**
  * Each with credentials.
  */
-registries: Array<Registry>, };
+registries: Array<Registry>, } | { "answer": "engines", 
+/**
+ * Each that answers.
+ */
+engines: Array<Engine>, };
 export type Registry = { 
 /**
  * Its name in docker's configuration.
@@ -95,6 +99,32 @@ user: string | null,
  * The program that keeps the secret; none: docker's own file does.
  */
 store: string | null, };
+export type Engine = { 
+/**
+ * What it calls itself, after the name of docker's context that leads to it.
+ */
+name: string, 
+/**
+ * Its socket.
+ */
+socket: string, 
+/**
+ * Its images, by their first name.
+ */
+images: Array<EngineImage>, 
+/**
+ * Its volumes of the driver `local`.
+ */
+volumes: Array<string>, };
+export type EngineImage = { 
+/**
+ * A tag, or its id where it has none.
+ */
+name: string, 
+/**
+ * Bytes, as its engine counts them.
+ */
+size: number, };
 export type Failure = { 
 /**
  * For programs.
@@ -206,7 +236,19 @@ from: string,
 /**
  * Where it is put (`PUT`), with its query.
  */
-to: string, } | { "open": "tool", 
+to: string, } | { "open": "import", 
+/**
+ * The other's socket, of [`Control::Engines`].
+ */
+socket: string, 
+/**
+ * Names of images.
+ */
+images: Array<string>, 
+/**
+ * Names of volumes.
+ */
+volumes: Array<string>, } | { "open": "tool", 
 /**
  * Which, and what it shall do.
  */
