@@ -353,6 +353,14 @@ test("volumes and networks are made and removed", async () => {
   await accessible(page, "networks");
   await docker("network", "rm", "backend");
   await row(page, "backend").waitFor({ state: "detached" });
+  // Nothing is selected: who is connected is drawn.
+  await docker("run", "-d", "--name", "drawn", "busybox", "sleep", "1000");
+  const map = page.getByRole("region", { name: "Map of networks" });
+  await map.getByRole("button", { name: "drawn" }).waitFor();
+  await map.getByRole("button", { name: /^bridge/ }).waitFor();
+  await accessible(page, "map of networks");
+  await docker("rm", "-f", "drawn");
+  await map.getByRole("button", { name: "drawn" }).waitFor({ state: "detached" });
 });
 
 test("the keyboard goes everywhere", async () => {

@@ -11,6 +11,7 @@ import { ago, quote, size, span, words } from "./format";
 import { fraction, nothing, progress, reference } from "./pull";
 import { blank, body, check, envFile, fromImage, line, memory, service } from "./run";
 import { sample } from "./stats";
+import { topology } from "./topology";
 
 const container = (over: object) => ({ Id: "a".repeat(64), Names: ["/x"], Labels: {}, State: "exited", ...over }) as Container;
 
@@ -257,5 +258,27 @@ describe("stats", () => {
     };
     expect(sample(JSON.stringify(raw))).toMatchObject({ cpu: 40, memory: 60, limit: 1000, received: 4, sent: 6 });
     expect(sample('{"read":"0001-01-01T00:00:00Z"}')).toBeUndefined();
+  });
+});
+
+describe("map of networks", () => {
+  const on = (id: string, state: string, ...networks: string[]) =>
+    container({ Id: id, Names: [`/${id}`], State: state, NetworkSettings: { Networks: Object.fromEntries(networks.map((n, i) => [n, { IPAddress: `10.0.${i}.2` }])) } });
+  const network = (Name: string) => ({ Name, Id: Name, Driver: "bridge" }) as Parameters<typeof topology>[0][number];
+
+  it("shows who runs, beside what they are on", () => {
+    const map = topology([network("c"), network("b"), network("a"), network("idle")], [on("db", "running", "b"), on("web", "running", "a", "b"), on("other", "running", "c"), on("gone", "exited", "idle")]);
+    expect(map.networks.map((n) => n.Name)).toEqual(["a", "b", "c"]);
+    expect(map.containers.map((c) => c.Id)).toEqual(["web", "db", "other"]);
+    expect(map.links).toEqual([
+      { network: 0, container: 0, address: "10.0.0.2" },
+      { network: 1, container: 0, address: "10.0.1.2" },
+      { network: 1, container: 1, address: "10.0.0.2" },
+      { network: 2, container: 2, address: "10.0.0.2" },
+    ]);
+  });
+
+  it("leaves out a network that has just gone", () => {
+    expect(topology([], [on("web", "running", "a")]).links).toEqual([]);
   });
 });
