@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -31,6 +31,8 @@ const FILES: usize = 10_000;
 /// Ports in the guest that send and take bytes.
 const SENDS: u16 = 7001;
 const TAKES: u16 = 7002;
+/// How long nothing may come or go.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The name of the raw port.
 const RAW: &str = "org.coracle.bench";
 
@@ -178,12 +180,15 @@ fn sent(port: u16) -> Result<f64> {
 /// Milliseconds of the same through the raw port.
 fn raw(shell: &Shell, socket: &Path, from_guest: bool) -> Result<f64> {
     let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     let find = format!("p=/dev/$(basename $(dirname $(grep -l {RAW} /sys/class/virtio-ports/*/name)))");
     let count = SENT / PIECE;
     let work = if from_guest {
         format!("{find}; dd if=/dev/zero of=$p bs={PIECE} count={count} 2>/dev/null")
     } else {
-        format!("{find}; echo ready >$p; head -c {SENT} $p >/dev/null; echo done >$p")
+        // Opened once: what waits in a port is lost when it is closed.
+        format!("{find}; exec 3<>$p; echo ready >&3; head -c {SENT} <&3 >/dev/null; echo done >&3")
     };
     let shell = shell.clone();
     let guest = std::thread::spawn(move || shell.run(&work));
