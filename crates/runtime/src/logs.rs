@@ -289,7 +289,7 @@ impl At {
     }
 
     /// Goes to where the last `count` lines begin; how many there are.
-    fn to_last_lines(&mut self, count: u64) -> io::Result<u64> {
+    fn seek_to_last_lines(&mut self, count: u64) -> io::Result<u64> {
         match &mut self.found.body {
             Body::Plain(file) => {
                 let (offset, found) = last_lines(file, count)?;
@@ -328,7 +328,7 @@ impl Cursor {
         };
         for found in all {
             let mut at = At::start(found);
-            wanted -= at.to_last_lines(wanted)?;
+            wanted -= at.seek_to_last_lines(wanted)?;
             cursor.at = Some(at);
             if wanted == 0 {
                 break;

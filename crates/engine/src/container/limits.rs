@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 const LEAST_MEMORY: i64 = 6 << 20;
 /// Microseconds that a period of the scheduler may have; least of a quota.
 const CPU_PERIOD: std::ops::RangeInclusive<i64> = 1_000..=1_000_000;
-/// Weights of block I/O.
+/// Weights that block I/O may have.
 pub const BLKIO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
 /// What the kernel takes as a process's out-of-memory score adjustment.
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i32> = -1000..=1000;
@@ -53,9 +53,6 @@ pub fn check(host: &mut HostConfig, cpus: usize) -> Result<()> {
     }
     if host.cpu_quota > 0 && host.cpu_quota < *CPU_PERIOD.start() {
         return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
-    }
-    if host.blkio_weight > 0 && !BLKIO_WEIGHTS.contains(&host.blkio_weight) {
-        return invalid("Range of blkio weight is from 10 to 1000");
     }
     if host.io_maximum_bandwidth != 0 || host.io_maximum_iops != 0 {
         return invalid(
@@ -231,7 +228,6 @@ mod tests {
             HostConfig { nano_cpus: 1, cpu_quota: 1000, ..HostConfig::default() },
             HostConfig { cpu_period: 10, ..HostConfig::default() },
             HostConfig { cpu_quota: 999, ..HostConfig::default() },
-            HostConfig { blkio_weight: 5, ..HostConfig::default() },
             HostConfig { io_maximum_iops: 5, ..HostConfig::default() },
             HostConfig { memory_swappiness: Some(101), ..HostConfig::default() },
         ];

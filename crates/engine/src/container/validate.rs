@@ -178,6 +178,9 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         );
         host.blkio_weight = 0;
     }
+    if host.blkio_weight > 0 && !limits::BLKIO_WEIGHTS.contains(&host.blkio_weight) {
+        return Err(Error::invalid("Range of blkio weight is from 10 to 1000"));
+    }
     if host.network_mode == "host" && host.port_bindings.values().any(Option::is_some) {
         warnings.push("Published ports are discarded when using host network mode".into());
     }

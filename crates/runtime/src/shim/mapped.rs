@@ -188,9 +188,8 @@ fn not_its_own(plan: &Plan, mount: &MountPlan) -> Step<Option<MountKind>> {
     Ok(match kind.as_str() {
         "cgroup2" if !own(libc::CLONE_NEWCGROUP) => {
             // The hierarchy is the topmost folder of that file system above the group.
-            let is_hierarchy = |path: &&Path| {
-                rustix::fs::statfs(*path).is_ok_and(|s| s.f_type as i64 == libc::CGROUP2_SUPER_MAGIC as i64)
-            };
+            let is_hierarchy =
+                |path: &&Path| rustix::fs::statfs(*path).is_ok_and(|s| s.f_type == libc::CGROUP2_SUPER_MAGIC);
             let top = Path::new(&plan.cgroup).ancestors().take_while(is_hierarchy).last();
             bind(top.unwrap_or(Path::new("")).to_string_lossy().into_owned())
         }
