@@ -176,3 +176,17 @@ fn logs_put_aside_are_compressed_and_read_like_all_others() {
     eventually("it is compressed again", || is_packed(&engine));
     assert_eq!(engine.docker(&["logs", &packed]).ok(), all.join("\n"));
 }
+
+#[test]
+fn the_hosts_names_are_seen_and_not_set_and_no_network_is_none() {
+    let engine = Engine::with_busybox();
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name").trim().to_owned();
+    let before = host();
+    assert_eq!(engine.docker(&["run", "--rm", "--uts=host", "busybox", "hostname"]).ok(), before);
+    assert_eq!(host(), before);
+    // An option of the API alone.
+    let body = r#"{"Image":"busybox","Cmd":["ls","/sys/class/net"],"NetworkDisabled":true}"#;
+    let (status, answer) = engine.request("POST", "/containers/create?name=alone", Some(body));
+    assert_eq!(status, 201, "{answer}");
+    assert_eq!(engine.docker(&["start", "-a", "alone"]).ok(), "lo");
+}
