@@ -103,9 +103,15 @@ impl Engine {
         engine
     }
 
-    fn not_started(config: serde_json::Value) -> Self {
+    /// Prepares one: [`Self::launch`] starts it.
+    pub fn not_started(config: serde_json::Value) -> Self {
         let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary folder");
         Self { process: None, sandbox: Sandbox::new(), folder, config }
+    }
+
+    /// Settings for its next start.
+    pub fn configure(&mut self, config: serde_json::Value) {
+        self.config = config;
     }
 
     /// Its root folder, as it is seen from outside its sandbox.

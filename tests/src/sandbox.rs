@@ -56,6 +56,18 @@ impl Sandbox {
         assert!(mount.status().is_ok_and(|s| s.success()), "mount a tmpfs at {}", at.display());
     }
 
+    /// Gives the inside an `/etc` of its own: what is written there stays in `folder`.
+    pub fn own_etc(&self, folder: &Path) {
+        let (upper, work) = (folder.join("upper"), folder.join("work"));
+        for folder in [&upper, &work] {
+            std::fs::create_dir_all(folder).expect("make the folder");
+        }
+        let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
+        let mut mount = self.command("mount");
+        mount.args(["-t", "overlay", "overlay", "-o", &options, "/etc"]);
+        assert!(mount.status().is_ok_and(|s| s.success()), "mount an /etc");
+    }
+
     /// A command that runs inside.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");

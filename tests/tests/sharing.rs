@@ -1,6 +1,6 @@
 //! What one container shares with another, and where logs go, by the stock CLI.
 
-use tests::Engine;
+use tests::{Engine, eventually};
 
 #[test]
 fn a_container_has_the_volumes_of_another() {
@@ -126,8 +126,67 @@ fn details_of_a_log_are_labels_and_variables_it_names() {
     ] {
         engine.docker(&["create", "--log-opt", option, "busybox"]).fails(1, words);
     }
-    // What is not done is said, but keeps nobody from running.
-    let made = engine.docker(&["create", "--log-opt", "compress=true", "busybox"]);
-    assert!(made.code == Some(0) && made.err.contains("not compressed by this engine"), "{}", made.err);
+    let alone = ["run", "--log-opt", "compress=true", "--log-opt", "max-file=1", "busybox"];
+    engine.docker(&alone).fails(125, "compress cannot be true when max-file is less than 2");
     engine.docker(&["run", "--log-opt", "max-size=12x", "busybox"]).fails(125, "invalid size: '12x'");
+}
+
+#[test]
+fn logs_put_aside_are_compressed_and_read_like_all_others() {
+    let mut engine = Engine::with_busybox();
+    let files = |engine: &Engine, id: &str| -> Vec<String> {
+        let folder = std::fs::read_dir(engine.root().join("containers").join(id)).expect("its folder");
+        let mut names: Vec<String> = folder
+            .filter_map(|e| e.ok()?.file_name().into_string().ok())
+            .filter_map(|name| Some(name.split_once("-json.log")?.1.to_owned()))
+            .collect();
+        names.sort();
+        names
+    };
+    let options = ["--log-opt", "max-size=20k", "--log-opt", "max-file=100"];
+    let run = |engine: &Engine, driver: &str| {
+        let start = ["run", "-d", "--log-driver", driver];
+        engine.docker(&[&start[..], &options, &["busybox", "seq", "1", "2000"]].concat()).ok()
+    };
+    let all: Vec<String> = (1..=2000).map(|n| n.to_string()).collect();
+    // `local` compresses by itself, as Docker's does; `json-file` where it is told to.
+    let (packed, plain) = (run(&engine, "local"), run(&engine, "json-file"));
+    for id in [&packed, &plain] {
+        assert_eq!(engine.docker(&["logs", "-f", id]).ok(), all.join("\n"));
+    }
+    let is_packed = |engine: &Engine| {
+        let names = files(engine, &packed);
+        names.len() > 5 && names.iter().all(|n| n.is_empty() || n.ends_with(".gz"))
+    };
+    eventually("what was put aside is compressed", || is_packed(&engine));
+    assert!(files(&engine, &plain).iter().all(|n| !n.ends_with("gz")), "{:?}", files(&engine, &plain));
+    assert_eq!(engine.docker(&["logs", &packed]).ok(), all.join("\n"));
+    assert_eq!(engine.docker(&["logs", "-n", "1500", &packed]).ok(), all[500..].join("\n"));
+
+    // What an engine left undone, the next one does: here its plain file is there again, as after a crash.
+    engine.crash();
+    let folder = engine.root().join("containers").join(&packed);
+    let first = folder.join(format!("{packed}-json.log.1.gz"));
+    let unpacked = std::process::Command::new("gzip").arg("-dc").arg(&first).output().expect("gzip");
+    assert!(unpacked.status.success());
+    std::fs::write(first.with_extension(""), unpacked.stdout).expect("write a log");
+    std::fs::write(folder.join(format!("{packed}-json.log.gz.new")), "half").expect("write half a file");
+    engine.launch();
+    assert_eq!(engine.docker(&["logs", &packed]).ok(), all.join("\n"));
+    eventually("it is compressed again", || is_packed(&engine));
+    assert_eq!(engine.docker(&["logs", &packed]).ok(), all.join("\n"));
+}
+
+#[test]
+fn the_hosts_names_are_seen_and_not_set_and_no_network_is_none() {
+    let engine = Engine::with_busybox();
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name").trim().to_owned();
+    let before = host();
+    assert_eq!(engine.docker(&["run", "--rm", "--uts=host", "busybox", "hostname"]).ok(), before);
+    assert_eq!(host(), before);
+    // An option of the API alone.
+    let body = r#"{"Image":"busybox","Cmd":["ls","/sys/class/net"],"NetworkDisabled":true}"#;
+    let (status, answer) = engine.request("POST", "/containers/create?name=alone", Some(body));
+    assert_eq!(status, 201, "{answer}");
+    assert_eq!(engine.docker(&["start", "-a", "alone"]).ok(), "lo");
 }

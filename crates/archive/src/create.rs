@@ -12,7 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::{Error, OVERLAY_OPAQUE, Summary, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, Whiteouts, error::lossy};
+use crate::{Error, Ids, OVERLAY_OPAQUE, Summary, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, Whiteouts, error::lossy};
 
 /// Longest list of attribute names, and longest value, that Linux has (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`), bytes.
 const XATTR_BYTES: usize = 64 * 1024;
@@ -28,6 +28,8 @@ pub struct CreateOptions {
     pub bare: bool,
     /// Folders, by device and inode, that are written without what lies in them: `/proc` and its like.
     pub without_contents: Vec<(u64, u64)>,
+    /// What the owners on the file system are in the archive; `None`: the same.
+    pub ids: Option<Ids>,
     /// What overlayfs' whiteouts become: `.wh.` files of a layer, or devices as they are.
     pub whiteouts: Whiteouts,
 }
@@ -39,6 +41,7 @@ impl Default for CreateOptions {
             contents_only: false,
             bare: false,
             without_contents: Vec::new(),
+            ids: None,
             whiteouts: Whiteouts::Literal,
         }
     }
@@ -74,6 +77,7 @@ pub fn create(
         links: HashMap::new(),
         summary: Summary::default(),
         without_contents: &options.without_contents,
+        ids: options.ids.as_ref(),
         overlay: options.whiteouts == Whiteouts::Overlay,
     };
     let name = if name.is_empty() { &b"."[..] } else { name };
@@ -92,6 +96,7 @@ pub fn create(
 struct Walk<'a, W> {
     out: W,
     without_contents: &'a [(u64, u64)],
+    ids: Option<&'a Ids>,
     /// First member of each file with more than one name, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
     summary: Summary,
@@ -158,6 +163,9 @@ impl<W: Write> Walk<'_, W> {
             return self.whiteout(shown, &stat).map(|()| None);
         }
         let mut member = Member::new(shown, &stat);
+        if let Some(ids) = self.ids {
+            (member.uid, member.gid) = (ids.uid_inside(member.uid), ids.gid_inside(member.gid));
+        }
         self.summary.entries += 1;
         if kind != FileType::Directory && stat.st_nlink > 1 {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use crate::header::{Entry, Kind};
 use crate::path::{clean, split};
-use crate::{Error, Limits, OVERLAY_OPAQUE, Reader, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, error::lossy};
+use crate::{Error, Ids, Limits, OVERLAY_OPAQUE, Reader, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, error::lossy};
 
 /// Bytes written to a file at once.
 const COPY_BYTES: usize = 128 * 1024;
@@ -63,6 +63,8 @@ pub struct ExtractOptions {
     /// Refuse to replace a folder by something else and the other way round (`docker cp`'s
     /// `noOverwriteDirNonDir`).
     pub keep_kind: bool,
+    /// What the owners are for the file system; `None`: as they are.
+    pub ids: Option<Ids>,
     /// Limits of the archive.
     pub limits: Limits,
 }
@@ -74,6 +76,7 @@ impl ExtractOptions {
             whiteouts: Whiteouts::Overlay,
             owner: Owner::Archive,
             keep_kind: false,
+            ids: None,
             limits: Limits::default(),
         }
     }
@@ -189,7 +192,7 @@ impl Tree<'_> {
             }
             Kind::Symlink => {
                 symlinkat(OsStr::from_bytes(&entry.link), dir, file_name).map_err(os("symlink"))?;
-                let (uid, gid) = self.owner(entry);
+                let (uid, gid) = self.owner(entry).map_err(os("chown"))?;
                 chownat(dir, file_name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(os("chown"))?;
                 set_xattrs(Target::Name(dir, name), entry)?;
@@ -231,7 +234,7 @@ impl Tree<'_> {
                         io::Error::from(io::ErrorKind::AlreadyExists),
                     ));
                 }
-                let (uid, gid) = self.owner(entry);
+                let (uid, gid) = self.owner(entry).map_err(os("chown"))?;
                 chownat(&node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(os("chown"))?;
                 chmodat(CWD, self_path(&node), Mode::from_raw_mode(entry.mode), AtFlags::empty())
                     .map_err(os("chmod"))?;
@@ -313,7 +316,8 @@ impl Tree<'_> {
                         set_opaque(&fd, prefix)?;
                     }
                     if let Owner::Fixed { uid, gid } = self.options.owner {
-                        fchown(&fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(os)?;
+                        let (uid, gid) = self.outside(uid, gid).map_err(os)?;
+                        fchown(&fd, Some(uid), Some(gid)).map_err(os)?;
                     }
                     fchmod(&fd, Mode::from_raw_mode(IMPLIED_FOLDER)).map_err(os)?;
                     self.count(&fstat(&fd).map_err(os)?);
@@ -394,18 +398,28 @@ impl Tree<'_> {
 
     /// Owner, mode and extended attributes, in the order that loses none.
     fn settle(&self, fd: BorrowedFd<'_>, entry: &Entry, path: &[u8]) -> Result<(), Error> {
-        let (uid, gid) = self.owner(entry);
+        let (uid, gid) = self.owner(entry).map_err(|e| Error::os("chown", path, e))?;
         fchown(fd, Some(uid), Some(gid)).map_err(|e| Error::os("chown", path, e))?;
         fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(|e| Error::os("chmod", path, e))?;
         set_xattrs(Target::Fd(fd), entry)
     }
 
-    fn owner(&self, entry: &Entry) -> (Uid, Gid) {
-        let (uid, gid) = match self.options.owner {
-            Owner::Archive => (entry.uid, entry.gid),
-            Owner::Fixed { uid, gid } => (uid, gid),
+    fn owner(&self, entry: &Entry) -> Result<(Uid, Gid), Errno> {
+        match self.options.owner {
+            Owner::Archive => self.outside(entry.uid, entry.gid),
+            Owner::Fixed { uid, gid } => self.outside(uid, gid),
+        }
+    }
+
+    /// As the file system has them; who is nobody there is what `chown` inside says: EINVAL.
+    fn outside(&self, uid: u32, gid: u32) -> Result<(Uid, Gid), Errno> {
+        let (uid, gid) = match &self.options.ids {
+            None => (uid, gid),
+            Some(ids) => {
+                (ids.uid_outside(uid).ok_or(Errno::INVAL)?, ids.gid_outside(gid).ok_or(Errno::INVAL)?)
+            }
         };
-        (Uid::from_raw(uid), Gid::from_raw(gid))
+        Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
     }
 
     fn count(&mut self, stat: &Stat) {

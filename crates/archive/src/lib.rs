@@ -23,6 +23,7 @@ mod create;
 mod error;
 mod extract;
 mod header;
+mod ids;
 mod path;
 mod reader;
 
@@ -30,6 +31,7 @@ pub use create::{CreateOptions, create};
 pub use error::Error;
 pub use extract::{ExtractOptions, Owner, Summary, Whiteouts, extract};
 pub use header::{Entry, Kind, Segment, Sparse};
+pub use ids::Ids;
 pub use reader::{Limits, Reader};
 
 /// Prefix of a file that stands for the removal of another, in a layer (OCI image-spec, `layer.md`).

@@ -58,6 +58,8 @@ pub struct EngineConfig {
     pub tlskey: Option<PathBuf>,
     /// TCP without TLS is wanted, whatever comes of it. A key of ours.
     pub insecure_tcp: bool,
+    /// Whose subordinate ids containers' ids are: `default`, a user, or `user:group`, by names or numbers.
+    pub userns_remap: Option<String>,
     /// Feature switches; kept for compatibility.
     pub features: BTreeMap<String, bool>,
     /// Other OCI runtimes, by the name that `--runtime` takes.

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -19,12 +19,14 @@ use network::Ports;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{EngineConfig, Paths};
-use crate::container::{Command, Containers, LastRun, Record, ports, task};
+use crate::container::config::HostConfig;
+use crate::container::{Command, Containers, LastRun, Record, log_options, ports, task};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exec::Execs;
 use crate::host_paths::HostPaths;
 use crate::networks::{Member, Network, Networks, primary};
+use crate::remap::Remap;
 use crate::store::{Durability, Kind, Store};
 use crate::volumes::Volumes;
 
@@ -39,6 +41,8 @@ pub struct Engine {
     pub id: String,
     /// Settings.
     pub config: EngineConfig,
+    /// Ids of containers on this host; `None`: what they are inside.
+    pub remap: Option<Remap>,
     /// Where things are.
     pub paths: Paths,
     /// Records on disk.
@@ -89,6 +93,10 @@ impl Engine {
     /// Opens state and finds containers again. Fails in words when another engine has the same root.
     pub async fn open(options: Options) -> Result<Arc<Self>> {
         let Options { config, paths, ports_socket, host_paths } = options;
+        let remap = match config.userns_remap.as_deref().filter(|setting| !setting.is_empty()) {
+            Some(setting) => Remap::read(setting, Path::new("/etc"))?,
+            None => None,
+        };
         let host_paths = HostPaths::new(ports_socket.is_some(), host_paths);
         for folder in [&paths.root, &paths.exec_root, &paths.root.join("containers")] {
             tokio::fs::create_dir_all(folder)
@@ -131,6 +139,7 @@ impl Engine {
             host_paths,
             id,
             config,
+            remap,
             paths,
             store,
             images,
@@ -149,6 +158,9 @@ impl Engine {
         });
         engine.find_containers().await?;
         crate::builds::end_leftovers(&engine).await;
+        let records: Vec<_> = engine.containers.list().iter().map(|c| c.view().record.clone()).collect();
+        let logs = engine.clone();
+        tokio::spawn(async move { log_options::catch_up(&logs, records).await });
         // Beside the first requests: it looks at everything, and nobody waits for it.
         let tidied = engine.clone();
         tokio::spawn(async move {
@@ -157,6 +169,11 @@ impl Engine {
             }
         });
         Ok(engine)
+    }
+
+    /// The ids that a container gets; `None`: this host's.
+    pub fn remap_for(&self, host: &HostConfig) -> Option<&Remap> {
+        self.remap.as_ref().filter(|_| host.userns_mode != "host")
     }
 
     async fn find_containers(self: &Arc<Self>) -> Result<()> {

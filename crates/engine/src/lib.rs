@@ -16,6 +16,7 @@ mod guest_ports;
 pub mod host_paths;
 mod names;
 pub mod networks;
+pub mod remap;
 mod rootfs;
 pub mod store;
 mod time;

@@ -71,6 +71,9 @@ struct Serve {
     /// A folder of the host that is mounted here, as HOST=HERE; may come several times
     #[arg(long, value_parser = host_path)]
     host_path: Vec<(PathBuf, PathBuf)>,
+    /// Whose subordinate ids containers' ids are: default, USER or USER:GROUP, by names or numbers
+    #[arg(long, value_name = "USER")]
+    userns_remap: Option<String>,
     /// The shim's program [default: coracle-shim beside this one]
     #[arg(long)]
     shim: Option<PathBuf>,
@@ -132,6 +135,7 @@ async fn serve(options: Serve) -> Result<()> {
     config.tlscacert = options.tlscacert.or(config.tlscacert);
     config.tlscert = options.tlscert.or(config.tlscert);
     config.tlskey = options.tlskey.or(config.tlskey);
+    config.userns_remap = options.userns_remap.or(config.userns_remap);
     config.insecure_tcp |= options.insecure_tcp;
     let default_level = if config.debug { "debug" } else { "info" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")

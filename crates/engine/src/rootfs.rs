@@ -146,6 +146,8 @@ pub struct Root {
     fd: OwnedFd,
     /// Folders whose contents are the kernel's, not the container's: by device and inode.
     made_up: Vec<(u64, u64)>,
+    /// What the owners of its files are inside.
+    ids: Option<archive::Ids>,
 }
 
 /// Runs `work` on a thread that sees the container's files; `None` when the container is not there as `place` says.
@@ -158,7 +160,8 @@ pub async fn look<T: Send + 'static>(
         let root = match place {
             Place::Running { pid, id } => {
                 let Some(fd) = sys::root_of_process(pid, &id)? else { return Ok(None) };
-                let mut root = Root { fd, made_up: Vec::new() };
+                let ids = sys::enter_ids(pid)?;
+                let mut root = Root { fd, made_up: Vec::new(), ids };
                 for path in ["/proc", "/sys", "/dev"] {
                     if let Ok(stat) = root.stat_folder(Path::new(path)) {
                         root.made_up.push((stat.st_dev, stat.st_ino));
@@ -168,7 +171,7 @@ pub async fn look<T: Send + 'static>(
             }
             Place::Stopped { rootfs, binds, writable } => {
                 sys::mount_view(&rootfs, &binds, writable, &scratch)?;
-                Root { fd: sys::open_root(&scratch)?, made_up: Vec::new() }
+                Root { fd: sys::open_root(&scratch)?, made_up: Vec::new(), ids: None }
             }
         };
         work(&root).map(Some)
@@ -188,6 +191,11 @@ impl Root {
     /// Folders whose contents are the kernel's: by device and inode.
     pub fn made_up(&self) -> &[(u64, u64)] {
         &self.made_up
+    }
+
+    /// What the owners of its files, as they are seen through [`Self::fd`], are inside; `None`: the same.
+    pub fn ids(&self) -> Option<&archive::Ids> {
+        self.ids.as_ref()
     }
 
     fn stat_folder(&self, path: &Path) -> rustix::io::Result<rustix::fs::Stat> {

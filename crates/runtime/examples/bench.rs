@@ -69,7 +69,7 @@ async fn main() -> Outcome<()> {
 
     let mut lines = bundle(dir.path(), "lines", &["seq", "1", "1000000"], &filter)?;
     let log = dir.path().join("lines.log");
-    lines.log = LogConfig::JsonFile { path: log.clone(), max_size: None, max_file: 1 };
+    lines.log = LogConfig::JsonFile { path: log.clone(), max_size: None, max_file: 1, compress: false };
     let clock = Instant::now();
     let container = runtime.create(lines).await?;
     container.start().await?;
@@ -194,7 +194,7 @@ fn bundle(dir: &Path, id: &str, args: &[&str], filter: &Arc<[u8]>) -> Outcome<Bu
             work: own.join("work"),
         },
         stdio: Stdio::default(),
-        log: LogConfig::JsonFile { path: own.join("json.log"), max_size: None, max_file: 1 },
+        log: LogConfig::JsonFile { path: own.join("json.log"), max_size: None, max_file: 1, compress: false },
         seccomp: std::env::var_os("BENCH_UNCONFINED").is_none().then(|| filter.clone()),
         exit_file: own.join("exit.json"),
         cgroup_parent: None,

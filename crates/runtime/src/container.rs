@@ -102,6 +102,8 @@ pub enum LogConfig {
         max_size: Option<u64>,
         /// Files kept, the current one included.
         max_file: u32,
+        /// Compress those that are not the current one.
+        compress: bool,
     },
     /// Nowhere.
     None,

@@ -1,20 +1,25 @@
 //! Reading json-file logs: by tail, since and until, across rotation, and as they grow.
 //!
 //! ```text
-//!   <path>.2  <path>.1  <path>      oldest to newest; what the shim writes (see `shim::log`)
+//!   <path>.2.gz  <path>.1  <path>      oldest to newest: what the shim writes (see `shim::log`), and `files` keeps
 //! ```
 //! Following wakes by inotify on the log's folder, never by a clock. A file that was rotated away is read to its end
 //! (it stays open) before its successor; one that was cut back to nothing is read from its start.
 
+pub(crate) mod files;
+
+pub use files::compress;
+
 use crate::error::Error;
 use crate::{sys, timestamp};
+use files::{Body, Found, MAX_FILES, MAX_GAPS};
 use rustix::fs::inotify;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::io::{self, BufRead as _, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::SystemTime;
@@ -24,10 +29,6 @@ use tokio::io::unix::AsyncFd;
 const CHUNK: usize = 1 << 20;
 /// The longest line of the file itself, bytes: 16 KiB of output, each byte escaped to six, and the frame around it.
 const MAX_LINE: usize = 256 * 1024;
-/// Rotated files looked for; as many as Docker allows sensibly.
-const MAX_FILES: u32 = 1000;
-/// Missing numbers passed over in a row of files: rotation leaves one at a time.
-const MAX_GAPS: u32 = 2;
 /// Looks at the files before one that is not among them counts as removed.
 const LOOKS: u32 = 3;
 
@@ -105,6 +106,20 @@ pub async fn read(path: PathBuf, options: Options, follow: Option<Ended>) -> Res
     let tail = options.tail;
     let cursor = blocking(move || Cursor::open(path, tail)).await.map_err(&failed)?;
     Ok(Reader { cursor: Some(cursor), options, ready: VecDeque::new(), follow, watch, finished: false })
+}
+
+/// Compresses what has been put aside of a log; one log at a time, behind everything else. What cannot be compressed
+/// stays as it is.
+pub async fn compress_later(path: PathBuf) {
+    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _one = ONE.lock().await;
+    let shown = path.display().to_string();
+    match blocking(move || compress(&path)).await {
+        // Its container has been removed meanwhile.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => tracing::warn!("the log {shown} is not compressed: {e}"),
+        Ok(()) => {}
+    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -242,53 +257,80 @@ fn parse(line: &[u8]) -> Option<Entry> {
 /// A place in a row of files.
 struct Cursor {
     path: PathBuf,
-    file: Option<File>,
-    /// Where in `file` the next read begins.
-    offset: u64,
+    at: Option<At>,
     /// The file's last, incomplete line.
     rest: Vec<u8>,
     chunk: Vec<u8>,
 }
 
-fn numbered(path: &Path, number: u32) -> PathBuf {
-    if number == 0 {
-        return path.to_owned();
-    }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    name.into()
+/// A file, and where in it the next read begins.
+struct At {
+    found: Found,
+    offset: u64,
 }
 
-fn open(path: &Path) -> io::Result<Option<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
+impl At {
+    fn start(found: Found) -> At {
+        At { found, offset: 0 }
+    }
+
+    /// Reads on; 0 = at its end.
+    fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        let read = match &mut self.found.body {
+            Body::Plain(file) => file.read_at(chunk, self.offset)?,
+            // What is damaged ends there: what comes after it is still to be read.
+            Body::Packed(file) => file.read(chunk).unwrap_or_else(|e| {
+                tracing::warn!("a compressed log is damaged: {e}");
+                0
+            }),
+        };
+        self.offset += read as u64;
+        Ok(read)
+    }
+
+    /// Goes to where the last `count` lines begin; how many there are.
+    fn seek_to_last_lines(&mut self, count: u64) -> io::Result<u64> {
+        match &mut self.found.body {
+            Body::Plain(file) => {
+                let (offset, found) = last_lines(file, count)?;
+                self.offset = offset;
+                Ok(found)
+            }
+            Body::Packed(file) => {
+                let lines = files::count_lines(file)?;
+                for _ in count..lines {
+                    file.skip_until(b'\n')?;
+                }
+                Ok(lines.min(count))
+            }
+        }
+    }
+
+    /// Whether that is this file, however it is called and kept by now.
+    fn is(&self, other: &Found) -> bool {
+        match (&self.found.body, &other.body) {
+            (Body::Plain(_), Body::Packed(_)) => other.was == Some(self.found.inode),
+            (Body::Plain(_), Body::Plain(_)) | (Body::Packed(_), Body::Packed(_)) => {
+                self.found.inode == other.inode
+            }
+            (Body::Packed(_), Body::Plain(_)) => false,
+        }
     }
 }
 
 impl Cursor {
     fn open(path: PathBuf, tail: Option<u64>) -> io::Result<Cursor> {
-        let mut cursor = Cursor { path, file: None, offset: 0, rest: Vec::new(), chunk: Vec::new() };
-        let mut wanted = tail;
-        for number in 0..MAX_FILES {
-            let Some(mut file) = open(&numbered(&cursor.path, number))? else {
-                // The newest may be missing for a moment while it is rotated.
-                if number == 0 {
-                    continue;
-                }
-                break;
-            };
-            match wanted {
-                None => cursor.offset = 0,
-                Some(count) => {
-                    let (offset, found) = last_lines(&mut file, count)?;
-                    cursor.offset = offset;
-                    wanted = Some(count - found);
-                }
-            }
-            cursor.file = Some(file);
-            if wanted == Some(0) {
+        let mut cursor = Cursor { path, at: None, rest: Vec::new(), chunk: Vec::new() };
+        let all = files::list(&cursor.path)?;
+        let Some(mut wanted) = tail else {
+            cursor.at = all.into_iter().next_back().map(At::start);
+            return Ok(cursor);
+        };
+        for found in all {
+            let mut at = At::start(found);
+            wanted -= at.seek_to_last_lines(wanted)?;
+            cursor.at = Some(at);
+            if wanted == 0 {
                 break;
             }
         }
@@ -298,15 +340,13 @@ impl Cursor {
     /// Appends entries; `false` = nothing new.
     fn fill(&mut self, out: &mut VecDeque<Entry>) -> io::Result<bool> {
         loop {
-            if self.file.is_none() {
-                self.file = open(&self.path)?;
-                self.offset = 0;
+            if self.at.is_none() {
+                self.at = files::find(&self.path, 0)?.map(At::start);
             }
-            let Some(file) = &self.file else { return Ok(false) };
+            let Some(at) = &mut self.at else { return Ok(false) };
             self.chunk.resize(CHUNK, 0);
-            let read = file.read_at(&mut self.chunk, self.offset)?;
+            let read = at.read(&mut self.chunk)?;
             if read > 0 {
-                self.offset += read as u64;
                 let before = out.len();
                 self.lines(read, out);
                 if out.len() > before {
@@ -314,44 +354,49 @@ impl Cursor {
                 }
                 continue;
             }
-            let metadata = file.metadata()?;
-            if metadata.len() < self.offset {
-                self.offset = 0;
+            if let Body::Plain(file) = &at.found.body
+                && file.metadata()?.len() < at.offset
+            {
+                at.offset = 0;
                 self.rest.clear();
                 continue;
             }
-            if !self.move_on(metadata.ino())? {
+            if !self.move_on()? {
                 return Ok(false);
             }
         }
     }
 
     /// At the end of a file: to its successor, if it has been rotated away.
-    fn move_on(&mut self, inode: u64) -> io::Result<bool> {
+    fn move_on(&mut self) -> io::Result<bool> {
+        let Some(at) = &self.at else { return Ok(false) };
         let mut oldest = None;
         for _ in 0..LOOKS {
-            let mut newer: Option<File> = None;
+            let mut newer: Option<Found> = None;
             let mut gaps = 0;
             for number in 0..MAX_FILES {
                 // Rotation only ever moves files up, the oldest first: one look upwards meets every file, but also
                 // gaps.
-                let Some(file) = open(&numbered(&self.path, number))? else {
+                let Some(found) = files::find(&self.path, number)? else {
                     gaps += 1;
                     if gaps > MAX_GAPS {
                         break;
                     }
                     continue;
                 };
-                let metadata = file.metadata()?;
-                if metadata.ino() == inode {
+                if at.is(&found) {
                     let Some(next) = newer else { return Ok(false) };
                     // Unless it was written to between our last read and its rotation.
-                    if metadata.len() <= self.offset {
+                    let whole = match &at.found.body {
+                        Body::Plain(file) => file.metadata()?.len() <= at.offset,
+                        Body::Packed(_) => true,
+                    };
+                    if whole {
                         self.step_to(next);
                     }
                     return Ok(true);
                 }
-                newer = Some(file);
+                newer = Some(found);
             }
             oldest = newer;
         }
@@ -365,9 +410,8 @@ impl Cursor {
         }
     }
 
-    fn step_to(&mut self, file: File) {
-        self.file = Some(file);
-        self.offset = 0;
+    fn step_to(&mut self, found: Found) {
+        self.at = Some(At::start(found));
         self.rest.clear();
     }
 
@@ -426,6 +470,7 @@ fn last_lines(file: &mut File, count: u64) -> io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use super::files::numbered;
     use super::*;
     use std::io::Write as _;
 
@@ -523,5 +568,86 @@ mod tests {
         let path = dir.path().join("log");
         std::fs::write(&path, format!("{}rubbish\n{}{}", entry(0), entry(1), &entry(2)[..20])).unwrap();
         assert_eq!(all(read(path, Options::default(), None).await.unwrap()).await, lines(0..2));
+    }
+
+    #[tokio::test]
+    async fn compressed_files_are_read_like_all_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        write(&numbered(&path, 2), 0..10);
+        write(&numbered(&path, 1), 10..20);
+        write(&path, 20..25);
+        // Of an engine that died while it compressed.
+        std::fs::write(dir.path().join("log.gz.new"), b"half").unwrap();
+        compress(&path).unwrap();
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["log", "log.1.gz", "log.2.gz"]);
+        for tail in [None, Some(0), Some(4), Some(5), Some(6), Some(15), Some(16), Some(25), Some(99)] {
+            let options = Options { tail, ..Options::default() };
+            let from = 25 - tail.map_or(25, |tail| (tail as usize).min(25));
+            let found = all(read(path.clone(), options, None).await.unwrap()).await;
+            assert_eq!(found, lines(from..25), "tail {tail:?}");
+        }
+        // Died between the last two steps: the plain file is there as well.
+        write(&numbered(&path, 1), 10..20);
+        assert_eq!(all(read(path.clone(), Options::default(), None).await.unwrap()).await, lines(0..25));
+        compress(&path).unwrap();
+        assert_eq!(all(read(path.clone(), Options::default(), None).await.unwrap()).await, lines(0..25));
+        // Damaged behind its start: the rest of the row is read.
+        let packed = dir.path().join("log.2.gz");
+        let bytes = std::fs::read(&packed).unwrap();
+        std::fs::write(&packed, &bytes[..bytes.len() - 20]).unwrap();
+        let found = all(read(path.clone(), Options::default(), None).await.unwrap()).await;
+        assert!(found.ends_with(&lines(10..25)), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn following_goes_on_while_what_was_put_aside_is_compressed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        write(&path, 0..3);
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let ended: Ended = Box::pin(async move { drop(ended.await) });
+        let mut reader = read(path.clone(), Options::default(), Some(ended)).await.unwrap();
+        let writer = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || {
+                for round in 0..20 {
+                    write(&path, 3 + round * 5..8 + round * 5);
+                    if round % 3 == 0 {
+                        while !files::put_aside(&path, 20).unwrap() {}
+                        compress(&path).unwrap();
+                    }
+                }
+            }
+        });
+        for n in 0..103 {
+            let entry = reader.next().await.unwrap().unwrap();
+            assert_eq!(String::from_utf8(entry.line).unwrap(), format!("line {n}\n"));
+        }
+        writer.await.unwrap();
+        end.send(()).unwrap();
+        assert_eq!(reader.next().await.unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_held_is_put_aside_later_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        write(&path, 0..1);
+        let held = files::hold(&path, rustix::fs::FlockOperation::LockShared).unwrap();
+        assert!(!files::put_aside(&path, 2).unwrap());
+        drop(held);
+        for n in 1..4 {
+            assert!(files::put_aside(&path, 2).unwrap());
+            compress(&path).unwrap();
+            write(&path, n..n + 1);
+        }
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["log", "log.1.gz", "log.2.gz"]);
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Plan {
     pub cgroup: String,
     /// What becomes `/`.
     pub root: RootPlan,
+    /// The folder that relative paths of this plan mean.
+    pub stage: Option<String>,
     /// An existing, empty folder on which the root is mounted in the container's mount namespace.
     pub mountpoint: String,
     /// Mount `/` read-only once everything else is in place.
@@ -29,7 +31,7 @@ pub(crate) struct Plan {
     pub new_namespaces: u64,
     /// Namespaces to join: flag and path.
     pub join_namespaces: Vec<(u64, String)>,
-    /// User namespace mappings: inside, outside, count.
+    /// User namespace mappings: inside, outside, count. Files on disk have the ids inside: see `shim::mapped`.
     pub uid_map: Vec<(u32, u32, u32)>,
     /// As `uid_map`, for groups.
     pub gid_map: Vec<(u32, u32, u32)>,
@@ -90,6 +92,8 @@ pub(crate) struct MountPlan {
     pub propagation: u64,
     /// Copy what the image has at the target into a new tmpfs.
     pub copy_up: bool,
+    /// The source's files belong to the container: their ids on disk are those inside (binds only).
+    pub mapped: bool,
 }
 
 /// What is mounted.
@@ -126,6 +130,8 @@ pub(crate) struct DevicePlan {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
+    /// A node that is there already, to be bound.
+    pub staged: Option<String>,
 }
 
 /// One process, the container's first or an exec.
@@ -183,4 +189,6 @@ pub(crate) struct LogPlan {
     pub max_size: Option<u64>,
     /// How many files are kept, the current one included; at least 1.
     pub max_file: u32,
+    /// Whether the engine compresses what is put aside.
+    pub compress: bool,
 }

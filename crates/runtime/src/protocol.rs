@@ -95,6 +95,10 @@ pub(crate) enum FromShim {
         process: u32,
         exit: ExitRecord,
     },
+    /// The log at this path has a file more that is complete and may be compressed.
+    PutAside {
+        log: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -18,6 +18,7 @@
 mod clients;
 mod init;
 mod log;
+mod mapped;
 mod oci;
 mod process;
 mod processes;
@@ -82,6 +83,8 @@ struct Shim {
     ending: bool,
     /// Somebody has told the container to end.
     hurried: bool,
+    /// Limits that the first process has no right to set itself: as in [`ProcessPlan`](crate::plan::ProcessPlan).
+    limits: Vec<(u32, u64, u64)>,
     buffer: Vec<u8>,
 }
 
@@ -147,6 +150,7 @@ fn run() -> Result<(), Failure> {
         next_process: INIT + 1,
         ending: false,
         hurried: false,
+        limits: Vec::new(),
         buffer: vec![0; CHUNK],
         plan,
     };

@@ -27,7 +27,8 @@ pub(crate) enum Cloned {
     Parent(i32, OwnedFd),
 }
 
-/// A child in new namespaces (`flags`), in the group `cgroup`, with its own copy of all memory.
+/// A child in new namespaces (`flags`), in the group `cgroup`, with its own copy of all memory. With `CLONE_PARENT` it is
+/// a child of the caller's parent.
 ///
 /// The caller must be the only thread of its process: the child returns into the same code.
 pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
@@ -36,7 +37,9 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<C
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags | libc::CLONE_PIDFD as u64;
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    // A sibling tells of its end as the caller does: the kernel takes no word on it.
+    let sibling = flags & libc::CLONE_PARENT as u64 != 0;
+    args.exit_signal = if sibling { 0 } else { libc::SIGCHLD as u64 };
     if let Some(group) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = group.as_raw_fd() as u64;
@@ -87,6 +90,22 @@ pub(crate) fn mount_setattr(
     propagation: u64,
 ) -> io::Result<()> {
     let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    set_attributes(fd, recursive, &attr)
+}
+
+/// Has the detached mount `fd` show its files' owners as the user namespace `users` maps them (Linux 5.12; not every
+/// file system can: EINVAL).
+pub(crate) fn mount_shift(fd: impl AsFd, users: impl AsFd) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_fd().as_raw_fd() as u64,
+    };
+    set_attributes(fd, false, &attr)
+}
+
+fn set_attributes(fd: impl AsFd, recursive: bool, attr: &libc::mount_attr) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, attr lives through the call and its size is given.
     check(unsafe {
@@ -95,7 +114,7 @@ pub(crate) fn mount_setattr(
             fd.as_fd().as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     })
@@ -186,6 +205,18 @@ pub(crate) fn setresgid(gid: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }).map(drop)
 }
 
+/// Who this (single) thread is to file systems, with all the rights it may have.
+pub(crate) fn set_file_owner(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: no memory is passed. These calls answer the id that was, and no errors.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+    }
+    // The kernel takes root's rights over files away with the id.
+    let all = capget_permitted()?;
+    capset(all, all, 0)
+}
+
 /// Sets the additional groups.
 pub(crate) fn setgroups(groups: &[u32]) -> io::Result<()> {
     // SAFETY: pointer and length belong together.
@@ -194,12 +225,17 @@ pub(crate) fn setgroups(groups: &[u32]) -> io::Result<()> {
 
 /// `setrlimit(2)` for this process.
 pub(crate) fn setrlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    prlimit(0, resource, soft, hard)
+}
+
+/// The same for the process `pid`; 0 is the caller.
+pub(crate) fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: limit lives through the call; no old value is asked for.
     check(unsafe {
         libc::syscall(
             libc::SYS_prlimit64,
-            0,
+            pid,
             resource,
             &raw const limit,
             std::ptr::null_mut::<libc::rlimit64>(),

@@ -137,6 +137,7 @@ pub(crate) fn plan(
             mode: 0o666,
             uid: 0,
             gid: 0,
+            staged: None,
         })
         .collect();
     for device in linux.devices().iter().flatten() {
@@ -157,6 +158,7 @@ pub(crate) fn plan(
             RootFs::Dir(path) => RootPlan::Dir(text(path)?),
         },
         mountpoint: text(mountpoint)?,
+        stage: None,
         root_readonly,
         propagation: root_propagation(linux.rootfs_propagation().as_deref())?,
         mounts: spec.mounts().iter().flatten().map(mount).collect::<Result<_, _>>()?,
@@ -174,9 +176,12 @@ pub(crate) fn plan(
         stdin,
         log: match &bundle.log {
             LogConfig::None => None,
-            LogConfig::JsonFile { path, max_size, max_file } => {
-                Some(LogPlan { path: text(path)?, max_size: *max_size, max_file: (*max_file).max(1) })
-            }
+            LogConfig::JsonFile { path, max_size, max_file, compress } => Some(LogPlan {
+                path: text(path)?,
+                max_size: *max_size,
+                max_file: (*max_file).max(1),
+                compress: *compress,
+            }),
         },
         exit_file: text(&bundle.exit_file)?,
         oci: None,
@@ -233,7 +238,8 @@ pub(crate) fn mount(mount: &Mount) -> Result<MountPlan, Error> {
     }
     let (mut set, mut clear, mut set_recursive, mut propagation) = (0u64, 0u64, 0u64, 0u64);
     let mut beneath = None;
-    let (mut bind, mut recursive, mut copy_up) = (mount.typ().as_deref() == Some("bind"), false, false);
+    let (mut bind, mut recursive) = (mount.typ().as_deref() == Some("bind"), false);
+    let (mut copy_up, mut mapped) = (false, false);
     let mut options = Vec::new();
     for option in mount.options().iter().flatten() {
         let on = |bit: u64, set: &mut u64| *set |= bit;
@@ -269,6 +275,7 @@ pub(crate) fn mount(mount: &Mount) -> Result<MountPlan, Error> {
             "unbindable" => propagation = libc::MS_UNBINDABLE,
             "runbindable" => propagation = libc::MS_UNBINDABLE | libc::MS_REC,
             "tmpcopyup" => copy_up = true,
+            "idmap" => mapped = true,
             "defaults" | "async" | "atime" | "norelatime" | "nostrictatime" | "loud" | "silent" => {}
             "remount" => {
                 return Err(invalid(format!("the mount option remount is not supported (at {target})")));
@@ -308,7 +315,7 @@ pub(crate) fn mount(mount: &Mount) -> Result<MountPlan, Error> {
             options: if kind == "cgroup2" { Vec::new() } else { options },
         }
     };
-    Ok(MountPlan { target, kind, set, clear, set_recursive, propagation, copy_up })
+    Ok(MountPlan { target, kind, set, clear, set_recursive, propagation, copy_up, mapped })
 }
 
 /// Options that say nothing for a bind: labels where no SELinux is, copying that the engine has done.
@@ -329,6 +336,7 @@ fn device(device: &LinuxDevice) -> Result<DevicePlan, Error> {
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
+        staged: None,
     })
 }
 

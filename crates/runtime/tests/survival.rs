@@ -137,7 +137,12 @@ async fn engine_to_be_killed() {
     .unwrap();
     let mut bundle = machine.bundle(&["sh", "-c", "while :; do echo beat; sleep 0.02; done"]);
     bundle.id = "kept".into();
-    bundle.log = runtime::LogConfig::JsonFile { path: dir.join("kept.log"), max_size: None, max_file: 1 };
+    bundle.log = runtime::LogConfig::JsonFile {
+        path: dir.join("kept.log"),
+        max_size: None,
+        max_file: 1,
+        compress: false,
+    };
     // The folders of this process's machine must outlive it.
     bundle.rootfs = runtime::RootFs::Dir(dir.join("image"));
     bundle.exit_file = dir.join("exit.json");

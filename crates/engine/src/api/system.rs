@@ -131,10 +131,20 @@ pub async fn info(engine: Arc<Engine>, _: Call) -> Result<Reply> {
         "Swarm": { "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null },
         "LiveRestoreEnabled": true, "Isolation": "", "InitBinary": "", "ContainerdCommit": { "ID": "" },
         "RuncCommit": { "ID": "" }, "InitCommit": { "ID": "" },
-        "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+        "SecurityOptions": security_options(&engine),
         "FirewallBackend": { "Driver": "nftables" }, "CDISpecDirs": [],
         "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },
     })))
+}
+
+/// What confines containers. In dockerd's order.
+fn security_options(engine: &Engine) -> Vec<&'static str> {
+    let mut options = vec!["name=seccomp,profile=builtin"];
+    if engine.remap.is_some() {
+        options.push("name=userns");
+    }
+    options.push("name=cgroupns");
+    options
 }
 
 /// The runtimes that containers may ask for.

@@ -265,6 +265,8 @@ fn record(run: &Run<'_>, id: &str) -> Record {
         shm_size: i64::try_from(shm).unwrap_or(i64::MAX),
         cgroup_parent: exec.cgroup_parent.clone(),
         privileged: exec.security == Security::Insecure,
+        // Trees of other stages could not be mapped into a step: overlays can't.
+        userns_mode: "host".into(),
         ..HostConfig::default()
     };
     host.ulimits = exec.ulimits.iter().map(ulimit).collect::<Vec<_>>().into();

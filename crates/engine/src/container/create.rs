@@ -49,7 +49,11 @@ pub async fn create(
     }
     merge_image(&mut config, &image.config);
     let command = command(&config)?;
-    let networks = networks(engine, &mut host, networking, &config.mac_address)?;
+    let networks = match config.network_disabled {
+        // A network namespace with nothing in it.
+        true => BTreeMap::new(),
+        false => networks(engine, &mut host, networking, &config.mac_address)?,
+    };
     let links = links::resolve(engine, &host.links.take().unwrap_or_default())?;
     let mut mounts = mounts::collect(&host, &config.volumes, mounts::inherited(&engine.containers, &host)?)?;
     for mount in &mounts {

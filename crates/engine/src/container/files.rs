@@ -227,6 +227,7 @@ pub async fn archive(
         let options = archive::CreateOptions {
             rename: Some(rename.into_bytes()),
             without_contents: root.made_up().to_vec(),
+            ids: root.ids().cloned(),
             ..archive::CreateOptions::default()
         };
         found(stat);
@@ -298,6 +299,7 @@ pub async fn put(
         let options = archive::ExtractOptions {
             owner,
             keep_kind: options.keep_kind,
+            ids: root.ids().cloned(),
             limits: archive::Limits::default(),
             ..archive::ExtractOptions::plain()
         };

@@ -5,6 +5,10 @@ use crate::error::{Error, Result};
 
 /// Least memory limit that dockerd accepts, in bytes.
 const LEAST_MEMORY: i64 = 6 << 20;
+/// Microseconds that a period of the scheduler may have; least of a quota.
+const CPU_PERIOD: std::ops::RangeInclusive<i64> = 1_000..=1_000_000;
+/// Weights that block I/O may have.
+pub const BLKIO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
 /// What the kernel takes as a process's out-of-memory score adjustment.
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i32> = -1000..=1000;
 
@@ -27,6 +31,33 @@ pub fn check(host: &mut HostConfig, cpus: usize) -> Result<()> {
     if host.memory > 0 && host.memory_swap == 0 {
         // Not said: as much swap again as memory.
         host.memory_swap = host.memory.saturating_mul(2);
+    }
+    if host.memory_reservation > 0 && host.memory_reservation < LEAST_MEMORY {
+        return invalid("Minimum memory reservation allowed is 6MB");
+    }
+    if let Some(swappiness) = host.memory_swappiness.filter(|s| !(-1..=100).contains(s)) {
+        return Err(Error::invalid(format!(
+            "Invalid value: {swappiness}, valid memory swappiness range is 0-100"
+        )));
+    }
+    if host.nano_cpus > 0 && host.cpu_period > 0 {
+        return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set");
+    }
+    if host.nano_cpus > 0 && host.cpu_quota > 0 {
+        return invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set");
+    }
+    if host.cpu_period != 0 && !CPU_PERIOD.contains(&host.cpu_period) {
+        return invalid(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        );
+    }
+    if host.cpu_quota > 0 && host.cpu_quota < *CPU_PERIOD.start() {
+        return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
+    }
+    if host.io_maximum_bandwidth != 0 || host.io_maximum_iops != 0 {
+        return invalid(
+            "Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps",
+        );
     }
     if host.nano_cpus < 0 || host.nano_cpus > 1_000_000_000 * cpus as i64 {
         return Err(Error::invalid(format!(
@@ -58,6 +89,62 @@ pub fn check(host: &mut HostConfig, cpus: usize) -> Result<()> {
     host.pids_limit = host.pids_limit.filter(|limit| *limit > 0);
     host.memory_swappiness = host.memory_swappiness.filter(|swappiness| *swappiness != -1);
     Ok(())
+}
+
+/// Warns of limits that this machine has no controller for, in Docker's words.
+pub fn discarded(host: &HostConfig, has: impl Fn(&str) -> bool) -> Vec<String> {
+    let without = |what: &str, why: &str| format!("Your kernel does not support {what}. {why} discarded.");
+    let gone = "or the cgroup is not mounted";
+    let asked = [
+        (host.memory > 0, "memory", without(&format!("memory limit capabilities {gone}"), "Limitation")),
+        (
+            host.memory_reservation > 0,
+            "memory",
+            without(&format!("memory soft limit capabilities {gone}"), "Limitation"),
+        ),
+        (
+            host.pids_limit.is_some_and(|limit| limit > 0),
+            "pids",
+            without(&format!("PIDs limit capabilities {gone}"), "PIDs limit"),
+        ),
+        (host.cpu_shares > 0, "cpu", without(&format!("CPU shares {gone}"), "Shares")),
+        (
+            host.nano_cpus > 0 || host.cpu_quota > 0 || host.cpu_period > 0,
+            "cpu",
+            without("CPU CFS scheduler", "CPU period/quota"),
+        ),
+        (
+            !host.cpuset_cpus.is_empty() || !host.cpuset_mems.is_empty(),
+            "cpuset",
+            without(&format!("cpuset {gone}"), "Cpuset"),
+        ),
+        (
+            !host.blkio_device_read_bps.is_empty(),
+            "io",
+            without(&format!("BPS Block I/O read limit {gone}"), "Block I/O BPS read limit"),
+        ),
+        (
+            !host.blkio_device_write_bps.is_empty(),
+            "io",
+            without(&format!("BPS Block I/O write limit {gone}"), "Block I/O BPS write limit"),
+        ),
+        (
+            !host.blkio_device_read_iops.is_empty(),
+            "io",
+            without(&format!("IOPS Block read limit {gone}"), "Block I/O IOPS read limit"),
+        ),
+        (
+            !host.blkio_device_write_iops.is_empty(),
+            "io",
+            without(&format!("IOPS Block write limit {gone}"), "Block I/O IOPS write limit"),
+        ),
+    ];
+    let cannot = asked.into_iter().filter(|(asked, controller, _)| *asked && !has(controller));
+    let mut warnings: Vec<String> = cannot.map(|(.., words)| words).collect();
+    if host.cpu_percent > 0 {
+        warnings.push("linux does not support CPU percent. Percent discarded.".into());
+    }
+    warnings
 }
 
 /// `0-2,5` -> the processors' numbers.
@@ -103,6 +190,25 @@ mod tests {
     }
 
     #[test]
+    fn limits_without_a_controller_are_warned_of() {
+        let host = HostConfig {
+            cpu_shares: 10,
+            cpuset_cpus: "0".into(),
+            memory_reservation: 8 << 20,
+            cpu_percent: 5,
+            ..HostConfig::default()
+        };
+        let all = discarded(&host, |_| false);
+        assert_eq!(all.len(), 4, "{all:?}");
+        assert_eq!(
+            all[1],
+            "Your kernel does not support CPU shares or the cgroup is not mounted. Shares discarded."
+        );
+        assert_eq!(discarded(&host, |controller| controller != "cpuset").len(), 2);
+        assert!(discarded(&HostConfig::default(), |_| false).is_empty());
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let cpuset = |text: &str| checked(HostConfig { cpuset_cpus: text.into(), ..HostConfig::default() });
         assert!(cpuset("0,1").is_ok() && cpuset("0-1").is_ok() && cpuset("").is_ok());
@@ -116,5 +222,17 @@ mod tests {
         assert!(checked(HostConfig { cpu_shares: -1, ..HostConfig::default() }).is_err());
         let more = HostConfig { memory: 8 << 20, memory_reservation: 16 << 20, ..HostConfig::default() };
         assert!(checked(more).is_err());
+        let refused = [
+            HostConfig { memory_reservation: 1 << 20, ..HostConfig::default() },
+            HostConfig { nano_cpus: 1, cpu_period: 1000, ..HostConfig::default() },
+            HostConfig { nano_cpus: 1, cpu_quota: 1000, ..HostConfig::default() },
+            HostConfig { cpu_period: 10, ..HostConfig::default() },
+            HostConfig { cpu_quota: 999, ..HostConfig::default() },
+            HostConfig { io_maximum_iops: 5, ..HostConfig::default() },
+            HostConfig { memory_swappiness: Some(101), ..HostConfig::default() },
+        ];
+        for host in refused {
+            assert!(checked(host.clone()).is_err(), "{host:?}");
+        }
     }
 }

@@ -19,7 +19,7 @@ const KEPT: &[&str] = &["max-size", "max-file", "compress", "mode", "max-buffer-
 const DETAILS: &[&str] = &["labels", "labels-regex", "env", "env-regex", "tag"];
 
 /// Fills in the engine's defaults, and refuses drivers and options that are not there.
-pub fn check(engine: &Engine, host: &mut HostConfig, warnings: &mut Vec<String>) -> Result<()> {
+pub fn check(engine: &Engine, host: &mut HostConfig) -> Result<()> {
     let log = &mut host.log_config;
     if log.r#type.is_empty() {
         log.r#type = engine.config.log_driver.clone().unwrap_or_else(|| "json-file".into());
@@ -45,19 +45,7 @@ pub fn check(engine: &Engine, host: &mut HostConfig, warnings: &mut Vec<String>)
     if let Some(key) = log.config.keys().find(|k| driver != "none" && !known(k)) {
         return Err(Error::invalid(format!("unknown log opt '{key}' for {driver} log driver")));
     }
-    if let Some(compress) = log.config.get("compress") {
-        // As Go's ParseBool.
-        match compress.as_str() {
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => {}
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => {
-                // Their number and size are bounded as asked for: no reason not to run.
-                warnings.push(
-                    "Rotated logs are not compressed by this engine: log-opt compress is ignored.".into(),
-                );
-            }
-            other => return Err(Error::invalid(format!("invalid value for compress: {other:?}"))),
-        }
-    }
+    compress(log)?;
     match log.config.get("mode").map(String::as_str) {
         // A log is a file here, and a full disk loses lines: writing never waits for anything else.
         None | Some("" | "blocking" | "non-blocking") => {}
@@ -98,13 +86,43 @@ fn rotation(log: &LogConfig) -> Result<(Option<u64>, u32)> {
     Ok((size, files))
 }
 
+/// Whether files put aside are compressed, as far as it is said.
+fn compress(log: &LogConfig) -> Result<Option<bool>> {
+    // As Go's ParseBool.
+    match log.config.get("compress").map(String::as_str) {
+        None => Ok(None),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+        Some(other) => Err(Error::invalid(format!("invalid value for compress: {other:?}"))),
+    }
+}
+
+/// Compresses what containers' logs have put aside and nobody compressed: of an earlier engine, or while none ran.
+pub async fn catch_up(engine: &Engine, records: Vec<std::sync::Arc<Record>>) {
+    for record in records {
+        let path = super::spec::log_path(engine, &record);
+        if let Ok(runtime::LogConfig::JsonFile { path, compress: true, .. }) = place(&record, path) {
+            runtime::logs::compress_later(path).await;
+        }
+    }
+}
+
 /// Where the runtime logs to.
 pub fn place(record: &Record, path: PathBuf) -> Result<runtime::LogConfig> {
     if record.host.log_config.r#type == "none" {
         return Ok(runtime::LogConfig::None);
     }
     let (max_size, max_file) = rotation(&record.host.log_config)?;
-    Ok(runtime::LogConfig::JsonFile { path, max_size, max_file })
+    let asked = compress(&record.host.log_config)?;
+    let cannot = max_file < 2 || max_size.is_none();
+    if asked == Some(true) && cannot {
+        return Err(Error::invalid(
+            "failed to initialize logging driver: compress cannot be true when max-file is less than 2 or max-size is not set",
+        ));
+    }
+    // Docker's defaults.
+    let compress = asked.unwrap_or(record.host.log_config.r#type == "local") && !cannot;
+    Ok(runtime::LogConfig::JsonFile { path, max_size, max_file, compress })
 }
 
 /// `10m`, `64k`, `1g`: Docker's units are powers of two here.

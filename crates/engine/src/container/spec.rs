@@ -1,5 +1,6 @@
 //! From a container's record to what the runtime is told: an OCI runtime specification with Docker's defaults.
 
+mod mapped;
 mod resources;
 
 use std::collections::{BTreeMap, HashSet};
@@ -18,6 +19,8 @@ use super::{Record, Status, links, log_options, names};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::exec::ExecConfig;
+use crate::remap::Remap;
+pub use mapped::check as check_mapped;
 pub use resources::resources;
 
 /// Places where the engine's own socket is expected by tools that look into it.
@@ -120,24 +123,35 @@ fn is_own_socket(engine: &Engine, mount: &MountPoint) -> bool {
 
 fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
     let (config, host) = (&record.config, &record.host);
+    // The setting may be newer than the container.
+    check_mapped(engine, host)?;
+    let users = mapped::users(engine, record)?;
     let mut spec = Spec::default();
     spec.set_version("1.2.0".into());
     let mut root = Root::default();
     root.set_path("rootfs".into()).set_readonly(Some(host.readonly_rootfs));
     spec.set_root(Some(root));
-    spec.set_hostname(Some(config.hostname.clone()));
-    if !config.domainname.is_empty() {
+    // The host's names are not a container's to set.
+    let names_are_the_hosts = host.uts_mode == "host";
+    spec.set_hostname(Some(config.hostname.clone()).filter(|_| !names_are_the_hosts));
+    if !names_are_the_hosts && !config.domainname.is_empty() {
         spec.set_domainname(Some(config.domainname.clone()));
     }
     spec.set_process(Some(process(engine, record, who)?));
-    spec.set_mounts(Some(mounts(engine, record)?));
+    spec.set_mounts(Some(mounts(engine, record, users.is_some())?));
     spec.set_annotations(
         (!host.annotations.is_empty()).then(|| host.annotations.clone().into_iter().collect()),
     );
 
     let mut linux = Linux::default();
     linux.set_cgroups_path(None);
-    linux.set_namespaces(Some(namespaces(engine, record)?));
+    let mut namespaces = namespaces(engine, record)?;
+    if let Some(users) = users {
+        linux.set_uid_mappings(Some(Remap::mappings(&users.remap.uids)?));
+        linux.set_gid_mappings(Some(Remap::mappings(&users.remap.gids)?));
+        namespaces.push(users.namespace);
+    }
+    linux.set_namespaces(Some(namespaces));
     linux.set_resources(Some(resources(record)?));
     linux.set_devices(Some(resources::devices(record)?));
     linux.set_sysctl((!host.sysctls.is_empty()).then(|| host.sysctls.clone().into_iter().collect()));
@@ -386,7 +400,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     mount
 }
 
-fn mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>> {
+fn mounts(engine: &Engine, record: &Record, mapped: bool) -> Result<Vec<Mount>> {
     let host = &record.host;
     let own: BTreeMap<&std::path::Path, &MountPoint> =
         record.mounts.iter().map(|m| (m.destination.as_path(), m)).collect();
@@ -396,6 +410,13 @@ fn mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>> {
         let without_shm = host.ipc_mode == "none" && place == std::path::Path::new("/dev/shm");
         !own.contains_key(place) && !without_shm
     });
+    if mapped {
+        // The group is handed over: see the runtime.
+        for m in list.iter_mut().filter(|m| m.typ().as_deref() == Some("cgroup")) {
+            let options = m.options().clone().unwrap_or_default();
+            m.set_options(Some(options.into_iter().filter(|o| o != "ro").collect()));
+        }
+    }
     if host.privileged {
         // sysfs and cgroup2 are writable for a privileged container.
         for m in &mut list {
@@ -422,7 +443,9 @@ fn mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>> {
     for name in ["resolv.conf", "hostname", "hosts"] {
         let place = format!("/etc/{name}");
         if !own.contains_key(std::path::Path::new(&place)) {
-            list.push(mount(&place, "bind", &folder.join(name).to_string_lossy(), &["rbind", "rprivate"]));
+            let options = ["rbind", "rprivate", "idmap"];
+            let options = if mapped { &options[..] } else { &options[..2] };
+            list.push(mount(&place, "bind", &folder.join(name).to_string_lossy(), options));
         }
     }
     for m in &record.mounts {
@@ -446,6 +469,9 @@ fn mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>> {
                 let mut options = vec![if m.recursive { "rbind" } else { "bind" }, propagation];
                 if !m.rw {
                     options.push(if m.recursive { "rro" } else { "ro" });
+                }
+                if mapped && mapped::is_the_containers(engine, m) {
+                    options.push("idmap");
                 }
                 let part = format!("subpath={}", m.subpath);
                 if !m.subpath.is_empty() {

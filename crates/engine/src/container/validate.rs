@@ -8,8 +8,6 @@ use crate::error::{Error, Result};
 
 /// `/dev/shm` unless asked otherwise, in bytes.
 const SHM_SIZE: i64 = 64 << 20;
-/// Weights a block device may have.
-const BLKIO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
 
 /// Fills in defaults and refuses what cannot be. What this engine cannot do yet is refused, never ignored.
 pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Result<Vec<String>> {
@@ -67,7 +65,7 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
             return Err(Error::invalid(format!("invalid environment variable: {variable}")));
         }
     }
-    log_options::check(engine, host, &mut warnings)?;
+    log_options::check(engine, host)?;
     if host.shm_size < 0 {
         return Err(Error::invalid("SHM size can not be less than 0"));
     }
@@ -99,6 +97,7 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     if !matches!(host.userns_mode.as_str(), "" | "host") {
         return Err(Error::invalid(format!("invalid user namespace mode: {}", host.userns_mode)));
     }
+    spec::check_mapped(engine, host)?;
     if let Some(option) = host.storage_opt.keys().find(|option| !option.eq_ignore_ascii_case("size")) {
         return Err(Error::invalid(format!("Unknown option {option}")));
     }
@@ -157,16 +156,9 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         host.security_opt.get_or_insert_default().push("label=disable".into());
     }
     let controllers = engine.runtime.controllers();
-    if host.memory > 0 && !controllers.has("memory") {
-        warnings.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".into());
-    }
-    if host.pids_limit.is_some_and(|l| l > 0) && !controllers.has("pids") {
-        warnings.push("Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.".into());
-    }
-    if (host.nano_cpus > 0 || host.cpu_quota > 0) && !controllers.has("cpu") {
-        warnings.push("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.".into());
-    }
-    if let Some(device) = host.blkio_weight_device.iter().find(|d| !BLKIO_WEIGHTS.contains(&d.weight)) {
+    warnings.extend(limits::discarded(host, |controller| controllers.has(controller)));
+    if let Some(device) = host.blkio_weight_device.iter().find(|d| !limits::BLKIO_WEIGHTS.contains(&d.weight))
+    {
         return Err(Error::invalid(format!(
             "invalid weight for device: {}:{}: it ranges from 10 to 1000",
             device.path, device.weight
@@ -185,6 +177,9 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
                 .into(),
         );
         host.blkio_weight = 0;
+    }
+    if host.blkio_weight > 0 && !limits::BLKIO_WEIGHTS.contains(&host.blkio_weight) {
+        return Err(Error::invalid("Range of blkio weight is from 10 to 1000"));
     }
     if host.network_mode == "host" && host.port_bindings.values().any(Option::is_some) {
         warnings.push("Published ports are discarded when using host network mode".into());

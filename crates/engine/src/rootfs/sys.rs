@@ -258,6 +258,30 @@ pub(super) fn root_of_process(pid: u32, id: &str) -> Result<Option<OwnedFd>> {
     }
 }
 
+/// The ids of the process's user namespace, when it is in another one than we are. From then on what this thread makes
+/// belongs to the root of that namespace: files of nobody in there cannot be made on a container's mounts.
+pub(super) fn enter_ids(pid: u32) -> Result<Option<archive::Ids>> {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+    let (Ok(uids), Ok(gids)) = (read("uid_map"), read("gid_map")) else { return Ok(None) };
+    let Some(remap) = crate::remap::Remap::of_process(&uids, &gids) else { return Ok(None) };
+    let ids = archive::Ids { uids: remap.uids, gids: remap.gids };
+    let (Some(uid), Some(gid)) = (ids.uid_outside(0), ids.gid_outside(0)) else {
+        return Err(Error::internal("the container's user namespace has no root"));
+    };
+    #[allow(unsafe_code)]
+    // SAFETY: no memory is passed. These calls are about this thread alone, which is our own and ends after the work.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+    }
+    // The kernel takes root's rights over files away with the id.
+    let failed = |e| step("keep the rights over files", e);
+    let mut rights = rustix::thread::capabilities(None).map_err(failed)?;
+    rights.effective = rights.permitted;
+    rustix::thread::set_capabilities(None, rights).map_err(failed)?;
+    Ok(Some(ids))
+}
+
 /// Opens `path` as if `root` were `/`. No link, however quickly it is exchanged, leads out: the kernel resolves in one
 /// call.
 pub(super) fn open_in(

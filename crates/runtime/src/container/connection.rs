@@ -2,6 +2,7 @@
 
 use crate::cgroup;
 use crate::error::Error;
+use crate::logs;
 use crate::protocol::{Call, Done, ExitRecord, FromShim, INIT, MAX_FRAME, ToShim, encode};
 use crate::timestamp;
 use std::collections::HashMap;
@@ -157,6 +158,7 @@ impl Task {
                         exited |= process == INIT;
                         self.exits.set(process, exit);
                     }
+                    Some(FromShim::PutAside { log }) => drop(tokio::spawn(logs::compress_later(log.into()))),
                     Some(FromShim::Hello { .. }) => {}
                     None => {
                         if !exited {

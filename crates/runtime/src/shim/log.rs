@@ -2,17 +2,19 @@
 //!
 //! ```text
 //!   <path>      {"log":"a line\n","stream":"stdout","time":"2026-01-02T03:04:05.123456789Z"}   one per line
-//!   <path>.1    the file before (after rotation), then .2 ... up to max_file - 1
+//!   <path>.1    the file before (after rotation), then .2 ... up to max_file - 1: see `logs::files`
 //! ```
 //! A line longer than [`MAX_LINE`] is written in pieces, all but the last without `\n` (so Docker). A disk that is
 //! full never stops the container: what does not fit is dropped whole (the file is cut back to its last complete
 //! entry) and the loss is noted in the log once writing works again.
 
+use crate::logs::files;
 use crate::plan::LogPlan;
 use crate::timestamp;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 /// The longest piece of a line in one entry, bytes: Docker's.
 pub(crate) const MAX_LINE: usize = 16 * 1024;
@@ -38,6 +40,8 @@ pub(super) struct JsonLog {
     partial: [Vec<u8>; 2],
     /// Entries lost since the last that was written.
     lost: u64,
+    /// A file has been put aside, to be compressed: nobody has been told yet.
+    pub put_aside: bool,
 }
 
 impl JsonLog {
@@ -52,6 +56,7 @@ impl JsonLog {
             pending: Vec::new(),
             partial: [Vec::new(), Vec::new()],
             lost: 0,
+            put_aside: false,
         })
     }
 
@@ -165,14 +170,11 @@ impl JsonLog {
             }
             return;
         }
-        for number in (1..self.plan.max_file - 1).rev() {
-            // A gap in the row is no error.
-            let _ = std::fs::rename(format!("{path}.{number}"), format!("{path}.{}", number + 1));
-        }
-        if std::fs::rename(path, format!("{path}.1")).is_ok() {
+        if matches!(files::put_aside(Path::new(path), self.plan.max_file - 1), Ok(true)) {
             self.file = None;
             self.size = 0;
             self.reopen();
+            self.put_aside |= self.plan.compress;
         }
     }
 }
@@ -239,7 +241,7 @@ mod tests {
     fn log(max_size: Option<u64>, max_file: u32) -> (tempfile::TempDir, JsonLog) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c-json.log").to_str().unwrap().to_owned();
-        (dir, JsonLog::open(&LogPlan { path, max_size, max_file }).unwrap())
+        (dir, JsonLog::open(&LogPlan { path, max_size, max_file, compress: false }).unwrap())
     }
 
     fn entries(path: &str) -> Vec<(String, String)> {
@@ -316,7 +318,8 @@ mod tests {
             std::fs::write(&ballast, vec![0; 48 * 1024]).unwrap();
             let path = folder.join("log").to_str().unwrap().to_owned();
             let mut log =
-                JsonLog::open(&LogPlan { path: path.clone(), max_size: None, max_file: 1 }).unwrap();
+                JsonLog::open(&LogPlan { path: path.clone(), max_size: None, max_file: 1, compress: false })
+                    .unwrap();
             for n in 0..1000 {
                 log.write(Stream::Stdout, format!("line {n}\n").as_bytes());
             }

@@ -41,7 +41,7 @@ impl Shim {
         // From here on the group is seen where the runtime sees it.
         self.plan.cgroup = oci.group.clone();
         let plan = &self.plan;
-        let (stdio, ours) = pipes(&plan.process, plan.stdin)?;
+        let (stdio, ours) = pipes(&plan.process, plan.stdin, None)?;
         let create = ["create", "--bundle", &oci.bundle];
         let (pid, master) = oci.make(&create, &plan.id, stdio, plan.process.tty)?;
         let mut process = Process::made(INIT, pid, Phase::Created, ours, plan.stdin)?;
@@ -66,7 +66,7 @@ impl Shim {
             console_size: exec.console_size,
             ..ProcessPlan::default()
         };
-        let (stdio, ours) = pipes(&plan, stdin)?;
+        let (stdio, ours) = pipes(&plan, stdin, None)?;
         let number = self.next_process;
         self.next_process += 1;
         let phase = Phase::Prepared { exec: Box::new(exec), stdio };

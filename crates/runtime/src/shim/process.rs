@@ -137,7 +137,7 @@ fn await_word(sync: BorrowedFd<'_>) {
     }
 }
 
-/// The container's first process. Never returns.
+/// The container's first process, in its user namespace already. Never returns.
 pub(super) fn run_init(plan: &Plan, joins: &[(i32, OwnedFd)], stdio: ChildStdio, sync: OwnedFd) -> ! {
     let result = init(plan, joins, stdio, sync.as_fd());
     let Err(failure) = result;
@@ -163,17 +163,18 @@ fn init(
 ) -> Result<Never, Failure> {
     let process = &plan.process;
     let filter = prepare(process)?;
-    for (kind, namespace) in joins.iter().filter(|(kind, _)| *kind == libc::CLONE_NEWUSER) {
-        sys::setns(namespace, *kind).doing(|| "cannot join the user namespace".into())?;
-    }
     if plan.new_namespaces & libc::CLONE_NEWUSER as u64 != 0 {
         await_word(sync);
+    }
+    if let Some(stage) = &plan.stage {
+        // As long as the folders above may be passed through.
+        rustix::process::chdir(stage.as_str()).doing(|| format!("cannot enter {stage}"))?;
     }
     if !plan.uid_map.is_empty() {
         sys::setresgid(0).doing(|| "cannot become root of the user namespace".into())?;
         sys::setresuid(0).doing(|| "cannot become root of the user namespace".into())?;
     }
-    for (kind, namespace) in joins.iter().filter(|(kind, _)| *kind != libc::CLONE_NEWUSER) {
+    for (kind, namespace) in joins {
         sys::setns(namespace, *kind).doing(|| format!("cannot join a namespace ({kind:#x})"))?;
     }
     // Only now: the root of a cgroup namespace is the group its maker is in.

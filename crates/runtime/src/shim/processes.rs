@@ -1,6 +1,7 @@
 //! The shim's processes: how they come to be, their output and input, and how they end.
 
 use super::log::Stream;
+use super::mapped;
 use super::process::{self, ChildStdio, Heard, Tenant};
 use super::rootfs::Doing as _;
 use super::{DRAIN, Kind, MAX_PROCESSES, Shim, not_running};
@@ -9,7 +10,7 @@ use crate::protocol::{Done, ExitRecord, Failure, FailureKind, FromShim, INIT, Oc
 use crate::sys::{self, Cloned};
 use crate::timestamp;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -221,15 +222,27 @@ pub(super) struct Pipes {
     stdin: Input,
 }
 
-pub(super) fn pipes(plan: &ProcessPlan, stdin: StdinPlan) -> Result<(ChildStdio, Pipes), Failure> {
+/// The pipes of a process, which belong to `owner`: the container's root may open `/dev/stdout` again.
+pub(super) fn pipes(
+    plan: &ProcessPlan,
+    stdin: StdinPlan,
+    owner: Option<(u32, u32)>,
+) -> Result<(ChildStdio, Pipes), Failure> {
     let mut child = ChildStdio { stdin: None, stdout: None, stderr: None };
     let mut ours = Pipes { outputs: Vec::new(), stdin: Input::Closed };
     if plan.tty {
         return Ok((child, ours));
     }
     let failed = || "cannot make the pipes of the standard streams".to_owned();
+    let pipe = || -> Result<(OwnedFd, OwnedFd), Failure> {
+        let ends = pipe_with(PipeFlags::CLOEXEC).doing(failed)?;
+        if let Some((uid, gid)) = owner {
+            rustix::fs::fchown(&ends.0, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).doing(failed)?;
+        }
+        Ok(ends)
+    };
     let mut output = |stream| -> Result<OwnedFd, Failure> {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).doing(failed)?;
+        let (read, write) = pipe()?;
         rustix::io::ioctl_fionbio(&read, true).doing(failed)?;
         ours.outputs.push(Output { fd: Some(read), stream });
         Ok(write)
@@ -241,7 +254,7 @@ pub(super) fn pipes(plan: &ProcessPlan, stdin: StdinPlan) -> Result<(ChildStdio,
         child.stderr = Some(output(Stream::Stderr)?);
     }
     if stdin != StdinPlan::Null {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).doing(failed)?;
+        let (read, write) = pipe()?;
         rustix::io::ioctl_fionbio(&write, true).doing(failed)?;
         child.stdin = Some(read);
         ours.stdin = Input::Open { fd: write, queue: Vec::new(), closing: false };
@@ -249,7 +262,7 @@ pub(super) fn pipes(plan: &ProcessPlan, stdin: StdinPlan) -> Result<(ChildStdio,
     Ok((child, ours))
 }
 
-fn sync_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
+pub(super) fn sync_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .doing(|| "cannot make a pair of sockets".into())
 }
@@ -260,27 +273,44 @@ fn open_folder(path: &str) -> Result<OwnedFd, Errno> {
 
 impl Shim {
     /// Clones the container's init; it reports by its sync pair, to the engine's first request.
-    pub(super) fn make_init(&self) -> Result<Process, Failure> {
+    pub(super) fn make_init(&mut self) -> Result<Process, Failure> {
+        if self.plan.uid_map.is_empty() {
+            return self.clone_init();
+        }
+        self.limits = std::mem::take(&mut self.plan.process.rlimits);
+        let home = mapped::stage(&mut self.plan)?;
+        let made = self.clone_init()?;
+        // What was staged is the container's alone from here on.
+        sys::setns(&home, libc::CLONE_NEWNS).doing(|| "cannot return to the host's mounts".into())?;
+        Ok(made)
+    }
+
+    fn clone_init(&self) -> Result<Process, Failure> {
         let plan = &self.plan;
         let mut joins = Vec::new();
-        let mut pid_namespace = None;
+        let (mut pid_namespace, mut users) = (None, None);
         for (kind, path) in &plan.join_namespaces {
             let file = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                 .doing(|| format!("cannot open the namespace {path}"))?;
             if *kind == libc::CLONE_NEWPID as u64 {
                 pid_namespace = Some(file);
+            } else if *kind == libc::CLONE_NEWUSER as u64 {
+                users = Some(file);
             } else {
                 joins.push((*kind as i32, file));
             }
         }
         let group = open_folder(&plan.cgroup).doing(|| format!("cannot open the group {}", plan.cgroup))?;
         let (sync, child_sync) = sync_pair()?;
-        let (child_stdio, ours) = pipes(&plan.process, self.plan.stdin)?;
+        let (child_stdio, ours) = pipes(&plan.process, self.plan.stdin, mapped::root(plan))?;
         // The cgroup namespace is made later, by the child: see `process`.
         let flags = plan.new_namespaces & !(libc::CLONE_NEWCGROUP as u64);
-        let cloned = in_pid_namespace(pid_namespace.as_ref(), || sys::clone3(flags, Some(group.as_fd())))
-            .doing(|| "cannot make the container's process".into())?;
-        match cloned {
+        let group = Some(group.as_fd());
+        let cloned = match &users {
+            Some(users) => mapped::clone_within(users, pid_namespace.as_ref(), flags, group),
+            None => in_pid_namespace(pid_namespace.as_ref(), || sys::clone3(flags, group)),
+        };
+        match cloned.doing(|| "cannot make the container's process".into())? {
             Cloned::Child => {
                 drop(sync);
                 process::run_init(plan, &joins, child_stdio, child_sync)
@@ -332,7 +362,7 @@ impl Shim {
         let init_pid = init.pid;
         let tenant = Tenant { init: pidfd, namespaces };
         let (sync, child_sync) = sync_pair()?;
-        let (child_stdio, ours) = pipes(plan, stdin)?;
+        let (child_stdio, ours) = pipes(plan, stdin, mapped::root(&self.plan))?;
         let clone_into =
             |group: &OwnedFd| in_pid_namespace(Some(&tenant.init), || sys::clone3(0, Some(group.as_fd())));
         let group =
@@ -426,16 +456,22 @@ impl Shim {
 
     /// A message of a child in set-up, or the end of its pair.
     pub(super) fn hear(&mut self, number: u32) {
+        let limits = if number == INIT { self.limits.clone() } else { Vec::new() };
         let Some(process) = self.process_mut(number) else { return };
         let Some(sync) = process.phase.sync() else { return };
         match process::hear(sync.as_fd()) {
             Heard::Nothing => {}
             Heard::Ready(master) => {
                 let pid = process.pid as u32;
-                let taken = match master {
+                let mut taken = match master {
                     Some(master) => process.set_terminal(master),
                     None => Ok(()),
                 };
+                for (resource, soft, hard) in limits {
+                    let set = sys::prlimit(process.pid, resource, soft, hard);
+                    let set = set.doing(|| format!("error setting rlimit type {resource}"));
+                    taken = taken.and(set);
+                }
                 if let Phase::SettingUp { sync, asker } =
                     std::mem::replace(&mut process.phase, Phase::Running)
                 {
@@ -565,12 +601,14 @@ impl Shim {
             return;
         }
         let raw = self.processes[at].terminal.is_some();
+        let mut put_aside = false;
         if let Phase::Draining { quiet_since, .. } = &mut self.processes[at].phase {
             *quiet_since = Instant::now();
         }
         let bytes = &self.buffer[..read];
         if let Some(log) = self.log.as_mut().filter(|_| number == INIT) {
             log.write(stream, bytes);
+            put_aside = std::mem::take(&mut log.put_aside);
         }
         for client in &mut self.clients {
             let Kind::Attached(attached) = &client.kind else { continue };
@@ -588,6 +626,10 @@ impl Shim {
                 client.queue_later(&head);
             }
             client.queue(bytes);
+        }
+        if put_aside && let Some(plan) = &self.plan.log {
+            let log = plan.path.clone();
+            self.broadcast(&FromShim::PutAside { log });
         }
     }
 
@@ -659,7 +701,7 @@ fn group_of(pid: i32, group: &str) -> Result<OwnedFd, Failure> {
     open_folder(&format!("{group}{below}")).doing(failed)
 }
 
-fn map_users(pid: i32, uids: &[(u32, u32, u32)], gids: &[(u32, u32, u32)]) -> Result<(), Failure> {
+pub(super) fn map_users(pid: i32, uids: &[(u32, u32, u32)], gids: &[(u32, u32, u32)]) -> Result<(), Failure> {
     for (file, map) in [("uid_map", uids), ("gid_map", gids)] {
         let text: String =
             map.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect();

@@ -142,7 +142,7 @@ fn make_in(
     make_in(root, &target, create, kind, links - 1)
 }
 
-fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+pub(super) fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     move_mount(
         mount,
         "",
@@ -153,7 +153,7 @@ fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
 }
 
 /// The detached mount of a file system.
-fn filesystem(
+pub(super) fn filesystem(
     kind: &str,
     source: &str,
     options: &[(String, Option<String>)],
@@ -176,7 +176,7 @@ fn filesystem(
 }
 
 /// The detached copy of an existing tree.
-fn clone_tree(from: impl AsFd, path: &str, recursive: bool) -> Result<OwnedFd, Errno> {
+pub(super) fn clone_tree(from: impl AsFd, path: &str, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
@@ -217,29 +217,58 @@ fn clone_of(namespace: &str, path: &str, engine: bool) -> Step<OwnedFd> {
     cloned.doing(failed)
 }
 
-/// Makes a bind of the spec at a place of ours, with no options: another runtime binds it from there.
-pub(super) fn stage(mount: &MountPlan, place: &str) -> Step<()> {
-    let failed = || format!("cannot make the mount for {}", mount.target);
-    let tree = match &mount.kind {
+/// The detached tree that a bind of the spec shows, with none of its options; `None`: it is no bind.
+pub(super) fn bound(mount: &MountPlan) -> Step<Option<OwnedFd>> {
+    let target = &mount.target;
+    Ok(Some(match &mount.kind {
         MountKind::Bind { source, beneath: Some(part), recursive } => {
             clone_part(source, part, *recursive).doing(|| format!("cannot access path {source}/{part}"))?
         }
-        MountKind::Bind { source, recursive, .. } => clone_tree(CWD, source, *recursive).doing(failed)?,
+        MountKind::Bind { source, recursive, .. } => {
+            clone_tree(CWD, source, *recursive).doing(|| format!("cannot bind {source} to {target}"))?
+        }
         MountKind::BindOf { namespace, path, engine } => clone_of(namespace, path, *engine)?,
-        MountKind::Filesystem { .. } => return Ok(()),
-    };
-    sys::mount_setattr(&tree, true, 0, 0, libc::MS_PRIVATE).doing(failed)?;
-    let stat = rustix::fs::fstat(&tree).doing(failed)?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        std::fs::create_dir(place).doing(failed)?;
-    } else {
-        std::fs::File::create(place).doing(failed)?;
-    }
-    let target = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(failed)?;
-    attach(&tree, &target).doing(failed)
+        MountKind::Filesystem { .. } => return Ok(None),
+    }))
 }
 
-fn overlay(lower: &[String], upper: &str, work: &str, mountpoint: &str) -> Step<OwnedFd> {
+/// Gives the tree of a bind the options that the spec has for it.
+pub(super) fn set_options(tree: &OwnedFd, mount: &MountPlan) -> Step<()> {
+    let failed = || format!("cannot set the options of the mount at {}", mount.target);
+    let propagation =
+        if mount.propagation == 0 { libc::MS_PRIVATE | libc::MS_REC } else { mount.propagation };
+    sys::mount_setattr(tree, propagation & libc::MS_REC != 0, 0, 0, propagation & !libc::MS_REC)
+        .doing(failed)?;
+    if mount.set | mount.clear != 0 {
+        sys::mount_setattr(tree, false, mount.set, mount.clear, 0).doing(failed)?;
+    }
+    if mount.set_recursive != 0 {
+        sys::mount_setattr(tree, true, mount.set_recursive, 0, 0).doing(failed)?;
+    }
+    Ok(())
+}
+
+/// Makes a bind of the spec at a place of ours, with no options: another runtime binds it from there.
+pub(super) fn stage(mount: &MountPlan, place: &str) -> Step<()> {
+    let failed = || format!("cannot make the mount for {}", mount.target);
+    let Some(tree) = bound(mount)? else { return Ok(()) };
+    sys::mount_setattr(&tree, true, 0, 0, libc::MS_PRIVATE).doing(failed)?;
+    put(&tree, place).doing(failed)
+}
+
+/// Attaches a detached tree at a new place.
+pub(super) fn put(tree: &OwnedFd, place: &str) -> io::Result<()> {
+    let stat = rustix::fs::fstat(tree)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        std::fs::create_dir(place)?;
+    } else {
+        std::fs::File::create(place)?;
+    }
+    let target = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(attach(tree, &target)?)
+}
+
+pub(super) fn overlay(lower: &[String], upper: &str, work: &str, mountpoint: &str) -> Step<OwnedFd> {
     let failed = || "cannot mount the container's overlay".to_owned();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(failed)?;
     fsconfig_set_string(&context, "source", "overlay").doing(failed)?;
@@ -360,17 +389,7 @@ fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
             }
             .doing(target_error)?;
             refuse_proc(root, &target, mount, Some(&tree))?;
-            let described = || format!("cannot set the options of the mount at {}", mount.target);
-            let propagation =
-                if mount.propagation == 0 { libc::MS_PRIVATE | libc::MS_REC } else { mount.propagation };
-            sys::mount_setattr(&tree, propagation & libc::MS_REC != 0, 0, 0, propagation & !libc::MS_REC)
-                .doing(described)?;
-            if mount.set | mount.clear != 0 {
-                sys::mount_setattr(&tree, false, mount.set, mount.clear, 0).doing(described)?;
-            }
-            if mount.set_recursive != 0 {
-                sys::mount_setattr(&tree, true, mount.set_recursive, 0, 0).doing(described)?;
-            }
+            set_options(&tree, mount)?;
             attach(&tree, &target).doing(|| format!("cannot mount {source} at {}", mount.target))?;
             Ok(None)
         }
@@ -388,6 +407,7 @@ fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
             Ok(None)
         }
         MountKind::Filesystem { kind, source, options } => {
+            let covers = open_in(root, &mount.target, OFlags::PATH).is_ok();
             let target = make_dir_in(root, &mount.target).doing(target_error)?;
             if kind != "proc" {
                 refuse_proc(root, &target, mount, None)?;
@@ -396,7 +416,8 @@ fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
             let read_only = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
             let defer = kind == "tmpfs" && mount.set & read_only != 0;
             let attributes = if defer { mount.set & !read_only } else { mount.set };
-            let options = if kind == "tmpfs" { with_mode(options, &target) } else { options.clone() };
+            let options =
+                if kind == "tmpfs" && covers { with_mode(options, &target) } else { options.clone() };
             let mounted = filesystem(kind, source, &options, attributes).doing(failed)?;
             if mount.copy_up {
                 copy_up(&target, &mounted).doing(|| format!("cannot copy the image's {}", mount.target))?;
@@ -417,7 +438,7 @@ fn one_mount(mount: &MountPlan, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
     }
 }
 
-/// A tmpfs without a mode takes that of the folder it covers, as runc does.
+/// A tmpfs without a mode takes that of the folder it covers, as runc does; where there was none, anybody may write.
 fn with_mode(options: &[(String, Option<String>)], target: &OwnedFd) -> Vec<(String, Option<String>)> {
     let mut all = options.to_vec();
     if !all.iter().any(|(key, _)| key == "mode")
@@ -538,7 +559,8 @@ pub(super) fn devices(plan: &Plan, root: BorrowedFd<'_>) -> Step<()> {
         || plan.join_namespaces.iter().any(|(kind, _)| *kind == libc::CLONE_NEWUSER as u64);
     sys::umask(0);
     for device in &plan.devices {
-        device_node(device, root, in_user_namespace)?;
+        let staged = device.staged.as_deref().or(in_user_namespace.then_some(device.path.as_str()));
+        device_node(device, root, staged)?;
     }
     sys::umask(0o022);
     let dev = make_dir_in(root, "/dev").doing(|| "cannot open /dev".into())?;
@@ -566,10 +588,10 @@ pub(super) fn devices(plan: &Plan, root: BorrowedFd<'_>) -> Step<()> {
     Ok(())
 }
 
-fn device_node(device: &DevicePlan, root: BorrowedFd<'_>, bind: bool) -> Step<()> {
+fn device_node(device: &DevicePlan, root: BorrowedFd<'_>, staged: Option<&str>) -> Step<()> {
     let failed = || format!("cannot create the device {}", device.path);
-    if bind {
-        let tree = clone_tree(CWD, &device.path, false).doing(failed)?;
+    if let Some(node) = staged {
+        let tree = clone_tree(CWD, node, false).doing(failed)?;
         let target = make_file_in(root, &device.path).doing(failed)?;
         return attach(tree, target).doing(failed);
     }

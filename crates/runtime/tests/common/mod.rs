@@ -176,7 +176,12 @@ impl Machine {
                 work: own.join("work"),
             },
             stdio: Stdio::default(),
-            log: LogConfig::JsonFile { path: own.join("json.log"), max_size: None, max_file: 1 },
+            log: LogConfig::JsonFile {
+                path: own.join("json.log"),
+                max_size: None,
+                max_file: 1,
+                compress: false,
+            },
             seccomp: Some(default_filter()),
             exit_file: own.join("exit.json"),
             cgroup_parent: None,
