@@ -135,6 +135,20 @@ impl Machine {
         self.docker_with_input(&["load", "-q"], &bytes).ok();
     }
 
+    /// The process that serves the user's folder to the guest.
+    pub fn share(&self) -> u32 {
+        let socket = self.path("c/machine/share0.sock");
+        let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let mut pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+        let serves = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|b| *b == 0).collect();
+            words.first().is_some_and(|program| program.ends_with(b"coracle-share"))
+                && words.contains(&socket.as_os_str().as_encoded_bytes())
+        };
+        pids.find(serves).expect("coracle-share runs")
+    }
+
     /// Asks for a page on the host.
     pub fn curl(&self, url: &str) -> Outcome {
         Command::new("curl").args(["-s", "--max-time", "10", url]).output().expect("curl").into()

@@ -218,6 +218,22 @@ fn ports_are_the_hosts() {
     let port = port.lines().next().unwrap().rsplit(':').next().unwrap().to_owned();
     eventually("the random port", || machine.curl(&format!("http://127.0.0.1:{port}/")).code == Some(0));
 
+    // Ranges: as many as the container has, and of several that will do the first that is free.
+    let held = std::net::TcpListener::bind("0.0.0.0:18113").unwrap();
+    let run = ["run", "-d", "--name", "range", "-p", "18110-18112:80-82", "coracle/welcome"];
+    machine.docker(&run).ok();
+    let ports = machine.docker(&["port", "range"]).ok();
+    for n in 0..3 {
+        assert!(ports.contains(&format!("{}/tcp -> 0.0.0.0:{}", 80 + n, 18110 + n)), "{ports}");
+    }
+    eventually("the first of a range", || machine.curl("http://127.0.0.1:18110/").code == Some(0));
+    machine.docker(&["run", "-d", "--name", "one", "-p", "18112-18114:80", "coracle/welcome"]).ok();
+    let port = machine.docker(&["port", "one", "80/tcp"]).ok();
+    assert!(port.contains("0.0.0.0:18114") && port.contains("[::]:18114"), "{port}");
+    let full = machine.docker(&["run", "--name", "full", "-p", "18112-18114:80", "coracle/welcome"]);
+    full.fails(125, "all ports are allocated");
+    drop(held);
+
     // The other way: what listens on the host's loopback is there for containers, by Docker's name of the host.
     machine.load(&images::busybox(folder.path()));
     let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -273,7 +289,7 @@ fn what_the_user_sets_for_the_engine_reaches_it() {
     // Kept by the guest, told anew by the host.
     std::fs::write(&settings, r#"{"registry-mirrors": ["http://mirror.test:5000"]}"#).unwrap();
     machine.coracle(&["restart"]).ok();
-    assert!(info("{{.RegistryConfig.Mirrors}}").starts_with("[http://mirror.test:5000"));
+    assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[http://mirror.test:5000/]");
     // What the engine does not know it says.
     std::fs::write(&settings, r#"{"bogus-key": 1}"#).unwrap();
     let refused = machine.coracle(&["restart"]);

@@ -106,6 +106,41 @@ fn the_users_folder_is_there_with_owners_on_both_sides() {
     machine.docker(&["rm", "seen"]).ok();
 }
 
+#[test]
+fn a_share_that_dies_is_said_in_words_and_a_restart_brings_it_back() {
+    let machine = Machine::start("dies");
+    let folder = tempfile::tempdir().unwrap();
+    machine.load(&images::busybox(folder.path()));
+    let src = machine.path("src");
+    fs::create_dir(&src).unwrap();
+    let user = machine.user();
+    std::os::unix::fs::chown(&src, Some(user), Some(user)).unwrap();
+    fs::write(src.join("file"), "from the host").unwrap();
+    let bind = format!("{}:/src", src.display());
+    machine.docker(&["run", "-d", "--name", "uses", "-v", &bind, "busybox", "sleep", "1000"]).ok();
+    assert_eq!(machine.docker(&["exec", "uses", "cat", "/src/file"]).ok(), "from the host");
+
+    tests::engine::signal(machine.share(), "KILL");
+    tests::eventually("the death is said", || machine.status()["error"]["code"] == "share_lost");
+    let message = machine.status()["error"]["message"].to_string();
+    assert!(message.contains("coracle restart"), "{message}");
+    assert_eq!(machine.status()["state"], "running", "what needs no share goes on");
+    // Somebody in there waits for an answer that never comes.
+    machine.docker(&["exec", "-d", "uses", "cat", "/src/file"]).ok();
+    tests::eventually("who comes now is told", || {
+        let run = machine.docker(&["run", "--rm", "-v", &bind, "busybox", "true"]);
+        run.code == Some(125) && run.err.contains("no longer shared") && run.err.contains("coracle restart")
+    });
+    assert_eq!(machine.docker(&["run", "--rm", "busybox", "echo", "hi"]).ok(), "hi");
+    assert_eq!(machine.docker(&["ps", "--format", "{{.Names}}"]).ok(), "uses");
+    machine.docker(&["volume", "create", "kept"]).ok();
+    machine.coracle(&["restart"]).ok();
+    assert!(machine.status()["error"].is_null());
+    assert_eq!(machine.docker(&["volume", "ls", "-q"]).ok(), "kept", "what was acknowledged is on the disk");
+    let run = machine.docker(&["run", "--rm", "-v", &bind, "busybox", "cat", "/src/file"]);
+    assert_eq!(run.ok(), "from the host");
+}
+
 /// Checks whose findings may differ, with the reason.
 const OTHERWISE: [(&str, &str); 2] = [
     ("the owner of a symbolic link", "a link takes no attribute of a user's that could hold it"),

@@ -78,6 +78,8 @@ Settings:
   qemu               path of QEMU, where it is not in PATH
   kernel-arguments   more boot arguments of the guest
   boot-limit-s       seconds in which the guest must answer; 0: what the accelerator needs
+  idle-stop-s        seconds without a running container and without a command after which the machine is stopped;
+                     the next docker command starts it again; 0: never
 
 Example: coracle settings set memory-mib 4096 && coracle restart")]
     Settings {

@@ -134,7 +134,13 @@ async fn ping(home: &Home) -> Result<(), HostError> {
 }
 
 async fn stop(home: &Home, grace_s: u64) -> Done {
-    let mut client = Client::connect(home).await?;
+    let mut client = match Client::connect(home).await {
+        // What a daemon that died has left running only a daemon can stop.
+        Err(HostError::NotRunning) if host::has_left(home) => {
+            Client::connect_or_start(home, &std::env::current_exe()?).await?
+        }
+        other => other?,
+    };
     client.ask(&Request::Stop { grace_s }).await?;
     // The daemon ends after its answer; who starts one next shall not meet it.
     while Client::connect(home).await.is_ok() {
@@ -152,7 +158,8 @@ async fn status(home: &Home, json: bool) -> Done {
     if json {
         println!("{}", serde_json::to_string(&status).expect("a status is JSON"));
     } else {
-        println!("{}", status.state);
+        let asleep = if status.asleep { " (asleep: the next docker command starts it)" } else { "" };
+        println!("{}{asleep}", status.state);
         let row = |name: &str, value: Option<String>| {
             if let Some(value) = value {
                 println!("{name:<8} {value}");
@@ -241,6 +248,10 @@ async fn delete(home: &Home, force: bool) -> Done {
         Ok(_) => {}
         Err(error) if error.code() == "not_running" => {}
         Err(error) => return Err(error),
+    }
+    // A folder of somebody else's may be mounted in there (a volume's): it would be emptied.
+    if let Some(mount) = host::mounted_below(home.root()) {
+        return Err(HostError::Mounted(mount));
     }
     context::unregister(home)?;
     // Only what is ours: a home may have been pointed at a folder that holds other things as well.

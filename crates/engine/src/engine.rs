@@ -178,6 +178,7 @@ impl Engine {
 
     async fn find_containers(self: &Arc<Self>) -> Result<()> {
         let (mut ports, mut bridges, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        let mut admitted = BTreeMap::new();
         for (id, mut record) in self.store.all::<Record>(Kind::Container).await? {
             let mut running = None;
             match self.runtime.reconnect(&id).await {
@@ -211,6 +212,7 @@ impl Engine {
             }
             if let Some(member) = primary(&record.last.members).filter(|_| !record.last.ports.is_empty()) {
                 ports.push((id.clone(), ports::ports_again(&record.last.ports, member)));
+                admitted.insert(id.clone(), ports::admitted(&record.last.ports, member));
             }
             if running.is_some() {
                 let names = record.mounts.iter().filter_map(|m| m.volume.as_deref());
@@ -222,7 +224,8 @@ impl Engine {
             bridges.extend(record.last.members.iter().filter_map(network));
             found.push((id, record, running));
         }
-        self.networks.firewall().found(bridges).await;
+        admitted.retain(|_, ports| !ports.is_empty());
+        self.networks.firewall().found(bridges, admitted).await;
         // Before the tasks start: one that finds its container ended closes what is open by then.
         for (id, e) in self.ports.restore(ports).await {
             tracing::error!("container {id} lost its ports: {e}");
@@ -292,13 +295,13 @@ impl Engine {
         }
     }
 
-    /// Stops all containers in order, each with its own signal and time: the machine is going down. Their restart
-    /// policies bring them back at the next boot.
-    pub async fn stop_containers(&self) {
+    /// Stops all containers in order, each with its own signal and time, or (`now`) by SIGKILL: the machine is going
+    /// down. Their restart policies bring them back at the next boot.
+    pub async fn stop_containers(&self, now: bool) {
+        let (signal, timeout) = if now { (Some(libc::SIGKILL), Some(0)) } else { (None, None) };
         let stops =
             self.containers.list().into_iter().filter(|c| c.view().status.is_running()).map(|c| async move {
-                let stopped =
-                    c.ask(|reply| Command::Stop { signal: None, timeout: None, by_user: false, reply }).await;
+                let stopped = c.ask(|reply| Command::Stop { signal, timeout, by_user: false, reply }).await;
                 if let Ok(Err(e)) | Err(e) = stopped {
                     tracing::warn!("container {} was not stopped: {e}", c.view().record.name);
                 }

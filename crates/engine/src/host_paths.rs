@@ -38,10 +38,18 @@ impl HostPaths {
     /// Where a path of the host's is here.
     ///
     /// # Errors
-    /// In a machine, for one that is not shared with it.
+    /// In a machine, for one that is not shared with it, or no longer.
     pub fn here(&self, path: &Path) -> Result<PathBuf> {
         for (host, here) in &self.map {
             if let Ok(below) = path.strip_prefix(host) {
+                let mut lost = here.clone().into_os_string();
+                lost.push(wire::SHARE_LOST);
+                if self.machine && Path::new(&lost).exists() {
+                    return Err(Error::unavailable(format!(
+                        "Mounts denied: {} is no longer shared with the machine, because coracle-share has died on the host: restart the machine (coracle restart)",
+                        host.display()
+                    )));
+                }
                 return Ok(if below.as_os_str().is_empty() { here.clone() } else { here.join(below) });
             }
         }
@@ -71,6 +79,12 @@ mod tests {
         assert_eq!(here("/home/me/src/x"), "/run/host/share0/src/x");
         assert_eq!(here("/home/me/deep/x"), "/run/host/share1/x");
         assert_eq!(here("/sys/fs/cgroup"), "/sys/fs/cgroup");
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("share2");
+        let lost = HostPaths::new(true, vec![("/srv".into(), place)]);
+        lost.here(Path::new("/srv/x")).unwrap();
+        std::fs::write(folder.path().join("share2.lost"), "").unwrap();
+        assert!(lost.here(Path::new("/srv/x")).unwrap_err().message.contains("coracle restart"));
         let denied = paths.here(Path::new("/home/meadow")).unwrap_err().message;
         assert!(denied.contains("/home/meadow") && denied.contains("shares"), "{denied}");
         assert_eq!(HostPaths::default().here(Path::new("/opt")).unwrap(), Path::new("/opt"));

@@ -21,7 +21,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Serve until SIGTERM, which containers outlive, or SIGPWR, which stops them first
+    /// Serve until SIGTERM, which containers outlive, or SIGPWR, which stops them first (a second one: kills them)
     Serve(Box<Serve>),
     /// List the operations of Docker's API that answer 501, as the README has them
     Operations,
@@ -183,7 +183,10 @@ async fn serve(options: Serve) -> Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = power.recv() => {
-                engine.stop_containers().await;
+                tokio::select! {
+                    () = engine.stop_containers(false) => {}
+                    _ = power.recv() => engine.stop_containers(true).await,
+                }
                 break;
             }
             _ = hangup.recv() => tracing::info!("SIGHUP: settings are read at start only in this version"),

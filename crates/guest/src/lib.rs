@@ -26,6 +26,7 @@ mod dhcp;
 mod disk;
 mod echo;
 mod engine;
+mod idle;
 mod modules;
 mod network;
 mod ports;

@@ -16,8 +16,8 @@ use wire::{
 };
 
 use crate::{
-    BUILD, RELEASE, cmdline::Link, disk, echo::Echo, engine, engine::Engine, ports::Relay, reaper::Reaper,
-    say, sys,
+    BUILD, RELEASE, cmdline::Link, disk, echo::Echo, engine, engine::Engine, idle::Idle, ports::Relay,
+    reaper::Reaper, say, sys,
 };
 
 /// Most threads that serve streams.
@@ -193,6 +193,7 @@ impl Served {
         let mut agreed = false;
         // A host that sets up the engine hears of the one that is set up so.
         let (mut awaited, mut taken) = (false, None);
+        let mut idle = Idle::default();
         let (mut engine, mut wanted) = (self.engine.state(), self.ports.wanted());
         engine.mark_changed();
         wanted.mark_changed();
@@ -213,7 +214,10 @@ impl Served {
                     Some(ToGuest::Ports(outcome)) => self.ports.answered(outcome),
                     Some(ToGuest::Setup(setup)) => taken = Some(self.engine.set_up(setup)),
                     Some(ToGuest::Changed { share, changes }) => self.echo.repeat(&share, changes),
-                    Some(ToGuest::Ping { n }) => write_frame(&mut writer, &ToHost::Pong { n }).await?,
+                    Some(ToGuest::ShareLost { share }) => lost(&share),
+                    Some(ToGuest::Ping { n }) => {
+                        write_frame(&mut writer, &ToHost::Pong { n, quiet: idle.is_quiet() }).await?;
+                    }
                     Some(ToGuest::Unknown) => {}
                 },
                 () = answered(&mut taken), if taken.is_some() => (awaited, taken) = (false, None),
@@ -344,6 +348,15 @@ async fn datagrams(mut stream: Stream, to: std::net::SocketAddr) -> Result<(), L
     tokio::select! {
         end = out => end,
         end = back => end,
+    }
+}
+
+/// Leaves word beside the share's place: the engine looks there and lets nobody begin to wait.
+fn lost(share: &str) {
+    let sound = share.bytes().all(|b| b.is_ascii_alphanumeric());
+    let path = format!("/run/host/{share}{}", wire::SHARE_LOST);
+    if sound && let Err(error) = std::fs::write(&path, "") {
+        say(format_args!("{path}: {error}"));
     }
 }
 

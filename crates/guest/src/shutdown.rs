@@ -55,6 +55,10 @@ pub async fn run(engine: &Engine, grace: Duration) {
         sleep(POLL).await;
     }
     if sys::unmount(disk::MOUNT, false).is_err() {
+        // What can't be killed (who waits for a share that has died) keeps it: written to the end all the same.
+        if let Err(error) = sys::sync_disk(disk::MOUNT) {
+            say(format_args!("{}: {error}", disk::MOUNT));
+        }
         let _ = sys::unmount(disk::MOUNT, true);
     }
     say("off");

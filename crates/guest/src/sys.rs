@@ -36,6 +36,8 @@ use crate::GuestError;
 
 /// Pause between two looks for a device: the kernel tells nobody in an initrd.
 const DEVICE_POLL: Duration = Duration::from_millis(5);
+/// What the last writing to the disks may take.
+const SYNC_LIMIT: Duration = Duration::from_secs(5);
 
 /// Mounts `device` at `place`; one that is there already is fine.
 pub fn mount(device: &str, place: &str, kind: &str, flags: MsFlags, options: &str) -> Result<(), GuestError> {
@@ -170,9 +172,20 @@ pub fn has_children() -> bool {
     }
 }
 
+/// Writes all of the disk that is mounted at `place`.
+pub fn sync_disk(place: &str) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(&File::open(place)?)?)
+}
+
 /// Writes everything to the disks and turns the machine off.
 pub fn power_off() -> ! {
-    nix::unistd::sync();
+    // A share that has died never answers.
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        nix::unistd::sync();
+        done.send(())
+    });
+    let _ = wait.recv_timeout(SYNC_LIMIT);
     let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF);
     // Only where the kernel can't: end, which panics it.
     std::process::exit(1)

@@ -102,6 +102,9 @@ impl From<Failure> for HostError {
 pub struct Status {
     /// What it is doing.
     pub state: StateName,
+    /// Stopped because nobody used it: the next use of Docker's socket starts it.
+    #[serde(default)]
+    pub asleep: bool,
     /// `qemu`, `vfkit` or `local`.
     pub driver: Option<String>,
     /// `kvm`, `tcg` or none.
@@ -125,6 +128,7 @@ impl Status {
     pub fn stopped(home: &Home) -> Self {
         Self {
             state: StateName::Stopped,
+            asleep: false,
             driver: None,
             accel: None,
             accel_note: None,

@@ -55,6 +55,7 @@ pub fn run(home: &Home, start: bool) -> Result<(), HostError> {
     log_to(home)?;
     let pid = home.daemon_pid();
     fs::write(&pid, format!("{}\n", std::process::id())).map_err(HostError::io("writing", pid))?;
+    platform::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(home, start));
     if let Err(error) = &ended {
@@ -95,7 +96,7 @@ async fn serve(home: &Home, start: bool) -> Result<(), HostError> {
         tracing::warn!("the docker context was not registered: {error}");
     }
     tracing::info!("serving {}", home.root().display());
-    tokio::spawn(forward::docker(docker, machine.route()));
+    tokio::spawn(forward::docker(docker, machine.clone()));
     if start {
         let machine = machine.clone();
         tokio::spawn(async move { machine.start().await });

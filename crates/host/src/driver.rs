@@ -40,6 +40,19 @@ pub enum Event {
     Resumed,
     /// The local engine takes connections.
     Ready,
+    /// Whoever serves a shared folder has died.
+    ShareLost(Shared),
+}
+
+/// A folder of the host's in a guest that runs.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The guest's name of it.
+    pub tag: String,
+    /// The folder.
+    pub folder: PathBuf,
+    /// Where it is told what the host changes in there.
+    pub changes: PathBuf,
 }
 
 /// How the engine is reached.
@@ -86,10 +99,10 @@ impl Driver {
         }
     }
 
-    /// Where its shares tell what the host changes, with their tags.
-    pub fn changes(&self, home: &Home) -> Vec<(String, PathBuf)> {
+    /// Folders of the host in it that programs of ours serve.
+    pub fn shared(&self, home: &Home) -> Vec<Shared> {
         match self {
-            Self::Qemu(_) => shares::changes(home),
+            Self::Qemu(qemu) => shares::shared(home, qemu.folders()),
             Self::Vfkit(_) | Self::Local(_) => Vec::new(),
         }
     }
@@ -100,6 +113,17 @@ impl Driver {
             Self::Qemu(qemu) => qemu.power_button(),
             Self::Vfkit(vfkit) => vfkit.power_button(),
             Self::Local(local) => local.terminate(),
+        }
+    }
+
+    /// Whether it can be made to end what it runs, with it, when it didn't stop in time; then it was told to.
+    pub fn hurry(&self) -> bool {
+        match self {
+            Self::Local(local) => {
+                local.terminate();
+                true
+            }
+            Self::Qemu(_) | Self::Vfkit(_) => false,
         }
     }
 
@@ -145,6 +169,11 @@ impl Driver {
             Self::Local(_) => HostError::Engine(said),
         }
     }
+}
+
+/// Whether an earlier daemon may have left something running: a guest, an engine, its containers.
+pub fn has_left(home: &Home) -> bool {
+    home.machine("machine.json").exists() || local::has_left(home)
 }
 
 /// Whether there is room enough for a start.

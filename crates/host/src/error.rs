@@ -64,12 +64,21 @@ pub enum HostError {
     StandsStill { folder: PathBuf },
     #[error("the data disk can't shrink: it has {now} GiB, {wanted} were asked for")]
     Shrink { now: u64, wanted: u64 },
+    #[error(
+        "nothing was deleted: {0} is still mounted, and what is in there would be lost. Unmount it and try again"
+    )]
+    Mounted(PathBuf),
     #[error("the engine's program was not found beside coracle ({0}): install Coracle again")]
     EngineMissing(PathBuf),
     #[error("the program coracle-share was not found beside coracle ({0}): install Coracle again")]
     ShareMissing(PathBuf),
     #[error("the folder {0} could not be shared with the machine: {1}")]
     Share(PathBuf, String),
+    #[error(
+        "the folder {0} is no longer shared with the machine: coracle-share has died{said}. Containers that use it wait; `coracle restart` brings it back",
+        said = if .1.is_empty() { String::new() } else { format!(" ({})", .1) }
+    )]
+    ShareLost(PathBuf, String),
     #[error("{0}")]
     Setting(String),
     #[error("the machine is not running: `coracle start` starts it")]
@@ -114,9 +123,11 @@ impl HostError {
             Self::Engine(_) => "engine",
             Self::DiskFull { .. } | Self::StandsStill { .. } => "disk_full",
             Self::Shrink { .. } => "shrink",
+            Self::Mounted(_) => "mounted",
             Self::EngineMissing(_) => "engine_missing",
             Self::ShareMissing(_) => "share_missing",
             Self::Share(..) => "share",
+            Self::ShareLost(..) => "share_lost",
             Self::Setting(_) => "setting",
             Self::NotRunning => "not_running",
             Self::Busy(_) => "busy",

@@ -1,16 +1,21 @@
 //! Docker's socket: bytes between its connections and the engine, not parsed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use link::{LinkError, Session, Stream, opened};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf},
-    sync::{Semaphore, watch},
-    time::timeout,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf, copy_buf},
+    sync::Semaphore,
+    time::{Instant, timeout},
 };
 use wire::open::Open;
 
-use crate::platform;
+use crate::{machine::Machine, platform};
 
 /// Connections to Docker's socket at once.
 const MAX_CONNECTIONS: usize = 1024;
@@ -30,18 +35,80 @@ pub enum Route {
     Link(Arc<Session>),
     /// A socket of this computer.
     Socket(std::path::PathBuf),
+    /// The machine was stopped because nobody used it: whoever comes now starts it.
+    Asleep,
+}
+
+/// When Docker's socket was used last.
+#[derive(Debug, Clone)]
+pub struct Used(Arc<Mutex<Instant>>);
+
+impl Used {
+    /// Just now.
+    pub fn now() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// It is used.
+    pub fn touch(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For how long not a byte has passed.
+    pub fn silent(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// A client whose bytes count as use. One that waits in silence (for events) does not.
+struct Counted<S>(S, Used);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let read = Pin::new(&mut self.0).poll_read(cx, buf);
+        if read.is_ready() {
+            self.1.touch();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.0).poll_write(cx, bytes);
+        if written.is_ready() {
+            self.1.touch();
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 /// Serves Docker's socket for as long as the daemon lives.
-pub async fn docker(mut listener: platform::Listener, route: watch::Receiver<Route>) {
+pub async fn docker(mut listener: platform::Listener, machine: Machine) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok(client) => {
-                let route = route.clone();
+                let machine = machine.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = connection(client, route).await {
+                    if let Err(error) = connection(client, &machine).await {
                         tracing::debug!("a connection to docker's socket: {error}");
                     }
                     drop(place);
@@ -55,17 +122,24 @@ pub async fn docker(mut listener: platform::Listener, route: watch::Receiver<Rou
     }
 }
 
-async fn connection(client: platform::Socket, mut route: watch::Receiver<Route>) -> Result<(), LinkError> {
-    let ready = timeout(ROUTE_LIMIT, route.wait_for(|r| !matches!(r, Route::Coming)));
-    let route = ready.await.map_err(|_| LinkError::NoAnswer)?.map_err(|_| LinkError::Closed)?.clone();
-    match route {
-        Route::Link(session) => join(client, session.open(&Open::Docker).await?).await,
-        Route::Socket(path) => {
-            let (mut client, mut engine) = (client, platform::connect(&path).await?);
-            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut engine, COPY, COPY).await?;
-            Ok(())
+async fn connection(client: platform::Socket, machine: &Machine) -> Result<(), LinkError> {
+    let mut client = Counted(client, machine.used());
+    client.1.touch();
+    let mut route = machine.route();
+    loop {
+        let ready = timeout(ROUTE_LIMIT, route.wait_for(|r| !matches!(r, Route::Coming)));
+        let found = ready.await.map_err(|_| LinkError::NoAnswer)?.map_err(|_| LinkError::Closed)?.clone();
+        match found {
+            Route::Link(session) => return join(client, session.open(&Open::Docker).await?).await,
+            Route::Socket(path) => {
+                let mut engine = platform::connect(&path).await?;
+                tokio::io::copy_bidirectional_with_sizes(&mut client, &mut engine, COPY, COPY).await?;
+                return Ok(());
+            }
+            // Why it could not be started is in its status.
+            Route::Asleep => machine.start().await.map_err(|_| LinkError::Closed)?,
+            Route::Down | Route::Coming => return Err(LinkError::Closed),
         }
-        Route::Down | Route::Coming => Err(LinkError::Closed),
     }
 }
 

@@ -40,6 +40,8 @@ pub enum Event {
     Incompatible(String),
     /// Its engine changed.
     Engine(Engine),
+    /// Whether nothing has happened in it for a moment; told from time to time.
+    Quiet(bool),
     /// The link to it is gone; it is being tried again.
     Lost,
 }
@@ -151,7 +153,8 @@ async fn control(
                         write_frame(&mut writer, &ToGuest::Ports(outcome)).await?;
                     }
                     ToHost::Stopping => tracing::info!("the guest is stopping"),
-                    ToHost::Pong { .. } | ToHost::Unknown => {}
+                    ToHost::Pong { quiet, .. } => tell(Event::Quiet(quiet)),
+                    ToHost::Unknown => {}
                 }
             }
             Some(message) = asked.recv() => write_frame(&mut writer, &message).await?,

@@ -43,10 +43,11 @@ mod ports;
 mod settings;
 mod setup;
 
+pub use driver::has_left;
 pub use error::HostError;
 pub use home::Home;
 pub use log::tail;
-pub use platform::{Socket, connect, docker_host, spawn_daemon};
+pub use platform::{Socket, connect, docker_host, mounted_below, spawn_daemon};
 pub use settings::Settings;
 
 /// The release of this build.

@@ -13,6 +13,9 @@
 //!             limit: killed
 //! ```
 //!
+//! A machine that nobody uses is stopped when the setting `idle-stop-s` says so; Docker's socket stays, and its next
+//! use starts the machine again.
+//!
 //! A failed machine keeps its vm where the guest can still be looked at (`coracle shell`, `logs --guest`).
 
 use std::{sync::Arc, time::Duration};
@@ -34,9 +37,9 @@ use crate::{
         qemu::{Accel, Qemu},
         vfkit::Vfkit,
     },
-    forward::Route,
+    forward::{Route, Used},
     guest::{self, Guest},
-    log::{bound, tail_since},
+    log::{bound, tail, tail_since},
     platform,
     ports::Ports,
     settings::{AccelChoice, DriverKind},
@@ -63,6 +66,8 @@ const ROOM_MIB: u64 = 128;
 const NO_ROOM_MIB: u64 = 32;
 /// Lines of the console in which a panic is looked for: its trace is long.
 const PANIC_LINES: usize = 400;
+/// Lines of what a share said that make an error.
+const SAID_LINES: usize = 2;
 /// Lines of the console in an error.
 const CONSOLE_LINES: usize = 8;
 /// Grace of the engine when it is only ended to start anew.
@@ -85,6 +90,7 @@ pub struct Machine {
     messages: mpsc::Sender<Message>,
     status: watch::Receiver<Status>,
     route: watch::Receiver<Route>,
+    used: Used,
 }
 
 impl Machine {
@@ -94,6 +100,7 @@ impl Machine {
         let (route, route_seen) = watch::channel(Route::Down);
         let (status, status_seen) = watch::channel(Status::stopped(&home));
         let ports = Ports::new(route_seen.clone());
+        let used = Used::now();
         let mut owner = Owner {
             home,
             state: State::Stopped,
@@ -105,11 +112,13 @@ impl Machine {
             stopping: Vec::new(),
             last_vm: 0,
             console_from: 0,
+            used: used.clone(),
+            asleep: false,
         };
         owner.adopt().await;
         owner.publish();
         tokio::spawn(owner.run(inbox));
-        Self { messages, status: status_seen, route: route_seen }
+        Self { messages, status: status_seen, route: route_seen, used }
     }
 
     /// Starts it; returns when it runs, or in words why not.
@@ -132,11 +141,16 @@ impl Machine {
         self.route.clone()
     }
 
+    /// When its API was used last.
+    pub fn used(&self) -> Used {
+        self.used.clone()
+    }
+
     /// The link's session, while there is one.
     pub fn session(&self) -> Option<Arc<Session>> {
         match &*self.route.borrow() {
             Route::Link(session) => Some(session.clone()),
-            Route::Down | Route::Coming | Route::Socket(_) => None,
+            Route::Down | Route::Coming | Route::Asleep | Route::Socket(_) => None,
         }
     }
 
@@ -158,8 +172,14 @@ struct Vm {
     info: Option<GuestInfo>,
     /// Why the guest stands still.
     paused: Option<Failure>,
+    /// What died of it, while it goes on.
+    broken: Option<Failure>,
     /// Since when the link is gone.
     lost: Option<Instant>,
+    /// Since when nothing happens in the guest.
+    quiet: Option<Instant>,
+    /// How long nothing may happen before it is stopped.
+    idle_stop: Option<Duration>,
 }
 
 enum State {
@@ -182,6 +202,9 @@ struct Owner {
     last_vm: u64,
     /// Length of the console's log when the vm was started.
     console_from: u64,
+    used: Used,
+    /// It is stopped, or being so, because nobody used it.
+    asleep: bool,
 }
 
 impl Owner {
@@ -203,6 +226,10 @@ impl Owner {
                     self.late().await;
                 }
                 _ = look.tick() => self.look().await,
+            }
+            // Somebody came while it was falling asleep.
+            if matches!(self.state, State::Stopped) && !self.starting.is_empty() {
+                self.launch(None).await;
             }
             self.publish();
         }
@@ -244,6 +271,7 @@ impl Owner {
         match &self.state {
             State::Running { .. } => drop(reply.send(Ok(()))),
             State::Starting { .. } => self.starting.push(reply),
+            State::Stopping { .. } if self.asleep => self.starting.push(reply),
             State::Stopping { .. } => drop(reply.send(Err(Failure::from(&HostError::Busy("stopping"))))),
             State::Stopped | State::Failed { .. } => {
                 if let State::Failed { vm: Some(vm), .. } = std::mem::replace(&mut self.state, State::Stopped)
@@ -259,6 +287,13 @@ impl Owner {
     fn stop(&mut self, grace: Duration, reply: Reply) {
         self.fail_starts(&HostError::Busy("stopping"));
         self.stopping.push(reply);
+        self.asleep = false;
+        if matches!(self.state, State::Stopped | State::Failed { vm: None, .. })
+            && driver::local::has_left(&self.home)
+            && self.end_left(grace)
+        {
+            return;
+        }
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Stopped | State::Failed { vm: None, .. } => State::Stopped,
             stopping @ State::Stopping { .. } => stopping,
@@ -273,11 +308,33 @@ impl Owner {
                 if vm.paused.is_some() {
                     vm.driver.resume(); // a guest that stands still can't stop in order: let it try
                 }
-                State::Stopping { vm, deadline: Instant::now() + grace + STOP_SLACK, killed: false }
+                // A guest needs more than its engine; that the local one's containers get no more is what was asked.
+                let slack = if vm.guest.is_some() { STOP_SLACK } else { Duration::ZERO };
+                State::Stopping { vm, deadline: Instant::now() + grace + slack, killed: false }
             }
         };
         if matches!(self.state, State::Stopped) {
             self.off();
+        }
+    }
+
+    /// An engine of this Linux died and left its containers, which only an engine finds and ends: one is started for
+    /// that. Whether it could be.
+    fn end_left(&mut self, grace: Duration) -> bool {
+        let id = self.next_vm();
+        match Local::launch(&self.home, self.tell(id)) {
+            Ok(local) => {
+                tracing::info!("an engine ends the containers that an earlier one left");
+                let vm = self.connect(id, Driver::Local(local), 0);
+                // Until it is ready it can't be asked.
+                self.state =
+                    State::Stopping { vm, deadline: Instant::now() + ENGINE_LIMIT + grace, killed: false };
+                true
+            }
+            Err(error) => {
+                tracing::error!("containers that an engine left are not ended: {error}");
+                false
+            }
         }
     }
 
@@ -340,6 +397,20 @@ impl Owner {
                     vm.lost = vm.lost.map(|_| Instant::now());
                 }
             }
+            // When the machine goes, its shares do, too.
+            driver::Event::ShareLost(share) => {
+                let said = tail(&self.home.machine("share.log"), SAID_LINES);
+                let failure = Failure::from(&HostError::ShareLost(share.folder, said));
+                if let State::Starting { vm, .. } | State::Running { vm } = &mut self.state {
+                    tracing::error!("{}", failure.message);
+                    vm.broken = Some(failure);
+                }
+            }
+            driver::Event::Ready if matches!(self.state, State::Stopping { .. }) => {
+                if let Some(vm) = self.vm() {
+                    vm.driver.terminate(); // it was started for this
+                }
+            }
             driver::Event::Ready => {
                 if let Some(Channel::Socket(path)) = self.vm().map(|vm| vm.driver.channel()) {
                     self.route.send_replace(Route::Socket(path));
@@ -379,9 +450,15 @@ impl Owner {
                 }
             }
             guest::Event::Engine(Engine::Starting | Engine::Stopped) => {}
+            guest::Event::Quiet(quiet) => {
+                if let Some(vm) = self.vm_mut() {
+                    vm.quiet = quiet.then(|| vm.quiet.unwrap_or_else(Instant::now));
+                }
+            }
             guest::Event::Lost => {
                 if let Some(vm) = self.vm_mut() {
                     vm.lost.get_or_insert_with(Instant::now);
+                    vm.quiet = None;
                 }
             }
         }
@@ -418,11 +495,16 @@ impl Owner {
             }
             State::Running { vm } => self.fail(&HostError::NoAnswer { limit: LOST_LIMIT, console }, Some(vm)),
             State::Stopping { vm, killed: false, .. } => {
-                tracing::warn!("the guest did not stop in time and is ended");
-                vm.driver.kill();
+                tracing::warn!("the {} machine did not stop in time and is ended", vm.driver.name());
+                if !vm.driver.hurry() {
+                    vm.driver.kill();
+                }
                 self.state = State::Stopping { vm, deadline: Instant::now() + KILL_LIMIT, killed: true };
             }
-            State::Stopping { .. } => self.off(),
+            State::Stopping { vm, .. } => {
+                vm.driver.kill();
+                self.off();
+            }
             other => self.state = other,
         }
     }
@@ -457,6 +539,31 @@ impl Owner {
             tracing::info!("there is room again: the guest goes on");
             vm.driver.resume();
         }
+        self.sleep_unless_used();
+    }
+
+    /// Stops a guest in which nothing happens, and which nobody asks anything.
+    fn sleep_unless_used(&mut self) {
+        let State::Running { vm } = &self.state else { return };
+        let (Some(limit), Some(quiet)) = (vm.idle_stop, vm.quiet) else { return };
+        if quiet.elapsed() < limit || self.used.silent() < limit || vm.paused.is_some() {
+            return;
+        }
+        // From here on whoever comes waits for the next start.
+        self.route.send_replace(Route::Asleep);
+        let grace_ms = QUICK_GRACE.as_millis() as u64;
+        let told = vm.guest.as_ref().is_some_and(|guest| guest.say(ToGuest::Shutdown { grace_ms }));
+        if !told {
+            vm.driver.terminate();
+        }
+        tracing::info!("nothing has happened for {limit:?}: the machine is stopped until it is used again");
+        self.asleep = true;
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running { vm } => {
+                State::Stopping { vm, deadline: Instant::now() + QUICK_GRACE + STOP_SLACK, killed: false }
+            }
+            other => other,
+        };
     }
 
     fn has_room(&self) -> bool {
@@ -466,6 +573,8 @@ impl Owner {
     // ---- steps ----
 
     async fn launch(&mut self, without_kvm: Option<String>) {
+        self.asleep = false;
+        self.used.touch();
         let id = self.next_vm();
         let tell = self.tell(id);
         self.console_from = std::fs::metadata(self.home.console_log()).map_or(0, |meta| meta.len());
@@ -488,7 +597,7 @@ impl Owner {
                 }
                 let accel = driver.accel().map(|(accel, _)| accel);
                 let deadline = Instant::now() + boot_limit(&settings, accel);
-                let vm = self.connect(id, driver);
+                let vm = self.connect(id, driver, settings.idle_stop_s);
                 self.state = State::Starting { vm, deadline, settings };
             }
             Err(error) => self.fail(&error, None),
@@ -510,11 +619,12 @@ impl Owner {
             let accel = driver.accel().map(|(accel, _)| accel);
             let deadline = Instant::now() + boot_limit(&settings, accel);
             // What is not answering yet may still be booting; its deadline says when that is too long.
-            self.state = State::Starting { vm: self.connect(id, driver), deadline, settings };
+            self.state =
+                State::Starting { vm: self.connect(id, driver, settings.idle_stop_s), deadline, settings };
         }
     }
 
-    fn connect(&self, id: u64, driver: Driver) -> Vm {
+    fn connect(&self, id: u64, driver: Driver, idle_stop_s: u64) -> Vm {
         self.route.send_replace(Route::Coming);
         let guest = match driver.channel() {
             Channel::Link(path) => {
@@ -526,8 +636,24 @@ impl Owner {
             }
             Channel::Socket(_) => None,
         };
-        let changes = guest.as_ref().map(|guest| Changes::hear(driver.changes(&self.home), guest.requests()));
-        Vm { id, driver, guest, _changes: changes, info: None, paused: None, lost: None }
+        let changes = guest.as_ref().map(|guest| {
+            let tell = self.tell(id);
+            let lost = move |share| tell(driver::Event::ShareLost(share));
+            Changes::hear(driver.shared(&self.home), guest.requests(), lost)
+        });
+        let idle_stop = (idle_stop_s > 0).then(|| Duration::from_secs(idle_stop_s));
+        Vm {
+            id,
+            driver,
+            guest,
+            _changes: changes,
+            info: None,
+            paused: None,
+            broken: None,
+            lost: None,
+            quiet: None,
+            idle_stop,
+        }
     }
 
     fn tell(&self, id: u64) -> Tell {
@@ -583,7 +709,7 @@ impl Owner {
     /// It is off.
     fn off(&mut self) {
         self.state = State::Stopped;
-        self.route.send_replace(Route::Down);
+        self.route.send_replace(if self.asleep { Route::Asleep } else { Route::Down });
         self.ports.clear();
         let _ = std::fs::remove_file(self.home.machine("machine.json"));
         for reply in self.stopping.drain(..) {
@@ -610,8 +736,9 @@ impl Owner {
                 status.accel_note = note.map(one_line);
             }
             status.guest = vm.info.clone();
-            status.error = vm.paused.clone();
+            status.error = vm.paused.clone().or_else(|| vm.broken.clone());
         }
+        status.asleep = self.asleep && matches!(self.state, State::Stopped);
         if let State::Failed { failure, .. } = &self.state {
             status.error = Some(failure.clone());
         }

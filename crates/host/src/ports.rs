@@ -182,7 +182,7 @@ fn failed(port: &Port, error: &io::Error) -> Bind {
 fn session(route: &watch::Receiver<Route>) -> Result<Arc<Session>, LinkError> {
     match &*route.borrow() {
         Route::Link(session) => Ok(session.clone()),
-        Route::Down | Route::Coming | Route::Socket(_) => Err(LinkError::Closed),
+        Route::Down | Route::Coming | Route::Asleep | Route::Socket(_) => Err(LinkError::Closed),
     }
 }
 

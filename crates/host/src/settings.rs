@@ -39,6 +39,9 @@ pub struct Settings {
     pub kernel_arguments: String,
     /// Seconds in which the guest must answer after its start; 0: as the accelerator needs.
     pub boot_limit_s: u64,
+    /// Seconds after which a guest in which nothing runs is stopped; the next use of Docker's socket starts it again.
+    /// 0: never.
+    pub idle_stop_s: u64,
 }
 
 /// What runs the engine.
@@ -93,6 +96,7 @@ impl Default for Settings {
             qemu: None,
             kernel_arguments: String::new(),
             boot_limit_s: 0,
+            idle_stop_s: 0,
         }
     }
 }
@@ -133,7 +137,7 @@ impl Settings {
         *field = match (key, value) {
             ("qemu", "") => serde_json::Value::Null,
             ("shares", list) => list.split(',').map(str::trim).filter(|p| !p.is_empty()).collect(),
-            ("cpus" | "memory-mib" | "disk-gib" | "boot-limit-s", _) => value
+            ("cpus" | "memory-mib" | "disk-gib" | "boot-limit-s" | "idle-stop-s", _) => value
                 .parse::<u64>()
                 .map_err(|_| HostError::Setting(format!("{key} is a whole number, not {value:?}")))?
                 .into(),

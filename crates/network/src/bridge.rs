@@ -35,8 +35,8 @@ pub struct Bridge {
     pub icc: bool,
     /// What leaves gets the host's address.
     pub masquerade: bool,
-    /// What routes to the containers may come in, not only what is published.
-    pub open: bool,
+    /// What may come in from outside.
+    pub entry: Entry,
     /// Largest packet in bytes.
     pub mtu: u32,
 }
@@ -50,8 +50,20 @@ pub struct BridgeV6 {
     pub gateway: Ipv6Addr,
     /// What leaves gets the host's address.
     pub masquerade: bool,
-    /// What routes to the containers may come in, not only what is published.
-    pub open: bool,
+    /// What may come in from outside.
+    pub entry: Entry,
+}
+
+/// What may come into a network from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entry {
+    /// What is published on this host's ports.
+    #[default]
+    Published,
+    /// What is sent to the containers' own addresses, at their published ports; nothing is translated, either way.
+    Routed,
+    /// The first, and all that is sent to the containers' own addresses.
+    All,
 }
 
 /// What a container's end is an end of.

@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, Entry};
 use crate::error::Result;
 use crate::ports::Protocol;
 use crate::{sys, watch};
@@ -45,6 +45,8 @@ pub struct Firewall {
 struct Wanted {
     bridges: BTreeMap<String, Bridge>,
     ports: BTreeMap<String, Vec<Redirect>>,
+    /// Ports of containers to which who routes there may come, of networks without translation.
+    admitted: BTreeMap<String, Vec<(Protocol, SocketAddr)>>,
     /// Bridges whose rules this process has written: those of an earlier engine may be old.
     written: BTreeSet<String>,
     /// Whether the maps of published ports are known to be there.
@@ -73,6 +75,25 @@ impl Firewall {
         wanted.bridges.remove(link);
         wanted.written.remove(link);
         sys::nft(&format!("{BASE}{}", removal(link))).await
+    }
+
+    /// Lets in what comes to these ports of `owner`'s own addresses, in networks whose addresses the world knows.
+    pub async fn admit(&self, owner: &str, ports: Vec<(Protocol, SocketAddr)>) -> Result<()> {
+        let mut wanted = self.wanted.lock().await;
+        sys::nft(&format!("{BASE}{}", elements("add", &ports))).await?;
+        wanted.admitted.entry(owner.to_owned()).or_default().extend(ports);
+        Ok(())
+    }
+
+    /// Lets nobody in to `owner`'s any more; nothing is fine.
+    pub async fn dismiss(&self, owner: &str) {
+        let mut wanted = self.wanted.lock().await;
+        let Some(gone) = wanted.admitted.remove(owner) else { return };
+        // Added first: one that somebody else removed can be removed.
+        let text = format!("{BASE}{}{}", elements("add", &gone), elements("delete", &gone));
+        if let Err(e) = sys::nft(&text).await {
+            tracing::warn!("ports of {owner} stay open to who routes there: {e}");
+        }
     }
 
     /// Sends what arrives for published ports to their containers, besides what `owner` has already.
@@ -113,10 +134,12 @@ impl Firewall {
         Ok(gone)
     }
 
-    /// After a restart of the engine: these networks have running containers. Their rules are written with the
-    /// next change.
-    pub async fn found(&self, bridges: Vec<Bridge>) {
-        self.wanted.lock().await.bridges.extend(bridges.into_iter().map(|b| (b.link.clone(), b)));
+    /// After a restart of the engine: these networks have running containers, and these ports of theirs are open. Their
+    /// rules are written with the next change.
+    pub async fn found(&self, bridges: Vec<Bridge>, admitted: BTreeMap<String, Vec<(Protocol, SocketAddr)>>) {
+        let mut wanted = self.wanted.lock().await;
+        wanted.bridges.extend(bridges.into_iter().map(|b| (b.link.clone(), b)));
+        wanted.admitted = admitted;
     }
 
     /// After a restart of the engine: what is there of an earlier one is replaced by what runs still. In a task of
@@ -158,6 +181,12 @@ impl Firewall {
 impl Wanted {
     async fn write_all(&mut self) -> Result<()> {
         let mut text = String::from(BASE);
+        for family in [4, 6] {
+            text.push_str(&format!("flush set inet coracle routed{family}\n"));
+        }
+        for ports in self.admitted.values() {
+            text.push_str(&elements("add", ports));
+        }
         for bridge in self.bridges.values() {
             text.push_str(&rules(bridge));
         }
@@ -178,6 +207,16 @@ impl Wanted {
         }
         text
     }
+}
+
+/// Changes of the sets of ports that are open without translation.
+fn elements(verb: &str, ports: &[(Protocol, SocketAddr)]) -> String {
+    let line = |(protocol, at): &(Protocol, SocketAddr)| {
+        let family = if at.is_ipv4() { 4 } else { 6 };
+        let (protocol, ip, port) = (protocol.name(), at.ip(), at.port());
+        format!("{verb} element inet coracle routed{family} {{ {protocol} . {ip} . {port} }}\n")
+    };
+    ports.iter().map(line).collect()
 }
 
 impl Redirect {
@@ -218,6 +257,8 @@ add chain inet coracle forward { type filter hook forward priority filter; polic
 add map inet coracle networks { type ifname : verdict; }
 add map inet coracle from { type ifname : verdict; }
 add set inet coracle bridges { type ifname; }
+add set inet coracle routed4 { type inet_proto . ipv4_addr . inet_service; }
+add set inet coracle routed6 { type inet_proto . ipv6_addr . inet_service; }
 flush chain inet coracle raw
 add rule inet coracle raw iifname @bridges ip daddr 127.0.0.0/8 drop
 flush chain inet coracle forward
@@ -276,9 +317,17 @@ fn rules(b: &Bridge) -> String {
     }
     add(format!("rule inet coracle to-{link} iifname {link} {icc}"));
     add(format!("rule inet coracle to-{link} ct state established,related accept"));
-    for (family, open) in [("ipv4", b.open), ("ipv6", b.v6.as_ref().is_some_and(|v6| v6.open))] {
-        if open && !b.internal {
-            add(format!("rule inet coracle to-{link} meta nfproto {family} accept"));
+    for (family, entry) in [(4, b.entry), (6, b.v6.as_ref().map_or(Entry::Published, |v6| v6.entry))] {
+        let (ip, ping) = if family == 4 { ("ip", "icmp") } else { ("ip6", "icmpv6") };
+        match entry {
+            Entry::Published => {}
+            _ if b.internal => {}
+            Entry::All => add(format!("rule inet coracle to-{link} meta nfproto ipv{family} accept")),
+            Entry::Routed => {
+                add(format!("rule inet coracle to-{link} meta l4proto {ping} accept"));
+                let to = format!("meta l4proto . {ip} daddr . th dport @routed{family}");
+                add(format!("rule inet coracle to-{link} meta l4proto {{ tcp, udp }} {to} accept"));
+            }
         }
     }
     add(format!("rule inet coracle to-{link} drop"));
@@ -289,10 +338,10 @@ fn rules(b: &Bridge) -> String {
         let mut leaves = |family: &str, subnet: String| {
             add(format!("rule inet coracle nat-{link} {family} saddr {subnet} oifname != {link} masquerade"));
         };
-        if b.masquerade {
+        if b.masquerade && b.entry != Entry::Routed {
             leaves("ip", b.subnet.to_string());
         }
-        if let Some(v6) = b.v6.as_ref().filter(|v6| v6.masquerade) {
+        if let Some(v6) = b.v6.as_ref().filter(|v6| v6.masquerade && v6.entry != Entry::Routed) {
             leaves("ip6", v6.subnet.to_string());
         }
         add(format!("rule inet coracle nat-{link} ip saddr 127.0.0.0/8 oifname {link} masquerade"));

@@ -25,7 +25,7 @@ mod watch;
 
 pub use addresses::{AddressPool, choose_subnet, choose_subnet6, routed_subnets, unique_local};
 pub use bridge::{
-    Bridge, BridgeV6, Carrier, Endpoint, attach, detach, ensure, ensure_once, link_exists, remove,
+    Bridge, BridgeV6, Carrier, Endpoint, Entry, attach, detach, ensure, ensure_once, link_exists, remove,
     set_default_route,
 };
 pub use error::{Code, Error, Result};

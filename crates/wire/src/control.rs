@@ -9,6 +9,7 @@
 //!  | <------------------- Ports(Wanted)  |   the last set, after Hello and whenever it changes
 //!  | Ports(Outcome) -------------------> |
 //!  | Changed{share, changes} ---------> |   what the host did in a shared folder
+//!  | ShareLost{share} ----------------> |   whoever serves that folder has died: nobody shall begin to wait for it
 //!  | Ping{n} --------------------------> |   watchdog, both ways: a Pong carries the same n
 //!  | Shutdown{grace_ms} ---------------> |
 //!  | <------------------------- Stopping |   then the guest turns itself off
@@ -49,6 +50,11 @@ pub enum ToGuest {
         /// At most [`MAX_CHANGES`](crate::changes::MAX_CHANGES).
         changes: Vec<Change>,
     },
+    /// Whoever serves a shared folder has died; only a restart of the machine brings it back.
+    ShareLost {
+        /// The share's tag.
+        share: String,
+    },
     /// Are you there?
     Ping {
         /// Comes back in the [`ToHost::Pong`].
@@ -75,6 +81,9 @@ pub enum ToHost {
     Pong {
         /// As in the [`ToGuest::Ping`].
         n: u64,
+        /// Nothing runs in the guest but itself and an engine that does nothing.
+        #[serde(default)]
+        quiet: bool,
     },
     /// Something this version doesn't know.
     #[serde(other)]

@@ -21,3 +21,5 @@ pub mod sync;
 pub const VERSION: u32 = 2;
 /// The oldest version that is served.
 pub const OLDEST: u32 = 1;
+/// In the guest: a file beside a share's place with this at the end of its name says that the share has died.
+pub const SHARE_LOST: &str = ".lost";

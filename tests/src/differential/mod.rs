@@ -28,7 +28,7 @@
 //! | `json:` | the same as `run:`, but the output is JSON, compared value by value, absent, `null` and `[]` told apart |
 //! | `shape:` | as `json:`, but only which fields there are and of which type |
 //!
-//! A line that begins with white space goes on with the line before. In the shell there are `docker` (the stock CLI),
+//! A line that begins with white space goes on with the line before. In the shell there are `docker` (the stock CLI), `compose` (docker-compose),
 //! `api METHOD PATH [BODY]` (a raw request; prints `HTTP status` and the body), `try OPTIONS` (makes a container with them
 //! and removes it), `build IMAGE OPTIONS` and `tree IMAGE PATHS` (an image of the case's folder, and what is in one),
 //! `$START` (the case's begin as

@@ -78,7 +78,7 @@ enum Where {
 pub struct Side {
     place: Where,
     socket: PathBuf,
-    /// `docker` and `api` of the shell, its CLI's settings, the cases' folder.
+    /// `docker`, `compose` and `api` of the shell, its CLI's settings, the cases' folder.
     folder: tempfile::TempDir,
     /// Folders of this side, with what they are called in answers.
     paths: Vec<(String, &'static str)>,
@@ -108,11 +108,17 @@ impl Side {
             std::fs::create_dir_all(folder.path().join(below)).expect("make a folder");
         }
         let docker = format!("#!/bin/sh\nexec '{}' \"$@\"\n", Cli::V28.program().display());
+        let compose = format!("#!/bin/sh\nexec '{}' \"$@\"\n", crate::tool("CORACLE_TEST_COMPOSE").display());
         let plugin = folder.path().join("config/cli-plugins/docker-buildx");
         std::os::unix::fs::symlink(crate::tool("CORACLE_TEST_BUILDX"), plugin).expect("a link");
-        for (name, text) in
-            [("docker", docker.as_str()), ("api", API), ("try", TRY), ("build", BUILD), ("tree", TREE)]
-        {
+        for (name, text) in [
+            ("docker", docker.as_str()),
+            ("compose", compose.as_str()),
+            ("api", API),
+            ("try", TRY),
+            ("build", BUILD),
+            ("tree", TREE),
+        ] {
             let path = folder.path().join("bin").join(name);
             std::fs::write(&path, text).expect("write a script");
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");

@@ -113,6 +113,7 @@ pub fn run(options: &Options) -> Result<()> {
     let shared = ours.shared("bench")?;
     bench.ports(&ours_side, &ours, &ways)?;
     bench.folders(&ours_side, &ours, &shared)?;
+    bench.news(&ours_side, &shared)?;
     if options.outside {
         println!("load average at the end: {}", load());
         return bench.write(options, &versions);

@@ -16,6 +16,7 @@ mod guest;
 mod image;
 mod images;
 mod machine;
+mod news;
 mod outside;
 mod place;
 mod report;

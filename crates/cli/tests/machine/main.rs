@@ -5,6 +5,8 @@
 
 mod full_disk;
 mod harness;
+mod idle;
+mod many;
 mod vfkit;
 
 use std::{

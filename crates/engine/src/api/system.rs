@@ -96,7 +96,9 @@ pub async fn info(engine: Arc<Engine>, _: Call) -> Result<Reply> {
             )
         }));
     }
-    let mirrors = &engine.config.registry_mirrors;
+    // With a slash at the end, however they were written.
+    let mirrors = engine.config.registry_mirrors.iter().map(|m| format!("{}/", m.trim_end_matches('/')));
+    let mirrors: Vec<String> = mirrors.collect();
     let mut index = serde_json::Map::new();
     index.insert(
         "docker.io".into(),

@@ -114,7 +114,7 @@ pub struct PublishedPort {
     pub port: String,
     /// Address on the host.
     pub host_ip: std::net::IpAddr,
-    /// Port on the host.
+    /// Port on the host; 0: none, who routes to the container reaches it at its own address.
     pub host_port: u16,
 }
 

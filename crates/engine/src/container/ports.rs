@@ -65,9 +65,31 @@ fn target(member: &Member, host_ip: IpAddr) -> Option<IpAddr> {
     same.or_else(|| member.addresses().next())
 }
 
-/// The same ports once more, for a container found running or in another network.
+/// A port that is none of this host's: it is reached at the container's own address.
+pub fn routed(request: &PortRequest) -> PublishedPort {
+    let unspecified: IpAddr = match request.host_ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let port = format!("{}/{}", request.target.port(), request.protocol.name());
+    PublishedPort { port, host_ip: unspecified, host_port: 0 }
+}
+
+/// Those of a container found running that are reached at its own address.
+pub fn admitted(ports: &[PublishedPort], member: &Member) -> Vec<(Protocol, SocketAddr)> {
+    let admitted = |p: &PublishedPort| {
+        let (number, protocol) = parse_port(&p.port).ok()?;
+        Some((protocol, SocketAddr::new(target(member, p.host_ip)?, number)))
+    };
+    ports.iter().filter(|p| p.host_port == 0).filter_map(admitted).collect()
+}
+
+/// The same ports of this host once more, for a container found running or in another network.
 pub fn ports_again(ports: &[PublishedPort], member: &Member) -> Vec<PortRequest> {
     let request = |p: &PublishedPort| {
+        if p.host_port == 0 {
+            return None;
+        }
         let (number, protocol) = parse_port(&p.port).ok()?;
         let target = SocketAddr::new(target(member, p.host_ip)?, number);
         let (host_port, last_port) = (p.host_port, p.host_port);

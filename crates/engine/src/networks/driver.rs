@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use network::vlan::{Ipvlan, IpvlanFlag, Macvlan, Parent, Vlan, VlanMode};
-use network::{AddressPool, Bridge, BridgeV6, Carrier, IpNet, Ipv4Net, Ipv6Net};
+use network::{AddressPool, Bridge, BridgeV6, Carrier, Entry, IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::container::config::EndpointSettings;
@@ -175,15 +175,24 @@ impl Network {
                 subnet: v6.subnet,
                 gateway: v6.gateway,
                 masquerade: options.masquerade,
-                open: options.mode6 == GatewayMode::Unprotected,
+                entry: options.mode6.entry(),
             }),
             internal: self.internal,
             isolated: options.mode == GatewayMode::Isolated,
             icc: options.icc,
             masquerade: options.masquerade,
-            open: options.mode == GatewayMode::Unprotected,
+            entry: options.mode.entry(),
             mtu: options.mtu,
         })
+    }
+
+    /// Whether a port asked for is not one of this host's: who routes to the container comes to it there.
+    pub fn is_routed_to(&self, port: &network::PortRequest) -> bool {
+        let mode = match port.host_ip {
+            IpAddr::V4(_) => self.bridge().map(|b| b.entry),
+            IpAddr::V6(_) => self.bridge().and_then(|b| b.v6).map(|v6| v6.entry),
+        };
+        mode == Some(Entry::Routed) && port.host_ip.is_ipv4() == port.target.is_ipv4()
     }
 
     /// What containers' ends are ends of.
@@ -272,8 +281,20 @@ pub enum GatewayMode {
     Nat,
     /// The same, but what routes to a container gets in, published or not.
     Unprotected,
+    /// By the containers' own addresses, which others know a way to: nothing is translated.
+    Routed,
     /// Not at all: the bridge has no address. Internal networks only.
     Isolated,
+}
+
+impl GatewayMode {
+    fn entry(self) -> Entry {
+        match self {
+            Self::Nat | Self::Isolated => Entry::Published,
+            Self::Unprotected => Entry::All,
+            Self::Routed => Entry::Routed,
+        }
+    }
 }
 
 /// Options of the bridge driver.
@@ -318,7 +339,7 @@ impl BridgeOptions {
                 "isolated" => Err(Error::invalid(format!(
                     "gateway mode 'isolated' can only be used for an internal network ({key})"
                 ))),
-                "routed" => Err(Error::not_implemented("gateway mode routed is not there yet")),
+                "routed" => Ok(GatewayMode::Routed),
                 other => Err(Error::invalid(format!(
                     "failed to parse {key} value: {value} (unknown gateway mode {other})"
                 ))),

@@ -85,9 +85,9 @@ impl Local {
         self.socket.clone()
     }
 
-    /// Asks it to end.
+    /// Asks it to end, after its containers; asked again, it kills them.
     pub fn terminate(&self) {
-        platform::end(self.pid, false);
+        platform::power_fails(self.pid);
     }
 }
 
@@ -95,6 +95,11 @@ impl Drop for Local {
     fn drop(&mut self) {
         self.watch.abort();
     }
+}
+
+/// Whether containers may run here that an engine left when it died.
+pub fn has_left(home: &Home) -> bool {
+    fs::read_dir(exec_root(home).join("containers")).is_ok_and(|mut left| left.next().is_some())
 }
 
 fn socket(home: &Home) -> PathBuf {

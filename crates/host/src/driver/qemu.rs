@@ -81,6 +81,9 @@ struct Record {
     accel: Accel,
     note: Option<String>,
     image: String,
+    /// The shared folders, in the order of their tags.
+    #[serde(default)]
+    shares: Vec<PathBuf>,
 }
 
 impl Qemu {
@@ -136,6 +139,11 @@ impl Qemu {
         (self.record.accel, self.record.note.as_deref())
     }
 
+    /// The shared folders, in the order of their tags.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.record.shares
+    }
+
     /// The link's channel.
     pub fn link_socket(&self) -> PathBuf {
         self.link.clone()
@@ -188,7 +196,7 @@ impl Launch<'_> {
             platform::spawn_detached(&mut command).map_err(HostError::io("running", self.program))?;
         let pid = child.id();
         // Before anything else: a daemon killed from here on leaves a QEMU that the next one knows of.
-        let record = Record { pid, accel, note, image: self.image.build.clone() };
+        let record = Record { pid, accel, note, image: self.image.build.clone(), shares: shares.folders() };
         let json = serde_json::to_vec(&record).expect("a record is JSON");
         write_whole(&home.machine("machine.json"), &json).inspect_err(|_| platform::end(pid, true))?;
         let monitor = tokio::select! {

@@ -1,5 +1,7 @@
 //! The host's folders in the guest: a `coracle-share` for each, started before QEMU, which connects to it. They end
-//! with QEMU's connection, and outlive the daemon as QEMU does.
+//! with QEMU's connection, and outlive the daemon as QEMU does. One that dies before is not replaced: QEMU connects
+//! once (`vhost-user-fs` has no way to begin anew), and what the guest's kernel has asked and not been answered stays
+//! asked for ever. The machine says so, and lets nobody begin to wait for it.
 //!
 //! ```text
 //! machine/share0.sock ...    where QEMU finds them
@@ -16,6 +18,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
+use super::Shared;
 use crate::{Home, HostError, Settings, log::tail, parts, platform};
 
 /// Time in which a share must listen, and pause between two looks.
@@ -92,6 +95,11 @@ impl Shares {
         pairs.collect()
     }
 
+    /// Their folders, in the order of their tags.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        self.list.iter().map(|share| share.folder.clone()).collect()
+    }
+
     /// The guest's boot arguments for them.
     pub fn boot_arguments(&self) -> String {
         let folders: Vec<&Path> = self.list.iter().map(|share| share.folder.as_path()).collect();
@@ -128,10 +136,10 @@ fn changes_socket(home: &Home, tag: &str) -> PathBuf {
     home.machine(&format!("{tag}.changes"))
 }
 
-/// Where the shares of the machine that runs tell what the host changes, with their tags.
-pub fn changes(home: &Home) -> Vec<(String, PathBuf)> {
-    let all = (0..).map(tag).map(|tag| (tag.clone(), changes_socket(home, &tag)));
-    all.take_while(|(_, socket)| socket.exists()).collect()
+/// Those of the machine that runs, by their folders in the order of their tags.
+pub fn shared(home: &Home, folders: &[PathBuf]) -> Vec<Shared> {
+    let numbered = folders.iter().enumerate().map(|(n, folder)| (tag(n), folder.clone()));
+    numbered.map(|(tag, folder)| Shared { changes: changes_socket(home, &tag), tag, folder }).collect()
 }
 
 /// A path as a boot argument: everything but letters, digits and `/._-` as `%XX`.

@@ -16,6 +16,44 @@ pub fn command_names(pid: u32, word: &str) -> bool {
     String::from_utf8_lossy(&line).contains(word)
 }
 
+/// A place below a folder where something is mounted.
+pub fn mounted_below(folder: &Path) -> Option<std::path::PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let folder = fs::canonicalize(folder).ok()?;
+    let table = fs::read("/proc/self/mountinfo").ok()?;
+    let places = table.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
+    let mut places = places.map(|place| Path::new(&std::ffi::OsString::from_vec(unescape(place))).to_owned());
+    places.find(|place| place.starts_with(&folder) && *place != folder)
+}
+
+/// `\040` and its like, as the kernel writes blanks in its tables.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                out.push(byte);
+                rest = &after[3..];
+            }
+            _ => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+/// Tells an engine that the power goes: it stops its containers in order and ends; told again, it kills them.
+pub fn power_fails(pid: u32) {
+    use rustix::process::{Pid, Signal, kill_process};
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::POWER);
+    }
+}
+
 /// What starts the daemon when the user logs in: a unit of the user's own systemd, and the link that enables it.
 pub fn login_entry(program: &Path, home: Option<&Path>) -> Result<Entry, String> {
     let folder = std::env::var_os("XDG_CONFIG_HOME")
@@ -76,6 +114,12 @@ pub fn kvm_works() -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blanks_in_the_kernels_tables() {
+        assert_eq!(unescape(br"/a\040b\134c"), br"/a b\c");
+        assert_eq!(unescape(br"/a\04"), br"/a\04");
+    }
 
     #[test]
     fn a_unit_counts_by_its_link() {

@@ -16,6 +16,16 @@ pub fn command_names(pid: u32, word: &str) -> bool {
     said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains(word))
 }
 
+/// Nothing is ever mounted in a home here: an engine runs on Linux alone.
+pub fn mounted_below(_folder: &Path) -> Option<std::path::PathBuf> {
+    None
+}
+
+/// An engine runs on Linux alone.
+pub fn power_fails(pid: u32) {
+    super::end(pid, false);
+}
+
 /// What starts the daemon when the user logs in: a launchd agent. What it leaves behind lives on, as a crashed
 /// daemon's guest must.
 pub fn login_entry(program: &Path, home: Option<&Path>) -> Result<Entry, String> {

@@ -16,6 +16,9 @@ use tokio::{
 /// Longest path of a socket: what macOS takes, whose 104 bytes end in a null (Linux has 108).
 pub const SOCKET_PATH: usize = 103;
 
+/// Most open files that are asked for: macOS' own limit per process.
+const OPEN_FILES: u64 = 10_240;
+
 /// A connection to a local socket.
 pub type Socket = UnixStream;
 
@@ -83,6 +86,18 @@ pub fn private(folder: &Path) -> io::Result<()> {
 /// True for a file that may be run.
 pub fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// As many open files as this user may have: each connection is one, and the limit that systems begin with is 1024
+/// (256 on macOS). What can't be raised stays.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // macOS takes no "unlimited" here.
+    let most = Some(limit.maximum.unwrap_or(OPEN_FILES).min(OPEN_FILES));
+    if limit.current < most {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: limit.maximum });
+    }
 }
 
 /// This computer's memory, in MiB.

@@ -119,6 +119,19 @@ pub fn end(pid: u32, force: bool) {
     }
 }
 
+/// Nothing is ever mounted in a home here: an engine runs on Linux alone.
+pub fn mounted_below(_folder: &Path) -> Option<PathBuf> {
+    None
+}
+
+/// Handles have no limit that programs reach.
+pub fn raise_open_files() {}
+
+/// An engine runs on Linux alone.
+pub fn power_fails(pid: u32) {
+    end(pid, false);
+}
+
 /// A handle on a process, closed when dropped.
 struct Process(HANDLE);
 

@@ -104,8 +104,9 @@ fn ports(view: &View) -> BTreeMap<&str, Option<Vec<Bound>>> {
     let all = record.config.exposed_ports.keys().chain(record.host.port_bindings.keys());
     let bound = |port: &str| -> Option<Vec<Bound>> {
         let here = record.last.ports.iter().filter(|p| p.port == port);
+        let number = |port: u16| if port == 0 { String::new() } else { port.to_string() };
         let bound: Vec<_> =
-            here.map(|p| Bound { host_ip: p.host_ip, host_port: p.host_port.to_string() }).collect();
+            here.map(|p| Bound { host_ip: p.host_ip, host_port: number(p.host_port) }).collect();
         (!bound.is_empty()).then_some(bound)
     };
     all.map(|port| (port.as_str(), bound(port))).collect()

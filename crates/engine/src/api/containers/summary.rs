@@ -254,7 +254,12 @@ fn ports(view: &View) -> Vec<Port<'_>> {
     let record = &view.record;
     let published = record.last.ports.iter().map(|p| {
         let (private_port, r#type) = split(&p.port);
-        Port { ip: Some(p.host_ip), private_port, public_port: Some(p.host_port), r#type }
+        Port {
+            ip: Some(p.host_ip),
+            private_port,
+            public_port: (p.host_port != 0).then_some(p.host_port),
+            r#type,
+        }
     });
     let exposed = record
         .config

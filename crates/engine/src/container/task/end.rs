@@ -15,6 +15,7 @@ impl Task {
         let id = &self.record.id;
         drop(run.names);
         self.engine.ports.close(id).await;
+        self.engine.networks.firewall().dismiss(id).await;
         for member in &run.members {
             self.engine.networks.leave(id, member);
             if let Ok(network) = self.engine.networks.find(&member.network_id) {

@@ -50,9 +50,20 @@ impl Task {
 
     pub(super) async fn open_ports(&self, members: &[Member]) -> Result<Vec<PublishedPort>> {
         let Some(member) = carries_ports(&self.engine, members) else { return Ok(Vec::new()) };
-        let own_address = self.engine.networks.find(&member.network_id)?.binding_address();
-        let requests = ports::port_requests(&self.record, member, own_address)?;
-        self.open_requests(member, requests).await
+        let network = self.engine.networks.find(&member.network_id)?;
+        let requests = ports::port_requests(&self.record, member, network.binding_address())?;
+        let (routed, opened): (Vec<_>, Vec<_>) =
+            requests.iter().cloned().partition(|request| network.is_routed_to(request));
+        let mut opened = self.open_requests(member, opened).await?.into_iter();
+        if !routed.is_empty() {
+            let ports = routed.iter().map(|r| (r.protocol, r.target)).collect();
+            self.engine.networks.firewall().admit(&self.record.id, ports).await?;
+        }
+        // In the order in which they were asked for.
+        let published = |r: &network::PortRequest| {
+            if network.is_routed_to(r) { Some(ports::routed(r)) } else { opened.next() }
+        };
+        Ok(requests.iter().filter_map(published).collect())
     }
 
     async fn open_requests(
@@ -198,9 +209,17 @@ impl Task {
             return Ok(());
         }
         self.engine.ports.close(&self.record.id).await;
+        self.engine.networks.firewall().dismiss(&self.record.id).await;
         let had = std::mem::take(&mut self.record.last.ports);
         let Some(member) = carries_ports(&self.engine, &run.members) else { return Ok(()) };
-        self.record.last.ports = self.open_requests(member, ports::ports_again(&had, member)).await?;
+        let again = ports::ports_again(&had, member);
+        let network = self.engine.networks.find(&member.network_id)?;
+        // What was, or will be, reached at the container's own address begins anew.
+        self.record.last.ports = if again.len() < had.len() || again.iter().any(|r| network.is_routed_to(r)) {
+            self.open_ports(&run.members).await?
+        } else {
+            self.open_requests(member, again).await?
+        };
         Ok(())
     }
 }
