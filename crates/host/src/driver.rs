@@ -1,4 +1,4 @@
-//! What runs the engine: a guest under QEMU or vfkit, or this Linux itself. Drivers start, watch and stop a process; they never
+//! What runs the engine: a guest under QEMU or vfkit, one in a WSL2 distribution, or this Linux itself. Drivers start, watch and stop a process; they never
 //! know the link's protocol.
 
 pub mod local;
@@ -6,6 +6,7 @@ pub mod qemu;
 mod qmp;
 mod shares;
 pub mod vfkit;
+pub mod wsl;
 
 use std::{fs::OpenOptions, path::PathBuf, sync::Arc};
 
@@ -23,6 +24,8 @@ pub enum Driver {
     Qemu(qemu::Qemu),
     /// A guest under vfkit.
     Vfkit(vfkit::Vfkit),
+    /// A guest in a WSL2 distribution.
+    Wsl(wsl::Wsl),
     /// The engine as the daemon's child.
     Local(local::Local),
 }
@@ -46,6 +49,8 @@ pub enum Event {
 pub enum Channel {
     /// By the link over this socket.
     Link(PathBuf),
+    /// By the link over a program's standard streams.
+    Bridge(wsl::Bridge),
     /// Directly.
     Socket(PathBuf),
 }
@@ -56,6 +61,7 @@ impl Driver {
         match self {
             Self::Qemu(_) => "qemu",
             Self::Vfkit(_) => "vfkit",
+            Self::Wsl(_) => "wsl",
             Self::Local(_) => "local",
         }
     }
@@ -65,6 +71,7 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => qemu.pid(),
             Self::Vfkit(vfkit) => vfkit.pid(),
+            Self::Wsl(wsl) => wsl.pid(),
             Self::Local(local) => local.pid(),
         }
     }
@@ -73,7 +80,7 @@ impl Driver {
     pub fn accel(&self) -> Option<(qemu::Accel, Option<&str>)> {
         match self {
             Self::Qemu(qemu) => Some(qemu.accel()),
-            Self::Vfkit(_) | Self::Local(_) => None,
+            Self::Vfkit(_) | Self::Wsl(_) | Self::Local(_) => None,
         }
     }
 
@@ -82,6 +89,7 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => Channel::Link(qemu.link_socket()),
             Self::Vfkit(vfkit) => Channel::Link(vfkit.link_socket()),
+            Self::Wsl(wsl) => Channel::Bridge(wsl.bridge()),
             Self::Local(local) => Channel::Socket(local.socket()),
         }
     }
@@ -90,7 +98,7 @@ impl Driver {
     pub fn changes(&self, home: &Home) -> Vec<(String, PathBuf)> {
         match self {
             Self::Qemu(_) => shares::changes(home),
-            Self::Vfkit(_) | Self::Local(_) => Vec::new(),
+            Self::Vfkit(_) | Self::Wsl(_) | Self::Local(_) => Vec::new(),
         }
     }
 
@@ -99,6 +107,7 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => qemu.power_button(),
             Self::Vfkit(vfkit) => vfkit.power_button(),
+            Self::Wsl(wsl) => wsl.power_button(),
             Self::Local(local) => local.terminate(),
         }
     }
@@ -107,6 +116,7 @@ impl Driver {
     pub fn kill(&self) {
         match self {
             Self::Vfkit(vfkit) => vfkit.kill(),
+            Self::Wsl(wsl) => wsl.kill(),
             Self::Qemu(_) | Self::Local(_) => platform::end(self.pid(), true),
         }
     }
@@ -116,7 +126,7 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => qemu.resume(),
             Self::Vfkit(vfkit) => vfkit.resume(),
-            Self::Local(_) => {}
+            Self::Wsl(_) | Self::Local(_) => {}
         }
     }
 
@@ -128,7 +138,7 @@ impl Driver {
                 vfkit.pause();
                 true
             }
-            Self::Qemu(_) | Self::Local(_) => false,
+            Self::Qemu(_) | Self::Wsl(_) | Self::Local(_) => false,
         }
     }
 
@@ -142,9 +152,15 @@ impl Driver {
         match self {
             Self::Qemu(_) => HostError::QemuDied(said),
             Self::Vfkit(_) => HostError::VfkitDied(said),
+            Self::Wsl(_) => HostError::WslDied(said),
             Self::Local(_) => HostError::Engine(said),
         }
     }
+}
+
+/// Takes away what a home's drivers left outside of it.
+pub async fn forget(home: &Home) -> Result<(), HostError> {
+    wsl::unregister(home).await
 }
 
 /// Whether there is room enough for a start.

@@ -31,6 +31,6 @@ use windows::{self as family, self as system};
 pub use family::{
     Listener, SOCKET_PATH, Signals, Socket, alive, bind_private, connect, connect_now, docker_host, end,
     endpoint, free_mib, is_program, link, memory_mib, private, reuse_address, spawn_daemon, spawn_detached,
-    unbind,
+    unbind, windowless,
 };
 pub use system::{DEFAULT_DRIVER, DRIVERS, command_names, default_home, kvm_works, login_entry};
