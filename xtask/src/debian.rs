@@ -164,8 +164,14 @@ impl Debian {
 
     /// The given packages unpacked over each other in one folder that is kept.
     pub fn unpack(&self, name: &str, debs: &[Deb]) -> Result<Tree> {
+        self.unpack_only(name, debs, &[])
+    }
+
+    /// The same, of `paths` alone where there are some; each must be in every package.
+    pub fn unpack_only(&self, name: &str, debs: &[Deb], paths: &[&str]) -> Result<Tree> {
         let mut lines: Vec<String> =
             debs.iter().map(|d| format!("{} {} {}\n", d.name, d.version, d.sha256)).collect();
+        lines.extend(paths.iter().map(|path| format!("only {path}\n")));
         lines.sort();
         let list = lines.concat();
         let root = self.base.join("trees").join(format!("{name}-{}", &hex(&Sha256::digest(&list))[..16]));
@@ -189,6 +195,7 @@ impl Debian {
             let unpacked = Command::new("tar")
                 .args(["-x", "--keep-directory-symlink", "--no-same-owner", "-p", "-C"])
                 .arg(&parts)
+                .args(paths.iter().map(|path| format!(".{path}")))
                 .stdin(data.stdout.take().expect("piped"))
                 .status()
                 .context("tar could not be run")?;

@@ -9,6 +9,8 @@
 //! root.erofs     the read-only root
 //! manifest.json  packages with version, sha256 and licence; sha256 of the outputs; the build's id; the boot arguments
 //! ```
+//!
+//! and, where it is asked for, `wsl/`: the same root for a WSL2 distribution (`image/wsl.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +23,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+
+mod wsl;
 
 use crate::{
     cpio::Cpio,
@@ -64,6 +68,8 @@ pub struct Options {
     pub images: PathBuf,
     /// Where the outputs go.
     pub out: PathBuf,
+    /// Whether the root is made for WSL2 as well.
+    pub wsl: bool,
 }
 
 #[derive(Serialize)]
@@ -106,11 +112,13 @@ pub fn build(options: &Options) -> Result<PathBuf> {
     let debian = Debian::open_arch(SUITE, &options.arch)?;
     let kernel = kernel_package(&debian, &options.arch)?;
     let kernel_tree = debian.unpack("kernel", std::slice::from_ref(&kernel))?;
-    let files = listed_files()?;
+    let (files, parts): (Vec<Listed>, Vec<Listed>) =
+        listed_files(&options.arch)?.into_iter().partition(|file| file.whole);
     let wanted: BTreeSet<&str> =
         files.iter().map(|f| f.package.as_str()).chain(["ca-certificates"]).collect();
     let debs = debian.closure(&wanted.into_iter().collect::<Vec<_>>())?;
     let tree = debian.unpack("guest", &debs)?;
+    let mut sources: Vec<(Deb, Tree)> = debs.iter().map(|deb| (deb.clone(), tree.clone())).collect();
 
     let work = crate::target_dir().join("image").join(format!("{}-{}", options.arch, std::process::id()));
     let _ = fs::remove_dir_all(&work);
@@ -124,18 +132,33 @@ pub fn build(options: &Options) -> Result<PathBuf> {
     let modules = Modules::of(&kernel_tree, &crate::workspace().join("vm-image/modules.txt"))?;
     let mut used = put_files(&root, &tree, &files, &debs, &options.arch)?;
     put_own(&root, options, &tree, &modules)?;
+    for part in &parts {
+        let deb = debian.fetch(&[&part.package])?.remove(0);
+        let licence = format!("/usr/share/doc/{}/copyright", part.package);
+        let tree = debian.unpack_only("part", std::slice::from_ref(&deb), &[&part.path, &licence])?;
+        let needed = libraries(&tree.file(&part.path))?;
+        ensure!(needed.is_empty(), "{} is not static, it needs {needed:?}", part.path);
+        copy(&tree.file(&part.path), &root.join(part.to.trim_start_matches('/')))?;
+        used.insert(part.package.clone());
+        sources.push((deb, tree));
+    }
     used.insert(kernel.name.clone());
+    sources.push((kernel, kernel_tree));
+    let kernel_tree = &sources.last().expect("the kernel").1;
     used.insert("ca-certificates".into());
     normalise(&root)?;
 
     let part = options.out.with_extension(format!("part{}", std::process::id()));
     let _ = fs::remove_dir_all(&part);
     fs::create_dir_all(&part)?;
-    fs::write(part.join("kernel"), kernel_image(&kernel_tree)?)?;
+    fs::write(part.join("kernel"), kernel_image(kernel_tree)?)?;
     fs::write(part.join("initrd"), initrd(&options.programs.join("coracle-guest"), &modules)?)?;
     erofs(&root, &part.join("root.erofs"), &COMPRESSION)?;
-    let manifest = manifest(options, &part, &kernel, &debs, &used, &tree, &kernel_tree, &modules)?;
+    let manifest = manifest(options, &part, &sources, &used, &modules)?;
     fs::write(part.join("manifest.json"), serde_json::to_vec_pretty(&manifest)?)?;
+    if options.wsl {
+        wsl::build(&root, &options.arch, &part.join("wsl"))?;
+    }
     fs::remove_dir_all(&work)?;
     let _ = fs::remove_dir_all(&options.out);
     fs::rename(&part, &options.out)
@@ -158,9 +181,11 @@ struct Listed {
     package: String,
     path: String,
     to: String,
+    /// Whether the package is unpacked with all it needs, or this file alone.
+    whole: bool,
 }
 
-fn listed_files() -> Result<Vec<Listed>> {
+fn listed_files(arch: &str) -> Result<Vec<Listed>> {
     let text = fs::read_to_string(crate::workspace().join("vm-image/files.txt"))?;
     let mut files = Vec::new();
     for line in text.lines().filter(|l| !l.starts_with('#') && !l.trim().is_empty()) {
@@ -170,7 +195,13 @@ fn listed_files() -> Result<Vec<Listed>> {
             [package, path, to] => (package, path, to),
             _ => bail!("vm-image/files.txt: not understood: {line}"),
         };
-        files.push(Listed { package: package.into(), path: path.into(), to: to.into() });
+        let package = match package.split_once(':') {
+            Some((other, _)) if other != arch => continue,
+            Some((_, package)) => package,
+            None => package,
+        };
+        let (package, whole) = package.strip_prefix('+').map_or((package, true), |package| (package, false));
+        files.push(Listed { package: package.into(), path: path.into(), to: to.into(), whole });
     }
     Ok(files)
 }
@@ -367,15 +398,11 @@ fn kernel_image(tree: &Tree) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-#[allow(clippy::too_many_arguments)]
 fn manifest(
     options: &Options,
     out: &Path,
-    kernel: &Deb,
-    debs: &[Deb],
+    sources: &[(Deb, Tree)],
     used: &BTreeSet<String>,
-    tree: &Tree,
-    kernel_tree: &Tree,
     modules: &Modules,
 ) -> Result<Manifest> {
     let mut outputs = BTreeMap::new();
@@ -388,10 +415,8 @@ fn manifest(
     for name in PROGRAMS {
         programs.insert(name.to_owned(), hex(&Sha256::digest(fs::read(options.programs.join(name))?)));
     }
-    let packages = debs
+    let packages = sources
         .iter()
-        .map(|deb| (deb, tree))
-        .chain([(kernel, kernel_tree)])
         .filter(|(deb, _)| used.contains(&deb.name))
         .map(|(deb, tree)| Package {
             name: deb.name.clone(),
@@ -444,9 +469,10 @@ mod tests {
                 programs: dir.path().into(),
                 images: dir.path().join("none"),
                 out: dir.path().join(name),
+                wsl: true,
             };
             let out = build(&options).unwrap();
-            ["kernel", "initrd", "root.erofs", "manifest.json"]
+            ["kernel", "initrd", "root.erofs", "manifest.json", "wsl/root.tar.gz", "wsl/manifest.json"]
                 .map(|f| hex(&Sha256::digest(fs::read(out.join(f)).unwrap())))
         };
         assert_eq!(build("a"), build("b"));
@@ -460,6 +486,7 @@ mod tests {
             programs: dir.path().into(),
             images: dir.path().into(),
             out: dir.path().join("out"),
+            wsl: false,
         };
         assert!(super::build(&options).unwrap_err().to_string().contains("coracle-guest is missing"));
     }

@@ -57,7 +57,7 @@ enum Task {
     },
     /// Make packages, in target/dist
     Dist {
-        /// linux (macos and windows are not there yet)
+        /// For whom
         #[arg(long, value_parser = ["linux", "macos", "windows"])]
         os: String,
         /// Leave the desktop app out
@@ -102,6 +102,9 @@ enum Task {
         /// architecture than this machine's they are built into target/stage/<arch>/bin]
         #[arg(long)]
         programs: Option<PathBuf>,
+        /// Make the root for WSL2 as well, in the image's folder `wsl`
+        #[arg(long)]
+        wsl: bool,
         /// Where the image goes [default: target/stage/share/coracle/guest/<arch>]
         #[arg(long)]
         out: Option<PathBuf>,
@@ -144,8 +147,8 @@ fn main() -> anyhow::Result<()> {
         Task::Stage => println!("{}", stage::build()?.display()),
         Task::Desktop => println!("{}", ui::desktop(false)?.display()),
         Task::Screenshots => println!("{}", test::screenshots()?.display()),
-        Task::Image { arch, programs, out } => {
-            println!("{}", image_in(&arch, programs, out)?.display());
+        Task::Image { arch, programs, wsl, out } => {
+            println!("{}", image_in(&arch, programs, out, wsl)?.display());
         }
         Task::Double => println!("{}", double()?.display()),
         Task::Qemu { arch } => println!("{}", qemu_of(&arch)?.display()),
@@ -160,10 +163,15 @@ fn main() -> anyhow::Result<()> {
 
 /// The guest's image of the staged programs, with the welcome image in it.
 fn image_of(arch: &str) -> anyhow::Result<PathBuf> {
-    image_in(arch, None, None)
+    image_in(arch, None, None, false)
 }
 
-fn image_in(arch: &str, programs: Option<PathBuf>, out: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+fn image_in(
+    arch: &str,
+    programs: Option<PathBuf>,
+    out: Option<PathBuf>,
+    wsl: bool,
+) -> anyhow::Result<PathBuf> {
     // Another architecture's programs are built here: nothing else of the stage is of it.
     let is_ours = arch == debian::host_arch();
     let stage = if is_ours { stage::dir() } else { stage::dir().join(arch) };
@@ -179,6 +187,7 @@ fn image_in(arch: &str, programs: Option<PathBuf>, out: Option<PathBuf>) -> anyh
         images,
         out: out.unwrap_or_else(|| stage::dir().join("share/coracle/guest").join(arch)),
         arch: arch.to_owned(),
+        wsl,
     })
 }
 
@@ -208,6 +217,7 @@ fn double() -> anyhow::Result<PathBuf> {
         images: programs.join("none"),
         out: programs.join("share/coracle/guest").join(debian::host_arch()),
         programs,
+        wsl: true,
     })
 }
 

@@ -97,6 +97,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         eprintln!("== a guest of arm64");
         crate::image_of("arm64")?;
         end_to_end.env("CORACLE_TEST_QEMU_ARM", crate::qemu_of("arm64")?);
+        end_to_end.env("CORACLE_TEST_ARM_IMAGE", stage::dir().join("arm64/share/coracle/images/welcome.tar"));
     }
     run_step(
         "end to end",

@@ -254,6 +254,7 @@ async fn delete(home: &Home, force: bool) -> Done {
         return Err(HostError::Mounted(mount));
     }
     context::unregister(home)?;
+    host::forget(home).await?;
     // Only what is ours: a home may have been pointed at a folder that holds other things as well.
     for name in ["run", "data", "logs", "machine", "docker"] {
         remove(home.root().join(name))?;

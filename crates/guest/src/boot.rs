@@ -5,7 +5,7 @@ use std::{convert::Infallible, fs, net::Ipv4Addr, path::Path, time::Duration};
 use nix::mount::MsFlags;
 
 use crate::{
-    GuestError, IN_ROOT,
+    GuestError, IN_ROOT, binfmt,
     cmdline::{Arguments, Link, Share},
     dhcp::Lease,
     disk, modules, network, say, sys,
@@ -20,18 +20,21 @@ const VSOCK: &str = "vmw_vsock_virtio_transport";
 /// Open files a process may have.
 const OPEN_FILES: u64 = 1 << 20;
 
-/// Kernel settings: `/proc/sys` path and value. One that the kernel lacks is said and skipped.
-const SETTINGS: [(&str, &str); 10] = [
+/// Settings of the network namespace: `/proc/sys` path and value. One that the kernel lacks is said and skipped.
+const SETTINGS: [(&str, &str); 5] = [
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
     ("net/ipv6/conf/default/forwarding", "1"),
     ("net/core/somaxconn", "4096"),
     ("net/ipv4/ping_group_range", "0 2147483647"),
-    ("vm/max_map_count", "262144"), // Elasticsearch's demand, as every desktop engine sets it
-    ("fs/inotify/max_user_instances", "8192"),
-    ("fs/inotify/max_user_watches", "1048576"),
-    ("kernel/keys/maxkeys", "20000"),
-    ("kernel/keys/maxbytes", "2000000"),
+];
+/// Limits of the whole kernel, the same way.
+const LIMITS: [(&str, u64); 5] = [
+    ("vm/max_map_count", 262_144), // Elasticsearch's demand, as every desktop engine sets it
+    ("fs/inotify/max_user_instances", 8_192),
+    ("fs/inotify/max_user_watches", 1_048_576),
+    ("kernel/keys/maxkeys", 20_000),
+    ("kernel/keys/maxbytes", 2_000_000),
 ];
 
 /// Mounts of the root: type, place, options.
@@ -70,16 +73,26 @@ pub fn initrd() -> Result<Infallible, GuestError> {
     sys::exec("/usr/bin/coracle-guest", &[IN_ROOT])
 }
 
-/// In the root, before anything runs: what nothing works without. Failures are said; the boot goes on.
-pub fn root() -> Arguments {
-    let problem = |result: Result<(), GuestError>| {
-        if let Err(error) = result {
-            say(error);
+/// Raises the kernel's limits where they are lower; what can't be set is said.
+pub fn raise_settings_of_all() {
+    for (path, value) in LIMITS {
+        let path = format!("/proc/sys/{path}");
+        let now = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        if now < value {
+            problem(fs::write(&path, value.to_string()).map_err(GuestError::io("setting", path)));
         }
-    };
+    }
+}
+
+/// In the root, before anything runs: what nothing works without. Failures are said; the boot goes on. `words`: the
+/// boot arguments of a hosted guest, whose `/run` has been made already.
+pub fn root(words: Option<&str>) -> Arguments {
     // Containers' mounts propagate as Docker documents only below a shared root.
     problem(sys::make_shared("/"));
     for (kind, place, flags, options) in MOUNTS {
+        if place == "/run" && words.is_some() {
+            continue;
+        }
         if Path::new(place).exists() || fs::create_dir_all(place).is_ok() {
             problem(sys::mount(kind, place, kind, flags, options));
         }
@@ -87,11 +100,15 @@ pub fn root() -> Arguments {
     for (path, value) in SETTINGS {
         problem(fs::write(format!("/proc/sys/{path}"), value).map_err(GuestError::io("setting", path)));
     }
+    if words.is_none() {
+        raise_settings_of_all();
+    }
     problem(enable_controllers());
     problem(sys::set_hostname("coracle"));
     problem(sys::raise_open_files(OPEN_FILES));
     let _ = fs::create_dir_all("/run/coracle");
-    match read("/proc/cmdline").and_then(|line| Arguments::parse(&line)) {
+    let line = words.map_or_else(|| read("/proc/cmdline"), |words| Ok(words.to_owned()));
+    match line.and_then(|line| Arguments::parse(&line)) {
         Ok(arguments) => arguments,
         Err(error) => {
             say(error);
@@ -106,9 +123,13 @@ pub fn services(
     arguments: &Arguments,
     leased: impl FnOnce(Lease) + Send,
 ) -> Result<Option<Ipv4Addr>, GuestError> {
+    let is_hosted = arguments.is_hosted();
     std::thread::scope(|scope| {
         let network = scope.spawn(|| {
-            modules::load_stage("start");
+            if !is_hosted {
+                modules::load_stage("start"); // another kernel's are none of ours
+                binfmt::register(); // that kernel's programs as well: they are every distribution's
+            }
             match network::up(arguments.net.as_ref()) {
                 Ok((gateway, lease)) => {
                     if let Some(lease) = lease {
@@ -122,8 +143,13 @@ pub fn services(
                 }
             }
         });
-        let shares = scope.spawn(|| mount_shares(&arguments.shares));
+        let shares = scope.spawn(|| {
+            if !is_hosted {
+                mount_shares(&arguments.shares);
+            }
+        });
         let data = match &arguments.data {
+            _ if is_hosted => disk::folder(),
             Some(device) => disk::mount(device),
             None => Err(GuestError::Invalid("no coracle.data= among the boot arguments".into())),
         };
@@ -134,12 +160,12 @@ pub fn services(
         if shares.join().is_err() {
             say("mounting the shares panicked");
         }
-        data.map(|()| gateway)
+        data.map(|()| arguments.host.or(gateway))
     })
 }
 
 /// The driver of the link's device, where the link has another than every guest.
-pub fn link_driver(link: Link) {
+pub fn link_driver(link: &Link) {
     if let Link::Vsock(_) = link
         && let Err(error) = modules::load(VSOCK)
     {
@@ -160,12 +186,24 @@ fn mount_shares(shares: &[Share]) {
     }
 }
 
-/// Every controller of the kernel for the groups below the root: whoever makes groups finds them usable.
+/// Every controller of the kernel for the groups below the root: whoever makes groups finds them usable. The root of a
+/// hosted guest is a group like others: what has groups below it with controllers may have no processes itself.
 fn enable_controllers() -> Result<(), GuestError> {
+    const OWN: &str = "/sys/fs/cgroup/guest";
+    if Path::new("/sys/fs/cgroup/cgroup.type").exists() {
+        let own = fs::create_dir_all(OWN).and_then(|()| fs::write(format!("{OWN}/cgroup.procs"), "0"));
+        own.map_err(GuestError::io("entering", OWN))?;
+    }
     let controllers = read("/sys/fs/cgroup/cgroup.controllers")?;
     let all: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
     let path = "/sys/fs/cgroup/cgroup.subtree_control";
     fs::write(path, all.join(" ")).map_err(GuestError::io("writing", path))
+}
+
+fn problem(result: Result<(), GuestError>) {
+    if let Err(error) = result {
+        say(error);
+    }
 }
 
 fn read(path: &str) -> Result<String, GuestError> {

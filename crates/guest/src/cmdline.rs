@@ -1,6 +1,6 @@
 //! The boot arguments that are ours.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::PathBuf};
 
 use crate::GuestError;
 
@@ -17,9 +17,11 @@ pub struct Arguments {
     pub link: Link,
     /// Folders of the host.
     pub shares: Vec<Share>,
+    /// Where the host is, where that isn't the network's gateway.
+    pub host: Option<Ipv4Addr>,
 }
 
-/// A folder of the host, to be mounted by virtio-fs.
+/// A folder of the host: mounted by virtio-fs, or seen by a distribution that this runs in ([`crate::hosted`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
     /// The device's tag.
@@ -34,14 +36,32 @@ impl Share {
         format!("/run/host/{}", self.tag)
     }
 
+    /// Where a distribution of WSL2 sees the folder: drives are below `/mnt`.
+    pub fn seen_here(&self) -> String {
+        match drive(&self.host) {
+            Some((drive, below)) => {
+                format!("/mnt/{}/{}", drive.to_ascii_lowercase(), below.replace('\\', "/"))
+            }
+            None => self.host.clone(),
+        }
+    }
+
     /// `TAG,PATH`, everything but letters, digits and `/._-` of the path as `%XX`.
     fn parse(text: &str) -> Option<Self> {
         let (tag, path) = text.split_once(',')?;
         let fine = |b: u8| b.is_ascii_alphanumeric();
         let host = unescape(path)?;
-        (!tag.is_empty() && tag.bytes().all(fine) && host.starts_with('/'))
+        (!tag.is_empty() && tag.bytes().all(fine) && (host.starts_with('/') || drive(&host).is_some()))
             .then(|| Self { tag: tag.to_owned(), host })
     }
+}
+
+/// A path of Windows (`C:\x`, `c:/x`): its drive's letter, and what is below.
+fn drive(path: &str) -> Option<(char, &str)> {
+    let mut chars = path.chars();
+    let letter = chars.next().filter(char::is_ascii_alphabetic)?;
+    let below = chars.as_str().strip_prefix(':')?;
+    below.starts_with(['\\', '/']).then(|| (letter, &below[1..]))
 }
 
 fn unescape(text: &str) -> Option<String> {
@@ -78,13 +98,15 @@ pub enum Net {
 }
 
 /// How the host is reached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Link {
     /// By a virtio-serial port.
     #[default]
     Serial,
     /// By vsock: the host connects to this port.
     Vsock(u32),
+    /// By a socket of this path: the host's programs bring connections to it.
+    Unix(PathBuf),
 }
 
 impl Link {
@@ -92,12 +114,18 @@ impl Link {
         match text.split_once(':') {
             None if text == "serial" => Some(Self::Serial),
             Some(("vsock", port)) => port.parse().ok().map(Self::Vsock),
+            Some(("unix", path)) if path.starts_with('/') => Some(Self::Unix(path.into())),
             _ => None,
         }
     }
 }
 
 impl Arguments {
+    /// Whether the kernel and the distribution around are somebody else's ([`crate::hosted`]): those have the link so.
+    pub fn is_hosted(&self) -> bool {
+        matches!(self.link, Link::Unix(_))
+    }
+
     /// Reads a command line; what isn't ours is skipped.
     pub fn parse(line: &str) -> Result<Self, GuestError> {
         let mut arguments = Self::default();
@@ -115,6 +143,11 @@ impl Arguments {
                     arguments.link = Link::parse(link).ok_or_else(|| {
                         GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
                     })?;
+                }
+                Some(("coracle.host", host)) => {
+                    arguments.host = Some(host.parse().map_err(|_| {
+                        GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
+                    })?);
                 }
                 Some(("coracle.share", share)) => {
                     let share = Share::parse(share).ok_or_else(|| {
@@ -161,6 +194,10 @@ mod tests {
         assert_eq!(arguments.link, Link::Serial);
         assert_eq!(Arguments::parse("coracle.net=dhcp").unwrap().net, Some(Net::Dhcp));
         assert_eq!(Arguments::parse("coracle.link=vsock:1024").unwrap().link, Link::Vsock(1024));
+        assert_eq!(Arguments::parse("coracle.link=unix:/l").unwrap().link, Link::Unix("/l".into()));
+        let host = Arguments::parse("coracle.host=172.20.0.1").unwrap().host;
+        assert_eq!(host, Some(Ipv4Addr::new(172, 20, 0, 1)));
+        assert!(Arguments::parse("coracle.host=here").is_err());
         // The last one holds.
         assert_eq!(Arguments::parse("coracle.link=vsock:1 coracle.link=serial").unwrap().link, Link::Serial);
         assert!(Arguments::parse("coracle.link=carrier-pigeon").is_err());
@@ -174,7 +211,10 @@ mod tests {
             Arguments::parse("coracle.share=share0,/home/me coracle.share=s1,/a%20b%c3%a4%2c").unwrap();
         assert_eq!(arguments.shares[0].place(), "/run/host/share0");
         assert_eq!(arguments.shares[1].host, "/a bä,");
-        for bad in ["x", "x,y", "a/b,/x", "x,/%2", "x,/%zz", "x,/%ff"] {
+        let windows = Arguments::parse("coracle.share=s,C%3a%5cUsers%5cme coracle.share=t,d%3a/").unwrap();
+        let seen: Vec<String> = windows.shares.iter().map(Share::seen_here).collect();
+        assert_eq!(seen, ["/mnt/c/Users/me", "/mnt/d/"]);
+        for bad in ["x,c%3ax", "x,%5c%5cserver%5cshare", "x", "x,y", "a/b,/x", "x,/%2", "x,/%zz", "x,/%ff"] {
             assert!(Arguments::parse(&format!("coracle.share={bad}")).is_err(), "{bad}");
         }
     }

@@ -64,6 +64,11 @@ pub fn mount(device: &str) -> Result<(), GuestError> {
     Ok(())
 }
 
+/// Where the data lies in a folder of another's file system: nothing to mount or to check.
+pub fn folder() -> Result<(), GuestError> {
+    std::fs::create_dir_all(format!("{MOUNT}/config")).map_err(GuestError::io("making", "/data/config"))
+}
+
 /// Lets the mounted file system fill the device.
 pub fn grow(device: &str) -> Result<(), GuestError> {
     let file = File::open(device).map_err(GuestError::io("opening", device))?;

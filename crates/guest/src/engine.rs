@@ -116,6 +116,11 @@ impl Engine {
         engine
     }
 
+    /// Whether all around it is somebody else's.
+    pub fn is_hosted(&self) -> bool {
+        self.arguments.is_hosted()
+    }
+
     /// Its state, and every change.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
@@ -225,7 +230,7 @@ impl Engine {
                 () = &mut answering, if !answered => {
                     answered = true;
                     self.state.send_replace(State::Running);
-                    if std::mem::take(first) {
+                    if std::mem::take(first) && !self.is_hosted() {
                         tokio::task::spawn_blocking(|| modules::load_stage("later"));
                     }
                 }

@@ -5,6 +5,7 @@
 //!    `exec--> this program in the root:
 //!               mounts, kernel settings          boot
 //!               modules, and /sbin/modprobe      modules
+//!               other processors' programs       binfmt
 //!               network                          network, dhcp
 //!               data disk: check, make, grow     disk
 //!               engine: start, watch, restart    engine   --spawns--> coracle-engine
@@ -17,15 +18,20 @@
 //! It knows no containers, images or HTTP. A failure after the root is mounted never ends it: the link is served and
 //! says in words what failed. A failure before panics the kernel on purpose, with the reason on the console.
 //!
+//! On a Linux that is somebody else's (a distribution of WSL2) it makes namespaces and is PID 1 in them: [`hosted`].
+//!
 //! Boot arguments: `coracle.root=DEV coracle.data=DEV coracle.net=ADDR/LEN,GATEWAY,DNS` (or `dhcp`, or none: no network)
-//! `coracle.link=serial` (or `vsock:PORT`) `coracle.share=TAG,PATH`.
+//! `coracle.link=serial` (or `vsock:PORT`, `unix:PATH`) `coracle.share=TAG,PATH` `coracle.host=ADDR` (where that isn't the
+//! gateway).
 
+mod binfmt;
 mod boot;
 mod cmdline;
 mod dhcp;
 mod disk;
 mod echo;
 mod engine;
+pub mod hosted;
 mod idle;
 mod modules;
 mod network;
@@ -110,9 +116,9 @@ pub fn initrd() -> ExitCode {
     ExitCode::FAILURE // PID 1 that ends is a kernel panic: the host hears of it
 }
 
-/// PID 1 in the root: boots and serves until it is told to stop.
-pub fn init() -> ExitCode {
-    let arguments = boot::root();
+/// PID 1 in the root: boots and serves until it is told to stop. `words`: the boot arguments of a hosted one.
+pub fn init(words: Option<&[String]>) -> ExitCode {
+    let arguments = boot::root(words.map(|words| words.join(" ")).as_deref());
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(serve::MAX_WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     match runtime {
@@ -135,7 +141,7 @@ async fn run(arguments: cmdline::Arguments) {
     let booted = tokio::task::spawn_blocking({
         let (arguments, echo) = (arguments.clone(), echo.clone());
         let runtime = tokio::runtime::Handle::current();
-        boot::link_driver(arguments.link);
+        boot::link_driver(&arguments.link);
         move || {
             let keep = |lease| drop(runtime.spawn(network::keep(lease)));
             let booted = boot::services(&arguments, keep);

@@ -1,21 +1,36 @@
 //! `coracle-guest`: PID 1 of the guest, and its `/sbin/modprobe`.
 
-fn main() -> std::process::ExitCode {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     let mut args = std::env::args();
     let name = args.next().unwrap_or_default();
     if name.ends_with("modprobe") {
         return guest::modprobe(args);
     }
-    match (std::process::id(), args.next().as_deref()) {
-        (_, Some("--version")) => {
+    let args: Vec<String> = args.collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match (std::process::id(), &words[..]) {
+        (_, ["--version", ..]) => {
             println!("coracle-guest {} ({})", guest::RELEASE, guest::BUILD);
-            std::process::ExitCode::SUCCESS
+            ExitCode::SUCCESS
         }
-        (1, Some(guest::IN_ROOT)) => guest::init(),
+        (1, [guest::IN_ROOT, guest::hosted::ENTER, ..]) => guest::init(Some(&args[2..])),
+        (1, [guest::IN_ROOT, ..]) => guest::init(None),
+        (1, [guest::hosted::ENTER, root, ..]) => match guest::hosted::enter(root, &args[2..]) {
+            Ok(never) => match never {},
+            Err(error) => {
+                eprintln!("coracle-guest: the guest can't start: {error}");
+                ExitCode::FAILURE
+            }
+        },
         (1, _) => guest::initrd(),
-        _ => {
-            eprintln!("coracle-guest is the guest's PID 1; there is nothing for it to do here");
-            std::process::ExitCode::from(2)
-        }
+        (_, [word, ..]) => guest::hosted::command(word, &args[1..]).unwrap_or_else(out_of_place),
+        _ => out_of_place(),
     }
+}
+
+fn out_of_place() -> ExitCode {
+    eprintln!("coracle-guest is the guest's PID 1; there is nothing for it to do here");
+    ExitCode::from(2)
 }

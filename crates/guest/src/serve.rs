@@ -1,11 +1,15 @@
 //! The guest's end of the link: sessions come and go, each with its control stream and the streams the host opens.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    io,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use link::{Frames, LinkError, Session, Stream, header, in_step, write_frame};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
-    net::{TcpStream, UdpSocket, UnixStream},
+    net::{TcpStream, UdpSocket, UnixListener, UnixStream},
     sync::{mpsc, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
@@ -66,6 +70,7 @@ impl Served {
         match link {
             Link::Serial => self.serial().await,
             Link::Vsock(port) => self.vsock(port).await,
+            Link::Unix(path) => self.unix(&path).await,
         }
     }
 
@@ -97,14 +102,31 @@ impl Served {
             }
             sleep(PORT_POLL).await;
         };
+        self.connections(|| listener.accept()).await;
+    }
+
+    async fn unix(&self, path: &Path) {
+        let _ = std::fs::remove_file(path);
+        let listener = match UnixListener::bind(path) {
+            Ok(listener) => listener,
+            Err(error) => return say(format_args!("the link's socket {}: {error}", path.display())),
+        };
+        if let Err(error) = sys::private(path) {
+            return say(format_args!("the link's socket {}: {error}", path.display()));
+        }
+        self.connections(|| async { listener.accept().await.map(|(channel, _)| channel) }).await;
+    }
+
+    /// Serves connections, one after the other.
+    async fn connections<F: Future<Output = io::Result<UnixStream>>>(&self, accept: impl Fn() -> F) {
         let mut next = None;
         loop {
             let mut channel = match next.take() {
                 Some(channel) => channel,
-                None => match listener.accept().await {
+                None => match accept().await {
                     Ok(channel) => channel,
                     Err(error) => {
-                        say(format_args!("vsock port {port}: {error}"));
+                        say(format_args!("the link: {error}"));
                         sleep(PORT_POLL).await;
                         continue;
                     }
@@ -118,7 +140,7 @@ impl Served {
             // The newest host holds: one that comes while another is served has taken over from it.
             tokio::select! {
                 () = serve => {}
-                Ok(channel) = listener.accept() => next = Some(channel),
+                Ok(channel) = accept() => next = Some(channel),
             }
         }
     }
@@ -209,6 +231,8 @@ impl Served {
                         let _ = self.stop.try_send(Duration::from_millis(grace_ms));
                         write_frame(&mut writer, &ToHost::Stopping).await?;
                     }
+                    // Hosted, the clock is the distribution's.
+                    Some(ToGuest::Clock { .. }) if self.engine.is_hosted() => {}
                     Some(ToGuest::Clock { unix_ns }) => set_clock(Duration::from_nanos(unix_ns)),
                     Some(ToGuest::DiskGrown) => self.grow(),
                     Some(ToGuest::Ports(outcome)) => self.ports.answered(outcome),

@@ -37,7 +37,7 @@ pub async fn wait(mut asked: mpsc::Receiver<Duration>) -> Duration {
     }
 }
 
-/// Stops everything and turns the machine off.
+/// Stops everything and turns the machine off; where it is hosted, ends: with PID 1 its namespaces do.
 pub async fn run(engine: &Engine, grace: Duration) {
     say("stopping");
     let deadline = Instant::now() + grace;
@@ -62,5 +62,9 @@ pub async fn run(engine: &Engine, grace: Duration) {
         let _ = sys::unmount(disk::MOUNT, true);
     }
     say("off");
+    if engine.is_hosted() {
+        nix::unistd::sync();
+        std::process::exit(0)
+    }
     sys::power_off()
 }

@@ -16,14 +16,15 @@ use std::{
     ffi::CString,
     fs::File,
     io,
-    os::unix::process::CommandExt,
-    path::Path,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
     process::{Command, Output},
     time::{Duration, Instant},
 };
 
 use nix::{
     mount::{MntFlags, MsFlags},
+    sched::CloneFlags,
     sys::{
         resource::{Resource, setrlimit},
         signal::{Signal, kill},
@@ -46,6 +47,67 @@ pub fn mount(device: &str, place: &str, kind: &str, flags: MsFlags, options: &st
         Ok(()) | Err(nix::errno::Errno::EBUSY) => Ok(()),
         Err(error) => Err(GuestError::io("mounting", place)(error.into())),
     }
+}
+
+/// Shows the folder `from` at `to` as well, without what is mounted below it; or a tree of a file system of the host's.
+pub fn bind(from: &str, to: &str) -> Result<(), GuestError> {
+    nix::mount::mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|e| GuestError::io("binding", from)(e.into()))
+}
+
+/// Nothing may be written below a bound folder any more.
+pub fn make_read_only(place: &str) -> Result<(), GuestError> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    nix::mount::mount(None::<&str>, place, None::<&str>, flags, None::<&str>)
+        .map_err(|e| GuestError::io("protecting", place)(e.into()))
+}
+
+/// Mount events go nowhere from here, and none come.
+pub fn make_private(place: &str) -> Result<(), GuestError> {
+    nix::mount::mount(None::<&str>, place, None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(|e| GuestError::io("parting", place)(e.into()))
+}
+
+/// Lets a command begin in a session and namespaces of its own (but that of pids, which its parent chooses), in a control group if
+/// one is given, and end in order when its parent has.
+pub fn in_namespaces(command: &mut Command, group: Option<PathBuf>) {
+    let procs = group.and_then(|group| c_string(&group.join("cgroup.procs").display().to_string()).ok());
+    // SAFETY: what is called in the child is async-signal-safe: open, write, close, setsid, prctl and unshare.
+    unsafe {
+        command.pre_exec(move || {
+            if let Some(procs) = &procs {
+                let file = nix::libc::open(procs.as_ptr(), nix::libc::O_WRONLY | nix::libc::O_CLOEXEC);
+                // "0" is who writes; one that can't be entered leaves containers without limits.
+                if file >= 0 {
+                    nix::libc::write(file, c"0".as_ptr().cast(), 1);
+                    nix::libc::close(file);
+                }
+            }
+            // A session of its own: what hangs up the caller's hangs up nobody in here.
+            nix::unistd::setsid()?;
+            let signal = nix::libc::SIGTERM as nix::libc::c_ulong;
+            if nix::libc::prctl(nix::libc::PR_SET_PDEATHSIG, signal) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(nix::sched::unshare(
+                CloneFlags::CLONE_NEWNS
+                    | CloneFlags::CLONE_NEWNET
+                    | CloneFlags::CLONE_NEWUTS
+                    | CloneFlags::CLONE_NEWIPC
+                    | CloneFlags::CLONE_NEWCGROUP,
+            )?)
+        });
+    }
+}
+
+/// Standard output, without a buffer.
+pub fn standard_output() -> io::Result<OwnedFd> {
+    std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()
+}
+
+/// For root alone.
+pub fn private(path: &Path) -> io::Result<()> {
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
 }
 
 /// Moves a mount.

@@ -1,4 +1,4 @@
-//! What runs the engine: a guest under QEMU or vfkit, or this Linux itself. Drivers start, watch and stop a process; they never
+//! What runs the engine: a guest under QEMU or vfkit, one in a WSL2 distribution, or this Linux itself. Drivers start, watch and stop a process; they never
 //! know the link's protocol.
 
 pub mod local;
@@ -6,6 +6,7 @@ pub mod qemu;
 mod qmp;
 mod shares;
 pub mod vfkit;
+pub mod wsl;
 
 use std::{fs::OpenOptions, path::PathBuf, sync::Arc};
 
@@ -23,6 +24,8 @@ pub enum Driver {
     Qemu(qemu::Qemu),
     /// A guest under vfkit.
     Vfkit(vfkit::Vfkit),
+    /// A guest in a WSL2 distribution.
+    Wsl(wsl::Wsl),
     /// The engine as the daemon's child.
     Local(local::Local),
 }
@@ -59,6 +62,8 @@ pub struct Shared {
 pub enum Channel {
     /// By the link over this socket.
     Link(PathBuf),
+    /// By the link over a program's standard streams.
+    Bridge(wsl::Bridge),
     /// Directly.
     Socket(PathBuf),
 }
@@ -69,6 +74,7 @@ impl Driver {
         match self {
             Self::Qemu(_) => "qemu",
             Self::Vfkit(_) => "vfkit",
+            Self::Wsl(_) => "wsl",
             Self::Local(_) => "local",
         }
     }
@@ -78,6 +84,7 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => qemu.pid(),
             Self::Vfkit(vfkit) => vfkit.pid(),
+            Self::Wsl(wsl) => wsl.pid(),
             Self::Local(local) => local.pid(),
         }
     }
@@ -86,7 +93,7 @@ impl Driver {
     pub fn accel(&self) -> Option<(qemu::Accel, Option<&str>)> {
         match self {
             Self::Qemu(qemu) => Some(qemu.accel()),
-            Self::Vfkit(_) | Self::Local(_) => None,
+            Self::Vfkit(_) | Self::Wsl(_) | Self::Local(_) => None,
         }
     }
 
@@ -95,6 +102,7 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => Channel::Link(qemu.link_socket()),
             Self::Vfkit(vfkit) => Channel::Link(vfkit.link_socket()),
+            Self::Wsl(wsl) => Channel::Bridge(wsl.bridge()),
             Self::Local(local) => Channel::Socket(local.socket()),
         }
     }
@@ -103,7 +111,7 @@ impl Driver {
     pub fn shared(&self, home: &Home) -> Vec<Shared> {
         match self {
             Self::Qemu(qemu) => shares::shared(home, qemu.folders()),
-            Self::Vfkit(_) | Self::Local(_) => Vec::new(),
+            Self::Vfkit(_) | Self::Wsl(_) | Self::Local(_) => Vec::new(),
         }
     }
 
@@ -112,6 +120,7 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => qemu.power_button(),
             Self::Vfkit(vfkit) => vfkit.power_button(),
+            Self::Wsl(wsl) => wsl.power_button(),
             Self::Local(local) => local.terminate(),
         }
     }
@@ -123,7 +132,7 @@ impl Driver {
                 local.terminate();
                 true
             }
-            Self::Qemu(_) | Self::Vfkit(_) => false,
+            Self::Qemu(_) | Self::Vfkit(_) | Self::Wsl(_) => false,
         }
     }
 
@@ -131,6 +140,7 @@ impl Driver {
     pub fn kill(&self) {
         match self {
             Self::Vfkit(vfkit) => vfkit.kill(),
+            Self::Wsl(wsl) => wsl.kill(),
             Self::Qemu(_) | Self::Local(_) => platform::end(self.pid(), true),
         }
     }
@@ -140,7 +150,7 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => qemu.resume(),
             Self::Vfkit(vfkit) => vfkit.resume(),
-            Self::Local(_) => {}
+            Self::Wsl(_) | Self::Local(_) => {}
         }
     }
 
@@ -152,7 +162,7 @@ impl Driver {
                 vfkit.pause();
                 true
             }
-            Self::Qemu(_) | Self::Local(_) => false,
+            Self::Qemu(_) | Self::Wsl(_) | Self::Local(_) => false,
         }
     }
 
@@ -166,6 +176,7 @@ impl Driver {
         match self {
             Self::Qemu(_) => HostError::QemuDied(said),
             Self::Vfkit(_) => HostError::VfkitDied(said),
+            Self::Wsl(_) => HostError::WslDied(said),
             Self::Local(_) => HostError::Engine(said),
         }
     }
@@ -174,6 +185,11 @@ impl Driver {
 /// Whether an earlier daemon may have left something running: a guest, an engine, its containers.
 pub fn has_left(home: &Home) -> bool {
     home.machine("machine.json").exists() || local::has_left(home)
+}
+
+/// Takes away what a home's drivers left outside of it.
+pub async fn forget(home: &Home) -> Result<(), HostError> {
+    wsl::unregister(home).await
 }
 
 /// Whether there is room enough for a start.

@@ -42,8 +42,22 @@ pub enum HostError {
     Entitlement(&'static str),
     #[error("the path {0} can't be passed to vfkit: it {1}. Choose another folder")]
     VfkitPath(PathBuf, &'static str),
-    #[error("the driver {0} is not part of this build: it can't start a machine yet")]
-    NoDriver(&'static str),
+    #[error(
+        "WSL was not found ({0}). It is a part of Windows: in an administrator's terminal, `wsl --install --no-distribution`, then restart Windows"
+    )]
+    WslMissing(String),
+    #[error(
+        "Windows' part of WSL is off or lacks something: in an administrator's terminal, `wsl --install --no-distribution`, then restart Windows; virtualization must be on in the firmware. It said: {0}"
+    )]
+    WslOff(String),
+    #[error("WSL could not {what}: {said}")]
+    Wsl { what: &'static str, said: String },
+    #[error("the WSL distribution ended: {0}")]
+    WslDied(String),
+    #[error(
+        "the root of the WSL distribution is not complete: {0}. Install Coracle again, or set CORACLE_WSL_ROOT to its folder"
+    )]
+    WslRoot(String),
     #[error("the guest's kernel panicked: {0}")]
     Panic(String),
     #[error("the guest did not answer within {limit:?}. The end of its console: {console}")]
@@ -116,7 +130,11 @@ impl HostError {
             Self::VfkitDied(_) => "vfkit_died",
             Self::Entitlement(_) => "entitlement",
             Self::VfkitPath(..) => "vfkit_path",
-            Self::NoDriver(_) => "no_driver",
+            Self::WslMissing(_) => "wsl_missing",
+            Self::WslOff(_) => "wsl_off",
+            Self::Wsl { .. } => "wsl",
+            Self::WslDied(_) => "wsl_died",
+            Self::WslRoot(_) => "wsl_root",
             Self::Panic(_) => "kernel_panic",
             Self::NoAnswer { .. } => "no_answer",
             Self::Version(_) => "version",

@@ -1,13 +1,18 @@
 //! The host's end of the link: connects, comes into step, speaks control; and again whenever it is lost.
 
 use std::{
-    path::PathBuf,
+    io,
+    pin::Pin,
+    process::Stdio,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use link::{Frames, LinkError, Session, in_step, write_frame};
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    process::{Child, ChildStdin, ChildStdout},
     sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep},
@@ -18,7 +23,7 @@ use wire::{
     setup::Setup,
 };
 
-use crate::{BUILD, RELEASE, forward::Route, platform, ports::Ports};
+use crate::{BUILD, RELEASE, driver::Channel, forward::Route, platform, ports::Ports};
 
 /// Pause before the link is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -53,10 +58,10 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Keeps a link over the channel at `path`. `setup` is asked whenever the guest says hello. Events are passed
+    /// Keeps a link over `channel`. `setup` is asked whenever the guest says hello. Events are passed
     /// through `tell`; `route` follows the session.
     pub fn connect(
-        path: PathBuf,
+        channel: Channel,
         ports: Ports,
         route: Arc<watch::Sender<Route>>,
         setup: impl Fn() -> Setup + Send + Sync + 'static,
@@ -65,7 +70,7 @@ impl Guest {
         let (requests, mut asked) = mpsc::channel(QUEUE);
         let task = tokio::spawn(async move {
             loop {
-                let (session, channel_up) = match connect(&path).await {
+                let (session, channel_up) = match connect(&channel).await {
                     Ok(session) => (Arc::new(session), Instant::now()),
                     Err(error) => {
                         tracing::trace!("the link: {error}");
@@ -101,10 +106,56 @@ impl Drop for Guest {
     }
 }
 
-async fn connect(path: &std::path::Path) -> Result<Session, LinkError> {
-    let mut channel = platform::connect(path).await?;
+async fn connect(channel: &Channel) -> Result<Session, LinkError> {
+    match channel {
+        Channel::Link(path) => in_step(platform::connect(path).await?).await,
+        Channel::Bridge(bridge) => {
+            let mut command = bridge.command();
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+            let (input, output) =
+                (child.stdin.take().ok_or(LinkError::Closed)?, child.stdout.take().ok_or(LinkError::Closed)?);
+            in_step(Bridged { streams: tokio::io::join(output, input), _child: child }).await
+        }
+        Channel::Socket(_) => Err(LinkError::Closed), // the engine's own socket has no link
+    }
+}
+
+async fn in_step(
+    mut channel: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<Session, LinkError> {
     in_step::host(&mut channel, STEP_LIMIT).await?;
     Ok(Session::host(channel))
+}
+
+/// A program's standard streams; it ends with this value.
+struct Bridged {
+    streams: tokio::io::Join<ChildStdout, ChildStdin>,
+    _child: Child,
+}
+
+impl AsyncRead for Bridged {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.streams).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Bridged {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.streams).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.streams).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.streams).poll_shutdown(cx)
+    }
 }
 
 async fn control(

@@ -4,7 +4,7 @@
 //! ```text
 //!  client (command line, app) --control socket--> daemon
 //!                                                   | machine   the owner task and its states
-//!                                                   |   driver    qemu | local: starts, watches, stops
+//!                                                   |   driver    qemu | vfkit | wsl | local: starts, watches, stops
 //!                                                   |   guest     the host's end of the link
 //!  docker ------------------------docker socket---> | forward   bytes, not parsed
 //!  anybody -----------------------published port--> | ports     listeners, as the engine wants them
@@ -43,7 +43,7 @@ mod ports;
 mod settings;
 mod setup;
 
-pub use driver::has_left;
+pub use driver::{forget, has_left};
 pub use error::HostError;
 pub use home::Home;
 pub use log::tail;

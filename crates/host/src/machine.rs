@@ -36,6 +36,7 @@ use crate::{
         local::Local,
         qemu::{Accel, Qemu},
         vfkit::Vfkit,
+        wsl::Wsl,
     },
     forward::{Route, Used},
     guest::{self, Guest},
@@ -180,6 +181,8 @@ struct Vm {
     quiet: Option<Instant>,
     /// How long nothing may happen before it is stopped.
     idle_stop: Option<Duration>,
+    /// An earlier daemon started it.
+    is_adopted: bool,
 }
 
 enum State {
@@ -350,6 +353,14 @@ impl Owner {
                     && kvm_by_choice(vm, settings)
                 {
                     return self.launch(Some(format!("QEMU ended with KVM: {said}"))).await;
+                }
+                // What was taken over while it was just ending: who wants a machine gets another.
+                if let State::Starting { vm: Vm { is_adopted: true, .. }, .. } = &self.state
+                    && panic.is_none()
+                    && !self.starting.is_empty()
+                {
+                    tracing::warn!("what was taken over has ended and is started anew: {said}");
+                    return self.launch(None).await;
                 }
                 match std::mem::replace(&mut self.state, State::Stopped) {
                     State::Stopping { .. } => self.off(),
@@ -586,7 +597,7 @@ impl Owner {
                 }
                 DriverKind::Vfkit => Driver::Vfkit(Vfkit::launch(&self.home, &settings, tell).await?),
                 DriverKind::Local => Driver::Local(Local::launch(&self.home, tell)?),
-                DriverKind::Wsl => return Err(HostError::NoDriver("wsl")),
+                DriverKind::Wsl => Driver::Wsl(Wsl::launch(&self.home, &settings, tell).await?),
             };
             Ok::<_, HostError>((driver, settings))
         };
@@ -611,7 +622,10 @@ impl Owner {
             Some(qemu) => Some(Driver::Qemu(qemu)),
             None => match Vfkit::adopt(&self.home, tell.clone()).await {
                 Some(vfkit) => Some(Driver::Vfkit(vfkit)),
-                None => Local::adopt(&self.home, tell).await.map(Driver::Local),
+                None => match Wsl::adopt(&self.home, tell.clone()).await {
+                    Some(wsl) => Some(Driver::Wsl(wsl)),
+                    None => Local::adopt(&self.home, tell).await.map(Driver::Local),
+                },
             },
         };
         if let Some(driver) = found {
@@ -619,22 +633,22 @@ impl Owner {
             let accel = driver.accel().map(|(accel, _)| accel);
             let deadline = Instant::now() + boot_limit(&settings, accel);
             // What is not answering yet may still be booting; its deadline says when that is too long.
-            self.state =
-                State::Starting { vm: self.connect(id, driver, settings.idle_stop_s), deadline, settings };
+            let vm = Vm { is_adopted: true, ..self.connect(id, driver, settings.idle_stop_s) };
+            self.state = State::Starting { vm, deadline, settings };
         }
     }
 
     fn connect(&self, id: u64, driver: Driver, idle_stop_s: u64) -> Vm {
         self.route.send_replace(Route::Coming);
         let guest = match driver.channel() {
-            Channel::Link(path) => {
+            Channel::Socket(_) => None,
+            channel => {
                 let messages = self.messages.clone();
                 let tell = move |event| send(&messages, Message::Guest(id, event));
                 let home = self.home.clone();
                 let setup = move || setup::read(&home);
-                Some(Guest::connect(path, self.ports.clone(), self.route.clone(), setup, tell))
+                Some(Guest::connect(channel, self.ports.clone(), self.route.clone(), setup, tell))
             }
-            Channel::Socket(_) => None,
         };
         let changes = guest.as_ref().map(|guest| {
             let tell = self.tell(id);
@@ -653,6 +667,7 @@ impl Owner {
             lost: None,
             quiet: None,
             idle_stop,
+            is_adopted: false,
         }
     }
 

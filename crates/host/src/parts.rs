@@ -43,7 +43,7 @@ impl Image {
     pub fn find() -> Result<Self, HostError> {
         let folder = match std::env::var_os("CORACLE_GUEST").filter(|f| !f.is_empty()) {
             Some(folder) => folder.into(),
-            None => beside("../share/coracle/guest")?.join(arch()),
+            None => guests()?.join(arch()),
         };
         Self::at(&folder)
     }
@@ -130,6 +130,63 @@ pub fn vfkit() -> Result<PathBuf, HostError> {
         .ok_or_else(|| HostError::VfkitMissing(format!("neither {} nor one in PATH", beside.display())))
 }
 
+/// WSL's program: `CORACLE_WSL`, or the one of Windows.
+pub fn wsl() -> Result<PathBuf, HostError> {
+    let named = std::env::var_os("CORACLE_WSL").filter(|p| !p.is_empty()).map(PathBuf::from);
+    let windows = std::env::var_os("SystemRoot").map(|root| PathBuf::from(root).join(r"System32\wsl.exe"));
+    match named.or(windows) {
+        Some(path) if platform::is_program(&path) => Ok(path),
+        Some(path) => Err(HostError::WslMissing(path.display().to_string())),
+        None => Err(HostError::WslMissing("this is no Windows".into())),
+    }
+}
+
+/// The root of the WSL distribution.
+#[derive(Debug, Clone)]
+pub struct WslRoot {
+    /// A compressed tar archive of it.
+    pub archive: PathBuf,
+    /// Its build id.
+    pub build: String,
+}
+
+impl WslRoot {
+    /// The one that belongs to this program: `CORACLE_WSL_ROOT`, or `../share/coracle/guest/<arch>/wsl` beside it.
+    pub fn find() -> Result<Self, HostError> {
+        let folder = match std::env::var_os("CORACLE_WSL_ROOT").filter(|f| !f.is_empty()) {
+            Some(folder) => folder.into(),
+            None => guests()?.join(own_arch()).join("wsl"),
+        };
+        Self::at(&folder)
+    }
+
+    fn at(folder: &Path) -> Result<Self, HostError> {
+        #[derive(Deserialize)]
+        struct Manifest {
+            format: u32,
+            arch: String,
+            build: String,
+            bytes: u64,
+        }
+        let path = folder.join("manifest.json");
+        let wrong = |why: String| HostError::WslRoot(format!("{}: {why}", path.display()));
+        let bytes = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+        if (manifest.format, manifest.arch.as_str()) != (FORMAT, own_arch()) {
+            let (format, arch) = (manifest.format, manifest.arch);
+            let wanted = own_arch();
+            return Err(wrong(format!("format {format} for {arch}, wanted is {FORMAT} for {wanted}")));
+        }
+        let archive = folder.join("root.tar.gz");
+        let len =
+            std::fs::metadata(&archive).map_err(|e| wrong(format!("{}: {e}", archive.display())))?.len();
+        if len != manifest.bytes {
+            return Err(wrong(format!("{} has {len} bytes, not {}", archive.display(), manifest.bytes)));
+        }
+        Ok(Self { archive, build: manifest.build })
+    }
+}
+
 fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -154,6 +211,12 @@ pub fn arch() -> &'static str {
     }
 }
 
+/// Where images are: beside the programs' folder, or (in a bundle of macOS) among its resources.
+fn guests() -> Result<PathBuf, HostError> {
+    let bundled = beside("../Resources/share/coracle/guest")?;
+    if bundled.is_dir() { Ok(bundled) } else { beside("../share/coracle/guest") }
+}
+
 fn beside(path: &str) -> Result<PathBuf, HostError> {
     let program = std::env::current_exe().map_err(HostError::io("finding", "this program"))?;
     let folder = program.parent().unwrap_or(Path::new("/"));
@@ -170,6 +233,25 @@ mod tests {
         }
         std::fs::write(dir.join("manifest.json"), manifest).unwrap();
         Image::at(dir)
+    }
+
+    #[test]
+    fn a_root_that_does_not_fit_is_refused_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |manifest: String| {
+            std::fs::write(dir.path().join("manifest.json"), manifest).unwrap();
+            WslRoot::at(dir.path())
+        };
+        let of = |format: u32, bytes: u64| {
+            let arch = own_arch();
+            format!(r#"{{"format":{format},"arch":"{arch}","build":"b1","bytes":{bytes}}}"#)
+        };
+        assert!(with(of(1, 4)).unwrap_err().to_string().contains("root.tar.gz"));
+        std::fs::write(dir.path().join("root.tar.gz"), "1234").unwrap();
+        assert_eq!(with(of(1, 4)).unwrap().build, "b1");
+        assert!(with(of(1, 5)).unwrap_err().to_string().contains("4 bytes"));
+        assert!(with(of(2, 4)).unwrap_err().to_string().contains("format 2"));
+        assert_eq!(with("{".into()).unwrap_err().code(), "wsl_root");
     }
 
     #[test]

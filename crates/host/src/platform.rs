@@ -31,7 +31,7 @@ use windows::{self as family, self as system};
 pub use family::{
     Listener, SOCKET_PATH, Signals, Socket, alive, bind_private, connect, connect_now, docker_host, end,
     endpoint, free_mib, is_program, link, memory_mib, private, raise_open_files, reuse_address, spawn_daemon,
-    spawn_detached, unbind,
+    spawn_detached, unbind, windowless,
 };
 pub use system::{
     DEFAULT_DRIVER, DRIVERS, command_names, default_home, kvm_works, login_entry, mounted_below, power_fails,

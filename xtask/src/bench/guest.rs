@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
     let qemu = crate::qemu()?;
     let folder = tempfile::Builder::new().prefix("cb-").tempdir()?;
     let arch = debian::host_arch();
-    let ours_image = crate::image_in(arch, Some(programs.clone()), Some(folder.path().join("image")))?;
+    let ours_image = crate::image_in(arch, Some(programs.clone()), Some(folder.path().join("image")), false)?;
     let mut bench = Bench {
         names: Names::of(folder.path())?,
         rows: Vec::new(),
@@ -269,5 +269,5 @@ fn dockerd_image(programs: &Path, folder: &Path) -> Result<PathBuf> {
     }
     fs::write(with.join("coracle-engine"), DOCKERD)?;
     stage::run(std::process::Command::new("chmod").arg("755").arg(with.join("coracle-engine")))?;
-    crate::image_in(debian::host_arch(), Some(with), Some(folder.join("dockerd-image")))
+    crate::image_in(debian::host_arch(), Some(with), Some(folder.join("dockerd-image")), false)
 }

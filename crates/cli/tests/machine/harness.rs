@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpStream},
     os::unix::{
         fs::{PermissionsExt, chown},
@@ -10,7 +10,7 @@ use std::{
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -25,11 +25,13 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 /// Two processors: one guest at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// What runs a test's guest: QEMU itself, or vfkit's double, which runs the same guest under QEMU.
+/// What runs a test's guest: QEMU itself, vfkit's double, which runs the same guest under QEMU, or WSL's, in which it is
+/// hosted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hypervisor {
     Qemu,
     Vfkit,
+    Wsl,
 }
 
 impl Hypervisor {
@@ -38,6 +40,7 @@ impl Hypervisor {
         match self {
             Self::Qemu => "qemu",
             Self::Vfkit => "vfkit",
+            Self::Wsl => "wsl",
         }
     }
 }
@@ -50,6 +53,8 @@ pub fn is_full() -> bool {
 pub struct Machine {
     pub home: PathBuf,
     pub env: Vec<(String, String)>,
+    /// What is behind WSL's double.
+    pub service: Option<Service>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -84,6 +89,9 @@ pub fn machine(name: &str) -> Option<Machine> {
 
 /// The same under a hypervisor.
 pub fn machine_under(name: &str, hypervisor: Hypervisor) -> Option<Machine> {
+    if hypervisor == Hypervisor::Wsl {
+        return wsl_machine(name);
+    }
     machine_on(name, hypervisor, |_| ())
 }
 
@@ -101,13 +109,73 @@ fn bare_machine_on(name: &str, prepare: impl FnOnce(&Path)) -> Machine {
     if becomes_user() {
         chown(&home, Some(USER), Some(USER)).unwrap();
     }
-    Machine { home, env: Vec::new(), _turn: turn }
+    Machine { home, env: Vec::new(), service: None, _turn: turn }
 }
 
 /// vfkit's double: an example of this package, which cargo builds with its tests.
 pub fn vfkit_double() -> PathBuf {
+    example("vfkit_double")
+}
+
+fn example(name: &str) -> PathBuf {
     let coracle = Path::new(env!("CARGO_BIN_EXE_coracle"));
-    coracle.parent().expect("a folder").join("examples/vfkit_double")
+    coracle.parent().expect("a folder").join("examples").join(name)
+}
+
+/// The service behind WSL's double, with a folder of its own; it ends with this value.
+pub struct Service {
+    child: Child,
+    pub folder: PathBuf,
+    pub address: String,
+}
+
+impl Service {
+    fn start(name: &str) -> Self {
+        let folder = PathBuf::from(format!("/tmp/cw-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        let mut child = Command::new(example("wsl_double"))
+            .arg("serve")
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        Self { child, folder, address: address.trim().to_owned() }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take()); // its end ends the service, and that its distributions
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Where the root for WSL with an engine double is.
+pub fn wsl_root() -> PathBuf {
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    target().join("double/share/coracle/guest").join(arch).join("wsl")
+}
+
+/// A machine in WSL's double, or `None` with the reason printed.
+pub fn wsl_machine(name: &str) -> Option<Machine> {
+    let is_root =
+        fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
+    if !is_root {
+        println!("skipped: WSL's double makes namespaces, which wants root");
+        return None;
+    }
+    let mut machine = machine_on(name, Hypervisor::Wsl, |_| ())?;
+    let service = Service::start(name);
+    machine.set("CORACLE_WSL", &fs::canonicalize(example("wsl_double")).unwrap().display().to_string());
+    machine.set("CORACLE_WSL_ROOT", &fs::canonicalize(wsl_root()).unwrap().display().to_string());
+    machine.set("CORACLE_WSL_DOUBLE", &service.address);
+    machine.service = Some(service);
+    Some(machine)
 }
 
 /// The same, with `prepare` called on the home while it is an empty folder.
@@ -203,7 +271,7 @@ impl Machine {
     pub fn hypervisor(&self) -> u32 {
         let text = fs::read(self.home.join("machine/machine.json")).unwrap();
         let record: Value = serde_json::from_slice(&text).unwrap();
-        let pid = ["pid", "vfkit"].iter().find_map(|key| record[*key].as_u64());
+        let pid = ["pid", "vfkit", "wsl"].iter().find_map(|key| record[*key].as_u64());
         u32::try_from(pid.unwrap()).unwrap()
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Containers;
 use super::config::{HostConfig, Set};
 use crate::error::{Error, Result};
+use crate::host_paths::clean_windows;
 
 /// Kind of a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,10 +118,25 @@ fn clean(path: &Path) -> PathBuf {
     out
 }
 
+/// A path of the host's, clean: of Linux, or of Windows where that is the host. `None` for one that isn't absolute.
+fn absolute(text: &str) -> Option<PathBuf> {
+    if text.starts_with('/') {
+        return Some(clean(Path::new(text)));
+    }
+    clean_windows(text).map(PathBuf::from)
+}
+
 /// One `-v` of the form `[source:]destination[:mode]`.
 fn parse_bind(spec: &str) -> Result<MountPoint> {
     let bad = || Error::invalid(format!("invalid volume specification: '{spec}'"));
-    let parts: Vec<&str> = spec.split(':').collect();
+    let mut parts: Vec<&str> = spec.split(':').collect();
+    // Windows' `C:\x` has a colon of its own. (One letter alone names no volume: two are the least.)
+    let is_drive = |parts: &[&str]| {
+        parts[0].len() == 1 && parts[0].starts_with(|c: char| c.is_ascii_alphabetic()) && parts.len() > 1
+    };
+    if is_drive(&parts) && (parts[1].starts_with('\\') || parts[1].starts_with('/') && parts.len() > 2) {
+        parts.splice(..2, [&spec[..parts[0].len() + 1 + parts[1].len()]]);
+    }
     let (source, target, mode) = match parts[..] {
         [target] => ("", target, ""),
         // An anonymous volume with a mode, or a name and a place that is none.
@@ -133,9 +149,9 @@ fn parse_bind(spec: &str) -> Result<MountPoint> {
         return Err(bad());
     }
     let destination = destination(target, spec)?;
-    let mut mount = if source.starts_with('/') {
+    let mut mount = if let Some(path) = absolute(source) {
         let mut bind = MountPoint::new(MountKind::Bind, destination);
-        bind.source = clean(Path::new(source));
+        bind.source = path;
         bind.create_source = true;
         bind.propagation = "rprivate".into();
         bind
@@ -188,14 +204,14 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
             if m.source.is_empty() {
                 return Err(invalid("field Source must not be empty"));
             }
-            if !m.source.starts_with('/') {
+            let Some(source) = absolute(&m.source) else {
                 return Err(invalid(&format!(
                     "invalid mount path: '{}' mount path must be absolute",
                     m.source
                 )));
-            }
+            };
             let mut bind = MountPoint::new(MountKind::Bind, destination);
-            bind.source = clean(Path::new(&m.source));
+            bind.source = source;
             bind.propagation = "rprivate".into();
             if let Some(o) = &m.bind_options {
                 if !o.propagation.is_empty() {
@@ -331,6 +347,24 @@ mod tests {
         let v = bind("data:/var/lib/data:nocopy");
         assert_eq!((v.kind, v.volume.as_deref(), v.copy_up), (MountKind::Volume, Some("data"), false));
         assert_eq!(bind("/anon").volume, None);
+    }
+
+    #[test]
+    fn windows_paths_are_binds() {
+        for (spec, source, rw) in [
+            (r"C:\Users\me:/app", r"C:\Users\me", true),
+            (r"c:\a\..\b:/app:ro", r"c:\b", false),
+            ("d:/x/y:/app", r"d:\x\y", true),
+            ("d:/x:/app:ro", r"d:\x", false),
+        ] {
+            let b = bind(spec);
+            assert_eq!((b.kind, b.source.to_str(), b.rw), (MountKind::Bind, Some(source), rw), "{spec}");
+            assert_eq!(b.destination, Path::new("/app"));
+        }
+        // dockerd's words for what is none.
+        for bad in [r"C:\x", "c:/x", r"C:x:/y", r"C:\x:y"] {
+            assert!(parse_bind(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crate::{login::Entry, settings::DriverKind};
 
 /// What runs the engine where the user chose nothing.
 pub const DEFAULT_DRIVER: DriverKind = DriverKind::Qemu;
-/// What can run it here; vfkit is macOS's: here it is what the tests put in its place.
-pub const DRIVERS: &[DriverKind] = &[DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit];
+/// What can run it here; vfkit is macOS's and wsl Windows': here they are what the tests put in their places.
+pub const DRIVERS: &[DriverKind] = &[DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Wsl];
 
 /// Whether a process' command line has `word`: a pid alone says little, after a reboot it may be anybody's.
 pub fn command_names(pid: u32, word: &str) -> bool {

@@ -129,6 +129,9 @@ fn pid_of(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
+/// Only Windows opens windows for programs.
+pub fn windowless(_: &mut Command) {}
+
 /// Spawns a program in a session of its own: it outlives this process and its terminal.
 pub fn spawn_detached(command: &mut Command) -> io::Result<Child> {
     // SAFETY: setsid is async-signal-safe and touches nothing of the parent.

@@ -18,7 +18,7 @@ use windows_sys::Win32::{
     System::{
         SystemInformation::{GlobalMemoryStatusEx, MEMORYSTATUSEX},
         Threading::{
-            CREATE_NEW_PROCESS_GROUP, DETACHED_PROCESS, OpenProcess, PROCESS_TERMINATE, TerminateProcess,
+            CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, OpenProcess, PROCESS_TERMINATE, TerminateProcess,
             WaitForSingleObject,
         },
     },
@@ -152,7 +152,13 @@ impl Drop for Process {
 
 /// Spawns a program that outlives this process and its console.
 pub fn spawn_detached(command: &mut Command) -> io::Result<Child> {
-    command.creation_flags(DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP).stdin(Stdio::null()).spawn()
+    // A console without a window: `wsl.exe` wants one, and with it logout and shutdown are heard of.
+    command.creation_flags(CREATE_NO_WINDOW | CREATE_NEW_PROCESS_GROUP).stdin(Stdio::null()).spawn()
+}
+
+/// Keeps a program that talks to a console from opening a window of its own.
+pub fn windowless(command: &mut Command) {
+    command.creation_flags(CREATE_NO_WINDOW);
 }
 
 /// Starts the daemon, detached from everything of the caller.
