@@ -172,6 +172,8 @@ pub struct Failure {
 pub struct Machine {
     /// What it is doing.
     pub state: State,
+    /// Stopped because nothing ran in it; the next use of Docker's socket starts it.
+    pub asleep: bool,
     /// `qemu` or `local`.
     pub driver: Option<String>,
     /// `kvm`, `tcg` or none.
@@ -221,6 +223,7 @@ impl Machine {
                 StateName::Stopping => State::Stopping,
                 StateName::Failed => State::Failed,
             },
+            asleep: status.asleep,
             driver: status.driver,
             accel: status.accel,
             accel_note: status.accel_note,

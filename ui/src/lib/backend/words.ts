@@ -109,7 +109,7 @@ name: string,
  */
 socket: string, 
 /**
- * Its images, by their first name.
+ * Its images, under each of their names.
  */
 images: Array<EngineImage>, 
 /**
@@ -143,6 +143,10 @@ export type Machine = {
  * What it is doing.
  */
 state: State, 
+/**
+ * Stopped because nothing ran in it; the next use of Docker's socket starts it.
+ */
+asleep: boolean, 
 /**
  * `qemu` or `local`.
  */

@@ -135,11 +135,18 @@ class Engine {
               this.containers.state = "failed";
               this.containers.error = message.message === "failed" ? message.failure.message : t("the engine ended the stream of its events");
             }
-            setTimeout(() => this.running && !this.#events && this.#listen(), AGAIN_MS);
+            setTimeout(() => void this.#again(), AGAIN_MS);
           }
         },
       },
     );
+  }
+
+  /** Asks the daemon first: a machine that has just fallen asleep would be woken by who looks for its engine. */
+  async #again() {
+    const answer = await api().control({ control: "machine" }).catch(() => undefined);
+    if (answer?.answer === "machine") this.#machine(answer.machine);
+    if (this.running && !this.#events) this.#listen();
   }
 
   #event(line: string) {
