@@ -91,6 +91,7 @@ pub fn mingw() -> Result<PathBuf> {
         )
     };
     write_script(&folder.join("gcc"), &script("x86_64-w64-mingw32-gcc-win32"))?;
+    write_script(&folder.join("strip"), &script("x86_64-w64-mingw32-strip"))?;
     for name in ["x86_64-w64-mingw32-dlltool", "x86_64-w64-mingw32-as"] {
         write_script(&folder.join("bin").join(name), &script(name))?;
     }

@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! coracle_<version>_<arch>.deb   coracle-<version>-1.<arch>.rpm
+//! Coracle-Setup-<version>-x64.exe   Coracle-<version>-<arch>.zip, .dmg
 //! coracle-<version>.cdx.json     CycloneDX: crates of the programs, Debian's packages in the guest's image
 //! SHA256SUMS
 //! ```
 //!
-//! A package is the stage as it is, below `/usr/lib/coracle`, and what a desktop looks for in its own places. The same
+//! A package of Linux is the stage as it is, below `/usr/lib/coracle`, and what a desktop looks for in its own places. The same
 //! programs give the same bytes: times are the commit's (or `SOURCE_DATE_EPOCH`).
 
 mod deb;
+mod macos;
 mod rpm;
 mod sbom;
+pub mod windows;
 
 use std::{
     fs,
@@ -19,7 +22,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::{debian, stage, target_dir, ui, workspace};
@@ -57,12 +60,14 @@ pub struct About {
 
 /// Makes the packages for an operating system; answers their folder. `stage` is packed as it is, instead of a new one.
 pub fn run(os: &str, without_app: bool, stage: Option<&Path>) -> Result<PathBuf> {
-    if os != "linux" {
-        bail!("packages for {os} are not there yet");
-    }
     let out = target_dir().join("dist");
-    if let Some(stage) = stage {
-        return packages(stage, &out, without_app);
+    match (os, stage) {
+        ("windows", Some(stage)) => return windows_packages(stage, &out, without_app, version()),
+        ("windows", None) => return windows_packages(&windows_stage()?, &out, without_app, version()),
+        ("macos", Some(stage)) => return macos_packages(stage, &out, without_app),
+        ("macos", None) => return macos_packages(&macos_stage()?, &out, without_app),
+        (_, Some(stage)) => return packages(stage, &out, without_app),
+        (_, None) => {}
     }
     stage::build()?;
     crate::image_of(debian::host_arch())?;
@@ -75,21 +80,125 @@ pub fn run(os: &str, without_app: bool, stage: Option<&Path>) -> Result<PathBuf>
 /// Packages of a stage.
 fn packages(stage: &Path, out: &Path, without_app: bool) -> Result<PathBuf> {
     let about = About {
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: version().into(),
         arch: debian::host_arch().into(),
         time: time()?,
         has_app: !without_app && stage.join("bin").join(DESKTOP).is_file(),
     };
     let files = files(stage, &about)?;
-    let _ = fs::remove_dir_all(out);
-    fs::create_dir_all(out)?;
     let made = [
         (format!("coracle_{}_{}.deb", about.version, about.arch), deb::build(&files, &about)?),
         (format!("coracle-{}-1.{}.rpm", about.version, rpm::arch(&about)), rpm::build(&files, &about)?),
-        (format!("coracle-{}.cdx.json", about.version), sbom::build(stage, &about)?),
+        (
+            format!("coracle-{}.cdx.json", about.version),
+            sbom::build(stage, &about, &stage::triple(), sbom::LINUX)?,
+        ),
     ];
+    write(out, &made)
+}
+
+/// Windows' stage, cross-compiled: `target/stage/windows`.
+fn windows_stage() -> Result<PathBuf> {
+    let stage = stage::dir().join("windows");
+    let program = crate::wine::build(&["build", "--release", "--package", "cli", "--bin", "coracle"])?;
+    stage::install(&program, &stage.join("bin/coracle.exe"))?;
+    let programs = stage::build_guest("amd64")?;
+    crate::image_in("amd64", Some(programs), Some(stage.join("share/coracle/guest/amd64")), true)?;
+    Ok(stage)
+}
+
+/// The installer of Windows, which is x86_64's; arm64's runs it as well.
+pub fn windows_packages(stage: &Path, out: &Path, without_app: bool, version: &str) -> Result<PathBuf> {
+    let about = About {
+        version: version.into(),
+        arch: "amd64".into(),
+        time: time()?,
+        has_app: !without_app && stage.join("bin").join(format!("{DESKTOP}.exe")).is_file(),
+    };
+    let work = work()?;
+    let made = [
+        (format!("Coracle-Setup-{version}-x64.exe"), windows::build(stage, &about, work.path())?),
+        (
+            format!("coracle-{version}.cdx.json"),
+            sbom::build(stage, &about, "x86_64-pc-windows-gnu", sbom::HOST)?,
+        ),
+    ];
+    write(out, &made)
+}
+
+/// macOS' stage: the command line built on a Mac, or linked here by cargo-zigbuild, and the guest's image of arm64.
+fn macos_stage() -> Result<PathBuf> {
+    const TRIPLE: &str = "aarch64-apple-darwin";
+    let stage = stage::dir().join("macos");
+    let mut cargo = stage::cargo(&stage::build_id());
+    cargo.arg(if cfg!(target_os = "macos") { "build" } else { "zigbuild" });
+    cargo.args(["--release", "--locked", "--target", TRIPLE, "--package", "cli", "--bin", "coracle"]);
+    cargo.env("MACOSX_DEPLOYMENT_TARGET", "13.0");
+    stage::run(&mut cargo).context(
+        "a Mac builds its programs; elsewhere cargo-zigbuild and PyPI's ziglang do (CONTRIBUTING.md), or --stage names \
+         a folder with them",
+    )?;
+    stage::install(&target_dir().join(TRIPLE).join("release/coracle"), &stage.join("bin/coracle"))?;
+    let image = stage.join("share/coracle/guest/arm64");
+    crate::image_in("arm64", None, Some(image), false)?;
+    Ok(stage)
+}
+
+/// Packages of a stage of macOS.
+fn macos_packages(stage: &Path, out: &Path, without_app: bool) -> Result<PathBuf> {
+    let arch = if stage.join("share/coracle/guest/arm64").is_dir() { "arm64" } else { "amd64" };
+    let about = About {
+        version: version().into(),
+        arch: arch.into(),
+        time: time()?,
+        has_app: !without_app && stage.join("bin").join(DESKTOP).is_file(),
+    };
+    let work = work()?;
+    let (zip, dmg) = macos::build(stage, &about, work.path())?;
+    let triple = if arch == "arm64" { "aarch64-apple-darwin" } else { "x86_64-apple-darwin" };
+    let name = format!("Coracle-{}-{arch}", about.version);
+    let made = [
+        (format!("{name}.zip"), zip),
+        (format!("{name}.dmg"), dmg),
+        (format!("coracle-{}.cdx.json", about.version), sbom::build(stage, &about, triple, sbom::HOST)?),
+    ];
+    write(out, &made)
+}
+
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// A folder for what is being packed, gone with its value.
+fn work() -> Result<Work> {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = target_dir().join(format!("dist-{}-{n}", std::process::id()));
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path)?;
+    Ok(Work(path))
+}
+
+struct Work(PathBuf);
+
+impl Work {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Puts packages and their sums into `out`, and nothing else.
+fn write(out: &Path, made: &[(String, Vec<u8>)]) -> Result<PathBuf> {
+    let _ = fs::remove_dir_all(out);
+    fs::create_dir_all(out)?;
     let mut sums = String::new();
-    for (name, bytes) in &made {
+    for (name, bytes) in made {
         ensure!(
             bytes.len() as u64 <= MOST_BYTES,
             "{name} has {} bytes, {MOST_BYTES} are the most",
@@ -251,6 +360,40 @@ mod tests {
         let about = String::from_utf8_lossy(&about.stdout).into_owned();
         assert!(about.contains("Package: coracle\n") && about.contains("Depends: "), "{about}");
         assert!(root.join("usr/lib/systemd/user/coracle.service").is_file());
+    }
+
+    /// Windows' installer is made of what is staged; whether it installs is tried under wine.
+    #[test]
+    fn an_installer_of_windows_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = dir.path().join("stage");
+        let guest = stage.join("share/coracle/guest/amd64");
+        fs::create_dir_all(stage.join("bin")).unwrap();
+        fs::create_dir_all(guest.join("wsl")).unwrap();
+        for path in
+            [stage.join("bin/coracle.exe"), guest.join("wsl/root.tar.gz"), guest.join("wsl/manifest.json")]
+        {
+            fs::write(path, "x").unwrap();
+        }
+        fs::write(guest.join("manifest.json"), r#"{"packages":[]}"#).unwrap();
+        let out = windows_packages(&stage, &dir.path().join("out"), true, "1.2.3").unwrap();
+        let setup = fs::read(out.join("Coracle-Setup-1.2.3-x64.exe")).unwrap();
+        assert!(setup.starts_with(b"MZ"));
+        let sums = fs::read_to_string(out.join("SHA256SUMS")).unwrap();
+        assert!(sums.contains("Coracle-Setup-1.2.3-x64.exe") && sums.contains(".cdx.json"), "{sums}");
+    }
+
+    /// A program of others that isn't the listed one is not packed.
+    #[test]
+    fn another_vfkit_than_the_listed_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = dir.path().join("stage");
+        fs::create_dir_all(stage.join("bin")).unwrap();
+        for name in ["coracle", "vfkit"] {
+            fs::write(stage.join("bin").join(name), name).unwrap();
+        }
+        let refused = macos_packages(&stage, &dir.path().join("out"), true).unwrap_err();
+        assert!(refused.to_string().contains("it is not packed"), "{refused:#}");
     }
 
     /// Into a root of its own, and out again: nothing is left, and what is the user's is said.

@@ -1,5 +1,5 @@
 //! The controller as Windows has it, built by Debian's mingw and run under wine: the tests of `host` (named pipes, access
-//! lists, paths), and `coracle` with a daemon of its own.
+//! lists, paths), `coracle` with a daemon of its own and a machine in WSL's double, and the installer.
 //!
 //! Wine is unpacked like every tool, and lies over `/usr` in a mount namespace of its own: it finds its parts by their
 //! places. That wants root. What wine does otherwise than Windows (it lets a pipe's name be taken twice) is said where the
@@ -7,8 +7,10 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -35,7 +37,7 @@ pub fn run() -> Result<()> {
         "running Windows' programs needs root: wine is mounted over /usr in a namespace"
     );
     crate::check::need(TRIPLE)?;
-    let wine = Wine::new()?;
+    let mut wine = Wine::new()?;
     let tests = build(&["test", "--no-run", "--package", "host", "--lib"])?;
     wine.copy(&tests, "host.exe")?;
     let said = wine.run("host.exe", &[])?;
@@ -47,7 +49,7 @@ pub fn run() -> Result<()> {
     // A daemon of its own, found by its pipe, and gone again.
     wine.expect(&["status"], 3, "stopped")?;
     wine.expect(&["env"], 0, "npipe:////./pipe/coracle-")?;
-    wine.expect(&["start"], 1, "the driver wsl is not part of this build")?;
+    wine.expect(&["start"], 1, "WSL was not found")?;
     wine.expect(&["version"], 0, "daemon")?;
     wine.expect(&["autostart", "on"], 0, "")?;
     wine.expect(&["autostart", "status"], 0, "on")?;
@@ -56,11 +58,131 @@ pub fn run() -> Result<()> {
     wine.expect(&["stop"], 0, "")?;
     wine.expect(&["status"], 3, "stopped")?;
     eprintln!("coracle.exe and its daemon speak through their pipe");
+    machine(&mut wine)?;
+    eprintln!("coracle.exe has a machine in WSL's double");
+    installer(&wine, &coracle)
+}
+
+/// A machine in WSL's double, whose service is a program of Linux.
+fn machine(wine: &mut Wine) -> Result<()> {
+    const EXAMPLE: [&str; 5] = ["build", "--package", "cli", "--example", "wsl_double"];
+    crate::double()?;
+    let root = target_dir().join("double/share/coracle/guest").join(crate::debian::host_arch()).join("wsl");
+    wine.copy(&build(&EXAMPLE)?, "wsl.exe")?;
+    let mut service = stage::cargo("wine");
+    stage::run(service.args(EXAMPLE).arg("--locked"))?;
+    let folder = wine.folder.join("distributions");
+    fs::create_dir_all(&folder)?;
+    let mut service = Command::new(target_dir().join("debug/examples/wsl_double"))
+        .arg("serve")
+        .arg(fs::canonicalize(&folder)?)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("run WSL's double")?;
+    let mut address = String::new();
+    BufReader::new(service.stdout.take().context("its output")?).read_line(&mut address)?;
+    let _service = Service(service);
+    let windows = |path: &Path| -> Result<String> {
+        Ok(format!("Z:{}", fs::canonicalize(path)?.display().to_string().replace('/', "\\")))
+    };
+    wine.env = vec![
+        ("CORACLE_WSL", windows(&wine.folder.join("wsl.exe"))?),
+        ("CORACLE_WSL_ROOT", windows(&root)?),
+        ("CORACLE_WSL_DOUBLE", address.trim().to_owned()),
+    ];
+    wine.expect(&["start"], 0, "")?;
+    wine.expect(&["status"], 0, "running")?;
+    wine.expect(&["version"], 0, "guest")?;
+    wine.expect(&["logs", "--guest"], 0, "coracle-guest")?;
+    wine.expect(&["stop"], 0, "")?;
+    wine.expect(&["start"], 0, "")?;
+    wine.expect(&["delete", "--force"], 0, "")?;
+    ensure!(fs::read_dir(&folder)?.next().is_none(), "a distribution is left behind");
+    wine.env.clear();
+    Ok(())
+}
+
+/// Ends with its standard input, and with it its distributions.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Installs, upgrades and removes silently, and looks at the files: a stub that doesn't run ends with 0 as well.
+fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
+    let stage = wine.folder.join("stage");
+    let guest = stage.join("share/coracle/guest/amd64");
+    fs::create_dir_all(guest.join("wsl"))?;
+    stage::install(coracle, &stage.join("bin/coracle.exe"))?;
+    stage::run(Command::new(cross::mingw()?.join("strip")).arg(stage.join("bin/coracle.exe")))?;
+    let double = target_dir().join("double/share/coracle/guest/amd64");
+    for name in ["manifest.json", "wsl/manifest.json", "wsl/root.tar.gz"] {
+        fs::copy(double.join(name), guest.join(name))?;
+    }
+    // Debian's wine has a link to it that its loader doesn't follow; whatever opens windows wants it.
+    let system = wine.folder.join("prefix/drive_c/windows/system32");
+    fs::copy(wine.tree.file("/usr/x86_64-w64-mingw32/lib/zlib1.dll"), system.join("zlib1.dll"))?;
+    let setup = |version: &str| -> Result<()> {
+        let out = crate::dist::windows_packages(&stage, &wine.folder.join("dist"), true, version)?;
+        wine.copy(&out.join(format!("Coracle-Setup-{version}-x64.exe")), "setup.exe")?;
+        let said = wine.run("setup.exe", &["/S"])?;
+        ensure!(said.status.success(), "the installer: {}\n{}", said.status, text(&said));
+        Ok(())
+    };
+    let installed = |path: &str| -> Result<PathBuf> {
+        let users = wine.folder.join("prefix/drive_c/users");
+        let entries =
+            fs::read_dir(&users)?.flatten().map(|entry| entry.path().join("AppData/Local").join(path));
+        entries.into_iter().find(|path| path.exists()).with_context(|| format!("{path} is nowhere"))
+    };
+    setup("1.2.3")?;
+    let home = installed("Programs/Coracle")?;
+    for name in
+        ["bin/coracle.exe", "share/coracle/guest/amd64/wsl/root.tar.gz", "doc/LICENSE", "uninstall.exe"]
+    {
+        ensure!(home.join(name).is_file(), "{name} was not installed");
+    }
+    let program = home.join("bin/coracle.exe").display().to_string();
+    let said = wine.run(&program, &["version"])?;
+    ensure!(said.status.success() && text(&said).contains("coracle "), "{}", text(&said));
+    // An upgrade stops the daemon that runs, and takes away what is no longer part of it.
+    fs::write(home.join("bin/old.dll"), "")?;
+    let said = wine.run(&program, &["autostart", "on"])?;
+    ensure!(said.status.success(), "{}", text(&said));
+    setup("1.2.4")?;
+    ensure!(home.join("bin/coracle.exe").is_file() && !home.join("bin/old.dll").exists(), "not upgraded");
+    let registry =
+        || wine.run("reg.exe", &["query", r"HKCU\Environment", "/v", "Path"]).map(|said| text(&said));
+    let path = registry()?;
+    ensure!(path.matches(r"Programs\Coracle\bin").count() == 1, "once in PATH: {path}");
+
+    let data = home.parent().and_then(Path::parent).context("a folder")?.join("Coracle");
+    fs::create_dir_all(data.join("data"))?;
+    wine.run(&home.join("uninstall.exe").display().to_string(), &["/S"])?;
+    // It goes on in a copy of itself.
+    for _ in 0..600 {
+        if !home.exists() {
+            break;
+        }
+        #[allow(clippy::disallowed_methods)] // another's process has no event for its end
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(!home.exists(), "the installed folder is still there");
+    ensure!(data.join("data").is_dir(), "the user's data is gone");
+    let path = registry()?;
+    ensure!(!path.contains("Coracle"), "still in PATH: {path}");
+    ensure!(installed("../Roaming/Microsoft/Windows/Start Menu/Programs/Startup/Coracle.cmd").is_err());
+    eprintln!("installed, upgraded and removed");
     Ok(())
 }
 
 /// Builds for Windows; gives the program.
-fn build(words: &[&str]) -> Result<PathBuf> {
+pub fn build(words: &[&str]) -> Result<PathBuf> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(workspace())
         .args(words)
@@ -83,6 +205,8 @@ fn build(words: &[&str]) -> Result<PathBuf> {
 struct Wine {
     tree: Tree,
     folder: PathBuf,
+    /// More of the programs' environment.
+    env: Vec<(&'static str, String)>,
 }
 
 impl Wine {
@@ -104,7 +228,7 @@ impl Wine {
         let mut gcc = Command::new(cross::mingw()?.join("gcc"));
         gcc.args(["-shared", "-o"]).arg(folder.join("bcryptprimitives.dll")).arg(&source).arg("-ladvapi32");
         stage::run(&mut gcc)?;
-        Ok(Self { tree, folder })
+        Ok(Self { tree, folder, env: Vec::new() })
     }
 
     fn copy(&self, program: &Path, name: &str) -> Result<()> {
@@ -125,6 +249,7 @@ impl Wine {
         let prefix = self.folder.join("prefix");
         status.env("WINEPREFIX", &prefix).env("WINEDEBUG", "-all").env("HOME", &self.folder);
         status.env("WINEDLLOVERRIDES", "mscoree,mshtml=").env_remove("CORACLE_HOME");
+        status.envs(self.env.iter().map(|(key, value)| (key, value)));
         let status = status.status().context("unshare could not be run")?;
         Ok(Output { status, stdout: fs::read(&said).unwrap_or_default(), stderr: Vec::new() })
     }

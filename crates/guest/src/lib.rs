@@ -145,7 +145,9 @@ async fn run(arguments: cmdline::Arguments) {
         move || {
             let keep = |lease| drop(runtime.spawn(network::keep(lease)));
             let booted = boot::services(&arguments, keep);
-            echo.meet_shares();
+            if !arguments.is_hosted() {
+                echo.meet_shares();
+            }
             booted
         }
     });

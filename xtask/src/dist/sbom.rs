@@ -9,13 +9,19 @@ use serde_json::{Value, json};
 use super::About;
 use crate::workspace;
 
-/// Packages whose programs travel.
-const PROGRAMS: &[&str] = &["cli", "share", "engine", "runtime", "guest"];
+/// Packages whose programs travel in Linux' packages, and the one of the others' hosts.
+pub const LINUX: &[&str] = &["cli", "share", "engine", "runtime", "guest"];
+pub const HOST: &[&str] = &["cli"];
+/// Those that run in the guest.
+const GUEST: &[&str] = &["engine", "runtime", "guest"];
 
-pub fn build(stage: &Path, about: &About) -> Result<Vec<u8>> {
-    let mut components = crates(&workspace().join("Cargo.toml"), PROGRAMS)?;
+/// Lists what a package of `host` programs, compiled for `triple`, and of the stage's image is made of.
+pub fn build(stage: &Path, about: &About, triple: &str, host: &[&str]) -> Result<Vec<u8>> {
+    let manifest = workspace().join("Cargo.toml");
+    let mut components = crates(&manifest, host, triple)?;
+    components.extend(crates(&manifest, GUEST, &crate::stage::triple())?);
     if about.has_app {
-        components.extend(crates(&workspace().join("src-tauri/Cargo.toml"), &["coracle-desktop"])?);
+        components.extend(crates(&workspace().join("src-tauri/Cargo.toml"), &["coracle-desktop"], triple)?);
     }
     components.extend(packages(stage, about)?);
     let components: Vec<Value> = components
@@ -51,10 +57,9 @@ struct Part {
 }
 
 /// Crates that the programs are linked of, ours left out; what only builds or tests them as well.
-fn crates(manifest: &Path, programs: &[&str]) -> Result<BTreeSet<Part>> {
-    let target = crate::stage::triple();
+fn crates(manifest: &Path, programs: &[&str], triple: &str) -> Result<BTreeSet<Part>> {
     let asked = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["metadata", "--locked", "--format-version", "1", "--filter-platform", &target])
+        .args(["metadata", "--locked", "--format-version", "1", "--filter-platform", triple])
         .arg("--manifest-path")
         .arg(manifest)
         .output()

@@ -39,7 +39,7 @@ pub fn build(root: &Path, arch: &str, out: &Path) -> Result<()> {
     let mut tree = Archive::new(tar::Builder::new(Vec::new()));
     tree.folder(root, Path::new(""))?;
     let build = hex(&Sha256::digest(tree.0.into_inner()?))[..16].to_owned();
-    let mut archive = Archive::new(tar::Builder::new(GzEncoder::new(Vec::new(), Compression::best())));
+    let mut archive = Archive::new(tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default())));
     for folder in
         ["data", "etc", "usr", "usr/bin", "roots", "run", "tmp", "root", "mnt", "proc", "sys", "dev"]
     {

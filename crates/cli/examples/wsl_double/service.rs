@@ -138,7 +138,9 @@ fn client_of(client: TcpStream, folder: &Path, running: &Running) -> std::io::Re
         Err((words, code)) => (format!("{words}\r\nFehlercode: {code}\r\n"), FAILED),
     };
     send(&to, WORDS, words.as_bytes())?;
-    send(&to, EXIT, &code.to_le_bytes())
+    send(&to, EXIT, &code.to_le_bytes())?;
+    // What the client still says is read: a socket closed over it would take the answer along.
+    std::io::copy(&mut reader, &mut std::io::sink()).map(drop)
 }
 
 fn send(to: &Mutex<TcpStream>, kind: u8, bytes: &[u8]) -> std::io::Result<()> {

@@ -9,7 +9,9 @@ use crate::say;
 
 /// Where a distribution has version 2, alone or (older ones) beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-const NAME: &str = "coracle";
+/// Names are this and a number: homes have guests side by side.
+const NAME: &str = "coracle-";
+const GUESTS: usize = 64;
 
 /// Makes it, with every controller that can be had; `None`, and that is said, where there is none: containers then
 /// run without limits.
@@ -26,8 +28,16 @@ pub fn make() -> Option<PathBuf> {
             say(format_args!("no limits of {name}: {error}"));
         }
     }
-    // Each guest has its own: what an earlier one left may not be empty yet.
-    let group = mount.join(format!("{NAME}-{}", std::process::id()));
+    // What guests left that were killed, and nobody is in any more.
+    for entry in fs::read_dir(&mount).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(NAME);
+        let events = fs::read_to_string(entry.path().join("cgroup.events")).unwrap_or_default();
+        if is_ours && events.contains("populated 0") {
+            remove(&entry.path());
+        }
+    }
+    let number = (0..GUESTS).find(|n| !mount.join(format!("{NAME}{n}")).exists()).unwrap_or(GUESTS);
+    let group = mount.join(format!("{NAME}{number}"));
     match fs::create_dir(&group) {
         Ok(()) => Some(group),
         Err(error) => {

@@ -1,0 +1,161 @@
+//! The packages of macOS: `Coracle.app` in a `.zip` and in a `.dmg`.
+//!
+//! ```text
+//! Coracle.app/Contents/Info.plist
+//!   MacOS/coracle  coracle-desktop  vfkit           (vfkit of installer/macos/programs.txt)
+//!   Resources/share/coracle/guest/<arch>/...        the guest's image
+//!   Resources/doc/...
+//! ```
+//!
+//! Signed ad hoc where a signer is (`codesign` of macOS, or `rcodesign` of the crate apple-codesign): without a signature
+//! Apple silicon runs nothing, and without its entitlement vfkit makes no machines. A Developer ID, and Apple's own
+//! approval, are the release pipeline's.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+
+use super::About;
+use crate::{
+    debian::{self, Debian},
+    stage, target_dir, workspace,
+};
+
+const SUITE: &str = "bookworm";
+const APP: &str = "coracle-desktop";
+
+/// The `.zip` and the `.dmg` of a stage of macOS' programs; `work` is a folder of its own.
+pub fn build(stage: &Path, about: &About, work: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
+    let folder = work.join("image");
+    let contents = folder.join("Coracle.app/Contents");
+    let put = |bytes: &[u8], to: &str, mode: u32| -> Result<()> {
+        let to = contents.join(to);
+        fs::create_dir_all(to.parent().expect("a folder"))?;
+        fs::write(&to, bytes)?;
+        Ok(fs::set_permissions(&to, fs::Permissions::from_mode(mode))?)
+    };
+    let read = |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));
+    let installer = workspace().join("installer/macos");
+    let main = if about.has_app { APP } else { "coracle" };
+    let plist = String::from_utf8(read(installer.join("Info.plist"))?)?;
+    let plist = plist.replace("@VERSION@", &about.version).replace("@EXECUTABLE@", main);
+    put(plist.as_bytes(), "Info.plist", 0o644)?;
+    put(&read(stage.join("bin/coracle"))?, "MacOS/coracle", 0o755)?;
+    if about.has_app {
+        put(&read(stage.join("bin").join(APP))?, &format!("MacOS/{APP}"), 0o755)?;
+    }
+    put(&bundled("vfkit", &stage.join("bin"))?, "MacOS/vfkit", 0o755)?;
+    let guest = format!("share/coracle/guest/{}", about.arch);
+    for name in ["kernel", "initrd", "root.erofs", "manifest.json"] {
+        put(&read(stage.join(&guest).join(name))?, &format!("Resources/{guest}/{name}"), 0o644)?;
+    }
+    for name in ["README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"] {
+        put(&read(workspace().join(name))?, &format!("Resources/doc/{name}"), 0o644)?;
+    }
+    sign(&folder.join("Coracle.app"), &installer.join("vfkit.entitlements"))?;
+    std::os::unix::fs::symlink("/Applications", folder.join("Applications"))?; // of the .dmg
+    times(&folder, about.time)?;
+    Ok((zip(&folder, work)?, dmg(&folder, work, about)?))
+}
+
+/// A program of others: beside the stage's own, or fetched; either way it must be the listed one.
+fn bundled(name: &str, bin: &Path) -> Result<Vec<u8>> {
+    let list = fs::read_to_string(workspace().join("installer/macos/programs.txt"))?;
+    let line = list.lines().find(|line| line.split(' ').next() == Some(name));
+    let words: Vec<&str> = line.with_context(|| format!("{name} is on no list"))?.split(' ').collect();
+    let [_, version, sum, _, url] = words[..] else { anyhow::bail!("programs.txt: {words:?}") };
+    let path = bin.join(name);
+    let kept = target_dir().join("tools").join(format!("{name}-{version}"));
+    let found = [&path, &kept].into_iter().find(|path| path.is_file());
+    let bytes = match found {
+        Some(path) => fs::read(path)?,
+        None => {
+            eprintln!("fetching {url}");
+            let fetched = Command::new("curl")
+                .args(["--fail", "--silent", "--show-error", "--location", "--max-time", "600", url])
+                .output()
+                .context("run curl")?;
+            ensure!(
+                fetched.status.success(),
+                "{name} {version} could not be fetched ({}). Put the file that {url} gives at {}",
+                String::from_utf8_lossy(&fetched.stderr).trim(),
+                path.display()
+            );
+            fetched.stdout
+        }
+    };
+    let is = debian::hex(&Sha256::digest(&bytes));
+    ensure!(is == sum, "{name} {version} has the SHA-256 {is}, listed is {sum}: it is not packed");
+    if found != Some(&path) {
+        fs::create_dir_all(kept.parent().expect("a folder"))?;
+        fs::write(&kept, &bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// Signs ad hoc, vfkit with its entitlements; says so where nobody can.
+fn sign(app: &Path, entitlements: &Path) -> Result<()> {
+    let vfkit = app.join("Contents/MacOS/vfkit");
+    let has = |program: &str| {
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .any(|folder| folder.join(program).is_file())
+    };
+    if has("codesign") {
+        let codesign = |what: &Path, more: &[&str]| {
+            let mut sign = Command::new("codesign");
+            stage::run(sign.args(["--force", "--sign", "-", "--options", "runtime"]).args(more).arg(what))
+        };
+        codesign(&vfkit, &["--entitlements", &entitlements.display().to_string()])?;
+        codesign(&app.join("Contents/MacOS/coracle"), &[])?;
+        return codesign(app, &[]);
+    }
+    if has("rcodesign") {
+        let rcodesign = |what: &Path, more: &[&str]| {
+            let mut sign = Command::new("rcodesign");
+            stage::run(sign.args(["sign", "--code-signature-flags", "runtime"]).args(more).arg(what))
+        };
+        rcodesign(&vfkit, &["--entitlements-xml-path", &entitlements.display().to_string()])?;
+        return rcodesign(app, &["--exclude", "Contents/MacOS/vfkit"]);
+    }
+    eprintln!(
+        "Coracle.app is NOT signed: there is neither codesign nor rcodesign (`cargo install apple-codesign`) here. macOS on \
+         Apple silicon won't run it; the release pipeline signs"
+    );
+    Ok(())
+}
+
+/// Every time the same: bytes depend on what is packed alone.
+fn times(folder: &Path, time: u64) -> Result<()> {
+    let mut touch = Command::new("find");
+    touch.arg(folder).args(["-depth", "-exec", "touch", "-h", "-d", &format!("@{time}"), "{}", "+"]);
+    stage::run(&mut touch)
+}
+
+fn zip(folder: &Path, work: &Path) -> Result<Vec<u8>> {
+    let tree = Debian::open(SUITE)?.tree("zip", &["zip"])?;
+    let out = work.join("out.zip");
+    // In the order of the names, whatever the file system's is; without owners and times of access.
+    let list = Command::new("find").arg("Coracle.app").current_dir(folder).output()?;
+    let mut names: Vec<&str> = std::str::from_utf8(&list.stdout)?.lines().collect();
+    names.sort_unstable();
+    let mut zip = tree.command("/usr/bin/zip");
+    zip.args(["-q", "-X", "-9"]).arg(&out).args(names).current_dir(folder).env("TZ", "UTC");
+    stage::run(&mut zip)?;
+    fs::read(&out).context("read the .zip")
+}
+
+fn dmg(folder: &Path, work: &Path, about: &About) -> Result<Vec<u8>> {
+    let tree = Debian::open(SUITE)?.tree("xorriso", &["xorriso"])?;
+    let out = work.join("out.dmg");
+    let mut iso = tree.command("/usr/bin/xorriso");
+    iso.args(["-as", "mkisofs", "-quiet", "-hfsplus", "-D", "-l", "-V", "Coracle", "-no-pad", "-r", "-o"]);
+    iso.arg(&out).arg(folder).env("SOURCE_DATE_EPOCH", about.time.to_string());
+    stage::run(&mut iso)?;
+    fs::read(&out).context("read the .dmg")
+}
