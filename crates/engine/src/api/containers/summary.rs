@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 
 use super::size_of;
 use crate::container::config::{EndpointIpam, EndpointSettings};
+use crate::container::mounts::MountKind;
 use crate::container::{Record, Status, View, health};
 use crate::engine::Engine;
 use crate::networks::Member;
@@ -119,6 +120,14 @@ impl<'a> Endpoint<'a> {
     }
 }
 
+/// The same in a list of containers, where dockerd leaves out the names they answer to.
+fn listed_endpoints<'a>(engine: &Engine, record: &'a Record) -> impl Serialize + use<'a> {
+    let listed =
+        |name: &'a str, asked| Endpoint { dns_names: None, ..Endpoint::of(engine, record, name, asked) };
+    let all = record.networks.iter().map(|(name, asked)| (name.as_str(), listed(name, asked)));
+    all.collect::<BTreeMap<_, _>>()
+}
+
 /// The container's places in networks, by their names.
 pub fn endpoints<'a>(engine: &Engine, record: &'a Record) -> impl Serialize + use<'a> {
     record
@@ -169,7 +178,12 @@ pub fn mounts<'a>(engine: &Engine, record: &'a Record) -> impl Serialize + use<'
             propagation: &m.propagation,
         },
     };
-    record.mounts.iter().map(shown).collect::<Vec<_>>()
+    // Those of `--tmpfs` are in the configuration alone, as dockerd has it.
+    let is_plain_tmpfs = |m: &&crate::container::mounts::MountPoint| {
+        m.kind == MountKind::Tmpfs
+            && record.host.tmpfs.keys().any(|path| std::path::Path::new(path) == m.destination)
+    };
+    record.mounts.iter().filter(|m| !is_plain_tmpfs(m)).map(shown).collect::<Vec<_>>()
 }
 
 /// The images that one answer speaks of, each asked for once: a list of many containers names few of them.
@@ -340,7 +354,7 @@ pub async fn summary<'a>(
         state: view.status.name(),
         status: sentence(view),
         host_config: Host { network_mode: network_mode(record) },
-        network_settings: Networks { networks: endpoints(engine, record) },
+        network_settings: Networks { networks: listed_endpoints(engine, record) },
         mounts: mounts(engine, record),
         size_rw,
         size_root_fs,
