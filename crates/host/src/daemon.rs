@@ -134,14 +134,33 @@ async fn serve_client(
     write_frame(&mut writer, &Hello::ours()).await?;
     let Some(hello) = frames.next::<Hello>().await? else { return Ok(()) };
     tracing::debug!("a client of {} ({})", hello.release, hello.build);
-    while let Some(request) = frames.next::<Request>().await? {
+    let mut come = None;
+    loop {
+        let next = match come.take() {
+            Some(request) => Some(request),
+            None => frames.next::<Request>().await?,
+        };
+        let Some(request) = next else { return Ok(()) };
         let done = |result: Result<(), Failure>| match result {
             Ok(()) => Answer::Done,
             Err(failure) => Answer::Failed(failure),
         };
         match request {
             Request::Status => write_frame(&mut writer, &Answer::Status(Box::new(machine.status()))).await?,
-            Request::Start => write_frame(&mut writer, &done(machine.start().await)).await?,
+            Request::Start => {
+                let mut started = std::pin::pin!(machine.start());
+                let started = loop {
+                    tokio::select! {
+                        started = &mut started => break started,
+                        request = frames.next(), if come.is_none() => match request? {
+                            Some(request) => come = Some(request),
+                            // A client that has gone no longer waits for the machine.
+                            None => return Ok(()),
+                        },
+                    }
+                };
+                write_frame(&mut writer, &done(started)).await?;
+            }
             Request::Stop { grace_s } => {
                 let stopped = machine.stop(Duration::from_secs(grace_s)).await;
                 let off = stopped.is_ok();
@@ -169,5 +188,4 @@ async fn serve_client(
             }
         }
     }
-    Ok(())
 }

@@ -357,7 +357,7 @@ impl Owner {
                 // What was taken over while it was just ending: who wants a machine gets another.
                 if let State::Starting { vm: Vm { is_adopted: true, .. }, .. } = &self.state
                     && panic.is_none()
-                    && !self.starting.is_empty()
+                    && self.starting.iter().any(|reply| !reply.is_closed())
                 {
                     tracing::warn!("what was taken over has ended and is started anew: {said}");
                     return self.launch(None).await;
