@@ -126,6 +126,7 @@ test("the run dialog refuses what is wrong in place, and sends nothing", async (
   assert.equal(sent, 0);
   page.off("request", count);
   await page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "detached" });
 });
 
 test("run: a form filled from the image, its line, and the container it makes", async () => {
