@@ -110,6 +110,7 @@ impl Machine {
             status,
             ports,
             starting: Vec::new(),
+            is_ending_left: false,
             stopping: Vec::new(),
             last_vm: 0,
             console_from: 0,
@@ -201,6 +202,8 @@ struct Owner {
     status: watch::Sender<Status>,
     ports: Ports,
     starting: Vec<Reply>,
+    /// What is being stopped is an engine that was started to end what an earlier one left.
+    is_ending_left: bool,
     stopping: Vec<Reply>,
     last_vm: u64,
     /// Length of the console's log when the vm was started.
@@ -325,6 +328,7 @@ impl Owner {
     /// that. Whether it could be.
     fn end_left(&mut self, grace: Duration) -> bool {
         let id = self.next_vm();
+        self.is_ending_left = true;
         match Local::launch(&self.home, self.tell(id)) {
             Ok(local) => {
                 tracing::info!("an engine ends the containers that an earlier one left");
@@ -363,7 +367,15 @@ impl Owner {
                     return self.launch(None).await;
                 }
                 match std::mem::replace(&mut self.state, State::Stopped) {
-                    State::Stopping { .. } => self.off(),
+                    State::Stopping { deadline, .. } => {
+                        // An engine that was dying as it was taken over, or was killed while it stopped: another one
+                        // ends what it left. Not a third.
+                        let rest = deadline.saturating_duration_since(Instant::now());
+                        if self.is_ending_left || !driver::local::has_left(&self.home) || !self.end_left(rest)
+                        {
+                            self.off();
+                        }
+                    }
                     // Its failure was told already; only the vm is gone now.
                     State::Failed { failure, .. } => self.fail_with(failure, None),
                     State::Stopped => {}
@@ -724,6 +736,7 @@ impl Owner {
     /// It is off.
     fn off(&mut self) {
         self.state = State::Stopped;
+        self.is_ending_left = false;
         self.route.send_replace(if self.asleep { Route::Asleep } else { Route::Down });
         self.ports.clear();
         let _ = std::fs::remove_file(self.home.machine("machine.json"));
