@@ -110,7 +110,6 @@ impl Machine {
             status,
             ports,
             starting: Vec::new(),
-            is_ending_left: false,
             stopping: Vec::new(),
             last_vm: 0,
             console_from: 0,
@@ -188,10 +187,25 @@ struct Vm {
 
 enum State {
     Stopped,
-    Starting { vm: Vm, deadline: Instant, settings: Settings },
-    Running { vm: Vm },
-    Stopping { vm: Vm, deadline: Instant, killed: bool },
-    Failed { failure: Failure, vm: Option<Vm> },
+    Starting {
+        vm: Vm,
+        deadline: Instant,
+        settings: Settings,
+    },
+    Running {
+        vm: Vm,
+    },
+    /// `ends_left`: it is an engine that was started only to end what an earlier one left.
+    Stopping {
+        vm: Vm,
+        deadline: Instant,
+        killed: bool,
+        ends_left: bool,
+    },
+    Failed {
+        failure: Failure,
+        vm: Option<Vm>,
+    },
 }
 
 struct Owner {
@@ -202,8 +216,6 @@ struct Owner {
     status: watch::Sender<Status>,
     ports: Ports,
     starting: Vec<Reply>,
-    /// What is being stopped is an engine that was started to end what an earlier one left.
-    is_ending_left: bool,
     stopping: Vec<Reply>,
     last_vm: u64,
     /// Length of the console's log when the vm was started.
@@ -316,7 +328,12 @@ impl Owner {
                 }
                 // A guest needs more than its engine; that the local one's containers get no more is what was asked.
                 let slack = if vm.guest.is_some() { STOP_SLACK } else { Duration::ZERO };
-                State::Stopping { vm, deadline: Instant::now() + grace + slack, killed: false }
+                State::Stopping {
+                    vm,
+                    deadline: Instant::now() + grace + slack,
+                    killed: false,
+                    ends_left: false,
+                }
             }
         };
         if matches!(self.state, State::Stopped) {
@@ -328,14 +345,17 @@ impl Owner {
     /// that. Whether it could be.
     fn end_left(&mut self, grace: Duration) -> bool {
         let id = self.next_vm();
-        self.is_ending_left = true;
         match Local::launch(&self.home, self.tell(id)) {
             Ok(local) => {
                 tracing::info!("an engine ends the containers that an earlier one left");
                 let vm = self.connect(id, Driver::Local(local), 0);
                 // Until it is ready it can't be asked.
-                self.state =
-                    State::Stopping { vm, deadline: Instant::now() + ENGINE_LIMIT + grace, killed: false };
+                self.state = State::Stopping {
+                    vm,
+                    deadline: Instant::now() + ENGINE_LIMIT + grace,
+                    killed: false,
+                    ends_left: true,
+                };
                 true
             }
             Err(error) => {
@@ -367,12 +387,11 @@ impl Owner {
                     return self.launch(None).await;
                 }
                 match std::mem::replace(&mut self.state, State::Stopped) {
-                    State::Stopping { deadline, .. } => {
+                    State::Stopping { deadline, ends_left, .. } => {
                         // An engine that was dying as it was taken over, or was killed while it stopped: another one
                         // ends what it left. Not a third.
                         let rest = deadline.saturating_duration_since(Instant::now());
-                        if self.is_ending_left || !driver::local::has_left(&self.home) || !self.end_left(rest)
-                        {
+                        if ends_left || !driver::local::has_left(&self.home) || !self.end_left(rest) {
                             self.off();
                         }
                     }
@@ -517,12 +536,13 @@ impl Owner {
                 self.fail(&HostError::NoAnswer { limit, console }, None);
             }
             State::Running { vm } => self.fail(&HostError::NoAnswer { limit: LOST_LIMIT, console }, Some(vm)),
-            State::Stopping { vm, killed: false, .. } => {
+            State::Stopping { vm, killed: false, ends_left, .. } => {
                 tracing::warn!("the {} machine did not stop in time and is ended", vm.driver.name());
                 if !vm.driver.hurry() {
                     vm.driver.kill();
                 }
-                self.state = State::Stopping { vm, deadline: Instant::now() + KILL_LIMIT, killed: true };
+                self.state =
+                    State::Stopping { vm, deadline: Instant::now() + KILL_LIMIT, killed: true, ends_left };
             }
             State::Stopping { vm, .. } => {
                 vm.driver.kill();
@@ -582,9 +602,12 @@ impl Owner {
         tracing::info!("nothing has happened for {limit:?}: the machine is stopped until it is used again");
         self.asleep = true;
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running { vm } => {
-                State::Stopping { vm, deadline: Instant::now() + QUICK_GRACE + STOP_SLACK, killed: false }
-            }
+            State::Running { vm } => State::Stopping {
+                vm,
+                deadline: Instant::now() + QUICK_GRACE + STOP_SLACK,
+                killed: false,
+                ends_left: false,
+            },
             other => other,
         };
     }
@@ -736,7 +759,6 @@ impl Owner {
     /// It is off.
     fn off(&mut self) {
         self.state = State::Stopped;
-        self.is_ending_left = false;
         self.route.send_replace(if self.asleep { Route::Asleep } else { Route::Down });
         self.ports.clear();
         let _ = std::fs::remove_file(self.home.machine("machine.json"));

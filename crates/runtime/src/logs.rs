@@ -529,8 +529,8 @@ mod tests {
         assert_eq!(all(read(path, options, None).await.unwrap()).await, lines(10..20));
     }
 
-    #[tokio::test]
-    async fn following_sees_growth_and_rotation_and_ends_when_told() {
+    /// Follows while more is written and the file is put aside now and then.
+    async fn follow(put_aside: fn(&Path)) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         write(&path, 0..3);
@@ -540,16 +540,11 @@ mod tests {
         for n in 0..3 {
             assert_eq!(reader.next().await.unwrap().unwrap().line, format!("line {n}\n").into_bytes());
         }
-        let writer = tokio::task::spawn_blocking({
-            let path = path.clone();
-            move || {
-                for round in 0..20 {
-                    write(&path, 3 + round * 5..8 + round * 5);
-                    if round % 3 == 0 {
-                        for number in (0..10).rev() {
-                            let _ = std::fs::rename(numbered(&path, number), numbered(&path, number + 1));
-                        }
-                    }
+        let writer = tokio::task::spawn_blocking(move || {
+            for round in 0..20 {
+                write(&path, 3 + round * 5..8 + round * 5);
+                if round % 3 == 0 {
+                    put_aside(&path);
                 }
             }
         });
@@ -560,6 +555,16 @@ mod tests {
         writer.await.unwrap();
         end.send(()).unwrap();
         assert_eq!(reader.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn following_sees_growth_and_rotation_and_ends_when_told() {
+        follow(|path| {
+            for number in (0..10).rev() {
+                let _ = std::fs::rename(numbered(path, number), numbered(path, number + 1));
+            }
+        })
+        .await;
     }
 
     #[tokio::test]
@@ -605,31 +610,11 @@ mod tests {
 
     #[tokio::test]
     async fn following_goes_on_while_what_was_put_aside_is_compressed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        write(&path, 0..3);
-        let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        let ended: Ended = Box::pin(async move { drop(ended.await) });
-        let mut reader = read(path.clone(), Options::default(), Some(ended)).await.unwrap();
-        let writer = tokio::task::spawn_blocking({
-            let path = path.clone();
-            move || {
-                for round in 0..20 {
-                    write(&path, 3 + round * 5..8 + round * 5);
-                    if round % 3 == 0 {
-                        while !files::put_aside(&path, 20).unwrap() {}
-                        compress(&path).unwrap();
-                    }
-                }
-            }
-        });
-        for n in 0..103 {
-            let entry = reader.next().await.unwrap().unwrap();
-            assert_eq!(String::from_utf8(entry.line).unwrap(), format!("line {n}\n"));
-        }
-        writer.await.unwrap();
-        end.send(()).unwrap();
-        assert_eq!(reader.next().await.unwrap(), None);
+        follow(|path| {
+            while !files::put_aside(path, 20).unwrap() {}
+            compress(path).unwrap();
+        })
+        .await;
     }
 
     #[test]

@@ -118,28 +118,17 @@ pub fn discarded(host: &HostConfig, has: impl Fn(&str) -> bool) -> Vec<String> {
             "cpuset",
             without(&format!("cpuset {gone}"), "Cpuset"),
         ),
-        (
-            !host.blkio_device_read_bps.is_empty(),
-            "io",
-            without(&format!("BPS Block I/O read limit {gone}"), "Block I/O BPS read limit"),
-        ),
-        (
-            !host.blkio_device_write_bps.is_empty(),
-            "io",
-            without(&format!("BPS Block I/O write limit {gone}"), "Block I/O BPS write limit"),
-        ),
-        (
-            !host.blkio_device_read_iops.is_empty(),
-            "io",
-            without(&format!("IOPS Block read limit {gone}"), "Block I/O IOPS read limit"),
-        ),
-        (
-            !host.blkio_device_write_iops.is_empty(),
-            "io",
-            without(&format!("IOPS Block write limit {gone}"), "Block I/O IOPS write limit"),
-        ),
     ];
-    let cannot = asked.into_iter().filter(|(asked, controller, _)| *asked && !has(controller));
+    let rates = [
+        (&host.blkio_device_read_bps, "BPS Block I/O read", "Block I/O BPS read"),
+        (&host.blkio_device_write_bps, "BPS Block I/O write", "Block I/O BPS write"),
+        (&host.blkio_device_read_iops, "IOPS Block read", "Block I/O IOPS read"),
+        (&host.blkio_device_write_iops, "IOPS Block write", "Block I/O IOPS write"),
+    ];
+    let rates = rates.into_iter().map(|(devices, what, why)| {
+        (!devices.is_empty(), "io", without(&format!("{what} limit {gone}"), &format!("{why} limit")))
+    });
+    let cannot = asked.into_iter().chain(rates).filter(|(asked, controller, _)| *asked && !has(controller));
     let mut warnings: Vec<String> = cannot.map(|(.., words)| words).collect();
     if host.cpu_percent > 0 {
         warnings.push("linux does not support CPU percent. Percent discarded.".into());

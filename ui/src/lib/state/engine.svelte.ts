@@ -8,12 +8,19 @@ import { name, type Pending, touched } from "../pure/containers";
 import { notify } from "./ui.svelte";
 import { t } from "../texts";
 
+/** How long an import may take, at most. */
+const DAY_S = 24 * 60 * 60;
+
 /** Helpers that a window left behind when it was ended. */
 async function sweep() {
   const filters = JSON.stringify({ label: [HELPER] });
   const answer = await api().docker({ method: "GET", path: path("/containers/json", { all: true, filters }) });
   if (answer.status >= 400) return;
-  for (const { Id } of JSON.parse(answer.text) as { Id: string }[]) await docker.removeContainer(Id).catch(() => undefined);
+  for (const { Id, Created, Labels } of JSON.parse(answer.text) as Required<Pick<Container, "Id" | "Created" | "Labels">>[]) {
+    // An import is no window's: it may go on.
+    const going = Labels[HELPER] === "import" && Date.now() / 1000 - Created < DAY_S;
+    if (!going) await docker.removeContainer(Id).catch(() => undefined);
+  }
 }
 
 /** A list, and whether it can be trusted. What was shown stays while it is read again. */
