@@ -45,9 +45,11 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     let cargo = || {
         let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         c.current_dir(workspace()).env("CARGO_TARGET_DIR", target_dir()).envs(tools.iter().cloned());
-        if tier == Tier::Full {
-            c.env("CORACLE_TEST_FULL", "1");
-        }
+        match tier {
+            Tier::Full => c.env("CORACLE_TEST_FULL", "1").env("PROPTEST_CASES", "20000"),
+            // The same cases each time: what is judged is the change, not luck. `--full` looks for new ones.
+            Tier::Quick | Tier::Plain => c.env("PROPTEST_RNG_SEED", "1"),
+        };
         c
     };
     if filter.is_none() {
