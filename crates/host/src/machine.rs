@@ -3,7 +3,8 @@
 //! ```text
 //!            Start                     engine runs
 //!  Stopped --------> Starting ----------------------------> Running
-//!     ^                 |  `--limit, KVM--> Starting (TCG)   |   |
+//!   Asleep              |  |--limit, KVM--> Starting (TCG)   |   |
+//!     ^                 |  `--limit, 1st --> Starting (2nd)  |   |
 //!     |                 |  limit, panic, death, no image ..  |   | panic, death, engine fails,
 //!     |                 v                                    |   v link lost too long
 //!     |              Failed{why, vm?} <----------------------'-- |
@@ -13,8 +14,8 @@
 //!             limit: killed
 //! ```
 //!
-//! A machine that nobody uses is stopped when the setting `idle-stop-s` says so; Docker's socket stays, and its next
-//! use starts the machine again.
+//! A machine that nobody uses is stopped when the setting `idle-stop-s` says so (it is then asleep); Docker's socket
+//! stays, and its next use starts the machine again.
 //!
 //! A failed machine keeps its vm where the guest can still be looked at (`coracle shell`, `logs --guest`).
 
@@ -47,8 +48,11 @@ use crate::{
     setup,
 };
 
-/// Time in which a guest must answer: with KVM (then TCG is tried), and translated.
-const BOOT_LIMIT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(120));
+/// Time in which a guest must answer: with KVM (then TCG is tried), and translated, the first time; the next time it has
+/// as much again.
+const BOOT_LIMIT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
+/// Times a guest is started that does not answer: a kernel may hang as it boots, and did not touch the data disk yet.
+const BOOT_TIMES: u32 = 2;
 /// Time in which the engine must run, from the guest's answer on.
 const ENGINE_LIMIT: Duration = Duration::from_secs(120);
 /// Times an engine may fail in a row before a start is given up.
@@ -114,7 +118,6 @@ impl Machine {
             last_vm: 0,
             console_from: 0,
             used: used.clone(),
-            asleep: false,
         };
         owner.adopt().await;
         owner.publish();
@@ -187,25 +190,48 @@ struct Vm {
 
 enum State {
     Stopped,
+    /// Stopped because nobody used it: its next use starts it.
+    Asleep,
     Starting {
         vm: Vm,
         deadline: Instant,
         settings: Settings,
+        times: u32,
     },
     Running {
         vm: Vm,
     },
-    /// `ends_left`: it is an engine that was started only to end what an earlier one left.
     Stopping {
         vm: Vm,
         deadline: Instant,
         killed: bool,
-        ends_left: bool,
+        why: Stop,
     },
     Failed {
         failure: Failure,
         vm: Option<Vm>,
     },
+}
+
+/// Why it stops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Somebody said so.
+    Asked,
+    /// Nobody used it; whoever comes meanwhile waits for the next start.
+    Idle,
+    /// It is an engine that was started only to end what an earlier one left.
+    EndsLeft,
+}
+
+impl Stop {
+    /// What it is afterwards.
+    fn end(self) -> State {
+        match self {
+            Self::Idle => State::Asleep,
+            Self::Asked | Self::EndsLeft => State::Stopped,
+        }
+    }
 }
 
 struct Owner {
@@ -221,8 +247,6 @@ struct Owner {
     /// Length of the console's log when the vm was started.
     console_from: u64,
     used: Used,
-    /// It is stopped, or being so, because nobody used it.
-    asleep: bool,
 }
 
 impl Owner {
@@ -246,8 +270,8 @@ impl Owner {
                 _ = look.tick() => self.look().await,
             }
             // Somebody came while it was falling asleep.
-            if matches!(self.state, State::Stopped) && !self.starting.is_empty() {
-                self.launch(None).await;
+            if matches!(self.state, State::Stopped | State::Asleep) && !self.starting.is_empty() {
+                self.launch(None, 1).await;
             }
             self.publish();
         }
@@ -257,7 +281,7 @@ impl Owner {
         match &self.state {
             State::Starting { vm, .. } | State::Running { vm } | State::Stopping { vm, .. } => Some(vm),
             State::Failed { vm, .. } => vm.as_ref(),
-            State::Stopped => None,
+            State::Stopped | State::Asleep => None,
         }
     }
 
@@ -265,7 +289,7 @@ impl Owner {
         match &mut self.state {
             State::Starting { vm, .. } | State::Running { vm } | State::Stopping { vm, .. } => Some(vm),
             State::Failed { vm, .. } => vm.as_mut(),
-            State::Stopped => None,
+            State::Stopped | State::Asleep => None,
         }
     }
 
@@ -279,7 +303,7 @@ impl Owner {
             // One that stands still can't answer.
             State::Running { vm } if vm.paused.is_some() => None,
             State::Running { vm } => vm.lost.map(|lost| lost + LOST_LIMIT),
-            State::Stopped | State::Failed { .. } => None,
+            State::Stopped | State::Asleep | State::Failed { .. } => None,
         }
     }
 
@@ -289,15 +313,17 @@ impl Owner {
         match &self.state {
             State::Running { .. } => drop(reply.send(Ok(()))),
             State::Starting { .. } => self.starting.push(reply),
-            State::Stopping { .. } if self.asleep => self.starting.push(reply),
-            State::Stopping { .. } => drop(reply.send(Err(Failure::from(&HostError::Busy("stopping"))))),
-            State::Stopped | State::Failed { .. } => {
+            State::Stopping { why: Stop::Idle, .. } => self.starting.push(reply),
+            State::Stopping { why: Stop::Asked | Stop::EndsLeft, .. } => {
+                drop(reply.send(Err(Failure::from(&HostError::Busy("stopping")))))
+            }
+            State::Stopped | State::Asleep | State::Failed { .. } => {
                 if let State::Failed { vm: Some(vm), .. } = std::mem::replace(&mut self.state, State::Stopped)
                 {
                     end(vm).await;
                 }
                 self.starting.push(reply);
-                self.launch(None).await;
+                self.launch(None, 1).await;
             }
         }
     }
@@ -305,15 +331,17 @@ impl Owner {
     fn stop(&mut self, grace: Duration, reply: Reply) {
         self.fail_starts(&HostError::Busy("stopping"));
         self.stopping.push(reply);
-        self.asleep = false;
-        if matches!(self.state, State::Stopped | State::Failed { vm: None, .. })
+        if matches!(self.state, State::Stopped | State::Asleep | State::Failed { vm: None, .. })
             && driver::local::has_left(&self.home)
             && self.end_left(grace)
         {
             return;
         }
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Stopped | State::Failed { vm: None, .. } => State::Stopped,
+            State::Stopped | State::Asleep | State::Failed { vm: None, .. } => State::Stopped,
+            State::Stopping { vm, deadline, killed, why: Stop::Idle } => {
+                State::Stopping { vm, deadline, killed, why: Stop::Asked }
+            }
             stopping @ State::Stopping { .. } => stopping,
             State::Starting { vm, .. } | State::Running { vm } | State::Failed { vm: Some(vm), .. } => {
                 tracing::info!("stopping, with {grace:?} for the engine");
@@ -332,12 +360,12 @@ impl Owner {
                     vm,
                     deadline: Instant::now() + grace + slack,
                     killed: false,
-                    ends_left: false,
+                    why: Stop::Asked,
                 }
             }
         };
         if matches!(self.state, State::Stopped) {
-            self.off();
+            self.off(Stop::Asked);
         }
     }
 
@@ -354,7 +382,7 @@ impl Owner {
                     vm,
                     deadline: Instant::now() + ENGINE_LIMIT + grace,
                     killed: false,
-                    ends_left: true,
+                    why: Stop::EndsLeft,
                 };
                 true
             }
@@ -376,7 +404,7 @@ impl Owner {
                     && vm.info.is_none()
                     && kvm_by_choice(vm, settings)
                 {
-                    return self.launch(Some(format!("QEMU ended with KVM: {said}"))).await;
+                    return self.launch(Some(format!("QEMU ended with KVM: {said}")), 1).await;
                 }
                 // What was taken over while it was just ending: who wants a machine gets another.
                 if let State::Starting { vm: Vm { is_adopted: true, .. }, .. } = &self.state
@@ -384,20 +412,23 @@ impl Owner {
                     && self.starting.iter().any(|reply| !reply.is_closed())
                 {
                     tracing::warn!("what was taken over has ended and is started anew: {said}");
-                    return self.launch(None).await;
+                    return self.launch(None, 1).await;
                 }
                 match std::mem::replace(&mut self.state, State::Stopped) {
-                    State::Stopping { deadline, ends_left, .. } => {
+                    State::Stopping { deadline, why, .. } => {
                         // An engine that was dying as it was taken over, or was killed while it stopped: another one
                         // ends what it left. Not a third.
                         let rest = deadline.saturating_duration_since(Instant::now());
-                        if ends_left || !driver::local::has_left(&self.home) || !self.end_left(rest) {
-                            self.off();
+                        if why == Stop::EndsLeft
+                            || !driver::local::has_left(&self.home)
+                            || !self.end_left(rest)
+                        {
+                            self.off(why);
                         }
                     }
                     // Its failure was told already; only the vm is gone now.
                     State::Failed { failure, .. } => self.fail_with(failure, None),
-                    State::Stopped => {}
+                    none @ (State::Stopped | State::Asleep) => self.state = none,
                     State::Starting { vm, .. } | State::Running { vm } => {
                         if let Some(words) = panic {
                             return self.fail(&HostError::Panic(words), None);
@@ -484,7 +515,7 @@ impl Owner {
                 let give_up = match &self.state {
                     State::Starting { .. } => times >= ENGINE_TIMES || message.contains("data disk"),
                     State::Running { .. } => true,
-                    State::Stopped | State::Stopping { .. } | State::Failed { .. } => false,
+                    State::Stopped | State::Asleep | State::Stopping { .. } | State::Failed { .. } => false,
                 };
                 if give_up {
                     let vm = self.take_vm();
@@ -523,30 +554,36 @@ impl Owner {
     async fn late(&mut self) {
         let console = self.console(CONSOLE_LINES);
         match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Starting { vm, settings, .. } => {
+            State::Starting { vm, settings, times, .. } => {
                 let accel = vm.driver.accel().map(|(accel, _)| accel);
+                let without_kvm = vm.driver.accel().and_then(|(_, why)| why.map(str::to_owned));
                 let (answered, fall_back) = (vm.info.is_some(), kvm_by_choice(&vm, &settings));
                 end(vm).await;
                 if fall_back && !answered {
                     let why = format!("with KVM the guest did not answer within {:?}", BOOT_LIMIT.0);
                     tracing::warn!("{why}; trying without");
-                    return self.launch(Some(why)).await;
+                    return self.launch(Some(why), 1).await;
                 }
-                let limit = if answered { ENGINE_LIMIT } else { boot_limit(&settings, accel) };
+                let limit = if answered { ENGINE_LIMIT } else { boot_limit(&settings, accel, times) };
+                if !answered && times < BOOT_TIMES {
+                    tracing::warn!(
+                        "the guest did not answer within {limit:?} and is started once more; {console}"
+                    );
+                    return self.launch(without_kvm, times + 1).await;
+                }
                 self.fail(&HostError::NoAnswer { limit, console }, None);
             }
             State::Running { vm } => self.fail(&HostError::NoAnswer { limit: LOST_LIMIT, console }, Some(vm)),
-            State::Stopping { vm, killed: false, ends_left, .. } => {
+            State::Stopping { vm, killed: false, why, .. } => {
                 tracing::warn!("the {} machine did not stop in time and is ended", vm.driver.name());
                 if !vm.driver.hurry() {
                     vm.driver.kill();
                 }
-                self.state =
-                    State::Stopping { vm, deadline: Instant::now() + KILL_LIMIT, killed: true, ends_left };
+                self.state = State::Stopping { vm, deadline: Instant::now() + KILL_LIMIT, killed: true, why };
             }
-            State::Stopping { vm, .. } => {
+            State::Stopping { vm, why, .. } => {
                 vm.driver.kill();
-                self.off();
+                self.off(why);
             }
             other => self.state = other,
         }
@@ -600,13 +637,12 @@ impl Owner {
             vm.driver.terminate();
         }
         tracing::info!("nothing has happened for {limit:?}: the machine is stopped until it is used again");
-        self.asleep = true;
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running { vm } => State::Stopping {
                 vm,
                 deadline: Instant::now() + QUICK_GRACE + STOP_SLACK,
                 killed: false,
-                ends_left: false,
+                why: Stop::Idle,
             },
             other => other,
         };
@@ -618,8 +654,8 @@ impl Owner {
 
     // ---- steps ----
 
-    async fn launch(&mut self, without_kvm: Option<String>) {
-        self.asleep = false;
+    /// `times`: which attempt it is.
+    async fn launch(&mut self, without_kvm: Option<String>, times: u32) {
         self.used.touch();
         let id = self.next_vm();
         let tell = self.tell(id);
@@ -642,9 +678,9 @@ impl Owner {
                     self.console_from = 0; // begun anew
                 }
                 let accel = driver.accel().map(|(accel, _)| accel);
-                let deadline = Instant::now() + boot_limit(&settings, accel);
+                let deadline = Instant::now() + boot_limit(&settings, accel, times);
                 let vm = self.connect(id, driver, settings.idle_stop_s);
-                self.state = State::Starting { vm, deadline, settings };
+                self.state = State::Starting { vm, deadline, settings, times };
             }
             Err(error) => self.fail(&error, None),
         }
@@ -666,10 +702,10 @@ impl Owner {
         if let Some(driver) = found {
             let settings = Settings::load(&self.home).unwrap_or_default();
             let accel = driver.accel().map(|(accel, _)| accel);
-            let deadline = Instant::now() + boot_limit(&settings, accel);
+            let deadline = Instant::now() + boot_limit(&settings, accel, BOOT_TIMES);
             // What is not answering yet may still be booting; its deadline says when that is too long.
             let vm = Vm { is_adopted: true, ..self.connect(id, driver, settings.idle_stop_s) };
-            self.state = State::Starting { vm, deadline, settings };
+            self.state = State::Starting { vm, deadline, settings, times: BOOT_TIMES };
         }
     }
 
@@ -730,7 +766,7 @@ impl Owner {
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Starting { vm, .. } | State::Running { vm } | State::Stopping { vm, .. } => Some(vm),
             State::Failed { vm, .. } => vm,
-            State::Stopped => None,
+            State::Stopped | State::Asleep => None,
         }
     }
 
@@ -756,10 +792,10 @@ impl Owner {
         }
     }
 
-    /// It is off.
-    fn off(&mut self) {
-        self.state = State::Stopped;
-        self.route.send_replace(if self.asleep { Route::Asleep } else { Route::Down });
+    /// It is off, and why.
+    fn off(&mut self, why: Stop) {
+        self.state = why.end();
+        self.route.send_replace(if why == Stop::Idle { Route::Asleep } else { Route::Down });
         self.ports.clear();
         let _ = std::fs::remove_file(self.home.machine("machine.json"));
         for reply in self.stopping.drain(..) {
@@ -772,7 +808,7 @@ impl Owner {
         status.daemon =
             Some(DaemonInfo { version: RELEASE.into(), build: BUILD.into(), pid: std::process::id() });
         status.state = match &self.state {
-            State::Stopped => StateName::Stopped,
+            State::Stopped | State::Asleep => StateName::Stopped,
             State::Starting { .. } => StateName::Starting,
             State::Running { .. } => StateName::Running,
             State::Stopping { .. } => StateName::Stopping,
@@ -788,7 +824,7 @@ impl Owner {
             status.guest = vm.info.clone();
             status.error = vm.paused.clone().or_else(|| vm.broken.clone());
         }
-        status.asleep = self.asleep && matches!(self.state, State::Stopped);
+        status.asleep = matches!(self.state, State::Asleep);
         if let State::Failed { failure, .. } = &self.state {
             status.error = Some(failure.clone());
         }
@@ -814,10 +850,10 @@ fn kvm_by_choice(vm: &Vm, settings: &Settings) -> bool {
     settings.accel == AccelChoice::Auto && vm.driver.accel().is_some_and(|(accel, _)| accel == Accel::Kvm)
 }
 
-fn boot_limit(settings: &Settings, accel: Option<Accel>) -> Duration {
+fn boot_limit(settings: &Settings, accel: Option<Accel>, times: u32) -> Duration {
     match (settings.boot_limit_s, accel) {
-        (0, Some(Accel::Kvm)) => BOOT_LIMIT.0,
-        (0, _) => BOOT_LIMIT.1,
+        (0, Some(Accel::Kvm)) => BOOT_LIMIT.0 * times,
+        (0, _) => BOOT_LIMIT.1 * times,
         (seconds, _) => Duration::from_secs(seconds),
     }
 }
