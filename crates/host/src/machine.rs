@@ -373,7 +373,8 @@ impl Owner {
     /// that. Whether it could be.
     fn end_left(&mut self, grace: Duration) -> bool {
         let id = self.next_vm();
-        match Local::launch(&self.home, self.tell(id)) {
+        let settings = Settings::load(&self.home).unwrap_or_default();
+        match Local::launch(&self.home, &settings, self.tell(id)) {
             Ok(local) => {
                 tracing::info!("an engine ends the containers that an earlier one left");
                 let vm = self.connect(id, Driver::Local(local), 0);
@@ -667,7 +668,7 @@ impl Owner {
                     Driver::Qemu(Qemu::launch(&self.home, &settings, without_kvm, tell).await?)
                 }
                 DriverKind::Vfkit => Driver::Vfkit(Vfkit::launch(&self.home, &settings, tell).await?),
-                DriverKind::Local => Driver::Local(Local::launch(&self.home, tell)?),
+                DriverKind::Local => Driver::Local(Local::launch(&self.home, &settings, tell)?),
                 DriverKind::Wsl => Driver::Wsl(Wsl::launch(&self.home, &settings, tell).await?),
             };
             Ok::<_, HostError>((driver, settings))
