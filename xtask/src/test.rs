@@ -82,7 +82,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     // Programs of the crates' own integration tests (the shim) are built by cargo test itself.
     run_step(
         "unit and integration tests",
-        tests.args(["test", "--workspace", "--exclude", "tests", "--locked"]).args(&name),
+        tests.args(["test", "--workspace", "--exclude", "tests", "--locked", "--no-fail-fast"]).args(&name),
     )?;
     if tier == Tier::Quick {
         ui::check()?;
@@ -104,7 +104,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     run_step(
         "end to end",
         end_to_end
-            .args(["test", "--package", "tests", "--locked"])
+            .args(["test", "--package", "tests", "--locked", "--no-fail-fast"])
             .args(&name)
             .envs(interface)
             .env("CORACLE_TEST_BIN", &bin)
