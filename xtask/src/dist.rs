@@ -197,10 +197,12 @@ fn work() -> Result<Work> {
     Ok(Work(path))
 }
 
-struct Work(PathBuf);
+/// A folder that goes with its value.
+pub struct Work(PathBuf);
 
 impl Work {
-    fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -209,6 +211,29 @@ impl Drop for Work {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// What Linux' packages of a stage bring, unpacked: by Debian's own tool, and by the library of the other kind, for here
+/// is no `rpm`. Compose and buildx are left out: their makers' servers may be out of reach.
+pub fn installed(stage: &Path) -> Result<Vec<(&'static str, Work)>> {
+    let made = work()?;
+    packages(stage, &made.path().join("made"), Without { plugins: true, ..Without::default() })?;
+    let mut roots = Vec::new();
+    for kind in ["deb", "rpm"] {
+        let root = work()?;
+        let all = fs::read_dir(made.path().join("made"))?.flatten().map(|entry| entry.path());
+        let mut packages = all.filter(|path| path.extension().is_some_and(|e| e == kind));
+        let package = packages.next().with_context(|| format!("no .{kind} was made"))?;
+        match kind {
+            "deb" => stage::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(root.path()))?,
+            _ => {
+                fs::remove_dir(root.path())?; // it makes the folder itself
+                ::rpm::Package::open(&package)?.extract(root.path())?;
+            }
+        }
+        roots.push((kind, root));
+    }
+    Ok(roots)
 }
 
 /// Puts packages and their sums into `out`, and nothing else.

@@ -19,6 +19,10 @@
 //!
 //! A failed machine keeps its vm where the guest can still be looked at (`coracle shell`, `logs --guest`).
 
+mod launch;
+mod look;
+mod vm;
+
 use std::{sync::Arc, time::Duration};
 
 use link::Session;
@@ -28,29 +32,17 @@ use tokio::{
 };
 use wire::control::{Engine, ToGuest};
 
+use self::vm::{Vm, boot_limit, end, kvm_by_choice};
 use crate::{
     BUILD, Home, HostError, RELEASE, Settings,
     api::{DaemonInfo, Failure, GuestInfo, StateName, Status, one_line},
-    changes::Changes,
-    driver::{
-        self, Channel, Driver, Tell,
-        local::Local,
-        qemu::{Accel, Qemu},
-        vfkit::Vfkit,
-        wsl::Wsl,
-    },
+    driver::{self, Channel},
     forward::{Route, Used},
-    guest::{self, Guest},
-    log::{bound, tail, tail_since},
-    platform,
+    guest,
+    log::{tail, tail_since},
     ports::Ports,
-    settings::{AccelChoice, DriverKind},
-    setup,
 };
 
-/// Time in which a guest must answer: with KVM (then TCG is tried), and translated, the first time; the next time it has
-/// as much again.
-const BOOT_LIMIT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
 /// Times a guest is started that does not answer: a kernel may hang as it boots, and did not touch the data disk yet.
 const BOOT_TIMES: u32 = 2;
 /// Time in which the engine must run, from the guest's answer on.
@@ -65,10 +57,6 @@ const STOP_SLACK: Duration = Duration::from_secs(15);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How often room for a guest that stands still is looked for, and logs are bounded.
 const LOOK: Duration = Duration::from_secs(2);
-/// Room that lets a guest go on, in MiB, and the one below which it is made to stand still where its hypervisor doesn't
-/// do so by itself.
-const ROOM_MIB: u64 = 128;
-const NO_ROOM_MIB: u64 = 32;
 /// Lines of the console in which a panic is looked for: its trace is long.
 const PANIC_LINES: usize = 400;
 /// Lines of what a share said that make an error.
@@ -164,28 +152,6 @@ impl Machine {
         self.messages.send(message(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
-}
-
-/// A driver at work and the link to its guest.
-struct Vm {
-    id: u64,
-    driver: Driver,
-    guest: Option<Guest>,
-    /// Passes on what the host changes in shared folders.
-    _changes: Option<Changes>,
-    info: Option<GuestInfo>,
-    /// Why the guest stands still.
-    paused: Option<Failure>,
-    /// What died of it, while it goes on.
-    broken: Option<Failure>,
-    /// Since when the link is gone.
-    lost: Option<Instant>,
-    /// Since when nothing happens in the guest.
-    quiet: Option<Instant>,
-    /// How long nothing may happen before it is stopped.
-    idle_stop: Option<Duration>,
-    /// An earlier daemon started it.
-    is_adopted: bool,
 }
 
 enum State {
@@ -369,31 +335,6 @@ impl Owner {
         }
     }
 
-    /// An engine of this Linux died and left its containers, which only an engine finds and ends: one is started for
-    /// that. Whether it could be.
-    fn end_left(&mut self, grace: Duration) -> bool {
-        let id = self.next_vm();
-        let settings = Settings::load(&self.home).unwrap_or_default();
-        match Local::launch(&self.home, &settings, self.tell(id)) {
-            Ok(local) => {
-                tracing::info!("an engine ends the containers that an earlier one left");
-                let vm = self.connect(id, Driver::Local(local), 0);
-                // Until it is ready it can't be asked.
-                self.state = State::Stopping {
-                    vm,
-                    deadline: Instant::now() + ENGINE_LIMIT + grace,
-                    killed: false,
-                    why: Stop::EndsLeft,
-                };
-                true
-            }
-            Err(error) => {
-                tracing::error!("containers that an engine left are not ended: {error}");
-                false
-            }
-        }
-    }
-
     // ---- what happens ----
 
     async fn driver_event(&mut self, event: driver::Event) {
@@ -559,13 +500,13 @@ impl Owner {
                 let accel = vm.driver.accel().map(|(accel, _)| accel);
                 let without_kvm = vm.driver.accel().and_then(|(_, why)| why.map(str::to_owned));
                 let (answered, fall_back) = (vm.info.is_some(), kvm_by_choice(&vm, &settings));
+                let limit = if answered { ENGINE_LIMIT } else { boot_limit(&settings, accel, times) };
                 end(vm).await;
                 if fall_back && !answered {
-                    let why = format!("with KVM the guest did not answer within {:?}", BOOT_LIMIT.0);
+                    let why = format!("with KVM the guest did not answer within {limit:?}");
                     tracing::warn!("{why}; trying without");
                     return self.launch(Some(why), 1).await;
                 }
-                let limit = if answered { ENGINE_LIMIT } else { boot_limit(&settings, accel, times) };
                 if !answered && times < BOOT_TIMES {
                     tracing::warn!(
                         "the guest did not answer within {limit:?} and is started once more; {console}"
@@ -590,163 +531,7 @@ impl Owner {
         }
     }
 
-    /// From time to time: room for a guest that stands still, logs that others write, what no hypervisor tells.
-    async fn look(&mut self) {
-        let is_mute = self.vm().is_some_and(|vm| vm.driver.is_mute());
-        // A mute one writes on where it was: its log is begun anew with each start instead.
-        if !is_mute && let Err(error) = bound(&self.home.console_log()) {
-            tracing::warn!("the console's log: {error}");
-        }
-        if is_mute
-            && matches!(self.state, State::Starting { .. } | State::Running { .. })
-            && self.panic_words().is_some()
-        {
-            return self.driver_event(driver::Event::Panicked).await;
-        }
-        let room = platform::free_mib(&self.home.data()).unwrap_or(u64::MAX);
-        let failure = Failure::from(&HostError::StandsStill { folder: self.home.data() });
-        if room < NO_ROOM_MIB
-            && let State::Running { vm } = &mut self.state
-            && vm.paused.is_none()
-            && vm.driver.pause()
-        {
-            tracing::error!("{}", failure.message);
-            vm.paused = Some(failure);
-        }
-        if let Some(vm) = self.vm()
-            && vm.paused.is_some()
-            && self.has_room()
-        {
-            tracing::info!("there is room again: the guest goes on");
-            vm.driver.resume();
-        }
-        self.sleep_unless_used();
-    }
-
-    /// Stops a guest in which nothing happens, and which nobody asks anything.
-    fn sleep_unless_used(&mut self) {
-        let State::Running { vm } = &self.state else { return };
-        let (Some(limit), Some(quiet)) = (vm.idle_stop, vm.quiet) else { return };
-        if quiet.elapsed() < limit || self.used.silent() < limit || vm.paused.is_some() {
-            return;
-        }
-        // From here on whoever comes waits for the next start.
-        self.route.send_replace(Route::Asleep);
-        let grace_ms = QUICK_GRACE.as_millis() as u64;
-        let told = vm.guest.as_ref().is_some_and(|guest| guest.say(ToGuest::Shutdown { grace_ms }));
-        if !told {
-            vm.driver.terminate();
-        }
-        tracing::info!("nothing has happened for {limit:?}: the machine is stopped until it is used again");
-        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running { vm } => State::Stopping {
-                vm,
-                deadline: Instant::now() + QUICK_GRACE + STOP_SLACK,
-                killed: false,
-                why: Stop::Idle,
-            },
-            other => other,
-        };
-    }
-
-    fn has_room(&self) -> bool {
-        platform::free_mib(&self.home.data()).is_ok_and(|free| free >= ROOM_MIB)
-    }
-
     // ---- steps ----
-
-    /// `times`: which attempt it is.
-    async fn launch(&mut self, without_kvm: Option<String>, times: u32) {
-        self.used.touch();
-        let id = self.next_vm();
-        let tell = self.tell(id);
-        self.console_from = std::fs::metadata(self.home.console_log()).map_or(0, |meta| meta.len());
-        let launched = async {
-            let settings = Settings::load(&self.home)?;
-            let driver = match settings.driver {
-                DriverKind::Qemu => {
-                    Driver::Qemu(Qemu::launch(&self.home, &settings, without_kvm, tell).await?)
-                }
-                DriverKind::Vfkit => Driver::Vfkit(Vfkit::launch(&self.home, &settings, tell).await?),
-                DriverKind::Local => Driver::Local(Local::launch(&self.home, &settings, tell)?),
-                DriverKind::Wsl => Driver::Wsl(Wsl::launch(&self.home, &settings, tell).await?),
-            };
-            Ok::<_, HostError>((driver, settings))
-        };
-        match launched.await {
-            Ok((driver, settings)) => {
-                if driver.is_mute() {
-                    self.console_from = 0; // begun anew
-                }
-                let accel = driver.accel().map(|(accel, _)| accel);
-                let deadline = Instant::now() + boot_limit(&settings, accel, times);
-                let vm = self.connect(id, driver, settings.idle_stop_s);
-                self.state = State::Starting { vm, deadline, settings, times };
-            }
-            Err(error) => self.fail(&error, None),
-        }
-    }
-
-    async fn adopt(&mut self) {
-        let id = self.next_vm();
-        let tell = self.tell(id);
-        let found = match Qemu::adopt(&self.home, tell.clone()).await {
-            Some(qemu) => Some(Driver::Qemu(qemu)),
-            None => match Vfkit::adopt(&self.home, tell.clone()).await {
-                Some(vfkit) => Some(Driver::Vfkit(vfkit)),
-                None => match Wsl::adopt(&self.home, tell.clone()).await {
-                    Some(wsl) => Some(Driver::Wsl(wsl)),
-                    None => Local::adopt(&self.home, tell).await.map(Driver::Local),
-                },
-            },
-        };
-        if let Some(driver) = found {
-            let settings = Settings::load(&self.home).unwrap_or_default();
-            let accel = driver.accel().map(|(accel, _)| accel);
-            let deadline = Instant::now() + boot_limit(&settings, accel, BOOT_TIMES);
-            // What is not answering yet may still be booting; its deadline says when that is too long.
-            let vm = Vm { is_adopted: true, ..self.connect(id, driver, settings.idle_stop_s) };
-            self.state = State::Starting { vm, deadline, settings, times: BOOT_TIMES };
-        }
-    }
-
-    fn connect(&self, id: u64, driver: Driver, idle_stop_s: u64) -> Vm {
-        self.route.send_replace(Route::Coming);
-        let guest = match driver.channel() {
-            Channel::Socket(_) => None,
-            channel => {
-                let messages = self.messages.clone();
-                let tell = move |event| send(&messages, Message::Guest(id, event));
-                let home = self.home.clone();
-                let setup = move || setup::read(&home);
-                Some(Guest::connect(channel, self.ports.clone(), self.route.clone(), setup, tell))
-            }
-        };
-        let changes = guest.as_ref().map(|guest| {
-            let tell = self.tell(id);
-            let lost = move |share| tell(driver::Event::ShareLost(share));
-            Changes::hear(driver.shared(&self.home), guest.requests(), lost)
-        });
-        let idle_stop = (idle_stop_s > 0).then(|| Duration::from_secs(idle_stop_s));
-        Vm {
-            id,
-            driver,
-            guest,
-            _changes: changes,
-            info: None,
-            paused: None,
-            broken: None,
-            lost: None,
-            quiet: None,
-            idle_stop,
-            is_adopted: false,
-        }
-    }
-
-    fn tell(&self, id: u64) -> Tell {
-        let messages = self.messages.clone();
-        Arc::new(move |event| send(&messages, Message::Driver(id, event)))
-    }
 
     /// The last of what this vm wrote to its console.
     fn console(&self, lines: usize) -> String {
@@ -846,39 +631,3 @@ fn send(messages: &mpsc::WeakSender<Message>, message: Message) {
     }
 }
 
-/// KVM was found to work, not asked for: it may be done without.
-fn kvm_by_choice(vm: &Vm, settings: &Settings) -> bool {
-    settings.accel == AccelChoice::Auto && vm.driver.accel().is_some_and(|(accel, _)| accel == Accel::Kvm)
-}
-
-fn boot_limit(settings: &Settings, accel: Option<Accel>, times: u32) -> Duration {
-    match (settings.boot_limit_s, accel) {
-        (0, Some(Accel::Kvm)) => BOOT_LIMIT.0 * times,
-        (0, _) => BOOT_LIMIT.1 * times,
-        (seconds, _) => Duration::from_secs(seconds),
-    }
-}
-
-/// Ends a vm that is in the way, in order where it hears.
-async fn end(vm: Vm) {
-    let pid = vm.driver.pid();
-    let asked = vm.info.is_some()
-        && vm
-            .guest
-            .as_ref()
-            .is_some_and(|g| g.say(ToGuest::Shutdown { grace_ms: QUICK_GRACE.as_millis() as u64 }));
-    if asked {
-        gone(pid, QUICK_GRACE + STOP_SLACK).await;
-    }
-    if platform::alive(pid) {
-        vm.driver.kill();
-        gone(pid, KILL_LIMIT).await;
-    }
-}
-
-async fn gone(pid: u32, limit: Duration) {
-    let deadline = Instant::now() + limit;
-    while platform::alive(pid) && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(10)).await; // it may be another daemon's child: no event for its end
-    }
-}
