@@ -630,4 +630,3 @@ fn send(messages: &mpsc::WeakSender<Message>, message: Message) {
         tracing::error!("the machine's owner does not keep up: an event was lost");
     }
 }
-
