@@ -84,6 +84,7 @@ fn host_path(text: &str) -> std::result::Result<(PathBuf, PathBuf), String> {
 }
 
 fn main() -> ExitCode {
+    runtime::one_heap_a_processor();
     let args = Args::parse();
     let done = match args.command {
         Verb::Operations => {

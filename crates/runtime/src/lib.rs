@@ -43,3 +43,4 @@ pub use container::{
 };
 pub use error::{Code, Error};
 pub use oci::OciRuntime;
+pub use sys::one_heap_a_processor;

@@ -336,6 +336,18 @@ pub(crate) fn trim_heap() {
     }
 }
 
+/// Lets the allocator have as many heaps as there are processors. By itself it makes eight times as many, one for each
+/// thread that waited for a file, and what is free in one serves no other.
+pub fn one_heap_a_processor() {
+    #[cfg(target_env = "gnu")]
+    {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let heaps = i32::try_from(processors.max(2)).unwrap_or(i32::MAX);
+        // SAFETY: sets a number, before there are other threads or after.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
+    }
+}
+
 /// Sets the process's umask.
 pub(crate) fn umask(mask: u32) {
     // SAFETY: always sound.

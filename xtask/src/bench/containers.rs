@@ -12,17 +12,16 @@ use super::report::{Row, Target};
 use super::side::Side;
 use super::{Bench, Names, SLOW_RUNS, sys};
 
-/// Containers that run while they are looked at.
-const CROWD: usize = 200;
-/// Of those, how many are started at once.
+/// How many of a crowd are started at once.
 const AT_ONCE: usize = 20;
-/// Containers that `docker stats` watches, and for how long.
+/// Containers that `docker stats` watches, at most, and for how long.
 const WATCHED: usize = 100;
 /// Requests in a row that one sample is the mean of: one alone takes less than what a timer's interrupt does to it.
 const REQUESTS: u32 = 20;
 const WATCH: Duration = Duration::from_secs(10);
-/// Before an idle daemon is looked at: what follows from the work before is done by then.
-const SETTLE: Duration = Duration::from_secs(5);
+/// Before an idle daemon is looked at: what follows from the work before is done by then. Threads that waited for work
+/// in vain end after ten seconds.
+const SETTLE: Duration = Duration::from_secs(15);
 
 /// A connection that is kept from one request to the next.
 struct Kept(BufReader<UnixStream>);
@@ -81,18 +80,12 @@ impl Bench {
     /// Rows about a crowd of running containers.
     pub fn crowd(&mut self, sides: &[&Side]) -> Result<()> {
         let names = Names::of(&self.folder)?;
-        let all: Vec<String> = (0..CROWD).map(|n| names.container(format!("crowd-{n}"))).collect();
+        let (crowd, watch) = (self.crowd, WATCHED.min(self.crowd));
+        let all: Vec<String> = (0..crowd).map(|n| names.container(format!("crowd-{n}"))).collect();
         let mut memory = vec![Vec::new(); 2];
         let mut watched = vec![Vec::new(); 2];
         for (n, side) in sides.iter().enumerate() {
-            for some in all.chunks(AT_ONCE) {
-                let starts: Vec<Vec<String>> = some
-                    .iter()
-                    .map(|name| names.run_args(&["-d", "--name", name, &names.image, "sleep", "100000"]))
-                    .map(|args| args.into_iter().map(str::to_owned).collect())
-                    .collect();
-                side.time_parallel(&starts).context("a crowd")?;
-            }
+            start(side, &names, &all)?;
             memory[n].push(side.daemon_memory()?.rss as f64 / 1024.0);
         }
         // One connection a side for all samples: what is measured is the answer, not the connecting.
@@ -101,7 +94,7 @@ impl Bench {
         let list = format!("/v1.47/containers/json?all=1&filters={label}");
         let inspect = format!("/v1.47/containers/{}/json", all[0]);
         for (path, name) in [
-            (list, format!("list of {CROWD} containers, kept connection")),
+            (list, format!("list of {crowd} containers, kept connection")),
             (inspect, "inspect, kept connection".to_owned()),
         ] {
             self.alternate(sides, &name, Target::Ratio(0.5), self.runs, |side| {
@@ -121,7 +114,7 @@ impl Bench {
                 let pids = side.place.daemon(&side.socket)?;
                 let before = side.place.cpu_seconds(&pids)?;
                 let args: Vec<&str> =
-                    ["stats"].into_iter().chain(all.iter().take(WATCHED).map(String::as_str)).collect();
+                    ["stats"].into_iter().chain(all.iter().take(watch).map(String::as_str)).collect();
                 let mut client = side
                     .command(&args)
                     .stdout(Stdio::null())
@@ -136,15 +129,11 @@ impl Bench {
             }
         }
         for side in sides {
-            for some in all.chunks(AT_ONCE) {
-                let args: Vec<&str> =
-                    ["rm", "-f"].into_iter().chain(some.iter().map(String::as_str)).collect();
-                side.docker(&args)?;
-            }
+            remove(side, &all)?;
         }
-        let stats = format!("CPU of {} s docker stats over {WATCHED}", WATCH.as_secs());
+        let stats = format!("CPU of {} s docker stats over {watch}", WATCH.as_secs());
         for (name, unit, target, samples, note) in [
-            (format!("daemon's RSS, {CROWD} running"), "MB", Target::AtMost(40.0), memory, "shims apart"),
+            (format!("daemon's RSS, {crowd} running"), "MB", Target::AtMost(40.0), memory, "shims apart"),
             (stats, "ms", Target::Ratio(0.3), watched, "the daemon's own, client apart"),
         ] {
             let mut samples = samples.into_iter();
@@ -154,8 +143,17 @@ impl Bench {
         Ok(())
     }
 
-    /// What the daemons do when nobody asks anything of them, for so many seconds.
-    pub fn idle(&mut self, sides: &[&Side], seconds: u64) -> Result<()> {
+    /// What the daemons do when nobody asks anything of them, for so many seconds, while so many containers run.
+    pub fn idle(&mut self, sides: &[&Side], seconds: u64, running: usize) -> Result<()> {
+        let names = Names::of(&self.folder)?;
+        let all: Vec<String> = (0..running).map(|n| names.container(format!("idle-{n}"))).collect();
+        for side in sides {
+            // What rows before left.
+            let label = format!("label={}", names.label);
+            let left = side.docker(&["ps", "-aq", "--no-trunc", "--filter", &label])?;
+            remove(side, &left.lines().map(str::to_owned).collect::<Vec<_>>())?;
+            start(side, &names, &all)?;
+        }
         sys::pause(SETTLE);
         let mut daemons = Vec::new();
         for side in sides {
@@ -169,18 +167,43 @@ impl Bench {
         for (n, (side, pids, before)) in daemons.into_iter().enumerate() {
             let after = side.place.activity(&pids)?;
             let window = started.elapsed().as_secs_f64();
-            busy[n].push((after.cpu - before.cpu) / window * 100.0);
-            switches[n].push((after.switches - before.switches) as f64 * 60.0 / window);
+            busy[n].push(after.cpu_since(&before) / window * 100.0);
+            switches[n].push(after.switches_since(&before) as f64 * 60.0 / window);
         }
-        let note = format!("over {seconds} s, no containers but those of others");
+        for side in sides {
+            remove(side, &all)?;
+        }
+        let note = format!("over {seconds} s; the daemon's own, shims apart");
         for (name, unit, target, samples) in [
-            ("idle CPU", "%", Target::AtMost(0.05), busy),
-            ("idle context switches a minute", "", Target::None, switches),
+            (format!("idle CPU, {running} running"), "%", Target::AtMost(0.05), busy),
+            (format!("idle context switches a minute, {running} running"), "", Target::None, switches),
         ] {
             let mut samples = samples.into_iter();
             let (ours, peer) = (samples.next().unwrap_or_default(), samples.next().unwrap_or_default());
-            self.row(Row { name: name.into(), unit, target, ours, peer, note: note.clone() });
+            self.row(Row { name, unit, target, ours, peer, note: note.clone() });
         }
         Ok(())
     }
+}
+
+/// Starts containers that sleep, some at once.
+fn start(side: &Side, names: &Names, all: &[String]) -> Result<()> {
+    for some in all.chunks(AT_ONCE) {
+        let starts: Vec<Vec<String>> = some
+            .iter()
+            .map(|name| names.run_args(&["-d", "--name", name, &names.image, "sleep", "100000"]))
+            .map(|args| args.into_iter().map(str::to_owned).collect())
+            .collect();
+        side.time_parallel(&starts).context("a crowd")?;
+    }
+    Ok(())
+}
+
+/// Removes containers.
+fn remove(side: &Side, all: &[String]) -> Result<()> {
+    for some in all.chunks(AT_ONCE) {
+        let args: Vec<&str> = ["rm", "-f"].into_iter().chain(some.iter().map(String::as_str)).collect();
+        side.docker(&args)?;
+    }
+    Ok(())
 }

@@ -17,13 +17,15 @@ use super::place::Place;
 use super::report::{Row, Target, head};
 use super::side::Side;
 use super::sys::{Running, pause};
-use super::{Bench, Clean, Names, Options, SLOW_RUNS, image, load};
+use super::{Bench, Clean, Names, Options, Part, SLOW_RUNS, image, load};
 use crate::cpio::Cpio;
 use crate::debian::{self, Debian};
 use crate::{stage, tools};
 
 /// Containers at once: the guest has less of everything.
 const MANY: usize = 20;
+/// Containers of a crowd: dockerd makes them at one or two a second there.
+const CROWD: usize = 100;
 /// Boots of each kind, at most.
 const BOOTS: usize = 5;
 /// Longest a bare kernel may take to its userspace.
@@ -48,6 +50,7 @@ pub fn run(options: &Options) -> Result<()> {
         rows: Vec::new(),
         runs: options.runs.into(),
         many: MANY,
+        crowd: CROWD,
         folder: folder.path().into(),
     };
     let ways = Ways::new(folder.path())?;
@@ -78,8 +81,9 @@ pub fn run(options: &Options) -> Result<()> {
     };
 
     println!("load average at the start: {}\n{}", load(), head());
-    if options.outside {
+    if options.outside || !options.wants(Part::Fresh) {
         ours.boot()?;
+        peer.as_ref().map_or(Ok(()), up)?;
     } else {
         boots(&mut bench, &ours, peer.as_ref(), &bare_initrd(folder.path())?)?;
     }
@@ -92,7 +96,7 @@ pub fn run(options: &Options) -> Result<()> {
     let ours_side = side("ours", &ours, "coracle-engine");
     let peer_side = peer.as_ref().map(|machine| side("peer", machine, "dockerd"));
     let sides: Vec<&Side> = [&ours_side].into_iter().chain(&peer_side).collect();
-    if !options.outside {
+    if !options.outside && options.wants(Part::Fresh) {
         bench.idle_memory(&sides)?;
     }
     let _clean = Clean { sides: &sides, label: bench.names.label.clone(), image: bench.names.image.clone() };
@@ -110,20 +114,17 @@ pub fn run(options: &Options) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     println!("{}", versions.join("; "));
-    let shared = ours.shared("bench")?;
-    bench.ports(&ours_side, &ours, &ways)?;
-    bench.folders(&ours_side, &ours, &shared)?;
-    bench.news(&ours_side, &shared)?;
+    if options.wants(Part::Outside) {
+        let shared = ours.shared("bench")?;
+        bench.ports(&ours_side, &ours, &ways)?;
+        bench.folders(&ours_side, &ours, &shared)?;
+        bench.news(&ours_side, &shared)?;
+    }
     if options.outside {
         println!("load average at the end: {}", load());
         return bench.write(options, &versions);
     }
-    bench.one_container(&sides)?;
-    bench.many(&sides)?;
-    bench.streams(&sides)?;
-    bench.memory_after(&sides)?;
-    bench.crowd(&sides)?;
-    bench.idle(&sides, options.idle)?;
+    bench.of_containers(&sides, options)?;
     println!("load average at the end: {}", load());
     bench.write(options, &versions)
 }

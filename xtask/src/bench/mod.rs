@@ -38,8 +38,31 @@ use sys::{Running, Sandbox};
 
 /// Containers that run at once in the rows about many.
 const MANY: usize = 50;
+/// Containers that run in the rows about a crowd.
+const CROWD: usize = 200;
 /// Samples of rows that take seconds, at most.
 const SLOW_RUNS: usize = 3;
+
+/// Rows that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Daemons of their own, or boots of guests
+    Fresh,
+    /// Ports and folders of a guest
+    Outside,
+    /// One container: run, exec
+    One,
+    /// Many at once: run -d, rm -f, ps, their shims
+    Many,
+    /// Logs and attach
+    Streams,
+    /// A crowd that stays: lists, inspect, stats, the daemon's memory
+    Crowd,
+    /// Nothing to do, with no container and with many
+    Idle,
+    /// How often data is forced to disk
+    Syncs,
+}
 
 /// What the command line asks for.
 #[derive(clap::Args)]
@@ -68,6 +91,9 @@ pub struct Options {
     /// With --guest: only the rows about what the host has of it, ports and folders
     #[arg(long, requires = "guest")]
     outside: bool,
+    /// Only these rows, by a comma
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with_all = ["images", "builds", "outside"])]
+    only: Vec<Part>,
     /// Folder of a docker-registry to serve to ours at 127.0.0.1:5000 (read only), the one the peer pulls from
     #[arg(long)]
     registry_root: Option<PathBuf>,
@@ -86,6 +112,13 @@ pub struct Options {
     /// Folder of the programs [default: target/stage/bin, as it is: `cargo xtask stage` builds it]
     #[arg(long)]
     programs: Option<PathBuf>,
+}
+
+impl Options {
+    /// Whether rows are asked for.
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 /// Runs all rows, prints the table.
@@ -119,11 +152,12 @@ pub fn run(options: &Options) -> Result<()> {
         rows: Vec::new(),
         runs: options.runs.into(),
         many: MANY,
+        crowd: CROWD,
         folder: folder.path().into(),
     };
     println!("load average at the start: {}\n{}", load(), report::head());
     let how_ours = Launch::Ours { engine: &engine, sandbox: &sandbox, nft };
-    if !options.images {
+    if !options.images && options.only.is_empty() {
         bench.builds(
             &how_ours,
             options,
@@ -136,12 +170,16 @@ pub fn run(options: &Options) -> Result<()> {
         println!("load average at the end: {}", load());
         return bench.write(options, &[]);
     }
-    bench.fresh(&how_ours, options, &cli)?;
-    if let Some(limit) = &limit {
-        let tools = images::Tools { cli: &cli, registry: &registry_program, limit };
-        bench.images(&how_ours, options, &tools)?;
+    if options.wants(Part::Fresh) {
+        bench.fresh(&how_ours, options, &cli)?;
     }
-    bench.start_with_many(&how_ours, &cli)?;
+    if options.only.is_empty() {
+        if let Some(limit) = &limit {
+            let tools = images::Tools { cli: &cli, registry: &registry_program, limit };
+            bench.images(&how_ours, options, &tools)?;
+        }
+        bench.start_with_many(&how_ours, &cli)?;
+    }
     drop(registry);
     if options.images {
         println!("load average at the end: {}", load());
@@ -164,13 +202,10 @@ pub fn run(options: &Options) -> Result<()> {
         .map(|s| s.docker(&["version", "-f", "{{.Server.Version}}"]).map(|v| format!("{}: {v}", s.name)))
         .collect::<Result<_>>()?;
     println!("{}", versions.join(", "));
-    bench.one_container(&sides)?;
-    bench.many(&sides)?;
-    bench.streams(&sides)?;
-    bench.memory_after(&sides)?;
-    bench.crowd(&sides)?;
-    bench.idle(&sides, options.idle)?;
-    bench.syncs(&sides)?;
+    bench.of_containers(&sides, options)?;
+    if options.wants(Part::Syncs) {
+        bench.syncs(&sides)?;
+    }
     println!("load average at the end: {}", load());
     bench.write(options, &versions)
 }
@@ -236,6 +271,8 @@ struct Bench {
     runs: usize,
     /// Containers of the rows about many.
     many: usize,
+    /// Containers of the rows about a crowd.
+    crowd: usize,
     folder: PathBuf,
 }
 
@@ -252,6 +289,28 @@ impl Bench {
     fn row(&mut self, row: Row) {
         println!("{}", row.line());
         self.rows.push(row);
+    }
+
+    /// The rows about containers that are wanted.
+    fn of_containers(&mut self, sides: &[&Side], options: &Options) -> Result<()> {
+        if options.wants(Part::One) {
+            self.one_container(sides)?;
+        }
+        if options.wants(Part::Many) {
+            self.many(sides)?;
+        }
+        if options.wants(Part::Streams) {
+            self.streams(sides)?;
+            self.memory_after(sides)?;
+        }
+        if options.wants(Part::Crowd) {
+            self.crowd(sides)?;
+        }
+        if options.wants(Part::Idle) {
+            self.idle(sides, options.idle, 0)?;
+            self.idle(sides, options.idle, self.many)?;
+        }
+        Ok(())
     }
 
     /// Writes the samples where the options say.

@@ -1,5 +1,6 @@
 //! What `/proc` and `/sys` say of a side's processes: on this machine, or in the guest that the side runs in.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -30,13 +31,44 @@ pub struct Memory {
     pub pss: u64,
 }
 
-/// What threads have done.
-#[derive(Clone, Copy, Debug, Default)]
+/// What processes have done until now.
+#[derive(Clone, Debug, Default)]
 pub struct Activity {
-    /// Seconds on a processor.
-    pub cpu: f64,
-    /// Times that they gave one up.
-    pub switches: u64,
+    /// Seconds on a processor, those of threads that have ended among them.
+    cpu: f64,
+    /// How often each thread gave one up. What a thread did takes its end with it.
+    switches: BTreeMap<u32, u64>,
+}
+
+impl Activity {
+    /// Seconds on a processor since an earlier look.
+    pub fn cpu_since(&self, before: &Self) -> f64 {
+        self.cpu - before.cpu
+    }
+
+    /// How often a processor was given up since an earlier look, by the threads that are there.
+    pub fn switches_since(&self, before: &Self) -> u64 {
+        let since = |(thread, now): (&u32, &u64)| now - before.switches.get(thread).unwrap_or(&0);
+        self.switches.iter().map(since).sum()
+    }
+}
+
+/// Threads with their context switches, of the `status` files of any number of them.
+fn switches(status: &str) -> BTreeMap<u32, u64> {
+    let mut all = BTreeMap::new();
+    let mut thread = 0;
+    for line in status.lines() {
+        let Some((field, value)) = line.split_once(':') else { continue };
+        let number = || value.trim().parse::<u64>().unwrap_or(0);
+        match field {
+            "Pid" => thread = number() as u32,
+            "voluntary_ctxt_switches" | "nonvoluntary_ctxt_switches" => {
+                *all.entry(thread).or_default() += number();
+            }
+            _ => {}
+        }
+    }
+    all
 }
 
 /// A process: its id, name and parent.
@@ -149,35 +181,23 @@ impl Place {
         Ok(ticks as f64 / TICKS)
     }
 
-    /// What the threads of processes have done so far.
+    /// What processes have done so far.
     pub fn activity(&self, pids: &[u32]) -> Result<Activity> {
-        let mut sum = Activity::default();
+        let mut status = String::new();
         for pid in pids {
-            let (run, status) = match self {
+            match self {
                 Self::Here => {
-                    let mut all = (String::new(), String::new());
                     for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
                         // A thread may end meanwhile.
-                        all.0 += &fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-                        all.1 += &fs::read_to_string(task.path().join("status")).unwrap_or_default();
+                        status += &fs::read_to_string(task.path().join("status")).unwrap_or_default();
                     }
-                    all
                 }
-                Self::Guest { shell, .. } => (
-                    shell.run(&format!("cat /proc/{pid}/task/*/schedstat 2>/dev/null"))?,
-                    shell.run(&format!("cat /proc/{pid}/task/*/status 2>/dev/null"))?,
-                ),
-            };
-            let nanoseconds =
-                run.lines().filter_map(|l| l.split_whitespace().next()?.parse::<u64>().ok()).sum::<u64>();
-            sum.cpu += nanoseconds as f64 / 1e9;
-            sum.switches += status
-                .lines()
-                .filter(|l| l.contains("ctxt_switches:"))
-                .filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
-                .sum::<u64>();
+                Self::Guest { shell, .. } => {
+                    status += &shell.run(&format!("cat /proc/{pid}/task/*/status 2>/dev/null"))?;
+                }
+            }
         }
-        Ok(sum)
+        Ok(Activity { cpu: self.cpu_seconds(pids)?, switches: switches(&status) })
     }
 
     /// cgroup controllers in which a process has a group of its own, as `v1 memory` and `v2: cpu,...`.
@@ -224,8 +244,25 @@ mod tests {
         assert!(memory.rss > 100 && memory.pss <= memory.rss);
         assert_eq!(Place::Here.parent(own).unwrap(), Some(std::os::unix::process::parent_id()));
         assert!(Place::Here.cpu_seconds(&[own]).unwrap() < 1e6);
-        assert!(Place::Here.activity(&[own]).unwrap().switches > 0);
+        let before = Place::Here.activity(&[own]).unwrap();
+        assert!(before.switches_since(&Activity::default()) > 0);
+        assert!(Place::Here.activity(&[own]).unwrap().cpu_since(&before) >= 0.0);
         assert_eq!(Place::Here.alive(&[own]).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_thread_that_ends_or_begins_meanwhile_is_no_trouble() {
+        let status = |all: &[(u32, u64)]| -> String {
+            let one = |(pid, n): &(u32, u64)| {
+                format!(
+                    "Pid:\t{pid}\nPPid:\t1\nvoluntary_ctxt_switches:\t{n}\nnonvoluntary_ctxt_switches:\t1\n"
+                )
+            };
+            all.iter().map(one).collect()
+        };
+        let look = |text: &str| Activity { cpu: 0.0, switches: switches(text) };
+        let (before, after) = (look(&status(&[(7, 10), (8, 1000)])), look(&status(&[(7, 12), (9, 3)])));
+        assert_eq!(after.switches_since(&before), 2 + 4);
     }
 
     #[test]

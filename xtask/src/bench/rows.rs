@@ -61,9 +61,9 @@ impl Bench {
         let runs = self.runs;
         self.alternate(sides, "docker version", Target::None, runs, |s| s.time(&["version"]))?;
         let args = names.run_args(&["--rm", &names.image, "true"]);
-        self.alternate(sides, "run --rm true", Target::Ratio(0.6), runs, |s| s.time(&args))?;
+        self.alternate(sides, "run --rm true", Target::Ratio(0.4), runs, |s| s.time(&args))?;
         let args = names.run_args(&["--rm", "--network", "none", &names.image, "true"]);
-        self.alternate(sides, "run --rm --network none true", Target::Ratio(0.5), runs, |s| s.time(&args))?;
+        self.alternate(sides, "run --rm --network none true", Target::Ratio(0.35), runs, |s| s.time(&args))?;
         let target = names.container("exec");
         for side in sides {
             side.docker(&names.run_args(&["-d", "--name", &target, &names.image, "sleep", "100000"]))?;
@@ -72,7 +72,7 @@ impl Bench {
         for side in sides {
             side.docker(&exec)?;
         }
-        self.alternate(sides, "exec true", Target::None, runs, |s| s.time(&exec))?;
+        self.alternate(sides, "exec true", Target::Ratio(0.55), runs, |s| s.time(&exec))?;
         let mut groups = Vec::new();
         for side in sides {
             groups.push(side.place.controllers(side.container_pid(&target)?)?);
@@ -137,10 +137,10 @@ impl Bench {
             }
         }
         for (name, unit, target, samples) in [
-            (format!("{} parallel run -d", self.many), "ms", Target::None, up),
+            (format!("{} parallel run -d", self.many), "ms", Target::Ratio(0.3), up),
             (format!("ps, {} running", self.many + 1), "ms", Target::None, ps),
-            (format!("rm -f {} running", self.many), "ms", Target::None, down),
-            (format!("shim PSS, {} running", self.many), "MB", Target::AtMost(0.5), shim),
+            (format!("rm -f {} running", self.many), "ms", Target::Ratio(0.2), down),
+            (format!("shim PSS, {} running", self.many), "MB", Target::AtMost(0.2), shim),
         ] {
             let mut samples = samples.into_iter();
             let (ours, peer) = (samples.next().unwrap_or_default(), samples.next().unwrap_or_default());
@@ -155,7 +155,7 @@ impl Bench {
         let runs = self.runs.min(SLOW_RUNS);
         let log = names.container("log");
         let args = names.run_args(&["--name", &log, &names.image, "seq", LINES]);
-        self.alternate(sides, "run, 1e6 lines (attach and log)", Target::None, runs, |s| {
+        self.alternate(sides, "run, 1e6 lines (attach and log)", Target::Ratio(0.7), runs, |s| {
             let _ = s.docker(&["rm", "-f", &log]);
             s.time(&args)
         })?;
@@ -166,7 +166,7 @@ impl Bench {
             ensure!(lines.to_string() == LINES, "{}: logs shows {lines} of {LINES} lines", side.name);
         }
         let args = ["logs", &log];
-        self.alternate(sides, "logs, 1e6 lines", Target::None, runs, |s| s.time(&args))?;
+        self.alternate(sides, "logs, 1e6 lines", Target::Ratio(0.4), runs, |s| s.time(&args))?;
         let args = names.run_args(&[
             "--rm",
             "--log-driver",
@@ -181,7 +181,7 @@ impl Bench {
             let got = side.command(&args).output()?.stdout.len();
             ensure!(got == 100 << 20, "{}: {got} bytes of 100 MB came through attach", side.name);
         }
-        self.alternate(sides, "attach, 100 MB", Target::None, runs, |s| s.time(&args))
+        self.alternate(sides, "attach, 100 MB", Target::Ratio(0.7), runs, |s| s.time(&args))
     }
 
     /// Memory before there is any container; daemons of a guest are no daemons of the benchmark's own.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -22,7 +23,7 @@ const EXIT_AFTER_OUTPUT: Duration = Duration::from_secs(3);
 pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let name = call.param(0).to_owned();
     let handle = engine.containers.find(&name)?;
-    let config: ExecConfig = call.json().await?;
+    let config: ExecConfig = call.json_or_default().await?;
     if config.cmd.is_empty() {
         return Err(Error::invalid("No exec command specified"));
     }
@@ -59,6 +60,7 @@ struct StartBody {
 pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let exec = engine.execs.find(call.param(0))?;
     let body: StartBody = call.json_or_default().await?;
+    let (record, container) = running(&engine.containers.find(&exec.container)?)?;
     match exec.state() {
         ExecState::Created => {}
         ExecState::Running(_) => {
@@ -68,9 +70,14 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             return Err(Error::conflict(format!("exec command {} has already run", exec.id)));
         }
     }
-    let (record, container) = running(&engine.containers.find(&exec.container)?)?;
     let config = &exec.config;
     let tty = config.tty || body.tty;
+    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+        // runc's words and code.
+        exec.set(ExecState::Exited { code: 128, pid: 0, at: Instant::now() });
+        let e = Error::invalid("OCI runtime exec failed: exec failed: Cwd must be an absolute path");
+        return refused(e, body.detach, tty);
+    }
     let process = spec::exec_process(&engine, &record, &container, config).await?;
     let wants_output = !body.detach;
     let started = container
@@ -85,17 +92,7 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         .await;
     let started = match started {
         Ok(started) => Arc::new(started),
-        Err(e) => {
-            let e = not_started(&exec, e);
-            if body.detach {
-                return Err(e);
-            }
-            let kind = if tty { RAW } else { MULTIPLEXED };
-            return Ok(Reply::Hijack(
-                kind,
-                Box::new(move |io| Box::pin(async move { say(io, &e, tty).await })),
-            ));
-        }
+        Err(e) => return refused(not_started(&exec, e), body.detach, tty),
     };
     let attachment = if body.detach {
         None
@@ -126,6 +123,15 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             })
         }),
     ))
+}
+
+/// Tells why it did not start: a client that looks at the output has no eyes for a status.
+fn refused(e: Error, detach: bool, tty: bool) -> Result<Reply> {
+    if detach {
+        return Err(e);
+    }
+    let kind = if tty { RAW } else { MULTIPLEXED };
+    Ok(Reply::Hijack(kind, Box::new(move |io| Box::pin(async move { say(io, &e, tty).await }))))
 }
 
 /// Lets the process go, and notes its end when it comes.
@@ -207,8 +213,8 @@ fn failed(e: runtime::Error) -> Error {
 }
 
 pub async fn resize(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let exec = engine.execs.find(call.param(0))?;
     let (rows, columns) = size(&call)?;
+    let exec = engine.execs.find(call.param(0))?;
     match exec.state() {
         ExecState::Running(running) => {
             running.resize(rows, columns).await.map_err(|e| Error::internal(e.to_string()))?;
@@ -226,6 +232,11 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         ExecState::Exited { code, pid, .. } => (false, json!(code), pid),
     };
     let config = &exec.config;
+    // Go shows bytes as base64.
+    let keys = match config.detach_keys.as_str() {
+        "" => String::new(),
+        keys => BASE64_STANDARD.encode(detach_keys(keys)?.unwrap_or_default()),
+    };
     let (entrypoint, arguments) = match config.cmd.split_first() {
         Some((first, rest)) => (first.clone(), rest.to_vec()),
         None => (String::new(), Vec::new()),
@@ -237,6 +248,6 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     Ok(Reply::json(json!({
         "ID": exec.id, "Running": running, "ExitCode": code, "ProcessConfig": process,
         "OpenStdin": config.attach_stdin, "OpenStderr": config.attach_stderr, "OpenStdout": config.attach_stdout,
-        "CanRemove": false, "ContainerID": exec.container, "DetachKeys": config.detach_keys, "Pid": pid,
+        "CanRemove": false, "ContainerID": exec.container, "DetachKeys": keys, "Pid": pid,
     })))
 }

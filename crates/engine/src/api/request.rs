@@ -93,6 +93,16 @@ impl Call {
 
     /// The body as JSON; the content type must say so when there is a body.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
+        go_json::from_slice(&self.declared_json().await?)
+    }
+
+    /// The same, or the default when there is no body.
+    pub async fn json_or_default<T: DeserializeOwned + Default>(self) -> Result<T> {
+        let bytes = self.declared_json().await?;
+        if bytes.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { go_json::from_slice(&bytes) }
+    }
+
+    async fn declared_json(self) -> Result<bytes::Bytes> {
         let declared = self.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let bytes = self.bytes().await?;
         if !bytes.is_empty() && declared.split(';').next().map(str::trim) != Some("application/json") {
@@ -101,13 +111,7 @@ impl Call {
                 "unsupported Content-Type header ({shown}): must be 'application/json'"
             )));
         }
-        go_json::from_slice(&bytes)
-    }
-
-    /// The body as JSON, or the default when there is none.
-    pub async fn json_or_default<T: DeserializeOwned + Default>(self) -> Result<T> {
-        let bytes = self.bytes().await?;
-        if bytes.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { go_json::from_slice(&bytes) }
+        Ok(bytes)
     }
 
     async fn bytes(self) -> Result<bytes::Bytes> {

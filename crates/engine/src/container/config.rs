@@ -36,6 +36,8 @@ pub struct Config {
     pub env: List<String>,
     #[serde(deserialize_with = "one_or_many")]
     pub cmd: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub args_escaped: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
     pub image: String,

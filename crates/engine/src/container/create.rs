@@ -48,11 +48,14 @@ pub async fn create(
         )));
     }
     merge_image(&mut config, &image.config);
+    if !config.working_dir.is_empty() {
+        config.working_dir = mounts::clean(config.working_dir.as_ref()).display().to_string();
+    }
     let command = command(&config)?;
     let networks = match config.network_disabled {
         // A network namespace with nothing in it.
         true => BTreeMap::new(),
-        false => networks(engine, &mut host, networking, &config.mac_address)?,
+        false => networks(engine, &mut host, networking, &mut config.mac_address)?,
     };
     let links = links::resolve(engine, &host.links.take().unwrap_or_default())?;
     let mut mounts = mounts::collect(&host, &config.volumes, mounts::inherited(&engine.containers, &host)?)?;
@@ -152,7 +155,7 @@ fn networks(
     engine: &Engine,
     host: &mut HostConfig,
     networking: NetworkingConfig,
-    mac_address: &str,
+    mac_address: &mut String,
 ) -> Result<BTreeMap<String, EndpointSettings>> {
     if links::shares_network(host) {
         // One that is not there fails the start, as with dockerd.
@@ -186,6 +189,8 @@ fn networks(
     if main.mac_address.is_empty() {
         // Where clients before API 1.44 say it.
         mac_address.clone_into(&mut main.mac_address);
+    } else {
+        main.mac_address.clone_into(mac_address);
     }
     if user_defined {
         // Where there is a name server, links are names of it. Clients say them in both places.
@@ -199,10 +204,11 @@ fn networks(
     }
     for (name, settings) in &all {
         // One that is not there fails the start, as with dockerd.
-        if let Ok(network) = engine.networks.find(name) {
-            let checked = network.check_endpoint(settings);
-            checked.map_err(|e| e.context(&format!("invalid config for network {name}")))?;
-        }
+        let checked = match engine.networks.find(name) {
+            Ok(network) => network.check_endpoint(settings),
+            Err(_) => crate::networks::check_words(settings),
+        };
+        checked.map_err(|e| e.context(&format!("invalid config for network {name}")))?;
     }
     Ok(all)
 }

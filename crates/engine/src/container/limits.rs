@@ -13,8 +13,8 @@ pub const BLKIO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i32> = -1000..=1000;
 
 /// Refuses limits that cannot be, in Docker's words, and fills in what follows from others. `cpus`: those of the
-/// machine.
-pub fn check(host: &mut HostConfig, cpus: usize) -> Result<()> {
+/// machine; `nodes`: those of its memory.
+pub fn check(host: &mut HostConfig, cpus: usize, nodes: usize) -> Result<()> {
     let invalid = |words: &str| Err(Error::invalid(words));
     if host.memory != 0 && host.memory < LEAST_MEMORY {
         return invalid("Minimum memory limit allowed is 6MB");
@@ -54,10 +54,11 @@ pub fn check(host: &mut HostConfig, cpus: usize) -> Result<()> {
     if host.cpu_quota > 0 && host.cpu_quota < *CPU_PERIOD.start() {
         return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
-    if host.io_maximum_bandwidth != 0 || host.io_maximum_iops != 0 {
-        return invalid(
-            "Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps",
-        );
+    if host.io_maximum_bandwidth != 0 {
+        return invalid("invalid option: QoS maximum bandwidth configuration is not supported on linux");
+    }
+    if host.io_maximum_iops != 0 {
+        return invalid("invalid option: QoS maximum IOPs configuration is not supported on linux");
     }
     if host.nano_cpus < 0 || host.nano_cpus > 1_000_000_000 * cpus as i64 {
         return Err(Error::invalid(format!(
@@ -70,15 +71,8 @@ pub fn check(host: &mut HostConfig, cpus: usize) -> Result<()> {
             host.cpu_shares
         )));
     }
-    let asked = processors(&host.cpuset_cpus)?;
-    if asked.iter().any(|c| *c >= cpus) {
-        let last = cpus.saturating_sub(1);
-        let available = if last == 0 { "0".to_owned() } else { format!("0-{last}") };
-        return Err(Error::invalid(format!(
-            "Requested CPUs are not available - requested {}, available: {available}",
-            host.cpuset_cpus
-        )));
-    }
+    within(&host.cpuset_cpus, "cpus", "CPUs", cpus)?;
+    within(&host.cpuset_mems, "mems", "memory nodes", nodes)?;
     if !OOM_SCORE_ADJ.contains(&host.oom_score_adj) {
         return Err(Error::invalid(format!(
             "Invalid value {}, range for oom score adj is [-1000, 1000]",
@@ -136,9 +130,27 @@ pub fn discarded(host: &HostConfig, has: impl Fn(&str) -> bool) -> Vec<String> {
     warnings
 }
 
-/// `0-2,5` -> the processors' numbers.
-fn processors(text: &str) -> Result<Vec<usize>> {
-    let bad = || Error::invalid(format!("Invalid value {text} for cpuset cpus: invalid format: {text}"));
+/// How many nodes this machine's memory has.
+pub fn memory_nodes() -> usize {
+    let online = std::fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
+    numbers(online.trim(), "mems").ok().and_then(|nodes| nodes.into_iter().max()).map_or(1, |last| last + 1)
+}
+
+/// Refuses a list that names more than `there` are.
+fn within(asked: &str, kind: &str, called: &str, there: usize) -> Result<()> {
+    if numbers(asked, kind)?.iter().all(|number| *number < there) {
+        return Ok(());
+    }
+    let last = there.saturating_sub(1);
+    let available = if last == 0 { "0".to_owned() } else { format!("0-{last}") };
+    Err(Error::invalid(format!(
+        "Requested {called} are not available - requested {asked}, available: {available}"
+    )))
+}
+
+/// `0-2,5` -> numbers of processors or of memory nodes, of ranges the ends.
+fn numbers(text: &str, kind: &str) -> Result<Vec<usize>> {
+    let bad = || Error::invalid(format!("Invalid value {text} for cpuset {kind}: invalid format: {text}"));
     let number = |word: &str| word.trim().parse::<usize>().map_err(|_| bad());
     let mut all = Vec::new();
     for part in text.split(',').filter(|p| !p.is_empty()) {
@@ -163,7 +175,7 @@ mod tests {
 
     fn checked(host: HostConfig) -> std::result::Result<HostConfig, String> {
         let mut host = host;
-        check(&mut host, 2).map(|()| host).map_err(|e| e.message)
+        check(&mut host, 2, 1).map(|()| host).map_err(|e| e.message)
     }
 
     #[test]
@@ -207,6 +219,13 @@ mod tests {
         );
         assert_eq!(cpuset("x").unwrap_err(), "Invalid value x for cpuset cpus: invalid format: x");
         assert!(cpuset("0-18446744073709551615").is_err() && cpuset("1-0").is_err());
+        let nodes = |text: &str| checked(HostConfig { cpuset_mems: text.into(), ..HostConfig::default() });
+        assert_eq!(
+            nodes("9").unwrap_err(),
+            "Requested memory nodes are not available - requested 9, available: 0"
+        );
+        assert_eq!(nodes("x").unwrap_err(), "Invalid value x for cpuset mems: invalid format: x");
+        assert!(nodes("0").is_ok() && memory_nodes() >= 1);
         assert!(checked(HostConfig { oom_score_adj: 5000, ..HostConfig::default() }).is_err());
         assert!(checked(HostConfig { cpu_shares: -1, ..HostConfig::default() }).is_err());
         let more = HostConfig { memory: 8 << 20, memory_reservation: 16 << 20, ..HostConfig::default() };

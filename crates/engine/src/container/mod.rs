@@ -29,6 +29,7 @@ pub mod mounts;
 pub mod names;
 pub mod ports;
 pub mod ps;
+pub mod security;
 pub mod signal;
 pub mod spec;
 pub mod stats;

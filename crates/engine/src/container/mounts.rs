@@ -88,23 +88,24 @@ impl MountPoint {
     }
 }
 
-fn destination(text: &str, spec: &str) -> Result<PathBuf> {
+fn destination(text: &str, spec: &str, kind: MountKind) -> Result<PathBuf> {
     let path = clean(Path::new(text));
+    let invalid = |words: &str| {
+        let kind = kind.name();
+        let words = format!("invalid mount config for type \"{kind}\": {words}");
+        Err(Error::invalid(format!("invalid volume specification: '{spec}': {words}")))
+    };
     if !text.starts_with('/') {
-        return Err(Error::invalid(format!(
-            "invalid volume specification: '{spec}': invalid mount config for type \"volume\": invalid mount path: '{text}' mount path must be absolute"
-        )));
+        return invalid(&format!("invalid mount path: '{text}' mount path must be absolute"));
     }
     if path == Path::new("/") {
-        return Err(Error::invalid(format!(
-            "invalid volume specification: '{spec}': invalid mount config for type \"volume\": invalid specification: destination can't be '/'"
-        )));
+        return invalid("invalid specification: destination can't be '/'");
     }
     Ok(path)
 }
 
 /// The path without `.`, `..` and doubled slashes, as Go's `filepath.Clean` makes it for an absolute path.
-fn clean(path: &Path) -> PathBuf {
+pub fn clean(path: &Path) -> PathBuf {
     let mut out = PathBuf::from("/");
     for part in path.components() {
         match part {
@@ -126,6 +127,27 @@ fn absolute(text: &str) -> Option<PathBuf> {
     clean_windows(text).map(PathBuf::from)
 }
 
+/// A word that may stand behind the last colon of a `-v`.
+fn is_mode(word: &str) -> bool {
+    let known = [
+        "rw",
+        "ro",
+        "nocopy",
+        "z",
+        "Z",
+        "consistent",
+        "cached",
+        "delegated",
+        "private",
+        "rprivate",
+        "shared",
+        "rshared",
+        "slave",
+        "rslave",
+    ];
+    known.contains(&word)
+}
+
 /// One `-v` of the form `[source:]destination[:mode]`.
 fn parse_bind(spec: &str) -> Result<MountPoint> {
     let bad = || Error::invalid(format!("invalid volume specification: '{spec}'"));
@@ -140,7 +162,7 @@ fn parse_bind(spec: &str) -> Result<MountPoint> {
     let (source, target, mode) = match parts[..] {
         [target] => ("", target, ""),
         // An anonymous volume with a mode, or a name and a place that is none.
-        [target, mode] if target.starts_with('/') && !mode.starts_with('/') => ("", target, mode),
+        [target, mode] if target.starts_with('/') && mode.split(',').all(is_mode) => ("", target, mode),
         [source, target] => (source, target, ""),
         [source, target, mode] => (source, target, mode),
         _ => return Err(bad()),
@@ -148,7 +170,8 @@ fn parse_bind(spec: &str) -> Result<MountPoint> {
     if target.is_empty() {
         return Err(bad());
     }
-    let destination = destination(target, spec)?;
+    let kind = if absolute(source).is_some() { MountKind::Bind } else { MountKind::Volume };
+    let destination = destination(target, spec, kind)?;
     let mut mount = if let Some(path) = absolute(source) {
         let mut bind = MountPoint::new(MountKind::Bind, destination);
         bind.source = path;
@@ -195,10 +218,19 @@ fn shown_mode(kind: MountKind, mode: &str) -> String {
 fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
     let invalid =
         |words: &str| Error::invalid(format!("invalid mount config for type \"{}\": {words}", m.r#type));
+    let options = [
+        ("bind", "BindOptions", m.bind_options.is_some()),
+        ("volume", "VolumeOptions", m.volume_options.is_some()),
+        ("tmpfs", "TmpfsOptions", m.tmpfs_options.is_some()),
+    ];
+    if let Some((_, field, _)) = options.iter().find(|(of, _, given)| *given && *of != m.r#type) {
+        let words = format!("{field} must not be specified on mount type {:?}", m.r#type);
+        return Err(Error::invalid(words));
+    }
     if m.target.is_empty() {
         return Err(invalid("field Target must not be empty"));
     }
-    let destination = destination(&m.target, &m.target)?;
+    let destination = destination(&m.target, &m.target, MountKind::Volume)?;
     let mut mount = match m.r#type.as_str() {
         "bind" => {
             if m.source.is_empty() {
@@ -239,6 +271,9 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
                     volume.driver_options.clone_from(&d.options);
                 }
             }
+            if !volume.subpath.is_empty() && volume.volume.is_none() {
+                return Err(invalid("must not set Subpath when using anonymous volumes"));
+            }
             if volume.subpath.starts_with('/')
                 || Path::new(&volume.subpath).components().any(|c| c == Component::ParentDir)
             {
@@ -249,6 +284,9 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
             volume
         }
         "tmpfs" => {
+            if !m.source.is_empty() {
+                return Err(invalid("field Source must not be specified"));
+            }
             let mut tmpfs = MountPoint::new(MountKind::Tmpfs, destination);
             if let Some(o) = &m.tmpfs_options {
                 if o.size_bytes > 0 {
@@ -318,7 +356,7 @@ pub fn collect(host: &HostConfig, volumes: &Set, inherited: Vec<MountPoint>) -> 
         if !path.starts_with('/') {
             return Err(Error::invalid(format!("invalid mount path: '{path}' mount path must be absolute")));
         }
-        let mut tmpfs = MountPoint::new(MountKind::Tmpfs, destination(path, path)?);
+        let mut tmpfs = MountPoint::new(MountKind::Tmpfs, destination(path, path, MountKind::Volume)?);
         tmpfs.tmpfs_options = options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
         add(tmpfs)?;
     }
@@ -326,7 +364,7 @@ pub fn collect(host: &HostConfig, volumes: &Set, inherited: Vec<MountPoint>) -> 
         all.entry(mount.destination.clone()).or_insert(mount);
     }
     for path in volumes.keys() {
-        let volume = MountPoint::new(MountKind::Volume, destination(path, path)?);
+        let volume = MountPoint::new(MountKind::Volume, destination(path, path, MountKind::Volume)?);
         all.entry(volume.destination.clone()).or_insert(volume);
     }
     Ok(all.into_values().collect())

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use network::{PortRequest, Protocol};
 
-use super::config::PortBinding;
+use super::config::{HostConfig, PortBinding};
 use super::{PublishedPort, Record};
 use crate::error::{Error, Result};
 use crate::networks::Member;
@@ -46,6 +46,19 @@ pub fn port_requests(
         }
     }
     Ok(requests)
+}
+
+/// Refuses ports to publish that are none.
+pub fn check(host: &HostConfig) -> Result<()> {
+    for (port, bindings) in &host.port_bindings {
+        // What this engine cannot publish is told at the start, as what is in use is.
+        let number = port.split('/').next().unwrap_or_default();
+        if number.parse::<u16>().is_err() {
+            return Err(Error::invalid(format!("invalid port specification: \"{number}\"")));
+        }
+        bindings.iter().flatten().try_for_each(|binding| port_range(&binding.host_port).map(drop))?;
+    }
+    Ok(())
 }
 
 /// `8080`, `8000-8010` or nothing: the first and last number that will do.

@@ -14,6 +14,7 @@ use oci_spec::runtime::{
 use serde_json::json;
 
 use super::mounts::{MountKind, MountPoint};
+use super::security::{self, Security};
 use super::user::{self, Identity};
 use super::{Record, Status, links, log_options, names};
 use crate::engine::Engine;
@@ -38,7 +39,7 @@ pub async fn bundle(engine: &Arc<Engine>, record: &Record, rootfs: image::RootFs
     let folder = engine.paths.container(&record.id);
     Ok(runtime::Bundle {
         id: record.id.clone(),
-        seccomp: seccomp(engine, record)?,
+        seccomp: security::program(engine, &record.host, &bounding(record)?)?,
         oci: oci_runtime(engine, record)?,
         spec,
         rootfs: runtime::RootFs::Overlay { lower: rootfs.lower, upper: rootfs.upper, work: rootfs.work },
@@ -164,7 +165,7 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
             host.readonly_paths.clone().or_else(|| strings(&runtime::spec::READONLY_PATHS)),
         );
     }
-    // The program is compiled apart and cached: `seccomp`.
+    // The program is compiled apart and cached: `security::program`.
     linux.set_seccomp(None);
     spec.set_linux(Some(linux));
     Ok(spec)
@@ -191,7 +192,7 @@ fn process(engine: &Engine, record: &Record, who: &Identity) -> Result<Process> 
     process.set_terminal(Some(config.tty));
     set_user(&mut process, who)?;
     process.set_capabilities(Some(capabilities(host.privileged, &host.cap_add, &host.cap_drop, who.uid)?));
-    process.set_no_new_privileges(Some(no_new_privileges(record)));
+    process.set_no_new_privileges(Some(Security::of(&record.host)?.no_new_privileges));
     process.set_oom_score_adj(Some(host.oom_score_adj));
     let limits: Vec<PosixRlimit> = host.ulimits.iter().map(rlimit).collect::<Result<_>>()?;
     process.set_rlimits(Some(limits));
@@ -263,11 +264,13 @@ fn capabilities(
         runtime::spec::DEFAULT_CAPABILITIES.into_iter().collect()
     };
     if !privileged {
-        for name in add.iter().flatten().filter(|n| !is_all(n)) {
-            set.insert(parse(name)?);
-        }
+        let given = add.iter().flatten().filter(|n| !is_all(n)).map(parse).collect::<Result<Vec<_>>>()?;
         for name in drop.iter().flatten().filter(|n| !is_all(n)) {
             set.remove(&parse(name)?);
+        }
+        // What is both given and taken away is given, but for one that is taken from all of them.
+        if !add.iter().flatten().any(is_all) {
+            set.extend(given);
         }
     }
     let mut capabilities = LinuxCapabilities::default();
@@ -282,28 +285,10 @@ fn capabilities(
     Ok(capabilities)
 }
 
-fn no_new_privileges(record: &Record) -> bool {
-    record.host.security_opt.iter().flatten().any(|o| {
-        matches!(o.as_str(), "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true")
-    })
-}
-
-fn is_unconfined(record: &Record) -> bool {
-    let said = |o: &String| matches!(o.as_str(), "seccomp=unconfined" | "seccomp:unconfined");
-    record.host.privileged || record.host.security_opt.iter().flatten().any(said)
-}
-
-/// Docker's default profile for the container's capabilities, compiled once for each set.
 /// The runtime that the container asked for, when it is not the engine's own.
 fn oci_runtime(engine: &Engine, record: &Record) -> Result<Option<runtime::OciRuntime>> {
     let Some(found) = engine.config.runtime(&record.host.runtime)? else { return Ok(None) };
-    let seccomp = if is_unconfined(record) {
-        None
-    } else {
-        let kernel = runtime::seccomp::Kernel::running();
-        let profile = runtime::seccomp::docker_default(&bounding(record)?, kernel);
-        Some(profile.map_err(|e| Error::internal(format!("seccomp profile: {e}")))?)
-    };
+    let seccomp = security::profile(&record.host, &bounding(record)?)?;
     Ok(Some(runtime::OciRuntime { program: found.path.clone(), args: found.runtime_args.clone(), seccomp }))
 }
 
@@ -313,24 +298,6 @@ fn bounding(record: &Record) -> Result<Vec<Capability>> {
     let mut caps: Vec<Capability> = set.bounding().iter().flatten().copied().collect();
     caps.sort_by_key(|c| format!("{c:?}"));
     Ok(caps)
-}
-
-fn seccomp(engine: &Engine, record: &Record) -> Result<Option<Arc<[u8]>>> {
-    if is_unconfined(record) {
-        return Ok(None);
-    }
-    let caps = bounding(record)?;
-    let key = format!("{caps:?}");
-    let mut cache = engine.seccomp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(program) = cache.get(&key) {
-        return Ok(Some(program.clone()));
-    }
-    let program = runtime::seccomp::docker_default(&caps, runtime::seccomp::Kernel::running())
-        .and_then(|profile| runtime::seccomp::compile(&profile))
-        .map_err(|e| Error::internal(format!("seccomp profile: {e}")))?;
-    let program: Arc<[u8]> = Arc::from(program);
-    cache.insert(key, program.clone());
-    Ok(Some(program))
 }
 
 fn namespaces(engine: &Engine, record: &Record) -> Result<Vec<LinuxNamespace>> {
@@ -531,7 +498,7 @@ pub async fn exec_process(
     let privileged = exec.privileged || record.host.privileged;
     let caps = capabilities(privileged, &record.host.cap_add, &record.host.cap_drop, who.uid)?;
     process.set_capabilities(Some(caps));
-    process.set_no_new_privileges(Some(no_new_privileges(record)));
+    process.set_no_new_privileges(Some(Security::of(&record.host)?.no_new_privileges));
     process.set_oom_score_adj(Some(record.host.oom_score_adj));
     Ok(process)
 }

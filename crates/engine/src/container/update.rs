@@ -22,18 +22,24 @@ pub fn only_limits(body: HostConfig) -> HostConfig {
         memory_reservation: body.memory_reservation,
         memory_swap: body.memory_swap,
         pids_limit: body.pids_limit,
+        memory_swappiness: body.memory_swappiness,
         ..HostConfig::default()
     }
 }
 
-/// Checks the wanted limits by themselves, as at a container's making; answers warnings.
-pub fn check(engine: &Engine, wanted: &HostConfig) -> Result<Vec<String>> {
+/// Checks the wanted limits by themselves, as at a container's making, and takes away what this machine cannot do;
+/// answers warnings.
+pub fn check(engine: &Engine, wanted: &mut HostConfig) -> Result<Vec<String>> {
     let mut probe = wanted.clone();
     if probe.memory == 0 {
         // Only at a container's making does swap need a memory limit beside it: here there may be one.
         probe.memory_swap = 0;
     }
-    validate(engine, &Config::default(), &mut probe)
+    let warnings = validate(engine, &Config::default(), &mut probe)?;
+    wanted.blkio_weight = probe.blkio_weight;
+    // "No limit" is said by nothing at a container's making, where nothing was before; here it takes one away.
+    wanted.pids_limit = wanted.pids_limit.map(|limit| limit.max(0));
+    Ok(warnings)
 }
 
 /// The container's settings with the wanted ones in them; what is zero or empty stays as it was.

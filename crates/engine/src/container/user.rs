@@ -62,7 +62,8 @@ pub fn identity(passwd: &str, group: &str, user: &str, group_add: &[String]) -> 
     });
     let (uid, primary, home, name) = match (&entry, number) {
         (Some(f), _) => (f[2].parse().unwrap_or(0), f[3].parse().unwrap_or(0), f[5].to_owned(), Some(f[0])),
-        (None, Some(uid)) => (uid, 0, String::new(), None),
+        (None, Some(uid)) => (within(uid.into())?, 0, String::new(), None),
+        (None, None) if user.parse::<i64>().is_ok() => return Err(out_of_range()),
         (None, None) => {
             return Err(Error::invalid(format!(
                 "unable to find user {user}: no matching entries in passwd file"
@@ -70,17 +71,21 @@ pub fn identity(passwd: &str, group: &str, user: &str, group_add: &[String]) -> 
         }
     };
     let group_number = |text: &str| -> Result<u32> {
-        if let Ok(gid) = text.parse() {
-            return Ok(gid);
-        }
         group
             .lines()
             .map(|l| l.split(':').collect::<Vec<_>>())
             .find(|f| f.len() >= 3 && f[0] == text)
             .and_then(|f| f[2].parse().ok())
-            .ok_or_else(|| {
-                Error::invalid(format!("unable to find group {text}: no matching entries in group file"))
-            })
+            .map_or_else(
+                || match text.parse::<i64>() {
+                    Ok(gid) => within(gid),
+                    Err(_) => {
+                        let words = "no matching entries in group file";
+                        Err(Error::invalid(format!("unable to find group {text}: {words}")))
+                    }
+                },
+                Ok,
+            )
     };
     let mut groups: Vec<u32> = Vec::new();
     let gid = match wanted_group.filter(|g| !g.is_empty()) {
@@ -100,6 +105,15 @@ pub fn identity(passwd: &str, group: &str, user: &str, group_add: &[String]) -> 
     groups.sort_unstable();
     groups.dedup();
     Ok(Identity { uid, gid, groups, home: if home.is_empty() { "/".into() } else { home } })
+}
+
+/// A number that a user or a group may have, as Docker limits it.
+fn within(number: i64) -> Result<u32> {
+    u32::try_from(number).ok().filter(|n| *n <= i32::MAX as u32).ok_or_else(out_of_range)
+}
+
+fn out_of_range() -> Error {
+    Error::invalid("uids and gids must be in range 0-2147483647")
 }
 
 #[cfg(test)]

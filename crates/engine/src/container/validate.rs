@@ -1,8 +1,9 @@
 //! What a container is asked to be, checked before anything is made.
 
 use super::config::{Config, HostConfig};
+use super::security::Security;
 use super::signal::parse_signal;
-use super::{limits, links, log_options, spec};
+use super::{limits, links, log_options, ports, spec};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
@@ -14,7 +15,7 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     let mut warnings = Vec::new();
     let missing = |what: &str| Err(Error::not_implemented(format!("{what} is not there yet")));
     links::check_conflicts(config, host)?;
-    limits::check(host, engine.cpus)?;
+    limits::check(host, engine.cpus, limits::memory_nodes())?;
     spec::check_capabilities(host)?;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
@@ -75,18 +76,26 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
     match host.ipc_mode.as_str() {
         "" => host.ipc_mode = "private".into(),
         "private" | "none" | "host" | "shareable" => {}
-        other if other.strip_prefix("container:").is_some_and(|name| !name.is_empty()) => {}
-        other => return Err(Error::invalid(format!("invalid IPC mode: {other}"))),
+        other => match other.strip_prefix("container:").filter(|name| !name.is_empty()) {
+            Some(name) => known_container(engine, name)?,
+            None => return Err(Error::invalid(format!("invalid IPC mode: {other}"))),
+        },
     }
     match host.cgroupns_mode.as_str() {
         "" => host.cgroupns_mode = "private".into(),
         "private" | "host" => {}
         other => return Err(Error::invalid(format!("invalid cgroup namespace mode: {other}"))),
     }
-    let of_another = host.pid_mode.strip_prefix("container:").is_some_and(|name| !name.is_empty());
-    if !of_another && !matches!(host.pid_mode.as_str(), "" | "private" | "host") {
-        return Err(Error::invalid(format!("invalid PID mode: {}", host.pid_mode)));
+    match host.pid_mode.strip_prefix("container:").filter(|name| !name.is_empty()) {
+        Some(name) => known_container(engine, name)?,
+        None if matches!(host.pid_mode.as_str(), "" | "private" | "host") => {}
+        None => return Err(Error::invalid(format!("invalid PID mode: {}", host.pid_mode))),
     }
+    if host.network_mode == "container:" {
+        return Err(Error::invalid("invalid network mode: invalid container format container:<name|id>"));
+    }
+    ports::check(host)?;
+    host.extra_hosts.iter().flatten().try_for_each(|asked| extra_host(asked))?;
     if !matches!(host.uts_mode.as_str(), "" | "host") {
         return Err(Error::invalid(format!("invalid UTS mode: {}", host.uts_mode)));
     }
@@ -133,21 +142,8 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
             host.isolation
         )));
     }
-    for option in host.security_opt.iter().flatten() {
-        match option.as_str() {
-            "no-new-privileges"
-            | "no-new-privileges:true"
-            | "no-new-privileges=true"
-            | "no-new-privileges=false"
-            | "seccomp=unconfined"
-            | "seccomp:unconfined"
-            | "seccomp=builtin"
-            | "apparmor=unconfined"
-            | "apparmor:unconfined"
-            | "label=disable"
-            | "label:disable" => {}
-            other => return missing(&format!("--security-opt {other}")),
-        }
+    if let Some(profile) = Security::of(host)?.apparmor {
+        warnings.push(format!("This kernel does not support AppArmor. Profile {profile} discarded."));
     }
     // Nothing confines processes that see the host's: dockerd takes SELinux labels away, and says so.
     let confined = host.ipc_mode != "host" && host.pid_mode != "host" && !host.privileged;
@@ -185,6 +181,29 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         warnings.push("Published ports are discarded when using host network mode".into());
     }
     Ok(warnings)
+}
+
+/// A container whose namespaces are asked for. 400 where there is none: the CLI would take a 404 for a missing image.
+fn known_container(engine: &Engine, name: &str) -> Result<()> {
+    engine.containers.find(name).map(drop).map_err(|e| Error::invalid(e.message))
+}
+
+/// `NAME:ADDRESS`, where `host-gateway` is an address.
+fn extra_host(asked: &str) -> Result<()> {
+    match asked.split_once(':') {
+        Some(("", _)) => {}
+        Some((_, "host-gateway")) => return Ok(()),
+        Some((_, address)) => {
+            // IPv6 may stand in brackets.
+            let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+            return match bare.parse::<std::net::IpAddr>() {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Error::invalid(format!("invalid IP address in add-host: {address:?}"))),
+            };
+        }
+        None => {}
+    }
+    Err(Error::invalid(format!("bad format for add-host: {asked:?}")))
 }
 
 /// No driver for GPUs and their like: Docker's words for a machine without one.

@@ -240,6 +240,7 @@ impl Network {
 impl Network {
     /// The addresses asked for, held against the network, in Docker's words.
     pub fn check_endpoint(&self, settings: &EndpointSettings) -> Result<()> {
+        check_hardware(settings)?;
         let Some(asked) = &settings.ipam_config else { return Ok(()) };
         let pools = self.driver.pools();
         let by_user = |v6: bool| {
@@ -268,11 +269,36 @@ impl Network {
                 wrong.push(format!("no configured subnet or ip-range contain the IP address {text}"));
             }
         }
-        match wrong.as_slice() {
-            [] => Ok(()),
-            [one] => Err(Error::invalid(format!("invalid endpoint settings:\n{one}"))),
-            many => Err(Error::invalid(format!("invalid endpoint settings:\n* {}", many.join("\n* ")))),
+        refused(&wrong)
+    }
+}
+
+/// The same for a network that is not known yet: what is no address is none in any.
+pub fn check_words(settings: &EndpointSettings) -> Result<()> {
+    check_hardware(settings)?;
+    let asked = settings.ipam_config.clone().unwrap_or_default();
+    let mut wrong = Vec::new();
+    for (kind, text, v6) in [("IPv4", asked.ipv4_address, false), ("IPv6", asked.ipv6_address, true)] {
+        if !text.is_empty() && !text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6() == v6) {
+            wrong.push(format!("invalid {kind} address: {text}"));
         }
+    }
+    refused(&wrong)
+}
+
+fn check_hardware(settings: &EndpointSettings) -> Result<()> {
+    let text = &settings.mac_address;
+    if text.is_empty() || super::parse_mac(text).is_ok() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("invalid MAC address {text}")))
+}
+
+fn refused(wrong: &[String]) -> Result<()> {
+    match wrong {
+        [] => Ok(()),
+        [one] => Err(Error::invalid(format!("invalid endpoint settings:\n{one}"))),
+        many => Err(Error::invalid(format!("invalid endpoint settings:\n* {}", many.join("\n* ")))),
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use network::{AddressPool, Firewall, IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-pub use driver::{Driver, Network, Pools};
+pub use driver::{Driver, Network, Pools, check_words};
 pub use make::{NetworkRequest, PoolRequest};
 pub use names::ContainerNames;
 

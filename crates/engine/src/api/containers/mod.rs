@@ -208,8 +208,8 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 pub async fn update(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let handle = engine.containers.find(call.param(0))?;
-    let wanted = make_update::only_limits(call.json().await?);
-    let warnings = make_update::check(&engine, &wanted)?;
+    let mut wanted = make_update::only_limits(call.json_or_default().await?);
+    let warnings = make_update::check(&engine, &mut wanted)?;
     let wanted = Box::new(wanted);
     handle.ask(|reply| Command::Update { wanted, reply }).await??;
     Ok(Reply::json(json!({ "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) } })))

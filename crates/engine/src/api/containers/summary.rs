@@ -93,7 +93,9 @@ impl<'a> Endpoint<'a> {
             }
             None => Cow::Borrowed(""),
         };
-        let dns_names = (!matches!(name, "bridge" | "host" | "none")).then(|| {
+        // Names are given when the container first starts.
+        let answers = !matches!(name, "bridge" | "host" | "none") && !record.last.started_at.is_empty();
+        let dns_names = answers.then(|| {
             let mut names = vec![record.name.as_str()];
             names.extend(asked.aliases.iter().flatten().map(String::as_str));
             names.push(&record.id[..12]);
@@ -104,7 +106,7 @@ impl<'a> Endpoint<'a> {
             ipam_config: asked.ipam_config.as_ref(),
             links: asked.links.as_deref(),
             aliases: asked.aliases.as_deref(),
-            mac_address: member.map_or("", |m| &m.mac),
+            mac_address: member.map_or(&asked.mac_address, |m| &m.mac),
             driver_opts: asked.driver_opts.as_ref(),
             gw_priority: asked.gw_priority,
             network_id,

@@ -133,7 +133,7 @@ pub fn resources(record: &Record) -> Result<LinuxResources> {
         "cpu": {
             "shares": positive(host.cpu_shares), "period": positive(period), "quota": (quota != 0).then_some(quota),
         },
-        "pids": host.pids_limit.filter(|l| *l != 0).map(|l| json!({ "limit": l })),
+        "pids": host.pids_limit.map(|l| json!({ "limit": if l > 0 { l } else { -1 } })),
         "blockIO": {
             "weight": (host.blkio_weight > 0).then_some(host.blkio_weight),
             "weightDevice": weights,
