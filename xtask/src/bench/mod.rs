@@ -16,6 +16,7 @@ mod guest;
 mod image;
 mod images;
 mod machine;
+mod network;
 mod news;
 mod outside;
 mod place;
@@ -59,6 +60,9 @@ pub struct Options {
     /// Only the rows about builds
     #[arg(long, conflicts_with_all = ["guest", "images"])]
     builds: bool,
+    /// Only the rows about networks: bytes by iperf3, requests by wrk
+    #[arg(long, conflicts_with_all = ["guest", "images", "builds", "registry_root"])]
+    network: bool,
     /// Measure the boot, and the rows in the guest through the machine's socket
     #[arg(long, conflicts_with_all = ["peer", "peer_daemon", "peer_daemon_containerd", "registry_root"])]
     guest: bool,
@@ -123,29 +127,31 @@ pub fn run(options: &Options) -> Result<()> {
     };
     println!("load average at the start: {}\n{}", load(), report::head());
     let how_ours = Launch::Ours { engine: &engine, sandbox: &sandbox, nft };
-    if !options.images {
-        bench.builds(
-            &how_ours,
-            options,
-            &cli,
-            &tool("CORACLE_TEST_BUILDX")?,
-            &tool("CORACLE_TEST_BUSYBOX")?,
-        )?;
-    }
-    if options.builds {
-        println!("load average at the end: {}", load());
-        return bench.write(options, &[]);
-    }
-    bench.fresh(&how_ours, options, &cli)?;
-    if let Some(limit) = &limit {
-        let tools = images::Tools { cli: &cli, registry: &registry_program, limit };
-        bench.images(&how_ours, options, &tools)?;
-    }
-    bench.start_with_many(&how_ours, &cli)?;
-    drop(registry);
-    if options.images {
-        println!("load average at the end: {}", load());
-        return bench.write(options, &[]);
+    if !options.network {
+        if !options.images {
+            bench.builds(
+                &how_ours,
+                options,
+                &cli,
+                &tool("CORACLE_TEST_BUILDX")?,
+                &tool("CORACLE_TEST_BUSYBOX")?,
+            )?;
+        }
+        if options.builds {
+            println!("load average at the end: {}", load());
+            return bench.write(options, &[]);
+        }
+        bench.fresh(&how_ours, options, &cli)?;
+        if let Some(limit) = &limit {
+            let tools = images::Tools { cli: &cli, registry: &registry_program, limit };
+            bench.images(&how_ours, options, &tools)?;
+        }
+        bench.start_with_many(&how_ours, &cli)?;
+        drop(registry);
+        if options.images {
+            println!("load average at the end: {}", load());
+            return bench.write(options, &[]);
+        }
     }
 
     let ours = launch(&how_ours, &folder.path().join("ours"), &cli)?;
@@ -164,6 +170,11 @@ pub fn run(options: &Options) -> Result<()> {
         .map(|s| s.docker(&["version", "-f", "{{.Server.Version}}"]).map(|v| format!("{}: {v}", s.name)))
         .collect::<Result<_>>()?;
     println!("{}", versions.join(", "));
+    if options.network {
+        bench.network(&sides)?;
+        println!("load average at the end: {}", load());
+        return bench.write(options, &versions);
+    }
     bench.one_container(&sides)?;
     bench.many(&sides)?;
     bench.streams(&sides)?;
