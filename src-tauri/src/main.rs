@@ -5,6 +5,7 @@
 
 mod commands;
 mod tray;
+mod updates;
 
 use std::{
     sync::{
@@ -58,7 +59,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let built = tauri::Builder::default()
+    let builder = tauri::Builder::default()
         // First: a second start only shows the window of the first.
         .plugin(tauri_plugin_single_instance::init(|app, arguments, _| {
             show(app);
@@ -67,7 +68,10 @@ fn main() {
         .plugin(tauri_plugin_autostart::Builder::new().args([HIDDEN]).app_name(TITLE).build())
         .plugin(tauri_plugin_dialog::init())
         .plugin(tauri_plugin_notification::init())
-        .plugin(tauri_plugin_opener::init())
+        .plugin(tauri_plugin_opener::init());
+    #[cfg(feature = "updates")]
+    let builder = builder.plugin(tauri_plugin_updater::Builder::new().build());
+    let built = builder
         .manage(backend)
         .manage(commands::Streams::default())
         .manage(HasTray(AtomicBool::new(false)))
@@ -83,6 +87,8 @@ fn main() {
             commands::pick,
             commands::open_folder,
             commands::autostart,
+            updates::updates,
+            updates::update,
         ])
         .setup(|app| {
             window(app.handle())?;

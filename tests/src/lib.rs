@@ -40,6 +40,12 @@ pub fn tool(variable: &str) -> PathBuf {
     }
 }
 
+/// The time as `docker events --until` takes it: what happened before it is told.
+pub fn seconds_now() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time past 1970");
+    format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
+}
+
 /// Waits until `ready` holds, asking often; for what can only be polled from outside (a socket's appearance).
 /// Panics with `what` after a minute: a disk may be busy with what was built before.
 pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {

@@ -56,7 +56,7 @@ impl Machine {
             chown(&home, Some(user), Some(user))
                 .expect("chown: these tests need root, to become an ordinary user");
         }
-        let limit = if foreign.is_some() { "400" } else { "90" };
+        let limit = if foreign.is_some() { "400" } else { "240" };
         let this = Self { home, user, foreign, _turn: turn };
         if this.foreign.is_some() {
             this.coracle(&["settings", "set", "boot-limit-s", limit]).ok();

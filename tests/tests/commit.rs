@@ -3,7 +3,7 @@
 
 use std::io::Read;
 
-use tests::Engine;
+use tests::{Engine, seconds_now};
 
 fn format(engine: &Engine, image: &str, template: &str) -> String {
     engine.docker(&["inspect", "-f", template, image]).ok()
@@ -41,6 +41,14 @@ fn a_container_becomes_an_image() {
     let history =
         engine.docker(&["history", "--no-trunc", "--format", "{{.CreatedBy}}|{{.Comment}}", "made:1"]).ok();
     assert_eq!(history.lines().next(), Some(format!("sh -c {script}|words").as_str()));
+
+    // Who keeps a list of images hears of it, as from dockerd.
+    let now = seconds_now();
+    let told = ["--since", "0", "--until", &now].as_slice();
+    let shown = ["--filter", "type=image", "--filter", "event=create", "--filter", "event=tag"];
+    let format_of = ["--format", "{{.Action}} {{.Actor.ID}} {{.Actor.Attributes.name}}"];
+    let events = engine.docker(&[&["events"], told, &shown, &format_of].concat()).ok();
+    assert!(events.contains(&format!("create {id} {id}\ntag {id} made:1")), "{events}");
 
     // Only what it wrote: no places that the runtime mounts at, nothing of its volume.
     let saved = engine.path("made.tar");

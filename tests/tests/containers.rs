@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
-use tests::{Cli, Engine, Outcome, engine::signal, images};
+use tests::{Cli, Engine, Outcome, engine::signal, images, seconds_now};
 
 #[test]
 fn hello_world_with_every_cli() {
@@ -460,10 +460,4 @@ fn docker_py_notices_no_difference() {
     let mut python = std::process::Command::new(tests::tool("CORACLE_TEST_PYTHON"));
     python.arg(script).env("DOCKER_HOST", format!("unix://{}", engine.socket().display()));
     assert!(Outcome::from(python.output().unwrap()).ok().starts_with("docker-py "));
-}
-
-/// Seconds since the epoch.
-fn seconds_now() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
 }

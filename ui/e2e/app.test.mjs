@@ -398,6 +398,24 @@ test("settings, in both themes", async () => {
   await page.getByLabel("The daemon’s log").getByText("serving").first().waitFor();
 });
 
+test("proxies are checked in place and kept", async () => {
+  const proxies = page.getByRole("region", { name: "Proxies" });
+  const field = proxies.getByLabel("HTTPS");
+  const keep = proxies.getByRole("button", { name: "Keep" });
+  await field.fill("proxy:3128");
+  await proxies.getByText(/A URL, such as/).waitFor();
+  assert.ok(await keep.isDisabled());
+  for (const value of ["http://proxy.example.com:3128", ""]) {
+    await field.fill(value);
+    await keep.click();
+    await proxies.getByText("Acts after a restart.").waitFor();
+    await eventually("kept", () => keep.isDisabled());
+    await section(page, "Containers");
+    await section(page, "Settings");
+    await eventually("shown", async () => (await field.inputValue()) === value);
+  }
+});
+
 test("a narrow window shows one pane, 200 % zoom loses nothing", async () => {
   await section(page, "Containers");
   await page.setViewportSize({ width: 640, height: 400 });

@@ -334,6 +334,32 @@ test("images: saved, loaded, imported, pushed", async () => {
   await accessible(page, "images");
 });
 
+test("images: what each layer holds, as text and nothing else", async () => {
+  await docker("run", "--name", "writes", "busybox", "sh", "-c", "echo one > /kept; echo two > /gone; echo three > '/<b>three'");
+  await docker("commit", "writes", "layered:1");
+  await docker("run", "--name", "removes", "layered:1", "sh", "-c", "rm /gone; ln -s /kept /link");
+  await docker("commit", "removes", "layered:2");
+  await section(page, "Images");
+  await row(page, "layered:2").click();
+  await tab(page, "Layers");
+  const files = page.getByRole("list", { name: "Files of the layer" });
+  const layer = (n) => page.getByRole("button", { name: /^Files of / }).nth(n);
+  await layer(0).click();
+  await files.getByText("/link → /kept", { exact: true }).waitFor();
+  await files.getByRole("listitem").filter({ hasText: "/gone" }).getByText("removed").waitFor();
+  assert.equal(await files.getByRole("listitem").count(), 2);
+  await accessible(page, "layers");
+  await layer(1).click();
+  await files.getByText("/<b>three", { exact: true }).waitFor();
+  await page.getByRole("searchbox", { name: "Filter files" }).fill("KEPT");
+  await files.getByText("/<b>three", { exact: true }).waitFor({ state: "detached" });
+  assert.equal(await files.getByRole("listitem").count(), 1);
+  await layer(1).click();
+  await files.waitFor({ state: "detached" });
+  await docker("rm", "writes", "removes");
+  await docker("rmi", "layered:1", "layered:2");
+});
+
 test("registries: signed in, kept where docker keeps it, signed out", async () => {
   await section(page, "Settings");
   await page.getByText("You are signed in nowhere").waitFor();

@@ -3,13 +3,14 @@
 //! ```text
 //! coracle_<version>_<arch>.deb   coracle-<version>-1.<arch>.rpm
 //! Coracle-Setup-<version>-x64.exe   Coracle-<version>-<arch>.zip, .dmg
-//! coracle-<version>.cdx.json     CycloneDX: crates of the programs, Debian's packages in the guest's image
+//! coracle-<version>.cdx.json     CycloneDX: crates of the programs, Debian's packages in the guest's image, others' programs
 //! SHA256SUMS
 //! ```
 //!
 //! A package of Linux is the stage as it is, below `/usr/lib/coracle`, and what a desktop looks for in its own places. The same
 //! programs give the same bytes: times are the commit's (or `SOURCE_DATE_EPOCH`).
 
+mod bundled;
 mod deb;
 mod macos;
 mod rpm;
@@ -56,34 +57,46 @@ pub struct About {
     /// Seconds since 1970 of everything in it.
     time: u64,
     has_app: bool,
+    /// Compose and buildx travel with it.
+    has_plugins: bool,
+}
+
+/// What is left out of packages.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Without {
+    /// The desktop app.
+    pub app: bool,
+    /// Compose and buildx.
+    pub plugins: bool,
 }
 
 /// Makes the packages for an operating system; answers their folder. `stage` is packed as it is, instead of a new one.
-pub fn run(os: &str, without_app: bool, stage: Option<&Path>) -> Result<PathBuf> {
+pub fn run(os: &str, without: Without, stage: Option<&Path>) -> Result<PathBuf> {
     let out = target_dir().join("dist");
     match (os, stage) {
-        ("windows", Some(stage)) => return windows_packages(stage, &out, without_app, version()),
-        ("windows", None) => return windows_packages(&windows_stage()?, &out, without_app, version()),
-        ("macos", Some(stage)) => return macos_packages(stage, &out, without_app),
-        ("macos", None) => return macos_packages(&macos_stage()?, &out, without_app),
-        (_, Some(stage)) => return packages(stage, &out, without_app),
+        ("windows", Some(stage)) => return windows_packages(stage, &out, without, version()),
+        ("windows", None) => return windows_packages(&windows_stage()?, &out, without, version()),
+        ("macos", Some(stage)) => return macos_packages(stage, &out, without),
+        ("macos", None) => return macos_packages(&macos_stage()?, &out, without),
+        (_, Some(stage)) => return packages(stage, &out, without),
         (_, None) => {}
     }
     stage::build()?;
     crate::image_of(debian::host_arch())?;
-    if !without_app {
+    if !without.app {
         ui::desktop(false)?;
     }
-    packages(&stage::dir(), &out, without_app)
+    packages(&stage::dir(), &out, without)
 }
 
 /// Packages of a stage.
-fn packages(stage: &Path, out: &Path, without_app: bool) -> Result<PathBuf> {
+fn packages(stage: &Path, out: &Path, without: Without) -> Result<PathBuf> {
     let about = About {
         version: version().into(),
         arch: debian::host_arch().into(),
         time: time()?,
-        has_app: !without_app && stage.join("bin").join(DESKTOP).is_file(),
+        has_app: !without.app && stage.join("bin").join(DESKTOP).is_file(),
+        has_plugins: !without.plugins,
     };
     let files = files(stage, &about)?;
     let made = [
@@ -91,7 +104,7 @@ fn packages(stage: &Path, out: &Path, without_app: bool) -> Result<PathBuf> {
         (format!("coracle-{}-1.{}.rpm", about.version, rpm::arch(&about)), rpm::build(&files, &about)?),
         (
             format!("coracle-{}.cdx.json", about.version),
-            sbom::build(stage, &about, &stage::triple(), sbom::LINUX)?,
+            sbom::build(stage, &about, "linux", &stage::triple(), sbom::LINUX)?,
         ),
     ];
     write(out, &made)
@@ -108,19 +121,20 @@ fn windows_stage() -> Result<PathBuf> {
 }
 
 /// The installer of Windows, which is x86_64's; arm64's runs it as well.
-pub fn windows_packages(stage: &Path, out: &Path, without_app: bool, version: &str) -> Result<PathBuf> {
+pub fn windows_packages(stage: &Path, out: &Path, without: Without, version: &str) -> Result<PathBuf> {
     let about = About {
         version: version.into(),
         arch: "amd64".into(),
         time: time()?,
-        has_app: !without_app && stage.join("bin").join(format!("{DESKTOP}.exe")).is_file(),
+        has_app: !without.app && stage.join("bin").join(format!("{DESKTOP}.exe")).is_file(),
+        has_plugins: !without.plugins,
     };
     let work = work()?;
     let made = [
         (format!("Coracle-Setup-{version}-x64.exe"), windows::build(stage, &about, work.path())?),
         (
             format!("coracle-{version}.cdx.json"),
-            sbom::build(stage, &about, "x86_64-pc-windows-gnu", sbom::HOST)?,
+            sbom::build(stage, &about, "windows", "x86_64-pc-windows-gnu", sbom::HOST)?,
         ),
     ];
     write(out, &made)
@@ -145,13 +159,14 @@ fn macos_stage() -> Result<PathBuf> {
 }
 
 /// Packages of a stage of macOS.
-fn macos_packages(stage: &Path, out: &Path, without_app: bool) -> Result<PathBuf> {
+fn macos_packages(stage: &Path, out: &Path, without: Without) -> Result<PathBuf> {
     let arch = if stage.join("share/coracle/guest/arm64").is_dir() { "arm64" } else { "amd64" };
     let about = About {
         version: version().into(),
         arch: arch.into(),
         time: time()?,
-        has_app: !without_app && stage.join("bin").join(DESKTOP).is_file(),
+        has_app: !without.app && stage.join("bin").join(DESKTOP).is_file(),
+        has_plugins: !without.plugins,
     };
     let work = work()?;
     let (zip, dmg) = macos::build(stage, &about, work.path())?;
@@ -160,7 +175,10 @@ fn macos_packages(stage: &Path, out: &Path, without_app: bool) -> Result<PathBuf
     let made = [
         (format!("{name}.zip"), zip),
         (format!("{name}.dmg"), dmg),
-        (format!("coracle-{}.cdx.json", about.version), sbom::build(stage, &about, triple, sbom::HOST)?),
+        (
+            format!("coracle-{}.cdx.json", about.version),
+            sbom::build(stage, &about, "macos", triple, sbom::HOST)?,
+        ),
     ];
     write(out, &made)
 }
@@ -179,10 +197,12 @@ fn work() -> Result<Work> {
     Ok(Work(path))
 }
 
-struct Work(PathBuf);
+/// A folder that goes with its value.
+pub struct Work(PathBuf);
 
 impl Work {
-    fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -191,6 +211,29 @@ impl Drop for Work {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// What Linux' packages of a stage bring, unpacked: by Debian's own tool, and by the library of the other kind, for here
+/// is no `rpm`. Compose and buildx are left out: their makers' servers may be out of reach.
+pub fn installed(stage: &Path) -> Result<Vec<(&'static str, Work)>> {
+    let made = work()?;
+    packages(stage, &made.path().join("made"), Without { plugins: true, ..Without::default() })?;
+    let mut roots = Vec::new();
+    for kind in ["deb", "rpm"] {
+        let root = work()?;
+        let all = fs::read_dir(made.path().join("made"))?.flatten().map(|entry| entry.path());
+        let mut packages = all.filter(|path| path.extension().is_some_and(|e| e == kind));
+        let package = packages.next().with_context(|| format!("no .{kind} was made"))?;
+        match kind {
+            "deb" => stage::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(root.path()))?,
+            _ => {
+                fs::remove_dir(root.path())?; // it makes the folder itself
+                ::rpm::Package::open(&package)?.extract(root.path())?;
+            }
+        }
+        roots.push((kind, root));
+    }
+    Ok(roots)
 }
 
 /// Puts packages and their sums into `out`, and nothing else.
@@ -221,6 +264,9 @@ fn files(stage: &Path, about: &About) -> Result<Vec<File>> {
     let read = |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));
     for program in PROGRAMS {
         add(&format!("{HOME}/bin/{program}"), read(stage.join("bin").join(program))?, 0o755);
+    }
+    for (name, bytes) in bundled::plugins("linux", about, &stage.join("bin"))? {
+        add(&format!("{HOME}/bin/{name}"), bytes, 0o755);
     }
     let image = stage.join("share/coracle/guest").join(&about.arch);
     for name in ["kernel", "initrd", "root.erofs", "manifest.json"] {
@@ -311,6 +357,8 @@ mod tests {
         assert_eq!(date(1_795_305_600), "2026-11-22");
     }
 
+    const BARE: Without = Without { app: true, plugins: true };
+
     /// A stage of programs that only say who they are.
     fn stage_in(dir: &Path) -> PathBuf {
         let stage = dir.join("stage");
@@ -343,7 +391,7 @@ mod tests {
     fn packages_are_whole_and_the_same_twice() {
         let dir = tempfile::tempdir().unwrap();
         let stage = stage_in(dir.path());
-        let make = |name: &str| packages(&stage, &dir.path().join(name), true).unwrap();
+        let make = |name: &str| packages(&stage, &dir.path().join(name), BARE).unwrap();
         let (first, second) = (make("a"), make("b"));
         let sums = fs::read_to_string(first.join("SHA256SUMS")).unwrap();
         assert_eq!(sums, fs::read_to_string(second.join("SHA256SUMS")).unwrap());
@@ -376,7 +424,7 @@ mod tests {
             fs::write(path, "x").unwrap();
         }
         fs::write(guest.join("manifest.json"), r#"{"packages":[]}"#).unwrap();
-        let out = windows_packages(&stage, &dir.path().join("out"), true, "1.2.3").unwrap();
+        let out = windows_packages(&stage, &dir.path().join("out"), BARE, "1.2.3").unwrap();
         let setup = fs::read(out.join("Coracle-Setup-1.2.3-x64.exe")).unwrap();
         assert!(setup.starts_with(b"MZ"));
         let sums = fs::read_to_string(out.join("SHA256SUMS")).unwrap();
@@ -392,7 +440,7 @@ mod tests {
         for name in ["coracle", "vfkit"] {
             fs::write(stage.join("bin").join(name), name).unwrap();
         }
-        let refused = macos_packages(&stage, &dir.path().join("out"), true).unwrap_err();
+        let refused = macos_packages(&stage, &dir.path().join("out"), BARE).unwrap_err();
         assert!(refused.to_string().contains("it is not packed"), "{refused:#}");
     }
 
@@ -400,7 +448,7 @@ mod tests {
     #[test]
     fn installs_and_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let deb = package(&packages(&stage_in(dir.path()), &dir.path().join("out"), true).unwrap(), "deb");
+        let deb = package(&packages(&stage_in(dir.path()), &dir.path().join("out"), BARE).unwrap(), "deb");
         let root = dir.path().join("root");
         for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "run"] {
             fs::create_dir_all(root.join(folder)).unwrap();

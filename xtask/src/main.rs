@@ -63,6 +63,9 @@ enum Task {
         /// Leave the desktop app out
         #[arg(long)]
         without_app: bool,
+        /// Leave compose and buildx out (they are fetched from their makers)
+        #[arg(long)]
+        without_plugins: bool,
         /// Pack this stage as it is, instead of building one
         #[arg(long)]
         stage: Option<PathBuf>,
@@ -131,8 +134,16 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Task::Run => run::run()?,
         Task::Test { quick, full, filter } => test::run(test::Tier::of(quick, full), filter.as_deref())?,
-        Task::Dist { os, without_app, stage } => {
-            println!("{}", dist::run(&os, without_app, stage.as_deref())?.display());
+        Task::Dist { os, without_app, without_plugins, stage } => {
+            println!(
+                "{}",
+                dist::run(
+                    &os,
+                    dist::Without { app: without_app, plugins: without_plugins },
+                    stage.as_deref()
+                )?
+                .display()
+            );
         }
         Task::Check { under_wine: true, .. } => wine::run()?,
         Task::Check { all_targets_os, .. } => check::run(all_targets_os)?,

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{check, fuzz, licences, stage, target_dir, tools, ui, workspace};
+use crate::{check, dist, fuzz, licences, stage, target_dir, tools, ui, workspace};
 
 /// How much is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     // Programs of the crates' own integration tests (the shim) are built by cargo test itself.
     run_step(
         "unit and integration tests",
-        tests.args(["test", "--workspace", "--exclude", "tests", "--locked"]).args(&name),
+        tests.args(["test", "--workspace", "--exclude", "tests", "--locked", "--no-fail-fast"]).args(&name),
     )?;
     if tier == Tier::Quick {
         ui::check()?;
@@ -104,7 +104,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     run_step(
         "end to end",
         end_to_end
-            .args(["test", "--package", "tests", "--locked"])
+            .args(["test", "--package", "tests", "--locked", "--no-fail-fast"])
             .args(&name)
             .envs(interface)
             .env("CORACLE_TEST_BIN", &bin)
@@ -112,6 +112,17 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     )?;
     if tier != Tier::Full || filter.is_some() {
         return Ok(());
+    }
+    for (kind, root) in dist::installed(&stage::dir())? {
+        let bin = root.path().join("usr/lib/coracle/bin");
+        run_step(
+            &format!("the app as the .{kind} brings it"),
+            cargo()
+                .args(["test", "--package", "tests", "--test", "app", "--locked", "the_window_opens"])
+                .envs(ui::test_environment()?)
+                .env("CORACLE_TEST_DESKTOP", bin.join("coracle-desktop"))
+                .env("CORACLE_TEST_BIN", bin),
+        )?;
     }
     // What is measured, apart from what is tested: it takes minutes and wants the computer for itself.
     let figures = ["--package", "tests", "--test", "app", "--locked", "--", "--ignored", "--nocapture"];

@@ -128,7 +128,12 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
     let system = wine.folder.join("prefix/drive_c/windows/system32");
     fs::copy(wine.tree.file("/usr/x86_64-w64-mingw32/lib/zlib1.dll"), system.join("zlib1.dll"))?;
     let setup = |version: &str| -> Result<()> {
-        let out = crate::dist::windows_packages(&stage, &wine.folder.join("dist"), true, version)?;
+        let out = crate::dist::windows_packages(
+            &stage,
+            &wine.folder.join("dist"),
+            crate::dist::Without { app: true, plugins: true },
+            version,
+        )?;
         wine.copy(&out.join(format!("Coracle-Setup-{version}-x64.exe")), "setup.exe")?;
         let said = wine.run("setup.exe", &["/S"])?;
         ensure!(said.status.success(), "the installer: {}\n{}", said.status, text(&said));

@@ -80,6 +80,8 @@ Settings:
   boot-limit-s       seconds in which the guest must answer; 0: what the accelerator needs
   idle-stop-s        seconds without a running container and without a command after which the machine is stopped;
                      the next docker command starts it again; 0: never
+  http-proxy, https-proxy, no-proxy
+                     proxies of the engine's pulls; empty: those of the environment that the daemon was started in
 
 Example: coracle settings set memory-mib 4096 && coracle restart")]
     Settings {

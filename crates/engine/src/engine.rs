@@ -318,6 +318,15 @@ impl Engine {
         self.events.emit("container", action, &record.id, attributes);
     }
 
+    /// Tells of an image that was made here, and of the names that it got.
+    pub fn image_made(&self, id: &str, names: &[image::Reference]) {
+        let named = |name: String| BTreeMap::from([("name".to_owned(), name)]);
+        self.events.emit("image", "create", id, named(id.to_owned()));
+        for name in names {
+            self.events.emit("image", "tag", id, named(name.familiar()));
+        }
+    }
+
     /// Tells of something that happened to a volume.
     pub fn volume_event(&self, name: &str, action: &str, mut attributes: BTreeMap<String, String>) {
         attributes.insert("driver".into(), "local".into());

@@ -3,7 +3,8 @@
 //! ```text
 //!            Start                     engine runs
 //!  Stopped --------> Starting ----------------------------> Running
-//!     ^                 |  `--limit, KVM--> Starting (TCG)   |   |
+//!   Asleep              |  |--limit, KVM--> Starting (TCG)   |   |
+//!     ^                 |  `--limit, 1st --> Starting (2nd)  |   |
 //!     |                 |  limit, panic, death, no image ..  |   | panic, death, engine fails,
 //!     |                 v                                    |   v link lost too long
 //!     |              Failed{why, vm?} <----------------------'-- |
@@ -13,10 +14,14 @@
 //!             limit: killed
 //! ```
 //!
-//! A machine that nobody uses is stopped when the setting `idle-stop-s` says so; Docker's socket stays, and its next
-//! use starts the machine again.
+//! A machine that nobody uses is stopped when the setting `idle-stop-s` says so (it is then asleep); Docker's socket
+//! stays, and its next use starts the machine again.
 //!
 //! A failed machine keeps its vm where the guest can still be looked at (`coracle shell`, `logs --guest`).
+
+mod launch;
+mod look;
+mod vm;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,28 +32,19 @@ use tokio::{
 };
 use wire::control::{Engine, ToGuest};
 
+use self::vm::{Vm, boot_limit, end, kvm_by_choice};
 use crate::{
     BUILD, Home, HostError, RELEASE, Settings,
     api::{DaemonInfo, Failure, GuestInfo, StateName, Status, one_line},
-    changes::Changes,
-    driver::{
-        self, Channel, Driver, Tell,
-        local::Local,
-        qemu::{Accel, Qemu},
-        vfkit::Vfkit,
-        wsl::Wsl,
-    },
+    driver::{self, Channel},
     forward::{Route, Used},
-    guest::{self, Guest},
-    log::{bound, tail, tail_since},
-    platform,
+    guest,
+    log::{tail, tail_since},
     ports::Ports,
-    settings::{AccelChoice, DriverKind},
-    setup,
 };
 
-/// Time in which a guest must answer: with KVM (then TCG is tried), and translated.
-const BOOT_LIMIT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(120));
+/// Times a guest is started that does not answer: a kernel may hang as it boots, and did not touch the data disk yet.
+const BOOT_TIMES: u32 = 2;
 /// Time in which the engine must run, from the guest's answer on.
 const ENGINE_LIMIT: Duration = Duration::from_secs(120);
 /// Times an engine may fail in a row before a start is given up.
@@ -61,10 +57,6 @@ const STOP_SLACK: Duration = Duration::from_secs(15);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How often room for a guest that stands still is looked for, and logs are bounded.
 const LOOK: Duration = Duration::from_secs(2);
-/// Room that lets a guest go on, in MiB, and the one below which it is made to stand still where its hypervisor doesn't
-/// do so by itself.
-const ROOM_MIB: u64 = 128;
-const NO_ROOM_MIB: u64 = 32;
 /// Lines of the console in which a panic is looked for: its trace is long.
 const PANIC_LINES: usize = 400;
 /// Lines of what a share said that make an error.
@@ -114,7 +106,6 @@ impl Machine {
             last_vm: 0,
             console_from: 0,
             used: used.clone(),
-            asleep: false,
         };
         owner.adopt().await;
         owner.publish();
@@ -163,49 +154,50 @@ impl Machine {
     }
 }
 
-/// A driver at work and the link to its guest.
-struct Vm {
-    id: u64,
-    driver: Driver,
-    guest: Option<Guest>,
-    /// Passes on what the host changes in shared folders.
-    _changes: Option<Changes>,
-    info: Option<GuestInfo>,
-    /// Why the guest stands still.
-    paused: Option<Failure>,
-    /// What died of it, while it goes on.
-    broken: Option<Failure>,
-    /// Since when the link is gone.
-    lost: Option<Instant>,
-    /// Since when nothing happens in the guest.
-    quiet: Option<Instant>,
-    /// How long nothing may happen before it is stopped.
-    idle_stop: Option<Duration>,
-    /// An earlier daemon started it.
-    is_adopted: bool,
-}
-
 enum State {
     Stopped,
+    /// Stopped because nobody used it: its next use starts it.
+    Asleep,
     Starting {
         vm: Vm,
         deadline: Instant,
         settings: Settings,
+        times: u32,
     },
     Running {
         vm: Vm,
     },
-    /// `ends_left`: it is an engine that was started only to end what an earlier one left.
     Stopping {
         vm: Vm,
         deadline: Instant,
         killed: bool,
-        ends_left: bool,
+        why: Stop,
     },
     Failed {
         failure: Failure,
         vm: Option<Vm>,
     },
+}
+
+/// Why it stops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Somebody said so.
+    Asked,
+    /// Nobody used it; whoever comes meanwhile waits for the next start.
+    Idle,
+    /// It is an engine that was started only to end what an earlier one left.
+    EndsLeft,
+}
+
+impl Stop {
+    /// What it is afterwards.
+    fn end(self) -> State {
+        match self {
+            Self::Idle => State::Asleep,
+            Self::Asked | Self::EndsLeft => State::Stopped,
+        }
+    }
 }
 
 struct Owner {
@@ -221,8 +213,6 @@ struct Owner {
     /// Length of the console's log when the vm was started.
     console_from: u64,
     used: Used,
-    /// It is stopped, or being so, because nobody used it.
-    asleep: bool,
 }
 
 impl Owner {
@@ -246,8 +236,8 @@ impl Owner {
                 _ = look.tick() => self.look().await,
             }
             // Somebody came while it was falling asleep.
-            if matches!(self.state, State::Stopped) && !self.starting.is_empty() {
-                self.launch(None).await;
+            if matches!(self.state, State::Stopped | State::Asleep) && !self.starting.is_empty() {
+                self.launch(None, 1).await;
             }
             self.publish();
         }
@@ -257,7 +247,7 @@ impl Owner {
         match &self.state {
             State::Starting { vm, .. } | State::Running { vm } | State::Stopping { vm, .. } => Some(vm),
             State::Failed { vm, .. } => vm.as_ref(),
-            State::Stopped => None,
+            State::Stopped | State::Asleep => None,
         }
     }
 
@@ -265,7 +255,7 @@ impl Owner {
         match &mut self.state {
             State::Starting { vm, .. } | State::Running { vm } | State::Stopping { vm, .. } => Some(vm),
             State::Failed { vm, .. } => vm.as_mut(),
-            State::Stopped => None,
+            State::Stopped | State::Asleep => None,
         }
     }
 
@@ -279,7 +269,7 @@ impl Owner {
             // One that stands still can't answer.
             State::Running { vm } if vm.paused.is_some() => None,
             State::Running { vm } => vm.lost.map(|lost| lost + LOST_LIMIT),
-            State::Stopped | State::Failed { .. } => None,
+            State::Stopped | State::Asleep | State::Failed { .. } => None,
         }
     }
 
@@ -289,15 +279,17 @@ impl Owner {
         match &self.state {
             State::Running { .. } => drop(reply.send(Ok(()))),
             State::Starting { .. } => self.starting.push(reply),
-            State::Stopping { .. } if self.asleep => self.starting.push(reply),
-            State::Stopping { .. } => drop(reply.send(Err(Failure::from(&HostError::Busy("stopping"))))),
-            State::Stopped | State::Failed { .. } => {
+            State::Stopping { why: Stop::Idle, .. } => self.starting.push(reply),
+            State::Stopping { why: Stop::Asked | Stop::EndsLeft, .. } => {
+                drop(reply.send(Err(Failure::from(&HostError::Busy("stopping")))))
+            }
+            State::Stopped | State::Asleep | State::Failed { .. } => {
                 if let State::Failed { vm: Some(vm), .. } = std::mem::replace(&mut self.state, State::Stopped)
                 {
                     end(vm).await;
                 }
                 self.starting.push(reply);
-                self.launch(None).await;
+                self.launch(None, 1).await;
             }
         }
     }
@@ -305,15 +297,17 @@ impl Owner {
     fn stop(&mut self, grace: Duration, reply: Reply) {
         self.fail_starts(&HostError::Busy("stopping"));
         self.stopping.push(reply);
-        self.asleep = false;
-        if matches!(self.state, State::Stopped | State::Failed { vm: None, .. })
+        if matches!(self.state, State::Stopped | State::Asleep | State::Failed { vm: None, .. })
             && driver::local::has_left(&self.home)
             && self.end_left(grace)
         {
             return;
         }
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Stopped | State::Failed { vm: None, .. } => State::Stopped,
+            State::Stopped | State::Asleep | State::Failed { vm: None, .. } => State::Stopped,
+            State::Stopping { vm, deadline, killed, why: Stop::Idle } => {
+                State::Stopping { vm, deadline, killed, why: Stop::Asked }
+            }
             stopping @ State::Stopping { .. } => stopping,
             State::Starting { vm, .. } | State::Running { vm } | State::Failed { vm: Some(vm), .. } => {
                 tracing::info!("stopping, with {grace:?} for the engine");
@@ -332,36 +326,12 @@ impl Owner {
                     vm,
                     deadline: Instant::now() + grace + slack,
                     killed: false,
-                    ends_left: false,
+                    why: Stop::Asked,
                 }
             }
         };
         if matches!(self.state, State::Stopped) {
-            self.off();
-        }
-    }
-
-    /// An engine of this Linux died and left its containers, which only an engine finds and ends: one is started for
-    /// that. Whether it could be.
-    fn end_left(&mut self, grace: Duration) -> bool {
-        let id = self.next_vm();
-        match Local::launch(&self.home, self.tell(id)) {
-            Ok(local) => {
-                tracing::info!("an engine ends the containers that an earlier one left");
-                let vm = self.connect(id, Driver::Local(local), 0);
-                // Until it is ready it can't be asked.
-                self.state = State::Stopping {
-                    vm,
-                    deadline: Instant::now() + ENGINE_LIMIT + grace,
-                    killed: false,
-                    ends_left: true,
-                };
-                true
-            }
-            Err(error) => {
-                tracing::error!("containers that an engine left are not ended: {error}");
-                false
-            }
+            self.off(Stop::Asked);
         }
     }
 
@@ -376,7 +346,7 @@ impl Owner {
                     && vm.info.is_none()
                     && kvm_by_choice(vm, settings)
                 {
-                    return self.launch(Some(format!("QEMU ended with KVM: {said}"))).await;
+                    return self.launch(Some(format!("QEMU ended with KVM: {said}")), 1).await;
                 }
                 // What was taken over while it was just ending: who wants a machine gets another.
                 if let State::Starting { vm: Vm { is_adopted: true, .. }, .. } = &self.state
@@ -384,20 +354,23 @@ impl Owner {
                     && self.starting.iter().any(|reply| !reply.is_closed())
                 {
                     tracing::warn!("what was taken over has ended and is started anew: {said}");
-                    return self.launch(None).await;
+                    return self.launch(None, 1).await;
                 }
                 match std::mem::replace(&mut self.state, State::Stopped) {
-                    State::Stopping { deadline, ends_left, .. } => {
+                    State::Stopping { deadline, why, .. } => {
                         // An engine that was dying as it was taken over, or was killed while it stopped: another one
                         // ends what it left. Not a third.
                         let rest = deadline.saturating_duration_since(Instant::now());
-                        if ends_left || !driver::local::has_left(&self.home) || !self.end_left(rest) {
-                            self.off();
+                        if why == Stop::EndsLeft
+                            || !driver::local::has_left(&self.home)
+                            || !self.end_left(rest)
+                        {
+                            self.off(why);
                         }
                     }
                     // Its failure was told already; only the vm is gone now.
                     State::Failed { failure, .. } => self.fail_with(failure, None),
-                    State::Stopped => {}
+                    none @ (State::Stopped | State::Asleep) => self.state = none,
                     State::Starting { vm, .. } | State::Running { vm } => {
                         if let Some(words) = panic {
                             return self.fail(&HostError::Panic(words), None);
@@ -484,7 +457,7 @@ impl Owner {
                 let give_up = match &self.state {
                     State::Starting { .. } => times >= ENGINE_TIMES || message.contains("data disk"),
                     State::Running { .. } => true,
-                    State::Stopped | State::Stopping { .. } | State::Failed { .. } => false,
+                    State::Stopped | State::Asleep | State::Stopping { .. } | State::Failed { .. } => false,
                 };
                 if give_up {
                     let vm = self.take_vm();
@@ -523,193 +496,42 @@ impl Owner {
     async fn late(&mut self) {
         let console = self.console(CONSOLE_LINES);
         match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Starting { vm, settings, .. } => {
+            State::Starting { vm, settings, times, .. } => {
                 let accel = vm.driver.accel().map(|(accel, _)| accel);
+                let without_kvm = vm.driver.accel().and_then(|(_, why)| why.map(str::to_owned));
                 let (answered, fall_back) = (vm.info.is_some(), kvm_by_choice(&vm, &settings));
+                let limit = if answered { ENGINE_LIMIT } else { boot_limit(&settings, accel, times) };
                 end(vm).await;
                 if fall_back && !answered {
-                    let why = format!("with KVM the guest did not answer within {:?}", BOOT_LIMIT.0);
+                    let why = format!("with KVM the guest did not answer within {limit:?}");
                     tracing::warn!("{why}; trying without");
-                    return self.launch(Some(why)).await;
+                    return self.launch(Some(why), 1).await;
                 }
-                let limit = if answered { ENGINE_LIMIT } else { boot_limit(&settings, accel) };
+                if !answered && times < BOOT_TIMES {
+                    tracing::warn!(
+                        "the guest did not answer within {limit:?} and is started once more; {console}"
+                    );
+                    return self.launch(without_kvm, times + 1).await;
+                }
                 self.fail(&HostError::NoAnswer { limit, console }, None);
             }
             State::Running { vm } => self.fail(&HostError::NoAnswer { limit: LOST_LIMIT, console }, Some(vm)),
-            State::Stopping { vm, killed: false, ends_left, .. } => {
+            State::Stopping { vm, killed: false, why, .. } => {
                 tracing::warn!("the {} machine did not stop in time and is ended", vm.driver.name());
                 if !vm.driver.hurry() {
                     vm.driver.kill();
                 }
-                self.state =
-                    State::Stopping { vm, deadline: Instant::now() + KILL_LIMIT, killed: true, ends_left };
+                self.state = State::Stopping { vm, deadline: Instant::now() + KILL_LIMIT, killed: true, why };
             }
-            State::Stopping { vm, .. } => {
+            State::Stopping { vm, why, .. } => {
                 vm.driver.kill();
-                self.off();
+                self.off(why);
             }
             other => self.state = other,
         }
     }
 
-    /// From time to time: room for a guest that stands still, logs that others write, what no hypervisor tells.
-    async fn look(&mut self) {
-        let is_mute = self.vm().is_some_and(|vm| vm.driver.is_mute());
-        // A mute one writes on where it was: its log is begun anew with each start instead.
-        if !is_mute && let Err(error) = bound(&self.home.console_log()) {
-            tracing::warn!("the console's log: {error}");
-        }
-        if is_mute
-            && matches!(self.state, State::Starting { .. } | State::Running { .. })
-            && self.panic_words().is_some()
-        {
-            return self.driver_event(driver::Event::Panicked).await;
-        }
-        let room = platform::free_mib(&self.home.data()).unwrap_or(u64::MAX);
-        let failure = Failure::from(&HostError::StandsStill { folder: self.home.data() });
-        if room < NO_ROOM_MIB
-            && let State::Running { vm } = &mut self.state
-            && vm.paused.is_none()
-            && vm.driver.pause()
-        {
-            tracing::error!("{}", failure.message);
-            vm.paused = Some(failure);
-        }
-        if let Some(vm) = self.vm()
-            && vm.paused.is_some()
-            && self.has_room()
-        {
-            tracing::info!("there is room again: the guest goes on");
-            vm.driver.resume();
-        }
-        self.sleep_unless_used();
-    }
-
-    /// Stops a guest in which nothing happens, and which nobody asks anything.
-    fn sleep_unless_used(&mut self) {
-        let State::Running { vm } = &self.state else { return };
-        let (Some(limit), Some(quiet)) = (vm.idle_stop, vm.quiet) else { return };
-        if quiet.elapsed() < limit || self.used.silent() < limit || vm.paused.is_some() {
-            return;
-        }
-        // From here on whoever comes waits for the next start.
-        self.route.send_replace(Route::Asleep);
-        let grace_ms = QUICK_GRACE.as_millis() as u64;
-        let told = vm.guest.as_ref().is_some_and(|guest| guest.say(ToGuest::Shutdown { grace_ms }));
-        if !told {
-            vm.driver.terminate();
-        }
-        tracing::info!("nothing has happened for {limit:?}: the machine is stopped until it is used again");
-        self.asleep = true;
-        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running { vm } => State::Stopping {
-                vm,
-                deadline: Instant::now() + QUICK_GRACE + STOP_SLACK,
-                killed: false,
-                ends_left: false,
-            },
-            other => other,
-        };
-    }
-
-    fn has_room(&self) -> bool {
-        platform::free_mib(&self.home.data()).is_ok_and(|free| free >= ROOM_MIB)
-    }
-
     // ---- steps ----
-
-    async fn launch(&mut self, without_kvm: Option<String>) {
-        self.asleep = false;
-        self.used.touch();
-        let id = self.next_vm();
-        let tell = self.tell(id);
-        self.console_from = std::fs::metadata(self.home.console_log()).map_or(0, |meta| meta.len());
-        let launched = async {
-            let settings = Settings::load(&self.home)?;
-            let driver = match settings.driver {
-                DriverKind::Qemu => {
-                    Driver::Qemu(Qemu::launch(&self.home, &settings, without_kvm, tell).await?)
-                }
-                DriverKind::Vfkit => Driver::Vfkit(Vfkit::launch(&self.home, &settings, tell).await?),
-                DriverKind::Local => Driver::Local(Local::launch(&self.home, tell)?),
-                DriverKind::Wsl => Driver::Wsl(Wsl::launch(&self.home, &settings, tell).await?),
-            };
-            Ok::<_, HostError>((driver, settings))
-        };
-        match launched.await {
-            Ok((driver, settings)) => {
-                if driver.is_mute() {
-                    self.console_from = 0; // begun anew
-                }
-                let accel = driver.accel().map(|(accel, _)| accel);
-                let deadline = Instant::now() + boot_limit(&settings, accel);
-                let vm = self.connect(id, driver, settings.idle_stop_s);
-                self.state = State::Starting { vm, deadline, settings };
-            }
-            Err(error) => self.fail(&error, None),
-        }
-    }
-
-    async fn adopt(&mut self) {
-        let id = self.next_vm();
-        let tell = self.tell(id);
-        let found = match Qemu::adopt(&self.home, tell.clone()).await {
-            Some(qemu) => Some(Driver::Qemu(qemu)),
-            None => match Vfkit::adopt(&self.home, tell.clone()).await {
-                Some(vfkit) => Some(Driver::Vfkit(vfkit)),
-                None => match Wsl::adopt(&self.home, tell.clone()).await {
-                    Some(wsl) => Some(Driver::Wsl(wsl)),
-                    None => Local::adopt(&self.home, tell).await.map(Driver::Local),
-                },
-            },
-        };
-        if let Some(driver) = found {
-            let settings = Settings::load(&self.home).unwrap_or_default();
-            let accel = driver.accel().map(|(accel, _)| accel);
-            let deadline = Instant::now() + boot_limit(&settings, accel);
-            // What is not answering yet may still be booting; its deadline says when that is too long.
-            let vm = Vm { is_adopted: true, ..self.connect(id, driver, settings.idle_stop_s) };
-            self.state = State::Starting { vm, deadline, settings };
-        }
-    }
-
-    fn connect(&self, id: u64, driver: Driver, idle_stop_s: u64) -> Vm {
-        self.route.send_replace(Route::Coming);
-        let guest = match driver.channel() {
-            Channel::Socket(_) => None,
-            channel => {
-                let messages = self.messages.clone();
-                let tell = move |event| send(&messages, Message::Guest(id, event));
-                let home = self.home.clone();
-                let setup = move || setup::read(&home);
-                Some(Guest::connect(channel, self.ports.clone(), self.route.clone(), setup, tell))
-            }
-        };
-        let changes = guest.as_ref().map(|guest| {
-            let tell = self.tell(id);
-            let lost = move |share| tell(driver::Event::ShareLost(share));
-            Changes::hear(driver.shared(&self.home), guest.requests(), lost)
-        });
-        let idle_stop = (idle_stop_s > 0).then(|| Duration::from_secs(idle_stop_s));
-        Vm {
-            id,
-            driver,
-            guest,
-            _changes: changes,
-            info: None,
-            paused: None,
-            broken: None,
-            lost: None,
-            quiet: None,
-            idle_stop,
-            is_adopted: false,
-        }
-    }
-
-    fn tell(&self, id: u64) -> Tell {
-        let messages = self.messages.clone();
-        Arc::new(move |event| send(&messages, Message::Driver(id, event)))
-    }
 
     /// The last of what this vm wrote to its console.
     fn console(&self, lines: usize) -> String {
@@ -730,7 +552,7 @@ impl Owner {
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Starting { vm, .. } | State::Running { vm } | State::Stopping { vm, .. } => Some(vm),
             State::Failed { vm, .. } => vm,
-            State::Stopped => None,
+            State::Stopped | State::Asleep => None,
         }
     }
 
@@ -756,10 +578,10 @@ impl Owner {
         }
     }
 
-    /// It is off.
-    fn off(&mut self) {
-        self.state = State::Stopped;
-        self.route.send_replace(if self.asleep { Route::Asleep } else { Route::Down });
+    /// It is off, and why.
+    fn off(&mut self, why: Stop) {
+        self.state = why.end();
+        self.route.send_replace(if why == Stop::Idle { Route::Asleep } else { Route::Down });
         self.ports.clear();
         let _ = std::fs::remove_file(self.home.machine("machine.json"));
         for reply in self.stopping.drain(..) {
@@ -772,7 +594,7 @@ impl Owner {
         status.daemon =
             Some(DaemonInfo { version: RELEASE.into(), build: BUILD.into(), pid: std::process::id() });
         status.state = match &self.state {
-            State::Stopped => StateName::Stopped,
+            State::Stopped | State::Asleep => StateName::Stopped,
             State::Starting { .. } => StateName::Starting,
             State::Running { .. } => StateName::Running,
             State::Stopping { .. } => StateName::Stopping,
@@ -788,7 +610,7 @@ impl Owner {
             status.guest = vm.info.clone();
             status.error = vm.paused.clone().or_else(|| vm.broken.clone());
         }
-        status.asleep = self.asleep && matches!(self.state, State::Stopped);
+        status.asleep = matches!(self.state, State::Asleep);
         if let State::Failed { failure, .. } = &self.state {
             status.error = Some(failure.clone());
         }
@@ -806,42 +628,5 @@ fn send(messages: &mpsc::WeakSender<Message>, message: Message) {
         && messages.try_send(message).is_err()
     {
         tracing::error!("the machine's owner does not keep up: an event was lost");
-    }
-}
-
-/// KVM was found to work, not asked for: it may be done without.
-fn kvm_by_choice(vm: &Vm, settings: &Settings) -> bool {
-    settings.accel == AccelChoice::Auto && vm.driver.accel().is_some_and(|(accel, _)| accel == Accel::Kvm)
-}
-
-fn boot_limit(settings: &Settings, accel: Option<Accel>) -> Duration {
-    match (settings.boot_limit_s, accel) {
-        (0, Some(Accel::Kvm)) => BOOT_LIMIT.0,
-        (0, _) => BOOT_LIMIT.1,
-        (seconds, _) => Duration::from_secs(seconds),
-    }
-}
-
-/// Ends a vm that is in the way, in order where it hears.
-async fn end(vm: Vm) {
-    let pid = vm.driver.pid();
-    let asked = vm.info.is_some()
-        && vm
-            .guest
-            .as_ref()
-            .is_some_and(|g| g.say(ToGuest::Shutdown { grace_ms: QUICK_GRACE.as_millis() as u64 }));
-    if asked {
-        gone(pid, QUICK_GRACE + STOP_SLACK).await;
-    }
-    if platform::alive(pid) {
-        vm.driver.kill();
-        gone(pid, KILL_LIMIT).await;
-    }
-}
-
-async fn gone(pid: u32, limit: Duration) {
-    let deadline = Instant::now() + limit;
-    while platform::alive(pid) && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(10)).await; // it may be another daemon's child: no event for its end
     }
 }

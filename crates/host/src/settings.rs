@@ -42,6 +42,12 @@ pub struct Settings {
     /// Seconds after which a guest in which nothing runs is stopped; the next use of Docker's socket starts it again.
     /// 0: never.
     pub idle_stop_s: u64,
+    /// The proxy of the engine's pulls to registries without TLS, a URL; empty: the one of the daemon's environment.
+    pub http_proxy: String,
+    /// The one to registries with TLS.
+    pub https_proxy: String,
+    /// Hosts that are reached without one, separated by commas; empty: those of the environment.
+    pub no_proxy: String,
 }
 
 /// What runs the engine.
@@ -97,6 +103,9 @@ impl Default for Settings {
             kernel_arguments: String::new(),
             boot_limit_s: 0,
             idle_stop_s: 0,
+            http_proxy: String::new(),
+            https_proxy: String::new(),
+            no_proxy: String::new(),
         }
     }
 }
@@ -179,6 +188,11 @@ impl Settings {
                 path.display().to_string()
             ));
         }
+        for (key, url) in [("http-proxy", &self.http_proxy), ("https-proxy", &self.https_proxy)] {
+            if !url.is_empty() && !is_proxy(url) {
+                return wrong(format!("{key} is a URL such as http://proxy.example.com:3128, not {url:?}"));
+            }
+        }
         Ok(())
     }
 
@@ -190,6 +204,16 @@ impl Settings {
         let keys: Vec<String> = self.all().into_iter().map(|(key, _)| key).collect();
         HostError::Setting(format!("there is no setting {key:?}; there are: {}", keys.join(", ")))
     }
+}
+
+/// Whether it may be a proxy: `http://[user[:password]@]host[:port][/]`, or https.
+fn is_proxy(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return false;
+    };
+    let place = rest.strip_suffix('/').unwrap_or(rest);
+    let host = place.rsplit_once('@').map_or(place, |(_, host)| host);
+    !host.is_empty() && !place.contains(|c: char| c.is_whitespace() || c.is_control() || "/?#".contains(c))
 }
 
 /// The user's home folder.
@@ -225,6 +249,13 @@ mod tests {
         assert_eq!(Settings::load(&home).unwrap().get("shares").unwrap(), format!("{srv},{opt}"));
         assert!(Settings::set(&home, "shares", "srv").unwrap_err().to_string().contains("whole paths"));
         assert!(Settings::set(&home, "shares", "").unwrap().shares.is_empty());
+        for url in ["http://proxy:3128", "https://me:p%40ss@proxy.example.com/", "http://[::1]:8080", ""] {
+            assert_eq!(Settings::set(&home, "https-proxy", url).unwrap().https_proxy, url);
+        }
+        for url in ["proxy:3128", "http://", "http://user@", "socks5://x:1", "http://a b:1", "http://a/path"]
+        {
+            assert_eq!(Settings::set(&home, "http-proxy", url).unwrap_err().code(), "setting", "{url}");
+        }
         // Each system has drivers of its own.
         for kind in [DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Wsl] {
             let set = Settings::set(&home, "driver", &kind.to_string());

@@ -4,18 +4,14 @@ use std::{fs, io::ErrorKind, path::Path};
 
 use wire::setup::{Proxies, Setup};
 
-use crate::Home;
+use crate::{Home, Settings};
 
 /// Reads it; what can't be read is left out and said in the log.
 pub fn read(home: &Home) -> Setup {
     let setup = Setup {
         engine: text(&home.engine_settings()),
         certificates: certificates(&home.certificates()),
-        proxies: Proxies {
-            http: variable("HTTP_PROXY"),
-            https: variable("HTTPS_PROXY"),
-            direct: variable("NO_PROXY"),
-        },
+        proxies: proxies(&Settings::load(home).unwrap_or_default()),
     };
     if setup.fits() {
         return setup;
@@ -25,6 +21,16 @@ pub fn read(home: &Home) -> Setup {
         wire::setup::MAX_BYTES
     );
     Setup::default()
+}
+
+/// Those of the settings; what is not set there, of the daemon's environment.
+pub fn proxies(settings: &Settings) -> Proxies {
+    let or = |set: &String, name| if set.is_empty() { variable(name) } else { set.clone() };
+    Proxies {
+        http: or(&settings.http_proxy, "HTTP_PROXY"),
+        https: or(&settings.https_proxy, "HTTPS_PROXY"),
+        direct: or(&settings.no_proxy, "NO_PROXY"),
+    }
 }
 
 fn text(path: &Path) -> String {
@@ -74,6 +80,8 @@ mod tests {
         fs::write(home.certificates().join("a.pem"), pem("a")).unwrap();
         fs::write(home.certificates().join("README"), "not one").unwrap();
         fs::write(home.engine_settings(), "{}").unwrap();
+        Settings::set(&home, "https-proxy", "http://proxy:3128").unwrap();
+        assert_eq!(read(&home).proxies.https, "http://proxy:3128");
         let setup = read(&home);
         assert_eq!((setup.engine, setup.certificates), ("{}".into(), format!("{}\n{}", pem("a"), pem("b"))));
         fs::write(home.engine_settings(), " ".repeat(wire::setup::MAX_BYTES + 1)).unwrap();

@@ -11,9 +11,10 @@ use crate::pull::{Flights, Puller, permits, settle_later};
 use crate::registry::Registries;
 use crate::store::{Commit, Store};
 use crate::{
-    Credentials, Digest, DiskUsage, Distribution, Error, Found, Image, InUse, LoadOptions, Loaded,
-    ManifestSummary, NewImage, Platform, ProgressSink, Proxies, PruneOptions, Pruned, PullOptions, Pulled,
-    PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, load, make, mount, records, remove, save,
+    Credentials, Digest, DiskUsage, Distribution, Error, Found, Image, InUse, LayerFiles, LoadOptions,
+    Loaded, ManifestSummary, NewImage, Platform, ProgressSink, Proxies, PruneOptions, Pruned, PullOptions,
+    Pulled, PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, files, load, make, mount,
+    records, remove, save,
 };
 
 /// Where images are kept and where they come from.
@@ -347,6 +348,18 @@ impl Images {
     pub async fn layer_sizes(&self, image: &Image) -> Result<Vec<u64>, Error> {
         let (store, layers) = (self.store.clone(), image.diff_ids.clone());
         blocking(move || store.read(|db| records::layer_sizes(db, &layers))).await
+    }
+
+    /// What a layer of an image holds, at most `most` of it; `layer` counts from the lowest.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a layer that the image doesn't have; faults of the disk.
+    pub async fn layer_files(&self, image: &Image, layer: usize, most: usize) -> Result<LayerFiles, Error> {
+        let Some(diff_id) = image.diff_ids.get(layer) else {
+            let has = image.diff_ids.len();
+            return Err(Error::Invalid(format!("there is no layer {layer}: the image has {has}")));
+        };
+        files::list(self.store.clone(), image.manifest, diff_id.clone(), most).await
     }
 
     /// Bytes on disk that a container wrote (its upper folder).

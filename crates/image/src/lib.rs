@@ -16,6 +16,7 @@ mod built;
 mod digest;
 mod direct;
 mod error;
+mod files;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod images;
@@ -38,6 +39,7 @@ pub use blobs::{Manifested, PackedLayer};
 pub use built::{BuiltImage, NewBuilt, NewBuiltImage, Part, Stack};
 pub use digest::Digest;
 pub use error::{Code, Error};
+pub use files::{FileKind, LayerFile, LayerFiles};
 pub use images::{Config, Images};
 pub use layer::decompress;
 pub use load::{LoadOptions, Loaded};

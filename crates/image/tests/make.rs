@@ -44,6 +44,12 @@ fn files() -> Vec<u8> {
     tar(&[("etc/text", b"one"), ("etc/old", b"old"), ("folder/a", b"a")])
 }
 
+/// What a layer holds, in words.
+async fn held(images: &Images, image: &image::Image, layer: usize) -> std::collections::BTreeSet<String> {
+    let found = images.layer_files(image, layer, 1000).await.unwrap();
+    found.files.into_iter().map(|file| format!("{:?} {}", file.kind, file.path)).collect()
+}
+
 #[tokio::test]
 async fn an_archive_becomes_an_image_and_its_container_another() {
     let place = Place::new();
@@ -58,6 +64,14 @@ async fn an_archive_becomes_an_image_and_its_container_another() {
     let second = commit(&images, "c1", base).await;
     let got = images.get(&second.to_string()).await.unwrap();
     assert_eq!((got.diff_ids.len(), got.history.len()), (2, 2));
+    assert_eq!(
+        held(&images, &got, 1).await,
+        ["File /etc/text", "Removed /etc/old", "File /folder/b"].map(str::to_owned).into(),
+        "folder/a went with its folder, whose place another took"
+    );
+    assert!(held(&images, &got, 0).await.contains("File /folder/a"));
+    assert_eq!(images.layer_files(&got, 1, 2).await.map(|l| (l.files.len(), l.total)).unwrap(), (2, 3));
+    assert_eq!(images.layer_files(&got, 2, 2).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(got.history[1].created_by, "sh");
     assert!(got.repo_tags.is_empty());
 

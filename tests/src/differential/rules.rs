@@ -26,6 +26,8 @@ const TEXT: &[(&str, &str, &str)] = &[
     ("random port", r":(?:3[2-9]\d{3}|[4-6]\d{4})\b", ":<port>"),
     // Sizes: what a layer weighs differs by file system.
     ("size", r"\b\d+(?:\.\d+)?(?:B|kB|MB|GB)\b", "<size>"),
+    // Of a failed build buildx says which of two goroutines told it first, which is a race of its own.
+    ("failed build", r"failed to run Build function: ", "failed to solve: "),
     // Columns are as wide as their widest word.
     ("columns", r" {2,}", "  "),
     ("end of line", r"[ \t]+\n", "\n"),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Coracle.app/Contents/Info.plist
-//!   MacOS/coracle  coracle-desktop  vfkit           (vfkit of installer/macos/programs.txt)
+//!   MacOS/coracle  coracle-desktop  vfkit  docker-compose  docker-buildx   (the last three of installer/programs.txt)
 //!   Resources/share/coracle/guest/<arch>/...        the guest's image
 //!   Resources/doc/...
 //! ```
@@ -18,14 +18,10 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
-use sha2::{Digest, Sha256};
+use anyhow::{Context, Result};
 
-use super::About;
-use crate::{
-    debian::{self, Debian},
-    stage, target_dir, workspace,
-};
+use super::{About, bundled};
+use crate::{debian::Debian, stage, workspace};
 
 const SUITE: &str = "bookworm";
 const APP: &str = "coracle-desktop";
@@ -50,7 +46,11 @@ pub fn build(stage: &Path, about: &About, work: &Path) -> Result<(Vec<u8>, Vec<u
     if about.has_app {
         put(&read(stage.join("bin").join(APP))?, &format!("MacOS/{APP}"), 0o755)?;
     }
-    put(&bundled("vfkit", &stage.join("bin"))?, "MacOS/vfkit", 0o755)?;
+    let vfkit = bundled::listed("macos", &about.arch)?.into_iter().find(|program| program.name == "vfkit");
+    put(&vfkit.context("vfkit is on no list")?.bytes(&stage.join("bin"))?, "MacOS/vfkit", 0o755)?;
+    for (name, bytes) in bundled::plugins("macos", about, &stage.join("bin"))? {
+        put(&bytes, &format!("MacOS/{name}"), 0o755)?;
+    }
     let guest = format!("share/coracle/guest/{}", about.arch);
     for name in ["kernel", "initrd", "root.erofs", "manifest.json"] {
         put(&read(stage.join(&guest).join(name))?, &format!("Resources/{guest}/{name}"), 0o644)?;
@@ -62,41 +62,6 @@ pub fn build(stage: &Path, about: &About, work: &Path) -> Result<(Vec<u8>, Vec<u
     std::os::unix::fs::symlink("/Applications", folder.join("Applications"))?; // of the .dmg
     times(&folder, about.time)?;
     Ok((zip(&folder, work)?, dmg(&folder, work, about)?))
-}
-
-/// A program of others: beside the stage's own, or fetched; either way it must be the listed one.
-fn bundled(name: &str, bin: &Path) -> Result<Vec<u8>> {
-    let list = fs::read_to_string(workspace().join("installer/macos/programs.txt"))?;
-    let line = list.lines().find(|line| line.split(' ').next() == Some(name));
-    let words: Vec<&str> = line.with_context(|| format!("{name} is on no list"))?.split(' ').collect();
-    let [_, version, sum, _, url] = words[..] else { anyhow::bail!("programs.txt: {words:?}") };
-    let path = bin.join(name);
-    let kept = target_dir().join("tools").join(format!("{name}-{version}"));
-    let found = [&path, &kept].into_iter().find(|path| path.is_file());
-    let bytes = match found {
-        Some(path) => fs::read(path)?,
-        None => {
-            eprintln!("fetching {url}");
-            let fetched = Command::new("curl")
-                .args(["--fail", "--silent", "--show-error", "--location", "--max-time", "600", url])
-                .output()
-                .context("run curl")?;
-            ensure!(
-                fetched.status.success(),
-                "{name} {version} could not be fetched ({}). Put the file that {url} gives at {}",
-                String::from_utf8_lossy(&fetched.stderr).trim(),
-                path.display()
-            );
-            fetched.stdout
-        }
-    };
-    let is = debian::hex(&Sha256::digest(&bytes));
-    ensure!(is == sum, "{name} {version} has the SHA-256 {is}, listed is {sum}: it is not packed");
-    if found != Some(&path) {
-        fs::create_dir_all(kept.parent().expect("a folder"))?;
-        fs::write(&kept, &bytes)?;
-    }
-    Ok(bytes)
 }
 
 /// Signs ad hoc, vfkit with its entitlements; says so where nobody can.
@@ -112,7 +77,12 @@ fn sign(app: &Path, entitlements: &Path) -> Result<()> {
             stage::run(sign.args(["--force", "--sign", "-", "--options", "runtime"]).args(more).arg(what))
         };
         codesign(&vfkit, &["--entitlements", &entitlements.display().to_string()])?;
-        codesign(&app.join("Contents/MacOS/coracle"), &[])?;
+        for name in ["coracle"].iter().chain(&bundled::PLUGINS) {
+            let program = app.join("Contents/MacOS").join(name);
+            if program.is_file() {
+                codesign(&program, &[])?;
+            }
+        }
         return codesign(app, &[]);
     }
     if has("rcodesign") {

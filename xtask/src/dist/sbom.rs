@@ -1,12 +1,12 @@
 //! What the packages consist of, as CycloneDX 1.5: the crates that our programs are linked of, and Debian's packages in
-//! the guest's image.
+//! the guest's image, and others' programs that travel along.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::About;
+use super::{About, bundled};
 use crate::workspace;
 
 /// Packages whose programs travel in Linux' packages, and the one of the others' hosts.
@@ -16,7 +16,7 @@ pub const HOST: &[&str] = &["cli"];
 const GUEST: &[&str] = &["engine", "runtime", "guest"];
 
 /// Lists what a package of `host` programs, compiled for `triple`, and of the stage's image is made of.
-pub fn build(stage: &Path, about: &About, triple: &str, host: &[&str]) -> Result<Vec<u8>> {
+pub fn build(stage: &Path, about: &About, os: &str, triple: &str, host: &[&str]) -> Result<Vec<u8>> {
     let manifest = workspace().join("Cargo.toml");
     let mut components = crates(&manifest, host, triple)?;
     components.extend(crates(&manifest, GUEST, &crate::stage::triple())?);
@@ -24,6 +24,7 @@ pub fn build(stage: &Path, about: &About, triple: &str, host: &[&str]) -> Result
         components.extend(crates(&workspace().join("src-tauri/Cargo.toml"), &["coracle-desktop"], triple)?);
     }
     components.extend(packages(stage, about)?);
+    components.extend(programs(os, about)?);
     let components: Vec<Value> = components
         .into_iter()
         .map(|part| {
@@ -98,6 +99,21 @@ fn crates(manifest: &Path, programs: &[&str], triple: &str) -> Result<BTreeSet<P
             name,
             version,
         }
+    });
+    Ok(parts.collect())
+}
+
+/// Others' programs that the package brings.
+fn programs(os: &str, about: &About) -> Result<Vec<Part>> {
+    let listed = bundled::listed(os, &about.arch)?.into_iter();
+    let packed =
+        listed.filter(|program| about.has_plugins || !bundled::PLUGINS.contains(&program.name.as_str()));
+    let parts = packed.map(|program| Part {
+        purl: format!("pkg:generic/{}@{}?download_url={}", program.name, program.version, program.url),
+        licences: vec![program.licence],
+        sha256: Some(program.sha256),
+        name: program.name,
+        version: program.version,
     });
     Ok(parts.collect())
 }

@@ -7,7 +7,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
-use super::About;
+use super::{About, bundled};
 use crate::{debian::Debian, workspace};
 
 /// The suite whose NSIS it is.
@@ -30,6 +30,9 @@ pub fn build(stage: &Path, about: &About, work: &Path) -> Result<Vec<u8>> {
         for name in APP {
             put(&stage.join("bin").join(name), &format!("bin/{name}"))?;
         }
+    }
+    for (name, bytes) in bundled::plugins("windows", about, &stage.join("bin"))? {
+        fs::write(files.join(format!("bin/{name}.exe")), bytes)?;
     }
     let guest = format!("share/coracle/guest/{}", about.arch);
     for name in ["manifest.json", "wsl/root.tar.gz", "wsl/manifest.json"] {

@@ -237,13 +237,13 @@ fn panics(name: &str, hypervisor: Hypervisor) {
 }
 
 #[test]
-fn a_guest_that_never_answers_is_given_up_within_its_limit() {
+fn a_guest_that_never_answers_is_started_once_more_and_given_up() {
     let Some(machine) = machine("mute") else { return };
     machine.done(&["settings", "set", "boot-limit-s", "1"]);
-    let since = Instant::now();
     assert!(machine.fails(&["start"]).contains("did not answer within 1s"));
-    assert!(since.elapsed() < Duration::from_secs(20));
     assert_eq!(machine.error_code(), "no_answer");
+    let logs = machine.logs();
+    assert_eq!(logs.matches("is started once more").count(), 1, "{logs}");
     machine.done(&["settings", "set", "boot-limit-s", "0"]);
     machine.done(&["start"]);
 }

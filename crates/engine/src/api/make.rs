@@ -127,6 +127,7 @@ pub async fn commit(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         }
     }
     let id = made?.to_string();
+    engine.image_made(&id, name.as_slice());
     let mut more = vec![("comment", comment), ("imageID", id.clone())];
     if let Some(name) = &name {
         more.push(("imageRef", name.to_string()));

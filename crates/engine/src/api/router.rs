@@ -64,6 +64,8 @@ pub const OPERATIONS: &[Operation] = operations! {
     GET "/system/df" SystemDataUsage => system::disk_usage;
     POST "/auth" SystemAuth => registry::auth;
     GET "/coracle/v1/features" CoracleFeatures => system::features;
+    GET "/coracle/v1/images/{name...}/history" CoracleImageHistory => images::layers;
+    GET "/coracle/v1/images/{name...}/files" CoracleLayerFiles => images::layer_files;
 
     GET "/containers/json" ContainerList => containers::list;
     POST "/containers/create" ContainerCreate => containers::create;

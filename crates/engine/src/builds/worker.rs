@@ -359,10 +359,7 @@ impl Worker for EngineWorker {
             manifest
         };
         let id = target.digest.to_string();
-        for name in &names {
-            let attributes = BTreeMap::from([("name".to_owned(), name.to_string())]);
-            engine.events.emit("image", "tag", id.clone(), attributes);
-        }
+        engine.image_made(&id, &names);
         Ok(MadeImage { digest: id, media_type: target.media_type, size: target.size, config })
     }
 

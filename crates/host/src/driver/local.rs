@@ -14,7 +14,7 @@ use std::{
 use tokio::time::sleep;
 
 use super::{Event, Tell};
-use crate::{Home, HostError, log::tail, parts, platform};
+use crate::{Home, HostError, Settings, log::tail, parts, platform, setup};
 
 /// Pause between two looks: whether an engine answers, whether one that isn't our child still lives.
 const LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
@@ -30,7 +30,7 @@ pub struct Local {
 
 impl Local {
     /// Starts it.
-    pub fn launch(home: &Home, tell: Tell) -> Result<Self, HostError> {
+    pub fn launch(home: &Home, settings: &Settings, tell: Tell) -> Result<Self, HostError> {
         let program = parts::engine()?;
         let log = home.machine("engine.log");
         let said = File::create(&log).map_err(HostError::io("making", &log))?;
@@ -40,6 +40,13 @@ impl Local {
         let mut command = Command::new(&program);
         command.arg("serve").arg("--socket").arg(&socket);
         command.arg("--root").arg(home.data().join("engine")).arg("--exec-root").arg(exec_root(home));
+        if home.engine_settings().is_file() {
+            command.arg("--config").arg(home.engine_settings());
+        }
+        let proxies = setup::proxies(settings);
+        let all =
+            [("HTTP_PROXY", proxies.http), ("HTTPS_PROXY", proxies.https), ("NO_PROXY", proxies.direct)];
+        command.envs(all.into_iter().filter(|(_, value)| !value.is_empty()));
         command.stdout(Stdio::from(again)).stderr(Stdio::from(said));
         let mut child = platform::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
         let pid = child.id();

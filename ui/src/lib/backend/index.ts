@@ -31,6 +31,9 @@ export interface Request {
   signal?: AbortSignal;
 }
 
+/** Of newer releases: this build looks nowhere, is the newest, or `page` has a newer one (none: it can be installed from here). */
+export type News = { updates: "nowhere" } | { updates: "none" } | { updates: "newer"; version: string; notes: string | null; page: string | null };
+
 export interface Backend {
   /** The window's system, for the names of keys. */
   readonly kind: "window" | "browser";
@@ -44,6 +47,10 @@ export interface Backend {
   openUrl(url: string): Promise<void>;
   /** Whether the app starts at login, and sets it; absent where nothing can. */
   autostart?(wanted?: boolean): Promise<boolean>;
+  /** Looks for a newer release; absent where nobody can. */
+  updates?(): Promise<News>;
+  /** Installs it and starts it. */
+  update?(): Promise<void>;
   /** Hears where the tray and `coracle://` links lead: `settings`, `containers/<id>/logs`. */
   places?(hear: (place: string) => void): void;
   /** Asks for a file or folder by the system's own dialog; absent where there is none: then its path is typed. */

@@ -2,7 +2,7 @@
 import { Channel as Ipc, invoke } from "@tauri-apps/api/core";
 import { listen } from "@tauri-apps/api/event";
 
-import { type Answer, type Backend, type Channel, EngineError, engineWords, type Listener, type Request, Unreachable } from "./index";
+import { type Answer, type Backend, type Channel, EngineError, engineWords, type Listener, type News, type Request, Unreachable } from "./index";
 import type { Control, ControlAnswer, Failure, Input, Message, Open } from "./words";
 
 let streams = 0;
@@ -77,6 +77,8 @@ export function tauri(): Backend {
       };
     },
     autostart: (wanted?: boolean) => call<boolean>("autostart", { wanted }),
+    updates: () => call<News>("updates", {}),
+    update: () => call<void>("update", {}),
     places(hear) {
       void listen<string>("go", (event) => hear(event.payload));
     },

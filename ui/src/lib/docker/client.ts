@@ -20,7 +20,16 @@ export interface DiskUse {
   Volumes?: { Name: string; UsageData?: { Size: number; RefCount: number } | null }[] | null;
   BuildCache?: { Size: number; InUse: boolean; Shared: boolean }[] | null;
 }
-export type Layer = { Id: string; Created: number; CreatedBy: string; Size: number; Comment: string; Tags: string[] | null };
+/** Of Coracle's own `/coracle/v1/images/{name}/files`. */
+export interface LayerFile {
+  Path: string;
+  Kind: "file" | "folder" | "link" | "special" | "removed";
+  Target: string | null;
+  Size: number;
+  Mode: number;
+}
+/** A step of an image's history; `Layer` is the number of the layer that it made, told by Coracle's engine alone. */
+export type Layer = { Id: string; Created: number; CreatedBy: string; Size: number; Comment: string; Tags: string[] | null; Layer?: number | null };
 export type Processes = { Titles: string[]; Processes: string[][] };
 
 type Query = Record<string, string | number | boolean | undefined>;
@@ -60,7 +69,9 @@ export const docker = {
 
   images: () => call<Image[]>("GET", path("/images/json", { "shared-size": true })),
   image: (name: string) => call<ImageDetail>("GET", `/images/${id(name)}/json`),
-  history: (name: string) => call<Layer[]>("GET", `/images/${id(name)}/history`),
+  /** With the layers' numbers where the engine can tell what is in them. */
+  history: (name: string, layers = false) => call<Layer[]>("GET", `${layers ? "/coracle/v1" : ""}/images/${id(name)}/history`),
+  layerFiles: (name: string, layer: number) => call<{ DiffId: string; Files: LayerFile[]; Total: number }>("GET", `/coracle/v1/images/${id(name)}/files?layer=${layer}`),
   tag: (name: string, repo: string, tag: string) => call<void>("POST", path(`/images/${id(name)}/tag`, { repo, tag })),
   removeImage: (name: string, force = false) => call<unknown>("DELETE", path(`/images/${id(name)}`, { force })),
   pruneImages: (all: boolean) =>

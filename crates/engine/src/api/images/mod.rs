@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use image::FileKind;
 use serde_json::{Value, json};
 
 use super::reply::Reply;
@@ -248,26 +249,66 @@ pub async fn inspect(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 }
 
 pub async fn history(engine: Arc<Engine>, call: Call) -> Result<Reply> {
-    let i = named(&engine, &call).await?;
+    Ok(Reply::json(json!(steps(&engine, &call).await?.into_iter().map(|(step, _)| step).collect::<Vec<_>>())))
+}
+
+/// The same with the number of the layer that a step made, the lowest being 0; none for a step that made none.
+pub async fn layers(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let steps = steps(&engine, &call).await?.into_iter().map(|(mut step, layer)| {
+        step["Layer"] = json!(layer);
+        step
+    });
+    Ok(Reply::json(json!(steps.collect::<Vec<_>>())))
+}
+
+/// How an image was made, the last step first, each with the number of the layer that it made.
+async fn steps(engine: &Engine, call: &Call) -> Result<Vec<(Value, Option<usize>)>> {
+    let i = named(engine, call).await?;
     // Steps that made a layer come in the order of the layers.
-    let mut layers = engine.images.layer_sizes(&i).await?.into_iter();
-    let mut out: Vec<Value> = i
+    let mut layers = engine.images.layer_sizes(&i).await?.into_iter().enumerate();
+    let mut out: Vec<(Value, Option<usize>)> = i
         .history
         .iter()
         .map(|h| {
-            let size = if h.empty_layer { 0 } else { layers.next().unwrap_or(0) };
-            json!({
+            let (layer, size) = match if h.empty_layer { None } else { layers.next() } {
+                Some((layer, size)) => (Some(layer), size),
+                None => (None, 0),
+            };
+            let step = json!({
                 "Id": "<missing>", "Created": unix(h.created.as_deref()), "CreatedBy": h.created_by,
                 "Tags": null, "Size": size, "Comment": h.comment,
-            })
+            });
+            (step, layer)
         })
         .collect();
     out.reverse();
-    if let Some(top) = out.first_mut() {
+    if let Some((top, _)) = out.first_mut() {
         top["Id"] = json!(i.id.to_string());
         top["Tags"] = json!(i.repo_tags);
     }
-    Ok(Reply::json(json!(out)))
+    Ok(out)
+}
+
+/// Most files of a layer that are told.
+const MOST_LAYER_FILES: usize = 5000;
+
+/// What a layer of an image holds: `layer` is the number of [`layers`].
+pub async fn layer_files(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let text = call.get("layer");
+    let layer = text.parse().map_err(|_| Error::invalid(format!("layer is a number, not {text:?}")))?;
+    let found = engine.images.layer_files(&named(&engine, &call).await?, layer, MOST_LAYER_FILES).await?;
+    let files = found.files.into_iter().map(|file| {
+        let (kind, target) = match file.kind {
+            FileKind::File => ("file", None),
+            FileKind::Folder => ("folder", None),
+            FileKind::Link(target) => ("link", Some(target)),
+            FileKind::Special => ("special", None),
+            FileKind::Removed => ("removed", None),
+        };
+        json!({ "Path": file.path, "Kind": kind, "Target": target, "Size": file.size, "Mode": file.mode })
+    });
+    let files: Vec<Value> = files.collect();
+    Ok(Reply::json(json!({ "DiffId": found.diff_id, "Files": files, "Total": found.total })))
 }
 
 pub async fn tag(engine: Arc<Engine>, call: Call) -> Result<Reply> {
