@@ -104,6 +104,9 @@ fn containers_beside_the_host_on_its_own_wire() {
     let engine = Engine::with_busybox();
     engine.load(images::web);
     let neighbour = Neighbour::of(&engine.sandbox);
+    // A host has an eth0 as containers have.
+    let add = ["link", "add", "eth0", "type", "veth", "peer", "name", "end"];
+    assert!(engine.sandbox.command("ip").args(add).status().unwrap().success());
     let net = ["network", "create", "-d", "macvlan", "--subnet", "10.98.0.0/24", "--gateway", "10.98.0.2"];
     engine.docker(&[&net[..], &["-o", "parent=wire", "lan"]].concat()).ok();
     let run =

@@ -1,6 +1,6 @@
 //! Volumes of the local driver with options, and parts of volumes.
 
-use tests::{Engine, Outcome};
+use tests::{Cli, Engine, Outcome};
 
 fn mounts(engine: &Engine) -> String {
     // The engine's own view: its mount namespace is the sandbox's.
@@ -133,6 +133,18 @@ fn what_is_pruned_and_what_is_counted() {
     assert!(pruned.contains("Total reclaimed space: 1"), "{pruned}");
     assert_eq!(engine.docker(&["volume", "ls", "-q"]).ok().lines().count(), 3);
     engine.docker(&["volume", "prune", "-f", "--all", "--filter", "label!=keep=yes"]).ok();
+    engine
+        .docker(&["volume", "prune", "-f", "--filter", "all=bogus"])
+        .fails(1, "invalid filter 'all': strconv.ParseBool: parsing \"bogus\": invalid syntax");
+    // One with options never goes by itself: what they lead to was chosen.
+    engine.docker(&["volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "chosen"]).ok();
+    engine.docker(&["volume", "prune", "-f", "--all", "--filter", "label!=keep=yes"]).ok();
+    engine.docker(&["volume", "rm", "chosen"]).ok();
+    // Clients before API 1.42 mean all of them.
+    engine.docker(&["volume", "create", "old"]).ok();
+    let mut prune = engine.command_of(Cli::V20, &["volume", "prune", "-f", "--filter", "label!=keep=yes"]);
+    let pruned = Outcome::from(prune.output().unwrap()).ok();
+    assert!(pruned.contains("old"), "{pruned}");
     assert!(engine.docker(&["volume", "ls", "-q"]).ok().contains("named"));
     engine.docker(&["volume", "prune", "-f", "--all"]).ok();
     let left = engine.docker(&["volume", "ls", "-q"]).ok();

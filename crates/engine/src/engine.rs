@@ -271,7 +271,7 @@ impl Engine {
     /// A container with `--rm` that an earlier engine did not get to remove.
     async fn discard_leftover(&self, record: &Record) {
         let id = &record.id;
-        if let Err(e) = self.images.unmount_and_discard(id).await {
+        if let Err(e) = crate::container::images::discard(self, id, &record.mounts).await {
             tracing::warn!("container {}: {e}", record.name);
         }
         if let Err(e) = self.store.delete(Kind::Container, id, Durability::Lazy).await {

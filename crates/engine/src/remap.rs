@@ -92,6 +92,11 @@ pub fn check(host: &HostConfig, own_runtime: bool) -> Result<()> {
             host.network_mode == "host",
             "cannot share the host's network namespace when user namespaces are enabled",
         ),
+        // Their layers could be mapped as the container's own are: nobody has asked for it yet.
+        (
+            host.mounts.iter().any(|m| m.r#type == "image"),
+            "image mounts cannot be used when user namespaces are enabled: run the container in the host namespace (--userns=host)",
+        ),
         (host.pid_mode == "host", "cannot share the host PID namespace when user namespaces are enabled"),
         (
             !own_runtime,

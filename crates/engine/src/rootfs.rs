@@ -73,12 +73,7 @@ pub async fn hold(parts: Vec<(Layers, PathBuf)>, scratch: PathBuf) -> Result<Hel
     let (end, ended) = std::sync::mpsc::channel::<()>();
     let (tx, rx) = tokio::sync::oneshot::channel();
     let work = move || -> Result<(PathBuf, Vec<PathBuf>)> {
-        let (trees, paths): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        let mounted = sys::mount_trees(&trees, &scratch)?;
-        let bind = |(n, (tree, part)): (usize, (&PathBuf, &PathBuf))| {
-            sys::bind_part(tree, part, &scratch, &format!("part-{n}"))
-        };
-        let places = mounted.iter().zip(&paths).enumerate().map(bind).collect::<Result<_>>()?;
+        let places = mount_parts(parts, &scratch)?;
         let thread = rustix::thread::gettid().as_raw_nonzero();
         Ok((PathBuf::from(format!("/proc/{}/task/{thread}/ns/mnt", std::process::id())), places))
     };
@@ -96,6 +91,31 @@ pub async fn hold(parts: Vec<(Layers, PathBuf)>, scratch: PathBuf) -> Result<Hel
     let (namespace, places) =
         rx.await.map_err(|_| Error::internal("the thread that mounted trees died"))??;
     Ok(Held { namespace, places, _end: end })
+}
+
+/// Gives this thread a mount namespace of its own in which a part of each tree stands at a place of its own below
+/// `scratch`: the n-th at [`part`].
+fn mount_parts(parts: Vec<(Layers, PathBuf)>, scratch: &Path) -> Result<Vec<PathBuf>> {
+    let (trees, paths): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    let mounted = sys::mount_trees(&trees, scratch)?;
+    let bind =
+        |(n, (tree, path)): (usize, (&PathBuf, &PathBuf))| sys::bind_part(tree, path, scratch, &part_name(n));
+    mounted.iter().zip(&paths).enumerate().map(bind).collect()
+}
+
+fn part_name(n: usize) -> String {
+    format!("part-{n}")
+}
+
+/// Where the trees stand of a container that is looked at: beside the place where its files do, which covers what is
+/// below it.
+fn parts(scratch: &Path) -> PathBuf {
+    scratch.with_extension("parts")
+}
+
+/// Where [`look`] shows the n-th of [`Place::Stopped`]'s trees.
+pub fn part(scratch: &Path, n: usize) -> PathBuf {
+    parts(scratch).join(part_name(n))
 }
 
 /// Runs `work` on a thread of its own: a file system that hangs holds up nobody else.
@@ -136,6 +156,8 @@ pub enum Place {
         rootfs: RootFs,
         /// Volumes and binds, parents first.
         binds: Vec<Bind>,
+        /// Trees and the part of each that is meant: the n-th is the source [`part`] of a bind.
+        trees: Vec<(Layers, PathBuf)>,
         /// Whether it may be written to: then nobody else may mount it meanwhile.
         writable: bool,
     },
@@ -169,7 +191,10 @@ pub async fn look<T: Send + 'static>(
                 }
                 root
             }
-            Place::Stopped { rootfs, binds, writable } => {
+            Place::Stopped { rootfs, binds, trees, writable } => {
+                if !trees.is_empty() {
+                    mount_parts(trees, &parts(&scratch))?;
+                }
                 sys::mount_view(&rootfs, &binds, writable, &scratch)?;
                 Root { fd: sys::open_root(&scratch)?, made_up: Vec::new(), ids: None }
             }

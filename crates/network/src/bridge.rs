@@ -199,11 +199,15 @@ pub async fn remove(firewall: &Arc<Firewall>, link: &str, keep_link: bool) -> Re
 /// Gives the namespace at `netns` a link of the network. Answers the host end's name; a link over one of the
 /// host's has none.
 pub async fn attach(carrier: &Carrier, netns: &Path, endpoint: &Endpoint) -> Result<String> {
-    let host = match carrier {
-        Carrier::Bridge(_) => format!("veth{:08x}", rand::rng().random::<u32>()),
-        Carrier::Vlan(_) => String::new(),
+    let number: u32 = rand::rng().random();
+    let (host, made) = match carrier {
+        Carrier::Bridge(_) => (format!("veth{number:08x}"), endpoint.interface.clone()),
+        // The kernel looks for the name where the link is asked for, too: in a machine that has an eth0 of its own none
+        // could be made for a container. It gets its own name inside.
+        Carrier::Vlan(_) => (String::new(), format!("vlan{number:08x}")),
     };
     let (c, e, name, path) = (carrier.clone(), endpoint.clone(), host.clone(), netns.to_owned());
+    let inner = made.clone();
     blocking(move || {
         let ns = File::open(&path).map_err(|e| Error::io("open the container's network namespace", &e))?;
         let netlink = Netlink::open()?;
@@ -215,18 +219,34 @@ pub async fn attach(carrier: &Carrier, netns: &Path, endpoint: &Endpoint) -> Res
                 netlink.add_veth(&name, index, &e.interface, ns.as_raw_fd(), e.mac, b.mtu)?;
                 if b.icc { Ok(()) } else { netlink.isolate(&name) }
             }
-            Carrier::Vlan(vlan) => vlan::add(&netlink, &vlan, &e, ns.as_raw_fd()),
+            Carrier::Vlan(vlan) => vlan::add(&netlink, &vlan, (&inner, e.mac), ns.as_raw_fd()),
         }
     })
     .await?;
     let e = endpoint.clone();
-    let configured = sys::in_netns(netns, move || configure(&e)).await;
+    let configured = sys::in_netns(netns, move || named(&made, &e).and_then(|()| configure(&e))).await;
     if configured.is_err()
         && let Err(e) = detach(&host, netns, &endpoint.interface).await
     {
         tracing::warn!("{host} is left behind: {e}");
     }
     configured.map(|()| host)
+}
+
+/// Gives the link `made` its name; runs inside the container's namespace. One that can't have it is removed.
+fn named(made: &str, e: &Endpoint) -> Result<()> {
+    if made == e.interface {
+        return Ok(());
+    }
+    let netlink = Netlink::open()?;
+    let index = netlink
+        .index(made)?
+        .ok_or_else(|| Error::new(Code::Internal, format!("{} did not appear", e.interface)))?;
+    netlink.rename(index, &e.interface).inspect_err(|_| {
+        if let Err(e) = netlink.delete(made) {
+            tracing::warn!("{made} is left behind: {e}");
+        }
+    })
 }
 
 /// Gives the link its addresses and routes; runs inside the container's namespace.

@@ -197,6 +197,14 @@ impl Netlink {
         self.up(self.existing(name)?)
     }
 
+    /// Gives a link that is not up another name.
+    pub(crate) fn rename(&self, index: u32, name: &str) -> Result<()> {
+        let mut m = LinkMessage::default();
+        m.header.index = index;
+        m.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        self.set(&format!("name a link {name}"), Message::SetLink(m), 0)
+    }
+
     /// Sets a link up.
     pub(crate) fn up(&self, index: u32) -> Result<()> {
         let mut m = LinkMessage::default();

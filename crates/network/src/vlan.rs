@@ -6,7 +6,7 @@ use netlink_packet_route::link::{
     InfoData, InfoIpVlan, InfoKind, InfoMacVlan, IpVlanFlags, IpVlanMode, MacVlanMode,
 };
 
-use crate::bridge::{Endpoint, blocking};
+use crate::bridge::blocking;
 use crate::error::{Code, Error, Result};
 use crate::netlink::Netlink;
 
@@ -116,8 +116,8 @@ pub async fn remove_parent(parent: &Parent) -> Result<()> {
     blocking(move || Netlink::open()?.delete(&name)).await
 }
 
-/// Makes a container's link over the parent, inside the namespace `netns`.
-pub(crate) fn add(netlink: &Netlink, vlan: &Vlan, endpoint: &Endpoint, netns: RawFd) -> Result<()> {
+/// Makes a container's link of this name and hardware address over the parent, inside the namespace `netns`.
+pub(crate) fn add(netlink: &Netlink, vlan: &Vlan, (link, mac): (&str, [u8; 6]), netns: RawFd) -> Result<()> {
     let name = vlan.parent.name();
     let parent = netlink.index(name)?.ok_or_else(|| missing(name))?;
     let (mac, kind) = match vlan.mode {
@@ -128,7 +128,7 @@ pub(crate) fn add(netlink: &Netlink, vlan: &Vlan, endpoint: &Endpoint, netns: Ra
                 Macvlan::Vepa => MacVlanMode::Vepa,
                 Macvlan::Passthru => MacVlanMode::Passthrough,
             };
-            (Some(endpoint.mac), (InfoKind::MacVlan, InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)])))
+            (Some(mac), (InfoKind::MacVlan, InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)])))
         }
         VlanMode::Ipvlan(mode, flag) => {
             let mode = match mode {
@@ -145,5 +145,5 @@ pub(crate) fn add(netlink: &Netlink, vlan: &Vlan, endpoint: &Endpoint, netns: Ra
             (None, (InfoKind::IpVlan, InfoData::IpVlan(data)))
         }
     };
-    netlink.add_over(parent, &endpoint.interface, netns, mac, kind)
+    netlink.add_over(parent, link, netns, mac, kind)
 }

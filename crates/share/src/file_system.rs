@@ -9,6 +9,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use wire::changes::{ECHO_GROUP, ECHO_NAME, What};
 
 use crate::changes::{Deed, Watch};
 use crate::owner::{HOST, LENGTH, MODE, Owner, XATTR};
+use crate::requests::{Request, Requests};
 
 /// The wrapper.
 pub(crate) struct Owned {
@@ -37,6 +39,9 @@ pub(crate) struct Owned {
     echo: OnceLock<i32>,
     /// Numbers for what is gone, while the guest echoes its going.
     ghosts: AtomicU64,
+    requests: Arc<Requests>,
+    /// The last close of a file may tell what its writes did not: then each close is asked for.
+    closing_tells: bool,
 }
 
 /// The shared folder's own number.
@@ -51,6 +56,24 @@ const NOBODY: u32 = 65534;
 
 type Inode = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
+
+/// Whether the last close of a file in this folder may tell what its writes did not (no room, no rights): over a
+/// network, where data is sent late.
+pub(crate) fn tells_when_closed(folder: &Path) -> io::Result<bool> {
+    /// NFS, SMB (three of them), 9p, FUSE, Ceph, AFS, Coda: `linux/magic.h` and the file systems' own.
+    const LATE: [i64; 9] = [
+        0x6969,
+        0x517b,
+        0xff53_4d42,
+        0xfe53_4d42,
+        0x0102_1997,
+        0x6573_5546,
+        0x00c3_6400,
+        0x5346_414f,
+        0x7375_7245,
+    ];
+    Ok(LATE.contains(&rustix::fs::statfs(folder)?.f_type))
+}
 
 /// Whether Linux keeps user attributes on such a file.
 fn can_record(mode: u32) -> bool {
@@ -86,10 +109,24 @@ fn hidden(name: &CStr) -> bool {
 }
 
 impl Owned {
-    pub(crate) fn new(inner: PassthroughFs, watch: Arc<Watch>) -> Self {
+    /// `closing_tells`: see [`tells_when_closed`].
+    pub(crate) fn new(
+        inner: PassthroughFs,
+        watch: Arc<Watch>,
+        requests: Arc<Requests>,
+        closing_tells: bool,
+    ) -> Self {
         // SAFETY-free: rustix is not among this crate's libraries, std has no geteuid; /proc/self is the user's.
         let user = rustix::process::geteuid().as_raw();
-        Owned { inner, user, watch, echo: OnceLock::new(), ghosts: AtomicU64::new(GHOSTS) }
+        Owned {
+            inner,
+            user,
+            watch,
+            echo: OnceLock::new(),
+            ghosts: AtomicU64::new(GHOSTS),
+            requests,
+            closing_tells,
+        }
     }
 
     fn recorded(&self, inode: Inode) -> Option<Owner> {
@@ -122,6 +159,25 @@ impl Owned {
             self.show(entry.inode, &mut entry.attr);
         }
         entry
+    }
+
+    /// A file as it is shown to the guest, and how long that holds.
+    fn attributes(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        handle: Option<Handle>,
+    ) -> io::Result<(fuse::Attr, Duration)> {
+        let (mut attr, valid) = self.inner.getattr(as_root(ctx), inode, handle)?;
+        self.show(inode, &mut attr);
+        Ok((attr, valid))
+    }
+
+    fn forgotten(&self, ctx: Context, inode: Inode, count: u64) {
+        if inode < GHOSTS {
+            self.watch.forgotten(inode, count);
+            self.inner.forget(as_root(ctx), inode, count);
+        }
     }
 
     /// Whether it only repeats what the host did.
@@ -206,8 +262,9 @@ impl Owned {
 
 /// Passes operations on as they are, as root's.
 macro_rules! pass {
-    ($(fn $name:ident$(<$($gen:ident: $bound:path),*>)?($ctx:ident $(, $par:ident: $type:ty)*) $(-> $ret:ty)?;)*) => {
+    ($($kind:ident fn $name:ident$(<$($gen:ident: $bound:path),*>)?($ctx:ident $(, $par:ident: $type:ty)*) $(-> $ret:ty)?;)*) => {
         $(fn $name$(<$($gen: $bound),*>)?(&self, $ctx: Context $(, $par: $type)*) $(-> $ret)? {
+            self.requests.add(Request::$kind);
             self.inner.$name(as_root($ctx) $(, $par)*)
         })*
     };
@@ -227,22 +284,31 @@ impl FileSystem for Owned {
     }
 
     pass! {
-        fn readlink(ctx, inode: Inode) -> io::Result<Vec<u8>>;
-        fn read<W: ZeroCopyWriter>(ctx, inode: Inode, handle: Handle, w: W, size: u32, offset: u64,
+        Readlink fn readlink(ctx, inode: Inode) -> io::Result<Vec<u8>>;
+        Read fn read<W: ZeroCopyWriter>(ctx, inode: Inode, handle: Handle, w: W, size: u32, offset: u64,
             lock_owner: Option<u64>, flags: u32) -> io::Result<usize>;
-        fn flush(ctx, inode: Inode, handle: Handle, lock_owner: u64) -> io::Result<()>;
-        fn fsync(ctx, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
-        fn statfs(ctx, inode: Inode) -> io::Result<libc::statvfs64>;
-        fn opendir(ctx, inode: Inode, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
-        fn readdir(ctx, inode: Inode, handle: Handle, size: u32, offset: u64) -> io::Result<Self::DirIter>;
-        fn fsyncdir(ctx, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
-        fn releasedir(ctx, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
-        fn access(ctx, inode: Inode, mask: u32) -> io::Result<()>;
-        fn lseek(ctx, inode: Inode, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
-        fn syncfs(ctx, inode: Inode) -> io::Result<()>;
+        Fsync fn fsync(ctx, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
+        Statfs fn statfs(ctx, inode: Inode) -> io::Result<libc::statvfs64>;
+        Opendir fn opendir(ctx, inode: Inode, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
+        Readdir fn readdir(ctx, inode: Inode, handle: Handle, size: u32, offset: u64) -> io::Result<Self::DirIter>;
+        Fsyncdir fn fsyncdir(ctx, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
+        Releasedir fn releasedir(ctx, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
+        Access fn access(ctx, inode: Inode, mask: u32) -> io::Result<()>;
+        Lseek fn lseek(ctx, inode: Inode, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
+        Syncfs fn syncfs(ctx, inode: Inode) -> io::Result<()>;
+    }
+
+    fn flush(&self, ctx: Context, inode: Inode, handle: Handle, lock_owner: u64) -> io::Result<()> {
+        self.requests.add(Request::Flush);
+        if !self.closing_tells {
+            // The kernel asks no more: a close then is no way here and back. What was written is written already.
+            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+        }
+        self.inner.flush(as_root(ctx), inode, handle, lock_owner)
     }
 
     fn lookup(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<Entry> {
+        self.requests.add(Request::Lookup);
         if self.is_echo(&ctx) {
             match self.watch.told(parent, name) {
                 // Not there yet, or there still, in the eyes of whoever is about to repeat it.
@@ -260,17 +326,17 @@ impl FileSystem for Owned {
     }
 
     fn forget(&self, ctx: Context, inode: Inode, count: u64) {
-        if inode < GHOSTS {
-            self.watch.forgotten(inode, count);
-            self.inner.forget(as_root(ctx), inode, count);
-        }
+        self.requests.add(Request::Forget);
+        self.forgotten(ctx, inode, count);
     }
 
     fn batch_forget(&self, ctx: Context, requests: Vec<(Inode, u64)>) {
-        requests.into_iter().for_each(|(inode, count)| self.forget(ctx, inode, count));
+        self.requests.add(Request::Forget);
+        requests.into_iter().for_each(|(inode, count)| self.forgotten(ctx, inode, count));
     }
 
     fn unlink(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
+        self.requests.add(Request::Unlink);
         if self.is_echo(&ctx) {
             return self.echo_gone(parent, name);
         }
@@ -279,6 +345,7 @@ impl FileSystem for Owned {
     }
 
     fn rmdir(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
+        self.requests.add(Request::Rmdir);
         if self.is_echo(&ctx) {
             return self.echo_gone(parent, name);
         }
@@ -295,6 +362,7 @@ impl FileSystem for Owned {
         new: &CStr,
         flags: u32,
     ) -> io::Result<()> {
+        self.requests.add(Request::Rename);
         self.no_echo(&ctx)?;
         let (gone, made) = ((from, name, Deed::Gone), (to, new, Deed::Made));
         // An exchange moves both.
@@ -312,6 +380,7 @@ impl FileSystem for Owned {
         offset: u64,
         length: u64,
     ) -> io::Result<()> {
+        self.requests.add(Request::Fallocate);
         self.no_echo(&ctx)?;
         let done = self.inner.fallocate(as_root(ctx), inode, handle, mode, offset, length);
         self.watch.wrote(handle);
@@ -328,6 +397,7 @@ impl FileSystem for Owned {
         flock_release: bool,
         lock_owner: Option<u64>,
     ) -> io::Result<()> {
+        self.requests.add(Request::Release);
         let ctx = as_root(ctx);
         let done = self.inner.release(ctx, inode, flags, handle, flush, flock_release, lock_owner);
         self.watch.closed(handle);
@@ -346,6 +416,7 @@ impl FileSystem for Owned {
         len: u64,
         flags: u64,
     ) -> io::Result<usize> {
+        self.requests.add(Request::Copy);
         self.no_echo(&ctx)?;
         let ctx = as_root(ctx);
         let done = self.inner.copyfilerange(
@@ -361,9 +432,8 @@ impl FileSystem for Owned {
         inode: Inode,
         handle: Option<Handle>,
     ) -> io::Result<(fuse::Attr, Duration)> {
-        let (mut attr, valid) = self.inner.getattr(as_root(ctx), inode, handle)?;
-        self.show(inode, &mut attr);
-        Ok((attr, valid))
+        self.requests.add(Request::Getattr);
+        self.attributes(ctx, inode, handle)
     }
 
     fn setattr(
@@ -374,17 +444,18 @@ impl FileSystem for Owned {
         handle: Option<Handle>,
         valid: SetattrValid,
     ) -> io::Result<(fuse::Attr, Duration)> {
+        self.requests.add(Request::Setattr);
         let ownership = SetattrValid::UID | SetattrValid::GID | SetattrValid::MODE;
         if self.is_echo(&ctx) {
             // "Written to": an echo asks for a new time, and is shown the one that the host's write gave.
             if valid.intersects(ownership | SetattrValid::SIZE | SetattrValid::ATIME) {
                 return Err(denied());
             }
-            return self.getattr(ctx, inode, handle);
+            return self.attributes(ctx, inode, handle);
         }
         let mut on_host = valid;
         if valid.intersects(ownership) {
-            let (now, _) = self.getattr(ctx, inode, None)?;
+            let (now, _) = self.attributes(ctx, inode, None)?;
             on_host.remove(SetattrValid::UID | SetattrValid::GID);
             if can_record(now.mode) {
                 let mut owner =
@@ -403,7 +474,7 @@ impl FileSystem for Owned {
             }
             if !on_host.intersects(SetattrValid::all() - ownership) && !on_host.contains(SetattrValid::MODE) {
                 // Asked for anew: the kernel is to see the change of its time that a real chown makes.
-                return self.getattr(ctx, inode, handle);
+                return self.attributes(ctx, inode, handle);
             }
         }
         if valid.contains(SetattrValid::KILL_SUIDGID) {
@@ -425,6 +496,7 @@ impl FileSystem for Owned {
         name: &CStr,
         extensions: Extensions,
     ) -> io::Result<Entry> {
+        self.requests.add(Request::Symlink);
         if self.is_echo(&ctx) {
             return self.echo_made(ctx, parent, name);
         }
@@ -444,6 +516,7 @@ impl FileSystem for Owned {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<Entry> {
+        self.requests.add(Request::Mknod);
         if parent == ROOT && name == ECHO_NAME && ctx.gid.into_inner() == ECHO_GROUP {
             let _ = self.echo.set(ctx.pid); // the first is the guest's own
             return Err(denied());
@@ -467,6 +540,7 @@ impl FileSystem for Owned {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<Entry> {
+        self.requests.add(Request::Mkdir);
         if self.is_echo(&ctx) {
             return self.echo_made(ctx, parent, name);
         }
@@ -479,6 +553,7 @@ impl FileSystem for Owned {
     }
 
     fn link(&self, ctx: Context, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry> {
+        self.requests.add(Request::Link);
         self.no_echo(&ctx)?;
         let deeds = [(parent, name, Deed::Made)];
         let made = self.watch.doing(&deeds, || self.inner.link(as_root(ctx), inode, parent, name))?;
@@ -492,6 +567,7 @@ impl FileSystem for Owned {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
+        self.requests.add(Request::Open);
         if self.is_echo(&ctx) {
             if flags & libc::O_TRUNC as u32 != 0 {
                 return Err(denied());
@@ -528,6 +604,7 @@ impl FileSystem for Owned {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
+        self.requests.add(Request::Create);
         self.no_echo(&ctx)?;
         // One that is there already keeps its owner.
         let there = self.inner.lookup(as_root(ctx), parent, name);
@@ -567,6 +644,7 @@ impl FileSystem for Owned {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<usize> {
+        self.requests.add(Request::Write);
         if kill_priv {
             self.without_set_id(inode);
         }
@@ -596,6 +674,7 @@ impl FileSystem for Owned {
         flags: u32,
         extra_flags: SetxattrFlags,
     ) -> io::Result<()> {
+        self.requests.add(Request::Setxattr);
         if hidden(name) || self.is_echo(&ctx) {
             return Err(denied());
         }
@@ -603,6 +682,7 @@ impl FileSystem for Owned {
     }
 
     fn getxattr(&self, ctx: Context, inode: Inode, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
+        self.requests.add(Request::Getxattr);
         if hidden(name) {
             return Err(io::Error::from_raw_os_error(libc::ENODATA));
         }
@@ -610,6 +690,7 @@ impl FileSystem for Owned {
     }
 
     fn listxattr(&self, ctx: Context, inode: Inode, size: u32) -> io::Result<ListxattrReply> {
+        self.requests.add(Request::Listxattr);
         // Asked for whole: a count would count ours.
         let ListxattrReply::Names(names) = self.inner.listxattr(as_root(ctx), inode, XATTR_LIST_BYTES)?
         else {
@@ -629,6 +710,7 @@ impl FileSystem for Owned {
     }
 
     fn removexattr(&self, ctx: Context, inode: Inode, name: &CStr) -> io::Result<()> {
+        self.requests.add(Request::Removexattr);
         self.no_echo(&ctx)?;
         if hidden(name) {
             return Err(io::Error::from_raw_os_error(libc::ENODATA));

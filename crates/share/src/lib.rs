@@ -14,6 +14,7 @@
 mod changes;
 mod file_system;
 pub mod owner;
+mod requests;
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -45,6 +46,9 @@ struct Arguments {
     /// Socket on which changes of the host are told
     #[arg(long)]
     changes: PathBuf,
+    /// Socket on which the guest's requests are counted to whoever connects
+    #[arg(long)]
+    requests: Option<PathBuf>,
     /// The folder
     #[arg(long)]
     folder: PathBuf,
@@ -73,6 +77,12 @@ fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let watch = Arc::new(changes::Watch::new(&folder, file_system::ROOT, folders)?);
     let _ = std::fs::remove_file(&arguments.changes); // of an earlier one
     watch.clone().serve(UnixListener::bind(&arguments.changes)?);
+    let requests = Arc::new(requests::Requests::default());
+    if let Some(socket) = &arguments.requests {
+        let _ = std::fs::remove_file(socket); // of an earlier one
+        requests.clone().serve(UnixListener::bind(socket)?)?;
+    }
+    let closing_tells = file_system::tells_when_closed(&folder)?;
     let root_dir = folder.into_os_string().into_string().map_err(|_| "its path is not UTF-8")?;
     // Bound before the hypervisor is started: it connects once. The path is the controller's to remove: by the time
     // this one ends, another may have bound it anew.
@@ -91,7 +101,7 @@ fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     })?;
     let backend = VhostUserFsBackendBuilder::default()
         .set_thread_pool_size(THREADS)
-        .build(file_system::Owned::new(inner, watch))
+        .build(file_system::Owned::new(inner, watch, requests, closing_tells))
         .map_err(|e| e.to_string())?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon = VhostUserDaemon::new("coracle-share".into(), Arc::new(backend), memory)

@@ -1,7 +1,9 @@
 //! A machine of the benchmark's own: `coracle` with a home in a temporary folder, and a shell in its guest.
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -110,6 +112,15 @@ impl Machine {
         let folder = self.home.join(name);
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
+    }
+
+    /// How often the guest asked its first share for what, so far.
+    pub fn requests(&self) -> Result<BTreeMap<String, u64>> {
+        let socket = self.home.join("c/machine/share0.requests");
+        let mut stream = UnixStream::connect(&socket).with_context(|| format!("ask {}", socket.display()))?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        serde_json::from_str(&said).with_context(|| format!("the share's counts: {said}"))
     }
 
     /// How to look into the guest.

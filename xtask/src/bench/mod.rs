@@ -16,6 +16,7 @@ mod guest;
 mod image;
 mod images;
 mod machine;
+mod network;
 mod news;
 mod outside;
 mod place;
@@ -82,6 +83,9 @@ pub struct Options {
     /// Only the rows about builds
     #[arg(long, conflicts_with_all = ["guest", "images"])]
     builds: bool,
+    /// Only the rows about networks: bytes by iperf3, requests by wrk
+    #[arg(long, conflicts_with_all = ["guest", "images", "builds", "registry_root"])]
+    network: bool,
     /// Measure the boot, and the rows in the guest through the machine's socket
     #[arg(long, conflicts_with_all = ["peer", "peer_daemon", "peer_daemon_containerd", "registry_root"])]
     guest: bool,
@@ -157,7 +161,7 @@ pub fn run(options: &Options) -> Result<()> {
     };
     println!("load average at the start: {}\n{}", load(), report::head());
     let how_ours = Launch::Ours { engine: &engine, sandbox: &sandbox, nft };
-    if !options.images && options.only.is_empty() {
+    if !options.images && !options.network && options.only.is_empty() {
         bench.builds(
             &how_ours,
             options,
@@ -170,10 +174,10 @@ pub fn run(options: &Options) -> Result<()> {
         println!("load average at the end: {}", load());
         return bench.write(options, &[]);
     }
-    if options.wants(Part::Fresh) {
+    if options.wants(Part::Fresh) && !options.network {
         bench.fresh(&how_ours, options, &cli)?;
     }
-    if options.only.is_empty() {
+    if options.only.is_empty() && !options.network {
         if let Some(limit) = &limit {
             let tools = images::Tools { cli: &cli, registry: &registry_program, limit };
             bench.images(&how_ours, options, &tools)?;
@@ -202,6 +206,11 @@ pub fn run(options: &Options) -> Result<()> {
         .map(|s| s.docker(&["version", "-f", "{{.Server.Version}}"]).map(|v| format!("{}: {v}", s.name)))
         .collect::<Result<_>>()?;
     println!("{}", versions.join(", "));
+    if options.network {
+        bench.network(&sides)?;
+        println!("load average at the end: {}", load());
+        return bench.write(options, &versions);
+    }
     bench.of_containers(&sides, options)?;
     if options.wants(Part::Syncs) {
         bench.syncs(&sides)?;

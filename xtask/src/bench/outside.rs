@@ -7,6 +7,7 @@
 //! ```
 //! Folders are held against a volume: the guest's own disk.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -144,17 +145,33 @@ impl Bench {
         ];
         for (name, target, script) in works {
             let mut samples: [Vec<f64>; 2] = Default::default();
+            let mut asked = Vec::new();
             for (samples, place) in samples.iter_mut().zip(&places) {
                 machine.shell().run("sync; echo 3 >/proc/sys/vm/drop_caches")?;
                 let args = ["--rm", "-v", place, &names.image, "sh", "-c", &script];
+                let before = machine.requests()?;
                 samples.push(side.time(&names.run_args(&args))?);
+                asked.push(per_file(&before, &machine.requests()?));
             }
             let [ours, peer] = samples;
-            let note = "peer: a volume; with the container's own start and end".to_owned();
+            let note = format!(
+                "peer: a volume; with the container's own start and end; requests for {FILES} files: {}",
+                asked.first().map_or("", String::as_str)
+            );
             self.row(Row { name: format!("share: {name}"), unit: "ms", target, ours, peer, note });
         }
         side.docker(&["volume", "rm", &volume]).map(drop)
     }
+}
+
+/// What a share was asked for between two looks, divided by the files of a row; what came less than once in ten files
+/// is left out.
+fn per_file(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> String {
+    let asked = after.iter().map(|(name, n)| (name, n - before.get(name).unwrap_or(&0)));
+    let shown = asked.filter(|(_, n)| *n >= FILES as u64 / 10);
+    let shown: Vec<String> =
+        shown.map(|(name, n)| format!("{name} {:.1}", n as f64 / FILES as f64)).collect();
+    if shown.is_empty() { "hardly any".to_owned() } else { shown.join(", ") }
 }
 
 /// Milliseconds until all bytes that a port sends are here.

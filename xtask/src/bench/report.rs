@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// What a row may cost at most.
+/// What a row may cost.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
@@ -10,6 +10,8 @@ pub enum Target {
     None,
     /// Times the peer's median.
     Ratio(f64),
+    /// Times the peer's median, of what is better the more of it there is.
+    AtLeast(f64),
     /// In the row's own unit.
     AtMost(f64),
 }
@@ -53,6 +55,7 @@ impl Row {
         match self.target {
             Target::None => None,
             Target::Ratio(at_most) => self.ratio().map(|r| r <= at_most),
+            Target::AtLeast(at_least) => self.ratio().map(|r| r >= at_least),
             Target::AtMost(at_most) => spread(&self.ours).map(|s| s.1 <= at_most),
         }
     }
@@ -69,6 +72,7 @@ impl Row {
         let target = match self.target {
             Target::None => String::new(),
             Target::Ratio(r) => format!("<= {r:.2}x"),
+            Target::AtLeast(r) => format!(">= {r:.2}x"),
             Target::AtMost(n) => format!("<= {} {}", short(n), self.unit),
         };
         let verdict = match self.met() {
@@ -127,6 +131,8 @@ mod tests {
         assert_eq!(row(Target::Ratio(0.5), &[6.0], &[10.0]).met(), Some(false));
         assert_eq!(row(Target::Ratio(0.5), &[6.0], &[]).met(), None, "nothing to hold it against");
         assert_eq!(row(Target::AtMost(5.0), &[6.0], &[]).met(), Some(false));
+        assert_eq!(row(Target::AtLeast(0.95), &[9.4], &[10.0]).met(), Some(false));
+        assert_eq!(row(Target::AtLeast(0.95), &[9.6], &[10.0]).met(), Some(true));
         assert!(row(Target::Ratio(0.5), &[6.0], &[]).line().contains("not measured"));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::reply::Reply;
-use super::request::Call;
+use super::request::{Call, Version};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::store::Durability;
@@ -84,14 +84,34 @@ pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     Ok(Reply::no_content())
 }
 
+/// The filter `all`, as Go reads a truth value.
+fn all_of(values: &[String]) -> Result<bool> {
+    match values {
+        [] => Ok(false),
+        [one] if matches!(one.as_str(), "1" | "t" | "T" | "TRUE" | "true" | "True") => Ok(true),
+        [one] if matches!(one.as_str(), "0" | "f" | "F" | "FALSE" | "false" | "False") => Ok(false),
+        [one] => Err(Error::invalid(format!(
+            "invalid filter 'all': strconv.ParseBool: parsing \"{one}\": invalid syntax"
+        ))),
+        more => Err(Error::invalid(format!("invalid filter 'all=[{}]'", more.join(" ")))),
+    }
+}
+
 pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(&["all", "label", "label!"])?;
-    let all = filters.truth("all")?.unwrap_or(false);
+    // Before that version prune took all.
+    let all = call.version < Version(1, 42) || all_of(filters.values("all"))?;
     let (mut removed, mut bytes) = (Vec::new(), 0);
     for volume in engine.volumes.list() {
         let named = !volume.is_anonymous();
         let used = !engine.containers.using_volume(&volume.name).is_empty();
-        if used || (named && !all) || !filters.labels(volume.labels.as_ref().unwrap_or(&BTreeMap::new())) {
+        // As with dockerd: what the options lead to is somebody's choice, named or not.
+        let chosen = volume.options.as_ref().is_some_and(|o| !o.is_empty());
+        if used
+            || chosen
+            || (named && !all)
+            || !filters.labels(volume.labels.as_ref().unwrap_or(&BTreeMap::new()))
+        {
             continue;
         }
         let size = engine.volumes.size(&volume.name).await.unwrap_or(0);

@@ -304,7 +304,7 @@ async fn bundle(
     mounts: Vec<Mount>,
 ) -> Result<runtime::Bundle, Error> {
     let lower = rootfs.lower.clone();
-    let mut bundle = spec::bundle(engine, record, rootfs).await?;
+    let mut bundle = spec::bundle(engine, record, rootfs, None).await?;
     let own = engine.paths.container(&record.id);
     tokio::fs::write(own.join("hosts"), hosts(run, &record.config.hostname))
         .await

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::config::{Config, EndpointSettings, HostConfig, NetworkingConfig};
 use super::mounts::{self, MountKind, MountPoint};
 use super::validate::validate;
-use super::{Handle, LastRun, Record, links, task};
+use super::{Handle, LastRun, Record, images, links, task};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::store::{Durability, Kind};
@@ -62,6 +62,7 @@ pub async fn create(
     for mount in &mounts {
         super::spec::check_source(engine, mount).await?;
     }
+    images::resolve(engine, &mut mounts).await?;
 
     let id = crate::names::random_id();
     if config.hostname.is_empty() {
@@ -78,6 +79,7 @@ pub async fn create(
             prepare_volumes(engine, &id, &image.id, &mut mounts, &host.volume_driver, durability).await;
         engine.volumes.release(&id).await;
         prepared?;
+        images::keep(engine, &id, &mounts).await?;
         tokio::fs::create_dir_all(engine.paths.container(&id)).await?;
         let record = Record {
             id: id.clone(),
@@ -90,7 +92,7 @@ pub async fn create(
             host,
             networks,
             links,
-            mounts,
+            mounts: mounts.clone(),
             last: LastRun::default(),
             restart_count: 0,
             stopped_by_user: false,
@@ -104,6 +106,9 @@ pub async fn create(
         Err(e) => {
             engine.containers.forget(&id);
             engine.containers.release_name(&name, &id);
+            if let Err(e) = images::discard(engine, &id, &mounts).await {
+                tracing::warn!("container {name}: {e}");
+            }
             // Nothing else knows the folder: a failure to remove it only wastes space.
             let _ = tokio::fs::remove_dir_all(engine.paths.container(&id)).await;
             return Err(e);

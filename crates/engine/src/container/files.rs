@@ -12,7 +12,7 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use super::mounts::MountKind;
-use super::{Handle, Record, Status, changes, create, spec, user};
+use super::{Handle, Record, Status, changes, create, images, spec, user};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::rootfs::{self, Bind, Place, Root};
@@ -97,7 +97,8 @@ async fn look<T: Send + 'static>(
         }
         Status::Created | Status::Exited | Status::Restarting => {
             let rootfs = rootfs_of(engine, &record).await?;
-            (Place::Stopped { rootfs, binds: binds(engine, &record), writable }, files)
+            let trees = images::keep(engine, &record.id, &record.mounts).await?;
+            (Place::Stopped { rootfs, binds: binds(engine, &record, &scratch), trees, writable }, files)
         }
     };
     let looked = rootfs::look(place, scratch, move |root| {
@@ -107,7 +108,7 @@ async fn look<T: Send + 'static>(
     looked.await?.ok_or_else(|| Error::conflict(format!("container {} has just ended: try again", record.id)))
 }
 
-fn binds(engine: &Engine, record: &Record) -> Vec<Bind> {
+fn binds(engine: &Engine, record: &Record, scratch: &Path) -> Vec<Bind> {
     let folder = engine.paths.container(&record.id);
     let names = ["resolv.conf", "hostname", "hosts"]
         .into_iter()
@@ -116,9 +117,15 @@ fn binds(engine: &Engine, record: &Record) -> Vec<Bind> {
     let names =
         names.filter(|b| b.source.exists() && !record.mounts.iter().any(|m| m.destination == b.destination));
     let own = record.mounts.iter().filter(|m| m.kind != MountKind::Tmpfs);
-    names
-        .chain(own.map(|m| Bind { source: spec::source(engine, m), destination: m.destination.clone() }))
-        .collect()
+    let mut images = 0..;
+    let own = own.map(|m| {
+        let source = match m.kind {
+            MountKind::Image => rootfs::part(scratch, images.next().unwrap_or_default()),
+            _ => spec::source(engine, m),
+        };
+        Bind { source, destination: m.destination.clone() }
+    });
+    names.chain(own).collect()
 }
 
 fn not_there(reference: &str, path: &str) -> Error {
@@ -242,7 +249,7 @@ pub async fn archive(
 pub async fn export(engine: &Arc<Engine>, handle: &Handle, out: impl Write + Send + 'static) -> Result<()> {
     let record = handle.view().record;
     let rootfs = rootfs_of(engine, &record).await?;
-    let place = Place::Stopped { rootfs, binds: Vec::new(), writable: false };
+    let place = Place::Stopped { rootfs, binds: Vec::new(), trees: Vec::new(), writable: false };
     let written = rootfs::look(place, engine.paths.exec_root.join("rootfs"), move |root| {
         let options = archive::CreateOptions { bare: true, ..archive::CreateOptions::default() };
         archive::create(root.fd(), b"", &options, out).map(drop).map_err(|e| Error::internal(e.to_string()))

@@ -20,6 +20,7 @@ pub mod config;
 pub mod create;
 pub mod files;
 pub mod health;
+pub mod images;
 mod inherit;
 pub mod limits;
 pub mod links;

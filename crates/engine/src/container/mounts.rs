@@ -18,6 +18,8 @@ pub enum MountKind {
     Bind,
     /// A volume.
     Volume,
+    /// An image's tree.
+    Image,
     /// Memory.
     Tmpfs,
 }
@@ -28,9 +30,19 @@ impl MountKind {
         match self {
             Self::Bind => "bind",
             Self::Volume => "volume",
+            Self::Image => "image",
             Self::Tmpfs => "tmpfs",
         }
     }
+}
+
+/// An image whose tree is mounted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// As it was asked for.
+    pub name: String,
+    /// Its digest; empty until the container is made.
+    pub id: String,
 }
 
 /// A mount of a container.
@@ -40,6 +52,9 @@ pub struct MountPoint {
     pub kind: MountKind,
     /// The volume's name; `None` for an anonymous one until the container is made.
     pub volume: Option<String>,
+    /// The image of an image mount.
+    #[serde(default)]
+    pub image: Option<MountedImage>,
     /// The host's path of a bind; empty otherwise.
     pub source: PathBuf,
     /// Where in the container: absolute, without `.` and `..`.
@@ -54,7 +69,7 @@ pub struct MountPoint {
     pub copy_up: bool,
     /// Make the bind's source when it is missing, as `-v` does.
     pub create_source: bool,
-    /// Part of the volume.
+    /// Part of the volume or the image.
     pub subpath: String,
     /// Labels for a new volume.
     pub labels: BTreeMap<String, String>,
@@ -72,6 +87,7 @@ impl MountPoint {
         Self {
             kind,
             volume: None,
+            image: None,
             source: PathBuf::new(),
             destination,
             mode: String::new(),
@@ -230,7 +246,16 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
     if m.target.is_empty() {
         return Err(invalid("field Target must not be empty"));
     }
-    let destination = destination(&m.target, &m.target, MountKind::Volume)?;
+    if !m.target.starts_with('/') {
+        return Err(invalid(&format!("invalid mount path: '{}' mount path must be absolute", m.target)));
+    }
+    let destination = clean(Path::new(&m.target));
+    if destination == Path::new("/") {
+        return Err(invalid("invalid specification: destination can't be '/'"));
+    }
+    if m.image_options.is_some() && m.r#type != "image" {
+        return Err(invalid("field ImageOptions must not be specified"));
+    }
     let mut mount = match m.r#type.as_str() {
         "bind" => {
             if m.source.is_empty() {
@@ -274,10 +299,8 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
             if !volume.subpath.is_empty() && volume.volume.is_none() {
                 return Err(invalid("must not set Subpath when using anonymous volumes"));
             }
-            if volume.subpath.starts_with('/')
-                || Path::new(&volume.subpath).components().any(|c| c == Component::ParentDir)
-            {
-                return Err(invalid("subpath must be a relative path within the volume"));
+            if !is_part(&volume.subpath) {
+                return Err(invalid(NO_PART));
             }
             // What the image has is the whole volume's, not a part's.
             volume.copy_up &= volume.subpath.is_empty();
@@ -298,14 +321,38 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
             }
             tmpfs
         }
-        "image" | "npipe" | "cluster" => {
+        "image" => image_mount(m, destination)?,
+        "npipe" | "cluster" => {
             return Err(Error::not_implemented(format!("mounts of type {} are not there yet", m.r#type)));
         }
         _ => return Err(invalid("mount type unknown")),
     };
-    mount.rw = !m.read_only;
+    mount.rw = !m.read_only && mount.kind != MountKind::Image;
     mount.mode = shown_mode(mount.kind, "");
     Ok(mount)
+}
+
+/// dockerd's words, also where it is no volume.
+const NO_PART: &str = "subpath must be a relative path within the volume";
+
+/// Whether it names a part of something.
+fn is_part(path: &str) -> bool {
+    !path.starts_with('/') && !Path::new(path).components().any(|c| c == Component::ParentDir)
+}
+
+fn image_mount(m: &super::config::Mount, destination: PathBuf) -> Result<MountPoint> {
+    let invalid = |words: &str| Error::invalid(format!("invalid mount config for type \"image\": {words}"));
+    if m.source.is_empty() {
+        return Err(invalid("field Source must not be empty"));
+    }
+    let mut image = MountPoint::new(MountKind::Image, destination);
+    image.image = Some(MountedImage { name: m.source.clone(), id: String::new() });
+    image.propagation = "rprivate".into();
+    image.subpath = m.image_options.as_ref().map(|o| o.subpath.clone()).unwrap_or_default();
+    if !is_part(&image.subpath) {
+        return Err(invalid(NO_PART));
+    }
+    Ok(image)
 }
 
 /// The mounts of other containers that `--volumes-from` names: their volumes and binds, `CONTAINER[:ro|rw]`.

@@ -21,21 +21,27 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::exec::ExecConfig;
 use crate::remap::Remap;
+use crate::rootfs::Held;
 pub use mapped::check as check_mapped;
 pub use resources::resources;
 
 /// Places where the engine's own socket is expected by tools that look into it.
 const DOCKER_SOCKETS: &[&str] = &["/var/run/docker.sock", "/run/docker.sock"];
 
-/// Everything the runtime needs for a run.
-pub async fn bundle(engine: &Arc<Engine>, record: &Record, rootfs: image::RootFs) -> Result<runtime::Bundle> {
+/// Everything the runtime needs for a run; `trees` are the images that it mounts ([`super::images::hold`]).
+pub async fn bundle(
+    engine: &Arc<Engine>,
+    record: &Record,
+    rootfs: image::RootFs,
+    trees: Option<&Held>,
+) -> Result<runtime::Bundle> {
     names::write_names(engine, record).await?;
     let groups = record.host.group_add.clone().unwrap_or_default();
     let who = identity(engine, &rootfs, &record.config.user, &groups).await?;
     for mount in &record.mounts {
         make_source(engine, mount).await?;
     }
-    let spec = spec(engine, record, &who)?;
+    let spec = spec(engine, record, &who, trees)?;
     let folder = engine.paths.container(&record.id);
     Ok(runtime::Bundle {
         id: record.id.clone(),
@@ -122,7 +128,7 @@ fn is_own_socket(engine: &Engine, mount: &MountPoint) -> bool {
         || mount.source.to_str().is_some_and(|s| DOCKER_SOCKETS.contains(&s))
 }
 
-fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
+fn spec(engine: &Engine, record: &Record, who: &Identity, trees: Option<&Held>) -> Result<Spec> {
     let (config, host) = (&record.config, &record.host);
     // The setting may be newer than the container.
     check_mapped(engine, host)?;
@@ -139,7 +145,7 @@ fn spec(engine: &Engine, record: &Record, who: &Identity) -> Result<Spec> {
         spec.set_domainname(Some(config.domainname.clone()));
     }
     spec.set_process(Some(process(engine, record, who)?));
-    spec.set_mounts(Some(mounts(engine, record, users.is_some())?));
+    spec.set_mounts(Some(mounts(engine, record, users.is_some(), trees)?));
     spec.set_annotations(
         (!host.annotations.is_empty()).then(|| host.annotations.clone().into_iter().collect()),
     );
@@ -367,7 +373,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     mount
 }
 
-fn mounts(engine: &Engine, record: &Record, mapped: bool) -> Result<Vec<Mount>> {
+fn mounts(engine: &Engine, record: &Record, mapped: bool, trees: Option<&Held>) -> Result<Vec<Mount>> {
     let host = &record.host;
     let own: BTreeMap<&std::path::Path, &MountPoint> =
         record.mounts.iter().map(|m| (m.destination.as_path(), m)).collect();
@@ -415,9 +421,17 @@ fn mounts(engine: &Engine, record: &Record, mapped: bool) -> Result<Vec<Mount>> 
             list.push(mount(&place, "bind", &folder.join(name).to_string_lossy(), options));
         }
     }
+    let mut images = trees.iter().flat_map(|held| held.places.iter());
     for m in &record.mounts {
         let place = m.destination.to_string_lossy();
         match m.kind {
+            MountKind::Image => {
+                let (Some(held), Some(image)) = (trees, images.next()) else {
+                    return Err(Error::internal(format!("the image for {place} is not mounted")));
+                };
+                let namespace = format!("{}={}", runtime::spec::OF_ENGINE, held.namespace.display());
+                list.push(mount(&place, "bind", &image.to_string_lossy(), &["bind", "ro", &namespace]));
+            }
             MountKind::Tmpfs => {
                 let mut options: Vec<&str> = vec!["noexec", "nosuid", "nodev", "rprivate"];
                 for option in &m.tmpfs_options {

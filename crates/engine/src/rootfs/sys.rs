@@ -17,6 +17,14 @@ fn step(what: &str, e: rustix::io::Errno) -> Error {
     Error::internal(format!("{what}: {e}"))
 }
 
+/// An error in the words by which clients know it.
+fn words(e: rustix::io::Errno) -> String {
+    match e {
+        rustix::io::Errno::NOENT => "no such file or directory".into(),
+        other => other.to_string(),
+    }
+}
+
 /// Gives this thread a mount namespace of its own.
 fn enter_own_namespace() -> Result<()> {
     #[allow(unsafe_code)]
@@ -165,7 +173,7 @@ pub(super) fn mount_trees(trees: &[super::Layers], scratch: &Path) -> Result<Vec
 pub(super) fn bind_part(tree: &Path, part: &Path, scratch: &Path, name: &str) -> Result<PathBuf> {
     let root = open_root(tree)?;
     let found = open_in(&root, part, OFlags::PATH, ResolveFlags::empty())
-        .map_err(|e| Error::invalid(format!("{}: {e}", part.display())))?;
+        .map_err(|e| Error::invalid(format!("cannot access path {}: {}", part.display(), words(e))))?;
     let found = File::from(found);
     let place = scratch.join(name);
     make_place(&place, &super::path_of(&found))?;

@@ -6,6 +6,7 @@
 //! ```text
 //! machine/share0.sock ...    where QEMU finds them
 //! machine/share0.changes ... where they tell what the host changes in their folders
+//! machine/share0.requests .. where they tell how often the guest asked for what
 //! machine/share.log          what they say when they fail
 //! ```
 
@@ -61,6 +62,7 @@ impl Shares {
             let mut command = Command::new(&program);
             command.arg("--socket").arg(&socket).arg("--folder").arg(folder);
             command.arg("--changes").arg(changes_socket(home, &tag));
+            command.arg("--requests").arg(home.machine(&format!("{tag}.requests")));
             command.stdout(Stdio::null()).stderr(Stdio::from(said));
             let mut child =
                 platform::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;

@@ -68,6 +68,9 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if version < Version(1, 41) && host_config.cgroupns_mode.is_empty() {
         host_config.cgroupns_mode = "host".into();
     }
+    if version < Version(1, 48) && host_config.mounts.iter().any(|m| m.r#type == "image") {
+        return Err(Error::invalid("Mount type \"Image\" needs API v1.48 or newer"));
+    }
     if empty {
         return Err(Error::invalid("config cannot be empty in order to create a container"));
     }

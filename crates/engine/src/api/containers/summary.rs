@@ -158,8 +158,19 @@ struct Mount<'a> {
 
 /// The container's mounts.
 pub fn mounts<'a>(engine: &Engine, record: &'a Record) -> impl Serialize + use<'a> {
-    let shown = |m: &'a crate::container::mounts::MountPoint| match &m.volume {
-        Some(name) => Mount {
+    let shown = |m: &'a crate::container::mounts::MountPoint| match (&m.image, &m.volume) {
+        (Some(image), _) => Mount {
+            r#type: "image",
+            name: Some(&image.name),
+            // dockerd has a folder of its own's there, where the tree is mounted: here it is on no host's path.
+            source: Cow::Borrowed(Path::new(&image.id)),
+            destination: &m.destination,
+            driver: None,
+            mode: "",
+            rw: false,
+            propagation: &m.propagation,
+        },
+        (None, Some(name)) => Mount {
             r#type: "volume",
             name: Some(name),
             source: Cow::Owned(engine.volumes.data(name)),
@@ -169,7 +180,7 @@ pub fn mounts<'a>(engine: &Engine, record: &'a Record) -> impl Serialize + use<'
             rw: m.rw,
             propagation: "",
         },
-        None => Mount {
+        (None, None) => Mount {
             r#type: m.kind.name(),
             name: None,
             source: Cow::Borrowed(&m.source),

@@ -3,7 +3,7 @@
 
 mod transfer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -326,7 +326,12 @@ fn uses(engine: &Engine) -> impl Fn(&image::Digest) -> Vec<image::ImageUse> + Se
     let mut by_image: BTreeMap<String, Vec<image::ImageUse>> = BTreeMap::new();
     for view in engine.containers.list().iter().map(|h| h.view()) {
         let user = image::ImageUse { container: view.record.id.clone(), running: view.status.is_running() };
-        by_image.entry(view.record.image_id.clone()).or_default().push(user);
+        let mounted = view.record.mounts.iter().filter_map(|m| m.image.as_ref());
+        let images: BTreeSet<&String> = mounted.map(|i| &i.id).chain([&view.record.image_id]).collect();
+        for image in images {
+            let user = image::ImageUse { container: user.container.clone(), running: user.running };
+            by_image.entry(image.clone()).or_default().push(user);
+        }
     }
     move |id| by_image.get(&id.to_string()).cloned().unwrap_or_default()
 }

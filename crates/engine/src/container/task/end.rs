@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::{RESTART_CALM, RESTART_FIRST, RESTART_MAX, Run, State, Stopping, Task, tell};
-use crate::container::{Status, health};
-use crate::error::{Error, Result};
+use crate::container::{Status, health, images};
+use crate::error::Result;
 use crate::store::Kind;
 
 impl Task {
@@ -134,7 +134,7 @@ impl Task {
         let _files = self.files.clone().lock_owned().await;
         let id = self.record.id.clone();
         let removed = async {
-            self.engine.images.unmount_and_discard(&id).await.map_err(Error::from)?;
+            images::discard(&self.engine, &id, &self.record.mounts).await?;
             self.engine.store.delete(Kind::Container, &id, self.durability()).await
         };
         if let Err(e) = removed.await {

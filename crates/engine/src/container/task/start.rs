@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::networks::serve_names;
 use super::{Run, State, Task};
-use crate::container::{LastRun, PublishedPort, Status, create, health, links, spec};
+use crate::container::{LastRun, PublishedPort, Status, create, health, images, links, spec};
 use crate::error::{Code, Error, Result};
 
 impl Task {
@@ -56,7 +56,9 @@ impl Task {
         let files = self.files.clone().lock_owned().await;
         let rootfs =
             engine.images.mount(&create::image_digest(&self.record)?, &id).await.map_err(Error::from)?;
-        let bundle = spec::bundle(&engine, &self.record, rootfs).await?;
+        // Until the container's mounts are made.
+        let held = images::hold(&engine, &self.record).await?;
+        let bundle = spec::bundle(&engine, &self.record, rootfs, held.as_ref()).await?;
         let container = engine.runtime.create(bundle).await.map_err(start_error)?;
         // Mounted: from here on its files are reached through its first process.
         drop(files);
