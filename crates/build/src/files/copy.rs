@@ -57,8 +57,13 @@ struct Place<'a> {
     depth: usize,
 }
 
-fn c_string(text: &str) -> Result<CString, Error> {
-    CString::new(text).map_err(|_| Error::invalid(format!("{text:?}: a name with a NUL byte")))
+/// A name in a folder that is held open: one that led elsewhere would leave the tree.
+fn one_name(text: &str) -> Result<CString, Error> {
+    let none = || Error::invalid(format!("{text:?} is not the name of a file"));
+    if text.contains('/') || text == ".." {
+        return Err(none());
+    }
+    CString::new(text).map_err(|_| none())
 }
 
 impl Copier<'_> {
@@ -71,7 +76,7 @@ impl Copier<'_> {
         let from_dir = is_dir(&found.stat);
         let base = found.path.trim_matches('/').rsplit('/').next().unwrap_or("").to_owned();
         let below = if from_dir { into.is_some() && !self.contents_only } else { into.is_some() };
-        let source = c_string(&found.name)?;
+        let source = one_name(&found.name)?;
         if from_dir && self.contents_only {
             let target = match into {
                 Some(target) => target,
@@ -89,7 +94,7 @@ impl Copier<'_> {
                 from: found.parent.as_fd(),
                 name: &source,
                 to: to.as_fd(),
-                as_name: &c_string(&as_name)?,
+                as_name: &one_name(&as_name)?,
                 shown: &shown,
                 inside: "",
                 overwrite: false,
@@ -109,7 +114,7 @@ impl Copier<'_> {
             Some(folder) => (folder, name.to_owned()),
             None => (folder, last),
         };
-        let as_name = c_string(&as_name)?;
+        let as_name = one_name(&as_name)?;
         self.make_room(to.as_fd(), &as_name, dest)?;
         let file = create(to.as_fd(), &as_name, dest)?;
         File::from(file.try_clone().map_err(|e| Error::invalid(e.to_string()))?)

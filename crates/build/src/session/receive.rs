@@ -348,7 +348,12 @@ impl Receiver {
     /// Takes away what is no more, makes hard links, and gives folders their times, which making files in them changed.
     fn finish(mut self) -> Result<Transfer, Status> {
         for path in self.held.0.keys().rev() {
-            remove(&self.folder.join(path))?;
+            // What was in a folder that is none any more went with it. Where a link stands there now, the path would
+            // lead to wherever that leads.
+            let parent = path.rsplit_once('/').map(|(parent, _)| parent);
+            if parent.is_none_or(|parent| self.folders.contains(parent)) {
+                remove(&self.folder.join(path))?;
+            }
         }
         for (path, target) in std::mem::take(&mut self.links) {
             let (at, from) = (self.path(&path), self.path(&target));

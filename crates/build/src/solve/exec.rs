@@ -146,6 +146,9 @@ impl<W: Worker> Solve<W> {
             MountKind::Inline { name, data, mode } => {
                 let folder = scratch.join(format!("inline-{n}"));
                 let file = folder.join(name);
+                if file.parent() != Some(folder.as_path()) || name == ".." {
+                    return Err(Error::invalid(format!("{name:?} is not the name of a file")));
+                }
                 std::fs::create_dir_all(&folder)
                     .and_then(|()| std::fs::write(&file, data))
                     .and_then(|()| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(*mode)))
