@@ -429,8 +429,16 @@ mod tests {
             std::fs::write(at(file), if file.ends_with("text") { "text" } else { "" }).unwrap();
         }
         std::os::unix::fs::symlink(at("outside"), at("upper/link")).unwrap();
-        let targets =
-            ["/a/b", "/kept/x", "/of-image/y", "/file", "/link/b", "/link/file", "/../outside/b", "/kept/text"];
+        let targets = [
+            "/a/b",
+            "/kept/x",
+            "/of-image/y",
+            "/file",
+            "/link/b",
+            "/link/file",
+            "/../outside/b",
+            "/kept/text",
+        ];
         let targets = targets.map(str::to_owned);
         remove_places(&targets, &at("upper"), &[at("lower")]);
         for (path, there) in [

@@ -129,7 +129,8 @@ async fn what_was_in_a_folder_is_not_looked_for_behind_a_link() {
     for name in ["precious", "deep/precious"] {
         std::fs::write(outside.join(name), "kept").unwrap();
     }
-    let first = [folder("d"), file("d/precious", 1), folder("d/deep"), file("d/deep/precious", 1), file("e", 1)];
+    let first =
+        [folder("d"), file("d/precious", 1), folder("d/deep"), file("d/deep/precious", 1), file("e", 1)];
     let contents = [1, 3, 4].map(|id| (id, vec![0])).to_vec();
     let client = Client { packets: all(&first), contents };
     let held = transfer(client, &target, Index::default(), quick()).await.unwrap().index;
