@@ -64,6 +64,12 @@ impl Bench {
             build(s, &steps, &["--build-arg", "N=same"])
         })?;
 
+        // What of it is the daemon's: the rest is the client's start, its connections and its end.
+        let name = "of it, from the first step to the image";
+        self.alternate(&sides, name, Target::None, runs, |s| {
+            inside(&told(s, &steps, &["--build-arg", "N=same"])?).context("no steps were told of")
+        })?;
+
         let branches = folder.join("branches");
         fs::create_dir_all(&branches)?;
         fs::write(branches.join("Dockerfile"), of_four_branches(&self.names.image)?)?;
@@ -89,19 +95,31 @@ impl Bench {
         self.alternate(&sides, "the same, unchanged", Target::Ratio(0.6), runs, |s| build(s, &last[0], &[]))?;
         // What of it is the client's: its walk through the files, and its telling of each.
         let name = "of it, until the client has told of its last file";
-        self.alternate(&sides, name, Target::None, runs, |s| transfer(s, &last[0]))
+        self.alternate(&sides, name, Target::None, runs, |s| {
+            told(s, &last[0], &[])?.iter().filter_map(transferred).next_back().context("no context was sent")
+        })
     }
 }
 
-/// Milliseconds that the context took to come, by the daemon's own progress.
-fn transfer(side: &Side, folder: &Path) -> Result<f64> {
+/// What a daemon tells of a build.
+fn told(side: &Side, folder: &Path, more: &[&str]) -> Result<Vec<serde_json::Value>> {
     let folder = folder.display().to_string();
-    let mut command = side.command(&["buildx", "build", "--progress=rawjson", "-t", "built", &folder]);
-    let done = command.output().context("run docker")?;
+    let args = [&["buildx", "build", "--progress=rawjson", "-t", "built"], more, &[&folder]].concat();
+    let done = side.command(&args).output().context("run docker")?;
     let said = String::from_utf8_lossy(&done.stderr);
     anyhow::ensure!(done.status.success(), "{said}");
-    let took = said.lines().filter_map(|line| transferred(&serde_json::from_str(line).ok()?)).next_back();
-    took.with_context(|| format!("no context in {said}"))
+    Ok(said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// Milliseconds from the begin of the first step to the end of the last, which makes the image.
+fn inside(events: &[serde_json::Value]) -> Option<f64> {
+    let steps = || events.iter().filter_map(|e| e["vertexes"].as_array()).flatten();
+    let times =
+        |which: &str| steps().filter_map(|s| s[which].as_str().and_then(time_of_day)).collect::<Vec<_>>();
+    let (begun, ended) = (times("started"), times("completed"));
+    let took = ended.into_iter().reduce(f64::max)? - begun.into_iter().reduce(f64::min)?;
+    // Midnight was in between.
+    (took < DAY / 2.0).then_some(took)
 }
 
 /// The time of a transfer that is told of as done, in milliseconds.
