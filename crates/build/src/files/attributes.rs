@@ -73,9 +73,8 @@ pub fn resolve_owner(root: &Root, owner: &Owner) -> Result<(u32, u32), Error> {
         Some(Id::Number(uid)) => (*uid, *uid),
         Some(Id::Name(name)) => {
             let passwd = lines("/etc/passwd");
-            let found = find(&passwd, name).ok_or_else(|| {
-                Error::invalid(format!("unable to convert uid/gid chown string to host mapping: can't find uid for user {name}: no such user: {name}"))
-            })?;
+            // As with BuildKit: who is not there is root.
+            let found = find(&passwd, name).unwrap_or_default();
             (number(found.get(2)).unwrap_or(0), number(found.get(3)).unwrap_or(0))
         }
     };
@@ -84,10 +83,7 @@ pub fn resolve_owner(root: &Root, owner: &Owner) -> Result<(u32, u32), Error> {
         Some(Id::Number(gid)) => *gid,
         Some(Id::Name(name)) => {
             let group = lines("/etc/group");
-            let found = find(&group, name).ok_or_else(|| {
-                Error::invalid(format!("unable to convert uid/gid chown string to host mapping: can't find gid for group {name}: no such group: {name}"))
-            })?;
-            number(found.get(2)).unwrap_or(0)
+            find(&group, name).and_then(|found| number(found.get(2))).unwrap_or(0)
         }
     };
     Ok((uid, gid))

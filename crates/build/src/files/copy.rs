@@ -134,6 +134,7 @@ impl Copier<'_> {
         let folder = reopen(&target, dest)?;
         let stopped = Stopped { inner: archive, stop: self.stop };
         let mut options = archive::ExtractOptions::plain();
+        options.keep_root = true;
         if let Some((uid, gid)) = self.owner {
             options.owner = archive::Owner::Fixed { uid, gid };
         }
@@ -186,9 +187,10 @@ impl Copier<'_> {
     /// # Errors
     /// When something else is in the way.
     pub fn make_dirs(&self, path: &str) -> Result<OwnedFd, Error> {
-        // As with BuildKit: a mode in numbers is one for the folders above as well, a symbolic one is not.
+        // As with BuildKit: a mode in numbers is one for the folders above as well, but for set-id bits; a symbolic one
+        // is not.
         let mode = match self.chmod {
-            Some(Chmod::Bits(bits)) => *bits,
+            Some(Chmod::Bits(bits)) => *bits & 0o777,
             _ => FOLDER,
         };
         self.make_dirs_as(path, mode)

@@ -259,8 +259,9 @@ impl Receiver {
             return Err(refuse(format!("{} comes twice", stat.path)));
         }
         self.paths.push(stat.path.clone());
-        // Only what an image may have, and nothing of the file system below us.
-        stat.xattrs.retain(|name, _| name.starts_with("user.") || name == "security.capability");
+        // Only what an image may have, and nothing of the file system below us. What a file may do by its own
+        // (`security.capability`) is lost on this way with BuildKit, too: an archive keeps it.
+        stat.xattrs.retain(|name, _| name.starts_with("user."));
         let (path, kind) = (self.path(&stat.path), files::kind(&stat));
         let old = self.held.0.remove(&stat.path);
         let same = old.as_ref().is_some_and(|old| old.stat == stat);

@@ -194,6 +194,10 @@ fn one(
     };
     let (from, path) = match &step.from {
         CopySource::Inline { name, data } => return copier.inline(name, data.as_bytes(), &step.dest),
+        // Of `scratch` there is the root alone, and nothing in it.
+        CopySource::Tree { from: None, path } if path.trim_matches('/').is_empty() => {
+            return copier.make_dirs(&step.dest).map(drop);
+        }
         CopySource::Tree { from: None, path } => {
             return Err(Error::invalid(format!("{path:?}: not found")).with_kind(Kind::NotFound));
         }
@@ -209,6 +213,8 @@ fn one(
         select(from, required, false, false)?;
     }
     for source in &found {
+        // Names of one file are one file below a source, not in several: as with BuildKit.
+        copier.links.clear();
         if step.unpack && !is_dir(&source.stat) {
             let regular =
                 rustix::fs::FileType::from_raw_mode(source.stat.st_mode) == rustix::fs::FileType::RegularFile;

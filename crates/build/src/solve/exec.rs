@@ -173,6 +173,10 @@ impl<W: Worker> Solve<W> {
             MountKind::Ssh { id, mode, uid, gid, required } => {
                 let name = if id.is_empty() { "default" } else { id };
                 let session = self.session()?.clone();
+                // Said also where there is none, as with BuildKit.
+                if !held.env.iter().any(|e| e.starts_with("SSH_AUTH_SOCK=")) {
+                    held.env.push(format!("SSH_AUTH_SOCK={target}"));
+                }
                 if let Err(e) = session.check_agent(name).await {
                     let unset = || Error::invalid(format!("unset ssh forward key {name}"));
                     return if *required { Err(unset().context(e.message)) } else { Ok(()) };
@@ -183,9 +187,6 @@ impl<W: Worker> Solve<W> {
                 chown(&socket, Some(*uid), Some(*gid))
                     .and_then(|()| std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(*mode)))
                     .map_err(io("listen for the ssh agent"))?;
-                if !held.env.iter().any(|e| e.starts_with("SSH_AUTH_SOCK=")) {
-                    held.env.push(format!("SSH_AUTH_SOCK={target}"));
-                }
                 held._agents.push(agent);
                 (RunSource::Path(socket), false)
             }
