@@ -130,7 +130,8 @@ impl Copier<'_> {
     /// # Errors
     /// What is wrong with the archive.
     pub fn unpack(&mut self, archive: impl Read, dest: &str) -> Result<(), Error> {
-        let target = self.make_dirs(dest)?;
+        // As with BuildKit: a mode that is asked for is none of an archive, nor of where it goes.
+        let target = self.make_dirs_as(dest, FOLDER)?;
         let folder = reopen(&target, dest)?;
         let stopped = Stopped { inner: archive, stop: self.stop };
         let mut options = archive::ExtractOptions::plain();
