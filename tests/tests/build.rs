@@ -174,6 +174,57 @@ fn results_go_to_the_client_as_tree_and_archives() {
 }
 
 #[test]
+fn trees_and_layouts_go_to_folders_with_how_they_were_made() {
+    let engine = Engine::with_busybox();
+    let dockerfile = "FROM busybox AS make\nRUN mkdir -p /q/d && echo text > /a && echo more > /q/d/z && ln -s a /q/l\n\
+                      FROM scratch\nCOPY --from=make /a /\nCOPY --from=make /q /q\n";
+    let context = Context::new(&engine, "told", dockerfile);
+    let out = engine.path("out");
+    let plain = format!("type=local,dest={}", out.display());
+    // By default nothing is said beside files: only where it is asked for.
+    built(context.build(&["-o", &plain]));
+    assert!(!out.join("provenance.json").exists());
+    let tar = engine.path("files.tar");
+    let results = [("local", out.clone()), ("tar", tar.clone())];
+    for (kind, dest) in &results {
+        let to = format!("type={kind},dest={}", dest.display());
+        built(context.build(&["-o", &to, "--provenance=mode=max"]));
+    }
+    let unpacked = engine.path("unpacked");
+    std::fs::create_dir(&unpacked).unwrap();
+    let done = std::process::Command::new("tar").arg("-C").arg(&unpacked).arg("-xf").arg(&tar).status();
+    assert!(done.unwrap().success());
+    for folder in [&out, &unpacked] {
+        assert_eq!(std::fs::read_to_string(folder.join("q/d/z")).unwrap(), "more\n");
+        let said = std::fs::read(folder.join("provenance.json")).unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+        assert_eq!(said["predicateType"], "https://slsa.dev/provenance/v0.2");
+        let subjects = said["subject"].as_array().unwrap();
+        let names: Vec<_> = subjects.iter().map(|s| s["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["a", "q/d/z"]);
+        let digest = {
+            use sha2::Digest;
+            sha2::Sha256::digest(b"text\n").iter().map(|b| format!("{b:02x}")).collect::<String>()
+        };
+        assert_eq!(subjects[0]["digest"]["sha256"], digest.as_str());
+    }
+
+    // An image as a folder: what reads OCI layouts reads it.
+    let layout = engine.path("layout");
+    built(context.build(&["-o", &format!("type=oci,tar=false,dest={}", layout.display()), "-t", "told:1"]));
+    let index = std::fs::read(layout.join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    assert!(layout.join("blobs").join(digest.replace(':', "/")).exists(), "{index}");
+    context.write("Dockerfile", "FROM base\nCOPY Dockerfile /new\n");
+    let base = format!("base=oci-layout://{}@{digest}", layout.display());
+    let again = engine.path("again");
+    built(context.build(&["--build-context", &base, "-o", again.to_str().unwrap()]));
+    assert_eq!(std::fs::read_to_string(again.join("a")).unwrap(), "text\n");
+    assert_eq!(store::faults(&engine.root()), [""; 0]);
+}
+
+#[test]
 fn a_file_of_many_steps_is_built() {
     let engine = Engine::with_busybox();
     let steps: String = (0..300).map(|n| format!("WORKDIR /folder-{n}\n")).collect();

@@ -32,6 +32,8 @@ pub struct CreateOptions {
     pub ids: Option<Ids>,
     /// What overlayfs' whiteouts become: `.wh.` files of a layer, or devices as they are.
     pub whiteouts: Whiteouts,
+    /// Write no end-of-archive mark: more follows, and at last [`end`].
+    pub unended: bool,
 }
 
 impl Default for CreateOptions {
@@ -43,6 +45,7 @@ impl Default for CreateOptions {
             without_contents: Vec::new(),
             ids: None,
             whiteouts: Whiteouts::Literal,
+            unended: false,
         }
     }
 }
@@ -88,9 +91,43 @@ pub fn create(
         None => name.to_vec(),
     };
     walk.add(dir.as_fd(), name, shown, options.bare)?;
-    walk.out.write_all(&[0; 1024]).map_err(Error::Write)?;
+    if !options.unended {
+        end(&mut walk.out)?;
+    }
     walk.out.flush().map_err(Error::Write)?;
     Ok(walk.summary)
+}
+
+/// Writes one file of an archive, root's, from memory; `mtime` in seconds after 1970.
+///
+/// # Errors
+/// [`Error::Write`] when the output ends.
+pub fn file(path: &[u8], mode: u32, mtime: i64, data: &[u8], mut out: impl Write) -> Result<(), Error> {
+    let member = Member {
+        path: path.to_vec(),
+        link: Vec::new(),
+        flag: b'0',
+        mode,
+        uid: 0,
+        gid: 0,
+        size: data.len() as u64,
+        mtime: (mtime, 0),
+        device: (0, 0),
+        xattrs: Vec::new(),
+    };
+    let padding = data.len().wrapping_neg() % 512;
+    out.write_all(&member.encode())
+        .and_then(|()| out.write_all(data))
+        .and_then(|()| out.write_all(&[0; 512][..padding]))
+        .map_err(Error::Write)
+}
+
+/// Writes the end-of-archive mark.
+///
+/// # Errors
+/// [`Error::Write`] when the output ends.
+pub fn end(mut out: impl Write) -> Result<(), Error> {
+    out.write_all(&[0; 1024]).map_err(Error::Write)
 }
 
 struct Walk<'a, W> {

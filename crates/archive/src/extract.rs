@@ -63,6 +63,8 @@ pub struct ExtractOptions {
     /// Refuse to replace a folder by something else and the other way round (`docker cp`'s
     /// `noOverwriteDirNonDir`).
     pub keep_kind: bool,
+    /// Leave the folder that is extracted into as it is, whatever the archive says of it (`./`).
+    pub keep_root: bool,
     /// What the owners are for the file system; `None`: as they are.
     pub ids: Option<Ids>,
     /// Limits of the archive.
@@ -76,6 +78,7 @@ impl ExtractOptions {
             whiteouts: Whiteouts::Overlay,
             owner: Owner::Archive,
             keep_kind: false,
+            keep_root: false,
             ids: None,
             limits: Limits::default(),
         }
@@ -142,6 +145,7 @@ impl Tree<'_> {
         if path.is_empty() {
             // The root itself: only its metadata can be meant.
             return match entry.kind {
+                Kind::Directory if self.options.keep_root => Ok(()),
                 Kind::Directory => {
                     let root = openat(self.root, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                         .map_err(|e| Error::os("open", b".", e))?;

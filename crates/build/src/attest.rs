@@ -111,21 +111,37 @@ fn time(time: SystemTime) -> String {
     chrono::DateTime::<chrono::Utc>::from(time).to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
 }
 
-impl Build<'_> {
-    /// The statement about the image of this digest, which has these names.
-    pub fn statement(&self, digest: &str, names: &[String], platform: &Platform) -> Statement {
-        let sha256 = digest.trim_start_matches("sha256:");
-        let subject = |name: String| json!({ "name": name, "digest": { "sha256": sha256 } });
-        let mut subjects: Vec<Value> = names.iter().map(|n| subject(purl(n, platform))).collect();
-        if subjects.is_empty() {
-            subjects.push(subject("_".into()));
+/// What a statement is about.
+pub(crate) enum About<'a> {
+    /// The image of this digest, which has these names.
+    Image { digest: &'a str, names: &'a [String], platform: &'a Platform },
+    /// Files, by their paths, with the hex digits of their SHA-256.
+    Files(&'a [(String, String)]),
+}
+
+impl About<'_> {
+    fn subjects(&self) -> Vec<Value> {
+        let subject = |name: &str, sha256: &str| json!({ "name": name, "digest": { "sha256": sha256 } });
+        match self {
+            Self::Image { digest, names, platform } => {
+                let sha256 = digest.trim_start_matches("sha256:");
+                let named: Vec<Value> = names.iter().map(|n| subject(&purl(n, platform), sha256)).collect();
+                if named.is_empty() { vec![subject("_", sha256)] } else { named }
+            }
+            Self::Files(files) => files.iter().map(|(path, sha256)| subject(path, sha256)).collect(),
         }
+    }
+}
+
+impl Build<'_> {
+    /// The statement.
+    pub fn statement(&self, about: &About<'_>) -> Statement {
         let (kind, predicate) = match self.wanted.first {
             true => (TYPE_1, self.first()),
             false => (TYPE_0, self.before_first()),
         };
         let statement = json!({
-            "_type": "https://in-toto.io/Statement/v0.1", "predicateType": kind, "subject": subjects,
+            "_type": "https://in-toto.io/Statement/v0.1", "predicateType": kind, "subject": about.subjects(),
             "predicate": predicate,
         });
         Statement { predicate_type: kind.into(), data: statement.to_string().into_bytes() }
@@ -263,7 +279,9 @@ mod tests {
             source: Some(Source { filename: "Dockerfile".into(), data: b"FROM x".to_vec() }),
             builder: platform.clone(),
         };
-        let made = build.statement("sha256:ab", &["docker.io/a/b:c".into()], &platform);
+        let names = ["docker.io/a/b:c".to_owned()];
+        let about = About::Image { digest: "sha256:ab", names: &names, platform: &platform };
+        let made = build.statement(&about);
         let read: Value = serde_json::from_slice(&made.data).unwrap();
         assert_eq!(made.predicate_type, TYPE_0);
         assert_eq!(read["subject"][0]["name"], "pkg:docker/a/b@c?platform=linux%2Famd64");
@@ -274,5 +292,8 @@ mod tests {
         assert_eq!(predicate["metadata"][METADATA]["vcs"]["revision"], "abc");
         assert_eq!(predicate["metadata"][METADATA]["source"]["infos"][0]["data"], "RlJPTSB4");
         assert_eq!(predicate["metadata"]["buildStartedOn"], "1970-01-01T00:00:00Z");
+        let files = [("a/b".to_owned(), "cd".to_owned())];
+        let made: Value = serde_json::from_slice(&build.statement(&About::Files(&files)).data).unwrap();
+        assert_eq!(made["subject"], json!([{ "name": "a/b", "digest": { "sha256": "cd" } }]));
     }
 }

@@ -21,7 +21,7 @@ use crate::builder::Builder;
 use crate::error::Error;
 use crate::graph::{Graph, Range};
 use crate::jobs::{Answered, Returned};
-use crate::progress::{Counts, Progress, timestamp};
+use crate::progress::{Progress, timestamp};
 use crate::rpc::{Answer, Code, Request, Service, Status};
 use crate::session::Greeting;
 use crate::solve::Context;
@@ -253,9 +253,6 @@ impl<W: Worker> Api<W> {
         let listed = self.0.begin(&request.r#ref, context)?;
         let job = listed.job.clone();
         let begun = SystemTime::now();
-        if !request.internal {
-            self.note(&request, begun, None, job.progress.counts());
-        }
         let work = async {
             let returned = if request.frontend.is_empty() {
                 // Beside the client's own work, so that they are there when the first step asks.
@@ -290,8 +287,7 @@ impl<W: Worker> Api<W> {
         };
         job.progress.end();
         if !request.internal {
-            self.note(&request, begun, Some(&done), job.progress.counts());
-            self.keep_events(&request, &job.progress);
+            self.keep(&request, begun, &done, &job.progress);
         }
         drop(listed);
         crate::gc::later(&self.0);
@@ -299,50 +295,32 @@ impl<W: Worker> Api<W> {
         Ok(Answer::one(&proto::SolveResponse { exporter_response }))
     }
 
-    /// Writes the build into the history: begun, or ended as `done` says.
-    fn note(
+    /// Writes the build into the history. While one is under way it is told from its job.
+    fn keep(
         &self,
         request: &proto::SolveRequest,
         begun: SystemTime,
-        done: Option<&Result<HashMap<String, String>, Status>>,
-        counts: Counts,
+        done: &Result<HashMap<String, String>, Status>,
+        progress: &Progress,
     ) {
+        let counts = progress.counts();
         let record = proto::BuildHistoryRecord {
             r#ref: request.r#ref.clone(),
             frontend: request.frontend.clone(),
             frontend_attrs: request.frontend_attrs.clone(),
             exporters: request.exporters.clone(),
-            error: done.and_then(|d| d.as_ref().err()).map(Status::to_message),
+            error: done.as_ref().err().map(Status::to_message),
             created_at: Some(timestamp(begun)),
-            completed_at: done.map(|_| crate::progress::now()),
-            exporter_response: done.and_then(|d| d.as_ref().ok()).cloned().unwrap_or_default(),
+            completed_at: Some(crate::progress::now()),
+            exporter_response: done.as_ref().ok().cloned().unwrap_or_default(),
             num_cached_steps: counts.cached,
             num_total_steps: counts.steps,
             num_completed_steps: counts.completed,
             num_warnings: counts.warnings,
             ..Default::default()
         };
-        // While it is under way it is told from the job: only what has ended is kept.
-        if done.is_none() {
-            return;
-        }
-        let put = self.0.cache.put_history(&request.r#ref, &record.encode_to_vec(), &[], HISTORY);
-        if let Err(e) = put {
-            tracing::warn!("history: {e}");
-        }
-    }
-
-    fn keep_events(&self, request: &proto::SolveRequest, progress: &Progress) {
         let events = progress.events().iter().map(|e| (**e).clone()).collect();
-        let events = Events { events }.encode_to_vec();
-        let record = match self.0.cache.history() {
-            Ok(all) => all.into_iter().find_map(|(bytes, _)| {
-                let record = proto::BuildHistoryRecord::decode(bytes.as_slice()).ok()?;
-                (record.r#ref == request.r#ref).then_some(bytes)
-            }),
-            Err(e) => return tracing::warn!("history: {e}"),
-        };
-        let Some(record) = record else { return };
+        let (record, events) = (record.encode_to_vec(), Events { events }.encode_to_vec());
         if let Err(e) = self.0.cache.put_history(&request.r#ref, &record, &events, HISTORY) {
             tracing::warn!("history: {e}");
         }

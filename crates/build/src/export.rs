@@ -1,5 +1,7 @@
 //! What becomes of a build: an image in the store, an archive or a tree at the client.
 
+mod folder;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,7 +11,7 @@ use bollard_buildkit_proto::moby::buildkit::v1 as proto;
 use serde_json::{Map, Value, json};
 
 use crate::Error;
-use crate::attest;
+use crate::attest::{self, About};
 use crate::builder::Builder;
 use crate::control::status;
 use crate::dockerfile::text::parse_bool;
@@ -23,6 +25,9 @@ use crate::worker::{Attest, ImageWork, MadeImage, Statement, Worker};
 
 /// Metadata of the client's that says which of several exporters files are for.
 const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
+
+/// File of a tree that says how it was made.
+const PROVENANCE: &str = "provenance.json";
 
 /// What is made of a build.
 enum Exporter {
@@ -78,16 +83,8 @@ pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
         if flag(&wanted.attrs, "rewrite-timestamp") {
             return Err(unsupported("rewrite-timestamp=true is not there yet".into()));
         }
-        if wanted.attrs.get("tar").is_some_and(|v| v == "false") {
-            return Err(unsupported("an image as a folder (tar=false) is not there yet".into()));
-        }
     }
-    if let Some(attested) = attest::wanted(request)?
-        && !attested.inline_only
-        && exporters(request).iter().any(|e| matches!(e.r#type.as_str(), "local" | "tar"))
-    {
-        return Err(unsupported("provenance as a file (of type=local and type=tar) is not there yet".into()));
-    }
+    attest::wanted(request)?;
     for wanted in caches(request) {
         remote::check(wanted)?;
     }
@@ -124,7 +121,8 @@ pub async fn all<W: Worker>(
     let inline = if inline { inside(job, returned).await? } else { Vec::new() };
     for (n, wanted) in exporters(request).iter().enumerate() {
         let Some(kind) = exporter(&wanted.r#type)? else { continue };
-        let by_name = |a: &attest::Wanted| wanted.r#type != "docker" || !a.inline_only;
+        let beside = matches!(wanted.r#type.as_str(), "docker" | "local" | "tar");
+        let by_name = |a: &attest::Wanted| !beside || !a.inline_only;
         let attest = attest::wanted(request)?.filter(by_name).map(|a| provenance(job, request, a, begun));
         let one = One { builder, job, attrs: &wanted.attrs, returned, number: n, inline: &inline, attest };
         match kind {
@@ -182,7 +180,7 @@ struct One<'a, W: Worker> {
     attest: Option<Provenance>,
 }
 
-type Provenance = Arc<dyn Fn(&str, &[String], &Platform) -> Statement + Send + Sync>;
+type Provenance = Arc<dyn Fn(&About<'_>) -> Statement + Send + Sync>;
 
 fn provenance<W: Worker>(
     job: &Arc<Job<W>>,
@@ -191,7 +189,7 @@ fn provenance<W: Worker>(
     begun: SystemTime,
 ) -> Provenance {
     let (job, request) = (job.clone(), request.clone());
-    Arc::new(move |digest, names, platform| {
+    Arc::new(move |about| {
         let solver = &job.solver;
         let materials = solver.materials.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let remote = request.frontend_attrs.get("context").is_some_and(|c| !c.is_empty());
@@ -204,7 +202,7 @@ fn provenance<W: Worker>(
             source: job.source(),
             builder: Platform::host(),
         };
-        build.statement(digest, names, platform)
+        build.statement(about)
     })
 }
 
@@ -278,7 +276,7 @@ impl<W: Worker> One<'_, W> {
             }
             let attest = self.attest.clone().map(|attest| -> Attest {
                 let (names, platform) = (names.to_vec(), platform.clone());
-                Arc::new(move |digest| attest(digest, &names, &platform))
+                Arc::new(move |digest| attest(&About::Image { digest, names: &names, platform: &platform }))
             });
             images.push(ImageWork {
                 tree: solved.tree.clone(),
@@ -346,6 +344,12 @@ impl<W: Worker> One<'_, W> {
                 response.insert("image.name".into(), names.join(","));
             }
             describe(&made, response);
+            if self.attrs.get("tar").is_some_and(|v| parse_bool(v) == Some(false)) {
+                let part = step.part("copying blobs");
+                folder::send(self.builder, self.session()?, &made.digest).await?;
+                part.done(0);
+                return Ok(());
+            }
             let part = step.part("sending tarball");
             let (out, sent) = send::bytes(self.session()?, &self.metadata(response));
             let save = async {
@@ -361,19 +365,31 @@ impl<W: Worker> One<'_, W> {
         done
     }
 
+    /// What was made, as files: each platform in a folder of its own where there are several.
+    fn parts(&self) -> Vec<send::Part> {
+        let several = self.returned.multi_platform && self.returned.solved.len() > 1;
+        let one = |solved: &Solved| {
+            let platform = solved.target.as_ref().map(|t| t.platform.to_string()).unwrap_or_default();
+            let statement = self.attest.clone().map(|attest| -> send::Say {
+                let prefix = self.attrs.get("attestation-prefix").cloned().unwrap_or_default();
+                Box::new(move |files| (format!("{prefix}{PROVENANCE}"), attest(&About::Files(files)).data))
+            });
+            send::Part {
+                folder: several.then(|| platform.replace('/', "_")),
+                tree: solved.tree.clone(),
+                time: solved.target.as_ref().and_then(|t| t.epoch),
+                statement,
+            }
+        };
+        self.returned.solved.iter().map(one).collect()
+    }
+
     async fn local(&self) -> Result<(), Status> {
         let mut step = self.job.progress.begin("exporting to client directory");
         let done = async {
-            let several = self.returned.multi_platform && self.returned.solved.len() > 1;
             let part = step.part("copying files");
-            let mut trees = Vec::new();
-            for solved in &self.returned.solved {
-                let platform = solved.target.as_ref().map(|t| t.platform.to_string()).unwrap_or_default();
-                let folder = several.then(|| platform.replace('/', "_"));
-                trees.push((folder, solved.tree.clone()));
-            }
             let metadata = self.metadata(&HashMap::new());
-            let sent = send::trees(self.builder, self.session()?, &metadata, trees).await?;
+            let sent = send::trees(self.builder, self.session()?, &metadata, self.parts()).await?;
             part.done(sent);
             Ok(())
         }
@@ -386,13 +402,8 @@ impl<W: Worker> One<'_, W> {
         let mut step = self.job.progress.begin("exporting to client tarball");
         let done = async {
             let part = step.part("sending tarball");
-            let [solved] = self.returned.solved.as_slice() else {
-                let words = "an archive of several platforms is not there yet";
-                return Err(Status::new(Code::Unimplemented, words));
-            };
             let metadata = self.metadata(&HashMap::new());
-            let tree = solved.tree.clone();
-            send::archive(self.builder, self.session()?, &metadata, tree).await?;
+            send::archive(self.builder, self.session()?, &metadata, self.parts()).await?;
             part.done(0);
             Ok(())
         }

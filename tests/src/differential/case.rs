@@ -45,6 +45,11 @@ pub struct Group {
 }
 
 impl Group {
+    /// Whether it is compared in `--full` alone, or when it is asked for: by the end of its name.
+    pub fn is_long(&self) -> bool {
+        self.name.ends_with("_full")
+    }
+
     /// All groups, or those whose name contains `wanted`.
     pub fn all(wanted: &str) -> Vec<Self> {
         let folder = super::folder().join("cases");

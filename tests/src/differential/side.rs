@@ -41,15 +41,18 @@ shift
 docker buildx build --quiet --no-cache --tag "$image" "$@" "$DIR" >/dev/null
 "#;
 
-/// `tree IMAGE PATHS` of the cases' shell: files with type, mode, owner, size and target, and sums of their content.
+/// `tree IMAGE PATHS` of the cases' shell: files with type, mode, owner, size, target and extended attributes (their
+/// names and lengths: `tar` tells no more of them; those of users are in no archive of dockerd's default store), and sums
+/// of their content.
 const TREE: &str = r#"#!/bin/sh
 place=$(mktemp -d)
 image=$1
 shift
 docker create --name d-tree "$image" x >/dev/null && docker export d-tree >"$place/tar"
 docker rm d-tree >/dev/null
-tar --numeric-owner -tvf "$place/tar" "$@" 2>/dev/null |
-    awk '{ if ($1 ~ /^d/) $3 = "-"; $4 = ""; $5 = ""; print }' | sort -k 4
+tar --numeric-owner --xattrs --xattrs-include='*' -tvvf "$place/tar" "$@" 2>/dev/null |
+    awk '/^  x:/ { if ($3 !~ /^user/) print last, $0; next } { sub(/\*$/, "", $1); if ($1 ~ /^d/) $3 = "-"; $4 = ""; $5 = ""; print; last = $6 }' |
+    sort -k 4
 mkdir "$place/files"
 tar -xf "$place/tar" -C "$place/files" --no-same-owner --delay-directory-restore "$@" 2>/dev/null
 cd "$place/files" && find . -type f -exec cksum {} + | sort -k 3

@@ -64,6 +64,12 @@ impl Bench {
             build(s, &steps, &["--build-arg", "N=same"])
         })?;
 
+        // What of it is the daemon's: the rest is the client's start, its connections and its end.
+        let name = "of it, from the first step to the image";
+        self.alternate(&sides, name, Target::None, runs, |s| {
+            inside(&told(s, &steps, &["--build-arg", "N=same"])?).context("no steps were told of")
+        })?;
+
         let branches = folder.join("branches");
         fs::create_dir_all(&branches)?;
         fs::write(branches.join("Dockerfile"), of_four_branches(&self.names.image)?)?;
@@ -86,8 +92,54 @@ impl Bench {
         for (side, context) in sides.iter().flat_map(|s| last.iter().map(move |c| (s, c))) {
             build(side, context, &[])?;
         }
-        self.alternate(&sides, "the same, unchanged", Target::Ratio(0.6), runs, |s| build(s, &last[0], &[]))
+        self.alternate(&sides, "the same, unchanged", Target::Ratio(0.6), runs, |s| build(s, &last[0], &[]))?;
+        // What of it is the client's: its walk through the files, and its telling of each.
+        let name = "of it, until the client has told of its last file";
+        self.alternate(&sides, name, Target::None, runs, |s| {
+            told(s, &last[0], &[])?.iter().filter_map(transferred).next_back().context("no context was sent")
+        })
     }
+}
+
+/// What a daemon tells of a build.
+fn told(side: &Side, folder: &Path, more: &[&str]) -> Result<Vec<serde_json::Value>> {
+    let folder = folder.display().to_string();
+    let args = [&["buildx", "build", "--progress=rawjson", "-t", "built"], more, &[&folder]].concat();
+    let done = side.command(&args).output().context("run docker")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    anyhow::ensure!(done.status.success(), "{said}");
+    Ok(said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// Milliseconds from the begin of the first step to the end of the last, which makes the image.
+fn inside(events: &[serde_json::Value]) -> Option<f64> {
+    let steps = || events.iter().filter_map(|e| e["vertexes"].as_array()).flatten();
+    let times =
+        |which: &str| steps().filter_map(|s| s[which].as_str().and_then(time_of_day)).collect::<Vec<_>>();
+    let (begun, ended) = (times("started"), times("completed"));
+    let took = ended.into_iter().reduce(f64::max)? - begun.into_iter().reduce(f64::min)?;
+    // Midnight was in between.
+    (took < DAY / 2.0).then_some(took)
+}
+
+/// The time of a transfer that is told of as done, in milliseconds.
+fn transferred(event: &serde_json::Value) -> Option<f64> {
+    let all = event["statuses"].as_array()?;
+    let status = all.iter().find(|s| s["id"] == "transferring context:" && s["completed"].is_string())?;
+    let took = time_of_day(status["completed"].as_str()?)? - time_of_day(status["started"].as_str()?)?;
+    Some(if took < 0.0 { took + DAY } else { took })
+}
+
+/// Milliseconds of a day.
+const DAY: f64 = 86_400e3;
+
+/// Milliseconds since midnight, of a time in RFC 3339.
+fn time_of_day(time: &str) -> Option<f64> {
+    let clock = time.split_once('T')?.1;
+    let end = clock.find(['Z', '+', '-'])?;
+    let parts: Vec<f64> = clock[..end].split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [hours, minutes, seconds] = parts[..] else { return None };
+    Some(((hours * 60.0 + minutes) * 60.0 + seconds) * 1e3)
 }
 
 fn build(side: &Side, folder: &Path, more: &[&str]) -> Result<f64> {
@@ -131,4 +183,24 @@ fn context_of(folder: &Path, image: &str) -> Result<()> {
     fs::write(folder.join("data/of"), folder.display().to_string())?;
     fs::write(folder.join("Dockerfile"), format!("FROM {image}\nCOPY data /data\n"))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transfers_are_read_of_the_progress() {
+        let status = |started: &str, completed: &str| {
+            let status = serde_json::json!({ "id": "transferring context:", "started": started, "completed": completed });
+            serde_json::json!({ "statuses": [{ "id": "other" }, status] })
+        };
+        let near = |event, expected: f64| (transferred(&event).unwrap() - expected).abs() < 1e-3;
+        assert!(near(status("2026-11-22T01:02:03.25Z", "2026-11-22T01:02:04.5Z"), 1250.0));
+        assert!(near(status("2026-11-22T23:59:59Z", "2026-11-23T00:00:01Z"), 2000.0));
+        assert_eq!(
+            transferred(&serde_json::json!({ "statuses": [{ "id": "transferring context:" }] })),
+            None
+        );
+    }
 }

@@ -332,7 +332,9 @@ fn workdir(context: &mut Context<'_>, state: &mut State, step: &Step, path: &str
     }
     state.workdir = true;
     let folder = absolute(&state.image.config.working_dir, path);
-    state.image.config.working_dir.clone_from(&folder);
+    // As with BuildKit: an absolute one is told as it was written.
+    let told = if path.starts_with('/') { path.to_owned() } else { folder.clone() };
+    state.image.config.working_dir.clone_from(&told);
     state.cwd.clone_from(&folder);
     let layer = folder != "/";
     if layer {
@@ -356,7 +358,7 @@ fn workdir(context: &mut Context<'_>, state: &mut State, step: &Step, path: &str
             command: step.instruction.code.clone(),
         })?);
     }
-    state.commit(&mut context.graph, format!("WORKDIR {folder}"), layer, context.options.epoch)
+    state.commit(&mut context.graph, format!("WORKDIR {told}"), layer, context.options.epoch)
 }
 
 /// The title of a step that makes a layer.

@@ -78,7 +78,8 @@ pub fn dispatch(
     }
     for doc in &files.contents {
         by.push_str(&format!(" <<{}", doc.name));
-        let from = CopySource::Inline { name: doc.name.clone(), data: doc.content.clone() };
+        let from =
+            CopySource::Inline { name: doc.file().map_err(Error::invalid)?, data: doc.content.clone() };
         copy.steps.push(CopyStep { from, ..common.clone() });
     }
     by.push_str(&format!(" {} # buildkit", files.dest));

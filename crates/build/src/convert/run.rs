@@ -72,7 +72,8 @@ pub fn dispatch(context: &mut Context<'_>, state: &mut State, step: &Step, run: 
             let data = first.text();
             if state.image.os != "windows" && data.starts_with("#!") {
                 words = vec![format!("{INLINE}/{}", first.name)];
-                let kind = MountKind::Inline { name: first.name.clone(), data, mode: 0o755 };
+                let kind =
+                    MountKind::Inline { name: first.file().map_err(Error::invalid)?, data, mode: 0o755 };
                 exec.mounts.push(Mount { target: INLINE.into(), kind });
             } else {
                 words = vec![data];

@@ -1,6 +1,8 @@
 //! `<<EOF`: text of the following lines.
 
 use super::expand::{EnvList, Lex};
+use super::text::quote;
+use crate::convert::names::clean;
 
 /// Text that stands in the lines after an instruction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +21,19 @@ impl Heredoc {
     /// The content as it is meant.
     pub fn text(&self) -> String {
         if self.chomp { chomp(&self.content) } else { self.content.clone() }
+    }
+
+    /// Name of the file it makes: BuildKit makes it in an empty folder, from which no `..` leads out.
+    ///
+    /// # Errors
+    /// Where the word names no file of that folder.
+    pub fn file(&self) -> Result<String, String> {
+        let path = clean(&format!("/{}", self.name));
+        let name = path.trim_start_matches('/');
+        if name.is_empty() || name.contains(['/', '\0']) {
+            return Err(format!("{} cannot be the name of a heredoc's file", quote(&self.name)));
+        }
+        Ok(name.to_owned())
     }
 }
 
@@ -63,6 +78,17 @@ pub fn in_line(line: &str) -> Result<Vec<Heredoc>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_stay_in_their_folder() {
+        let file = |name: &str| Heredoc { name: name.into(), ..Heredoc::default() }.file();
+        for (word, expected) in [("EOF", "EOF"), ("../../EOF", "EOF"), ("/EOF", "EOF"), ("a/../b", "b")] {
+            assert_eq!(file(word), Ok(expected.to_owned()));
+        }
+        for word in ["..", "/", "a/b", "../etc/passwd", "a\0"] {
+            assert!(file(word).is_err(), "{word:?}");
+        }
+    }
 
     #[test]
     fn words_that_begin_a_heredoc() {

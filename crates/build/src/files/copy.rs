@@ -10,17 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::attributes::{adorn, symbolic, xattrs, xattrs_of};
 use super::digest::DEPTH;
 use super::{Found, Root, fault, is_dir, names};
 use crate::Error;
-use crate::graph::{Chmod, Id, Owner};
+use crate::graph::Chmod;
 
 /// Mode of folders that are made on the way to a destination.
 const FOLDER: u32 = 0o755;
 /// Mode of a file that stands in the Dockerfile.
 const INLINE: u32 = 0o644;
-/// Largest `/etc/passwd` or `/etc/group` that is read, in bytes.
-const NAMES: u64 = 1 << 20;
 
 /// What is the same for all sources of one step.
 pub struct Copier<'a> {
@@ -57,8 +56,13 @@ struct Place<'a> {
     depth: usize,
 }
 
-fn c_string(text: &str) -> Result<CString, Error> {
-    CString::new(text).map_err(|_| Error::invalid(format!("{text:?}: a name with a NUL byte")))
+/// A name in a folder that is held open: one that led elsewhere would leave the tree.
+fn one_name(text: &str) -> Result<CString, Error> {
+    let none = || Error::invalid(format!("{text:?} is not the name of a file"));
+    if text.contains('/') || text == ".." {
+        return Err(none());
+    }
+    CString::new(text).map_err(|_| none())
 }
 
 impl Copier<'_> {
@@ -71,7 +75,7 @@ impl Copier<'_> {
         let from_dir = is_dir(&found.stat);
         let base = found.path.trim_matches('/').rsplit('/').next().unwrap_or("").to_owned();
         let below = if from_dir { into.is_some() && !self.contents_only } else { into.is_some() };
-        let source = c_string(&found.name)?;
+        let source = one_name(&found.name)?;
         if from_dir && self.contents_only {
             let target = match into {
                 Some(target) => target,
@@ -89,7 +93,7 @@ impl Copier<'_> {
                 from: found.parent.as_fd(),
                 name: &source,
                 to: to.as_fd(),
-                as_name: &c_string(&as_name)?,
+                as_name: &one_name(&as_name)?,
                 shown: &shown,
                 inside: "",
                 overwrite: false,
@@ -109,7 +113,7 @@ impl Copier<'_> {
             Some(folder) => (folder, name.to_owned()),
             None => (folder, last),
         };
-        let as_name = c_string(&as_name)?;
+        let as_name = one_name(&as_name)?;
         self.make_room(to.as_fd(), &as_name, dest)?;
         let file = create(to.as_fd(), &as_name, dest)?;
         File::from(file.try_clone().map_err(|e| Error::invalid(e.to_string()))?)
@@ -126,10 +130,12 @@ impl Copier<'_> {
     /// # Errors
     /// What is wrong with the archive.
     pub fn unpack(&mut self, archive: impl Read, dest: &str) -> Result<(), Error> {
-        let target = self.make_dirs(dest)?;
+        // As with BuildKit: a mode that is asked for is none of an archive, nor of where it goes.
+        let target = self.make_dirs_as(dest, FOLDER)?;
         let folder = reopen(&target, dest)?;
         let stopped = Stopped { inner: archive, stop: self.stop };
         let mut options = archive::ExtractOptions::plain();
+        options.keep_root = true;
         if let Some((uid, gid)) = self.owner {
             options.owner = archive::Owner::Fixed { uid, gid };
         }
@@ -182,9 +188,10 @@ impl Copier<'_> {
     /// # Errors
     /// When something else is in the way.
     pub fn make_dirs(&self, path: &str) -> Result<OwnedFd, Error> {
-        // As with BuildKit: a mode in numbers is one for the folders above as well, a symbolic one is not.
+        // As with BuildKit: a mode in numbers is one for the folders above as well, but for set-id bits; a symbolic one
+        // is not.
         let mode = match self.chmod {
-            Some(Chmod::Bits(bits)) => *bits,
+            Some(Chmod::Bits(bits)) => *bits & 0o777,
             _ => FOLDER,
         };
         self.make_dirs_as(path, mode)
@@ -429,24 +436,6 @@ fn now() -> Timespec {
     rustix::time::clock_gettime(rustix::time::ClockId::Realtime)
 }
 
-/// Owner, mode (after the owner: chown clears set-id bits) and time.
-fn adorn(
-    file: &impl AsFd,
-    uid: u32,
-    gid: u32,
-    mode: Option<u32>,
-    time: Timespec,
-    shown: &str,
-) -> Result<(), Error> {
-    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-        .and_then(|()| match mode {
-            Some(mode) => rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777)),
-            None => Ok(()),
-        })
-        .and_then(|()| rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time }))
-        .map_err(|e| fault("set owner, mode and time of", shown, e))
-}
-
 /// The same for what cannot be opened: in the folder that is held, the last part not followed.
 fn finish(place: &Place<'_>, uid: u32, gid: u32, mode: Option<u32>, time: Timespec) -> Result<(), Error> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -463,31 +452,6 @@ fn finish(place: &Place<'_>, uid: u32, gid: u32, mode: Option<u32>, time: Timesp
         })
         .and_then(|()| rustix::fs::utimensat(place.to, place.as_name, &times, AtFlags::SYMLINK_NOFOLLOW))
         .map_err(|e| fault("set owner and time of", place.shown, e))
-}
-
-/// Extended attributes of a file or folder that are part of it: not those of the file system below.
-pub(crate) fn xattrs(parent: BorrowedFd<'_>, name: &CStr) -> Vec<(String, Vec<u8>)> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    rustix::fs::openat(parent, name, flags, Mode::empty()).map_or_else(|_| Vec::new(), |fd| xattrs_of(&fd))
-}
-
-fn xattrs_of(file: &impl AsFd) -> Vec<(String, Vec<u8>)> {
-    let mut list = vec![0_u8; 64 << 10];
-    let Ok(length) = rustix::fs::flistxattr(file, &mut list) else { return Vec::new() };
-    list.truncate(length);
-    list.split(|b| *b == 0)
-        .filter(|name| !name.is_empty())
-        .filter_map(|name| {
-            let name = String::from_utf8(name.to_vec()).ok()?;
-            if !(name.starts_with("user.") || name == "security.capability") {
-                return None;
-            }
-            let mut value = vec![0_u8; 64 << 10];
-            let length = rustix::fs::fgetxattr(file, name.as_str(), &mut value).ok()?;
-            value.truncate(length);
-            Some((name, value))
-        })
-        .collect()
 }
 
 /// Reads until told to stop.
@@ -542,106 +506,4 @@ pub fn reader(found: &Found) -> Result<BufReader<File>, Error> {
     let fd = rustix::fs::openat(&found.parent, found.name.as_str(), flags, Mode::empty())
         .map_err(|e| fault("open", &found.path, e))?;
     Ok(BufReader::with_capacity(256 << 10, File::from(fd)))
-}
-
-/// Numbers of an owner, names looked up in the tree that is written to.
-///
-/// # Errors
-/// When a name is not there.
-pub fn resolve_owner(root: &Root, owner: &Owner) -> Result<(u32, u32), Error> {
-    let lines = |path| root.text(path, NAMES).unwrap_or_default();
-    let find = |text: &str, name: &str| -> Option<Vec<String>> {
-        text.lines()
-            .map(|l| l.split(':').map(str::to_owned).collect::<Vec<_>>())
-            .find(|f| f.first().is_some_and(|n| n == name))
-    };
-    let number = |field: Option<&String>| field.and_then(|f| f.parse::<u32>().ok());
-    let (uid, primary) = match &owner.user {
-        None => (0, 0),
-        // Without a group the user's number is the group's, too.
-        Some(Id::Number(uid)) => (*uid, *uid),
-        Some(Id::Name(name)) => {
-            let passwd = lines("/etc/passwd");
-            let found = find(&passwd, name).ok_or_else(|| {
-                Error::invalid(format!("unable to convert uid/gid chown string to host mapping: can't find uid for user {name}: no such user: {name}"))
-            })?;
-            (number(found.get(2)).unwrap_or(0), number(found.get(3)).unwrap_or(0))
-        }
-    };
-    let gid = match &owner.group {
-        None => primary,
-        Some(Id::Number(gid)) => *gid,
-        Some(Id::Name(name)) => {
-            let group = lines("/etc/group");
-            let found = find(&group, name).ok_or_else(|| {
-                Error::invalid(format!("unable to convert uid/gid chown string to host mapping: can't find gid for group {name}: no such group: {name}"))
-            })?;
-            number(found.get(2)).unwrap_or(0)
-        }
-    };
-    Ok((uid, gid))
-}
-
-/// chmod(1)'s words: `u+x,go-w`, `a=rX`.
-fn symbolic(text: &str, mode: u32, folder: bool) -> u32 {
-    let mut mode = mode;
-    for clause in text.split(',') {
-        let at = clause.find(['+', '-', '=']).unwrap_or(clause.len());
-        let who = &clause[..at];
-        let (mut mask, mut special) = (0, 0);
-        for c in who.chars() {
-            match c {
-                'u' => (mask, special) = (mask | 0o700, special | 0o4000),
-                'g' => (mask, special) = (mask | 0o070, special | 0o2000),
-                'o' => mask |= 0o007,
-                _ => (mask, special) = (mask | 0o777, special | 0o6000),
-            }
-        }
-        if who.is_empty() {
-            (mask, special) = (0o777, 0o6000);
-        }
-        let mut rest = &clause[at..];
-        while let Some(operator) = rest.chars().next() {
-            let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |n| n + 1);
-            let mut bits = 0;
-            for c in rest[1..end].chars() {
-                bits |= match c {
-                    'r' => 0o444 & mask,
-                    'w' => 0o222 & mask,
-                    'x' => 0o111 & mask,
-                    'X' if folder || mode & 0o111 != 0 => 0o111 & mask,
-                    's' => special,
-                    't' => 0o1000,
-                    'u' => ((mode >> 6 & 7) * 0o111) & mask,
-                    'g' => ((mode >> 3 & 7) * 0o111) & mask,
-                    'o' => ((mode & 7) * 0o111) & mask,
-                    _ => 0,
-                };
-            }
-            mode = match operator {
-                '+' => mode | bits,
-                '-' => mode & !bits,
-                // As BuildKit has it: set-id bits stay what they are.
-                _ => mode & !mask | bits,
-            };
-            rest = &rest[end..];
-        }
-    }
-    mode & 0o7777
-}
-
-#[cfg(test)]
-mod tests {
-    use super::symbolic;
-
-    #[test]
-    fn modes_in_words_are_chmods() {
-        assert_eq!(symbolic("u+x,go-w", 0o666, false), 0o744);
-        assert_eq!(symbolic("a=rX", 0o755, true), 0o555);
-        assert_eq!(symbolic("a=rX", 0o644, false), 0o444);
-        assert_eq!(symbolic("+x", 0o644, false), 0o755);
-        assert_eq!(symbolic("u=rw,g=u", 0o000, false), 0o660);
-        assert_eq!(symbolic("g+s,+t", 0o755, true), 0o3755);
-        assert_eq!(symbolic("g=u", 0o2750, false), 0o2770);
-    }
 }

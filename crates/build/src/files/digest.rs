@@ -183,7 +183,7 @@ impl<'a> Walk<'a> {
         let known = self.index.and_then(|i| i.0.get(path));
         let all: BTreeMap<String, Vec<u8>> = match known {
             Some(entry) => entry.stat.xattrs.clone().into_iter().collect(),
-            None => super::copy::xattrs(parent, name).into_iter().collect(),
+            None => super::attributes::xattrs(parent, name).into_iter().collect(),
         };
         for (name, value) in all {
             self.text(name.as_bytes());

@@ -3,6 +3,7 @@
 //! Every path is resolved by the kernel in one call that cannot leave the tree's root (`openat2`, `RESOLVE_IN_ROOT`);
 //! what is made is made in a folder that is held open, and changed through what was opened itself.
 
+pub mod attributes;
 pub mod copy;
 pub mod digest;
 pub mod glob;

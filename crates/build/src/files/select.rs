@@ -38,7 +38,11 @@ pub fn select(root: &Root, path: &str, wildcards: bool, follow: bool) -> Result<
     let before = parts[..plain].join("/");
     let folder = match root.at(&before, OFlags::PATH | OFlags::DIRECTORY) {
         Ok(folder) => folder,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
+        // Nothing may match, but where to look is there.
+        Err(Errno::NOENT | Errno::NOTDIR) => {
+            let words = format!("lstat /{before}: no such file or directory");
+            return Err(Error::invalid(words).with_kind(Kind::NotFound));
+        }
         Err(e) => return Err(fault("open", &before, e)),
     };
     let mut found = Vec::new();

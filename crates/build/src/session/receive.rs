@@ -259,8 +259,9 @@ impl Receiver {
             return Err(refuse(format!("{} comes twice", stat.path)));
         }
         self.paths.push(stat.path.clone());
-        // Only what an image may have, and nothing of the file system below us.
-        stat.xattrs.retain(|name, _| name.starts_with("user.") || name == "security.capability");
+        // Only what an image may have, and nothing of the file system below us. What a file may do by its own
+        // (`security.capability`) is lost on this way with BuildKit, too: an archive keeps it.
+        stat.xattrs.retain(|name, _| name.starts_with("user."));
         let (path, kind) = (self.path(&stat.path), files::kind(&stat));
         let old = self.held.0.remove(&stat.path);
         let same = old.as_ref().is_some_and(|old| old.stat == stat);
@@ -348,7 +349,12 @@ impl Receiver {
     /// Takes away what is no more, makes hard links, and gives folders their times, which making files in them changed.
     fn finish(mut self) -> Result<Transfer, Status> {
         for path in self.held.0.keys().rev() {
-            remove(&self.folder.join(path))?;
+            // What was in a folder that is none any more went with it. Where a link stands there now, the path would
+            // lead to wherever that leads.
+            let parent = path.rsplit_once('/').map(|(parent, _)| parent);
+            if parent.is_none_or(|parent| self.folders.contains(parent)) {
+                remove(&self.folder.join(path))?;
+            }
         }
         for (path, target) in std::mem::take(&mut self.links) {
             let (at, from) = (self.path(&path), self.path(&target));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -12,6 +12,7 @@ use std::time::Duration;
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
 use bollard_buildkit_proto::moby::filesync::packet::BytesMessage;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
@@ -99,7 +100,83 @@ impl Write for Blocking {
     }
 }
 
-/// A tree as an archive.
+/// A tree that goes to a client.
+pub struct Part {
+    /// The folder it goes to; `None`: the client's own.
+    pub folder: Option<String>,
+    /// What goes there.
+    pub tree: Tree,
+    /// Time of what is made beside it, in seconds after 1970; now, where there is none.
+    pub time: Option<i64>,
+    /// Says something of its files, in a file beside them.
+    pub statement: Option<Say>,
+}
+
+/// Makes the name and the content of a file that says something of others: by their paths, with the hex digits of their
+/// SHA-256.
+pub type Say = Box<dyn FnOnce(&[(String, String)]) -> (String, Vec<u8>) + Send>;
+
+/// A file that is in no tree.
+struct Beside {
+    name: String,
+    data: Vec<u8>,
+    /// Seconds after 1970.
+    time: i64,
+}
+
+/// Permission bits of a statement.
+const STATEMENT: u32 = 0o600;
+
+/// What is said of a tree.
+fn say(statement: Option<Say>, time: Option<i64>, root: &Root) -> Result<Option<Beside>, Error> {
+    let Some(statement) = statement else { return Ok(None) };
+    let top = top(root)?;
+    let mut files = Vec::new();
+    digests(&top, "", 0, &mut files)?;
+    let (name, data) = statement(&files);
+    let time = time.unwrap_or_else(|| chrono::Utc::now().timestamp());
+    Ok(Some(Beside { name, data, time }))
+}
+
+/// Paths and digests of all files below a folder.
+fn digests(folder: &OwnedFd, at: &str, depth: usize, out: &mut Vec<(String, String)>) -> Result<(), Error> {
+    if depth > crate::files::digest::DEPTH {
+        return Err(Error::invalid(format!("{at}: too many folders below each other")));
+    }
+    for name in names(folder.as_fd()).map_err(|e| crate::files::fault("read", at, e))? {
+        let text = name.to_string_lossy();
+        let path = if at.is_empty() { text.into_owned() } else { format!("{at}/{text}") };
+        let fault = |e| crate::files::fault("read", &path, e);
+        let stat = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(fault)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(folder, &name, flags, Mode::empty()).map_err(fault);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => digests(&open()?, &path, depth + 1, out)?,
+            FileType::RegularFile => {
+                let (mut file, mut hasher) = (File::from(open()?), Sha256::new());
+                let mut buffer = vec![0; CHUNK];
+                loop {
+                    let got = file.read(&mut buffer);
+                    let got = got.map_err(|e| Error::invalid(format!("read {path}: {e}")))?;
+                    if got == 0 {
+                        break;
+                    }
+                    hasher.update(&buffer[..got]);
+                }
+                let digest = crate::hex(&hasher.finalize());
+                out.push((path, digest.trim_start_matches("sha256:").to_owned()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn top(root: &Root) -> Result<OwnedFd, Error> {
+    root.at("/", OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| crate::files::fault("open", "/", e))
+}
+
+/// Trees as an archive.
 ///
 /// # Errors
 /// The client's own words; faults of the disk.
@@ -107,34 +184,44 @@ pub async fn archive<W: Worker>(
     builder: &Arc<Builder<W>>,
     session: &Session,
     metadata: &[(String, String)],
-    tree: Tree,
+    mut parts: Vec<Part>,
 ) -> Result<(), Status> {
     let (out, sent) = bytes(session, metadata);
     let Some(tx) = out.0.get_ref().cloned() else {
         return Err(Status::new(Code::Internal, "a stream that ended before it began"));
     };
     drop(out);
+    parts.sort_by(|a, b| a.folder.cmp(&b.folder));
+    let trees = parts.iter().map(|p| p.tree.clone()).collect();
     let write = move |view: View| {
-        let root = view.read.first().ok_or_else(|| Error::invalid("nothing to send"))?;
         let failed = |e: &dyn std::fmt::Display| Error::invalid(format!("write the archive: {e}"));
-        let folder = open(root.0.as_fd(), ".").map_err(|e| failed(&e))?;
-        let options = archive::CreateOptions { bare: true, ..Default::default() };
         let mut out = std::io::BufWriter::with_capacity(CHUNK, Blocking(tx));
-        archive::create(folder.as_fd(), b"", &options, &mut out).map_err(|e| failed(&e))?;
+        for (part, root) in parts.into_iter().zip(&view.read) {
+            let beside = say(part.statement, part.time, root)?;
+            let options = archive::CreateOptions {
+                bare: part.folder.is_none(),
+                rename: part.folder.clone().map(String::into_bytes),
+                unended: true,
+                ..Default::default()
+            };
+            archive::create(top(root)?.as_fd(), b"", &options, &mut out).map_err(|e| failed(&e))?;
+            if let Some(beside) = beside {
+                let folder = part.folder.map(|f| f + "/").unwrap_or_default();
+                let path = format!("{folder}{}", beside.name);
+                archive::file(path.as_bytes(), STATEMENT, beside.time, &beside.data, &mut out)
+                    .map_err(|e| failed(&e))?;
+            }
+        }
+        archive::end(&mut out).map_err(|e| failed(&e))?;
         out.flush().map_err(|e| failed(&e))
     };
-    let (written, sent) = tokio::join!(builder.worker.view(None, vec![tree], write), sent);
+    let (written, sent) = tokio::join!(builder.worker.view(None, trees, write), sent);
     // A writer that was not listened to any more: the listener says why.
     match (written, sent) {
         (Ok(()), sent) => sent,
         (Err(_), Err(e)) => Err(e),
         (Err(e), Ok(())) => Err(crate::control::status(e)),
     }
-}
-
-fn open(folder: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(folder, name, flags, Mode::empty())
 }
 
 /// Trees to a folder of the client's, each below a name or all in one; gives the bytes that were sent.
@@ -145,16 +232,18 @@ pub async fn trees<W: Worker>(
     builder: &Arc<Builder<W>>,
     session: &Session,
     metadata: &[(String, String)],
-    trees: Vec<(Option<String>, Tree)>,
+    mut parts: Vec<Part>,
 ) -> Result<u64, Status> {
     let (sender, answers) = session.files(Method::ToClient, metadata);
     let (tx, mut out) = mpsc::channel::<Packet>(QUEUE);
     let (wanted, requests) = mpsc::channel::<Packet>(QUEUE);
-    let (folders, trees): (Vec<_>, Vec<_>) = trees.into_iter().unzip();
+    parts.sort_by(|a, b| a.folder.cmp(&b.folder));
+    let trees = parts.iter().map(|p| p.tree.clone()).collect();
     let requests = Mutex::new(requests);
     let work = move |view: View| {
         let mut requests = requests.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Sender { out: tx, files: HashMap::new(), next: 0, sent: 0 }.run(&folders, &view.read, &mut requests)
+        let sender = Sender { out: tx, files: HashMap::new(), beside: HashMap::new(), next: 0, sent: 0 };
+        sender.run(parts, &view.read, &mut requests)
     };
     let send = async move {
         while let Some(packet) = out.recv().await {
@@ -192,6 +281,8 @@ struct Sender {
     out: mpsc::Sender<Packet>,
     /// Files by number: of which tree, and the path in it.
     files: HashMap<u32, (usize, String)>,
+    /// Contents of files that are in none.
+    beside: HashMap<u32, Vec<u8>>,
     next: u32,
     sent: u64,
 }
@@ -203,28 +294,34 @@ fn gone<E>(_: E) -> Error {
 impl Sender {
     fn run(
         mut self,
-        folders: &[Option<String>],
+        parts: Vec<Part>,
         roots: &[Root],
         requests: &mut mpsc::Receiver<Packet>,
     ) -> Result<u64, Error> {
-        let mut order: Vec<usize> = (0..roots.len()).collect();
-        order.sort_by_key(|n| folders.get(*n).cloned().flatten());
-        for n in order {
-            let (Some(root), Some(folder)) = (roots.get(n), folders.get(n)) else { continue };
-            let top = root
-                .at("/", OFlags::RDONLY | OFlags::DIRECTORY)
-                .map_err(|e| crate::files::fault("open", "/", e))?;
-            if let Some(name) = folder {
+        for (n, (part, root)) in parts.into_iter().zip(roots).enumerate() {
+            let top = top(root)?;
+            if let Some(name) = &part.folder {
                 let stat = rustix::fs::fstat(&top).map_err(|e| crate::files::fault("stat", "/", e))?;
                 self.describe(stat_of(name.clone(), &stat, String::new()))?;
             }
-            let before = folder.clone().unwrap_or_default();
-            self.walk(n, &top, &before, "", 0, &mut HashMap::new())?;
+            let mut beside = say(part.statement, part.time, root)?;
+            let before = part.folder.unwrap_or_default();
+            self.walk(n, &top, &before, "", 0, &mut HashMap::new(), &mut beside)?;
+            if let Some(beside) = beside {
+                self.say(beside, &before)?;
+            }
         }
         self.out.blocking_send(files::describes(None)).map_err(gone)?;
         let mut buffer = vec![0; CHUNK];
         while let Some(packet) = requests.blocking_recv() {
             match PacketType::try_from(packet.r#type) {
+                Ok(PacketType::PacketReq) if self.beside.contains_key(&packet.id) => {
+                    let data = self.beside.get(&packet.id).cloned().unwrap_or_default();
+                    self.sent += data.len() as u64;
+                    for chunk in data.chunks(CHUNK).chain([&[][..]]) {
+                        self.out.blocking_send(files::data(packet.id, chunk.to_vec())).map_err(gone)?;
+                    }
+                }
                 Ok(PacketType::PacketReq) => {
                     let none = || Error::invalid(format!("file {} was not offered", packet.id));
                     let (n, path) = self.files.get(&packet.id).cloned().ok_or_else(none)?;
@@ -261,6 +358,23 @@ impl Sender {
         Ok(id)
     }
 
+    /// Offers a file that is in no tree.
+    fn say(&mut self, beside: Beside, folder: &str) -> Result<(), Error> {
+        let path = if folder.is_empty() { beside.name.clone() } else { format!("{folder}/{}", beside.name) };
+        let stat = Stat {
+            path,
+            mode: STATEMENT,
+            size: i64::try_from(beside.data.len()).unwrap_or(i64::MAX),
+            mod_time: beside.time.saturating_mul(1_000_000_000),
+            ..Default::default()
+        };
+        let id = self.describe(stat)?;
+        self.beside.insert(id, beside.data);
+        Ok(())
+    }
+
+    /// Offers what is in a folder, in order; a file beside it where its name belongs.
+    #[expect(clippy::too_many_arguments, reason = "a walk has a place at both ends")]
     fn walk(
         &mut self,
         n: usize,
@@ -269,12 +383,22 @@ impl Sender {
         path: &str,
         depth: usize,
         links: &mut HashMap<(u64, u64), String>,
+        beside: &mut Option<Beside>,
     ) -> Result<(), Error> {
         if depth > crate::files::digest::DEPTH {
             return Err(Error::invalid(format!("{path}: too many folders below each other")));
         }
         for name in names(folder.as_fd()).map_err(|e| crate::files::fault("read", path, e))? {
             let text = name.to_string_lossy().into_owned();
+            if depth == 0 && beside.as_ref().is_some_and(|b| b.name <= text) {
+                let stands_for = beside.as_ref().is_some_and(|b| b.name == text);
+                if let Some(beside) = beside.take() {
+                    self.say(beside, shown)?;
+                }
+                if stands_for {
+                    continue;
+                }
+            }
             let join = |at: &str| if at.is_empty() { text.clone() } else { format!("{at}/{text}") };
             let (shown, path) = (join(shown), join(path));
             let stat = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW)
@@ -303,7 +427,7 @@ impl Sender {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let inner = rustix::fs::openat(folder, &name, flags, Mode::empty())
                     .map_err(|e| crate::files::fault("open", &path, e))?;
-                self.walk(n, &inner, &shown, &path, depth + 1, links)?;
+                self.walk(n, &inner, &shown, &path, depth + 1, links, beside)?;
             }
         }
         Ok(())

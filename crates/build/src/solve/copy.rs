@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 use super::{Node, Solve, only_folder};
 use crate::Error;
 use crate::error::Kind;
-use crate::files::copy::{Copier, is_archive, reader, resolve_owner};
+use crate::files::attributes::resolve_owner;
+use crate::files::copy::{Copier, is_archive, reader};
 use crate::files::{Root, digest, is_dir, select};
 use crate::graph::{Copy, CopySource, CopyStep, MountKind, Op, Owner, Slot};
 use crate::hex;
@@ -193,6 +194,10 @@ fn one(
     };
     let (from, path) = match &step.from {
         CopySource::Inline { name, data } => return copier.inline(name, data.as_bytes(), &step.dest),
+        // Of `scratch` there is the root alone, and nothing in it.
+        CopySource::Tree { from: None, path } if path.trim_matches('/').is_empty() => {
+            return copier.make_dirs(&step.dest).map(drop);
+        }
         CopySource::Tree { from: None, path } => {
             return Err(Error::invalid(format!("{path:?}: not found")).with_kind(Kind::NotFound));
         }
@@ -208,6 +213,8 @@ fn one(
         select(from, required, false, false)?;
     }
     for source in &found {
+        // Names of one file are one file below a source, not in several: as with BuildKit.
+        copier.links.clear();
         if step.unpack && !is_dir(&source.stat) {
             let regular =
                 rustix::fs::FileType::from_raw_mode(source.stat.st_mode) == rustix::fs::FileType::RegularFile;

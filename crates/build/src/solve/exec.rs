@@ -146,6 +146,9 @@ impl<W: Worker> Solve<W> {
             MountKind::Inline { name, data, mode } => {
                 let folder = scratch.join(format!("inline-{n}"));
                 let file = folder.join(name);
+                if file.parent() != Some(folder.as_path()) || name == ".." {
+                    return Err(Error::invalid(format!("{name:?} is not the name of a file")));
+                }
                 std::fs::create_dir_all(&folder)
                     .and_then(|()| std::fs::write(&file, data))
                     .and_then(|()| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(*mode)))
@@ -170,6 +173,10 @@ impl<W: Worker> Solve<W> {
             MountKind::Ssh { id, mode, uid, gid, required } => {
                 let name = if id.is_empty() { "default" } else { id };
                 let session = self.session()?.clone();
+                // Said also where there is none, as with BuildKit.
+                if !held.env.iter().any(|e| e.starts_with("SSH_AUTH_SOCK=")) {
+                    held.env.push(format!("SSH_AUTH_SOCK={target}"));
+                }
                 if let Err(e) = session.check_agent(name).await {
                     let unset = || Error::invalid(format!("unset ssh forward key {name}"));
                     return if *required { Err(unset().context(e.message)) } else { Ok(()) };
@@ -180,9 +187,6 @@ impl<W: Worker> Solve<W> {
                 chown(&socket, Some(*uid), Some(*gid))
                     .and_then(|()| std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(*mode)))
                     .map_err(io("listen for the ssh agent"))?;
-                if !held.env.iter().any(|e| e.starts_with("SSH_AUTH_SOCK=")) {
-                    held.env.push(format!("SSH_AUTH_SOCK={target}"));
-                }
                 held._agents.push(agent);
                 (RunSource::Path(socket), false)
             }

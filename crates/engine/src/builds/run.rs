@@ -1,5 +1,6 @@
 //! A step's program: a container of its own, with nothing that outlives the step.
 
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -380,22 +381,78 @@ fn targets(run: &Run<'_>) -> Vec<String> {
 }
 
 /// Removes what the runtime made for mounts to stand on, and the program left empty: no part of the layer.
+///
+/// The program may have put links where folders were: none is followed.
 fn remove_places(targets: &[String], upper: &Path, lower: &[PathBuf]) {
+    use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+    let open = |root: BorrowedFd<'_>, path: &Path| {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(root) = rustix::fs::openat(CWD, upper, flags, Mode::empty()) else { return };
     for target in targets {
         let mut path = PathBuf::from(target.trim_start_matches('/'));
-        while !path.as_os_str().is_empty() {
-            let there = upper.join(&path);
+        while let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
             let known = lower.iter().any(|l| std::fs::symlink_metadata(l.join(&path)).is_ok());
-            let Ok(meta) = std::fs::symlink_metadata(&there) else { break };
-            let gone = match () {
-                () if known => break,
-                () if meta.is_dir() => std::fs::remove_dir(&there),
-                () if meta.is_file() && meta.len() == 0 => std::fs::remove_file(&there),
-                () => break,
+            let Ok(folder) = open(root.as_fd(), parent) else { break };
+            let Ok(stat) = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) else { break };
+            let gone = match FileType::from_raw_mode(stat.st_mode) {
+                _ if known => break,
+                FileType::Directory => rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR),
+                FileType::RegularFile if stat.st_size == 0 => {
+                    rustix::fs::unlinkat(&folder, name, AtFlags::empty())
+                }
+                _ => break,
             };
             if gone.is_err() || !path.pop() {
                 break;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_mounts_go_and_nothing_behind_a_link_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        for folder in ["upper/a/b", "upper/kept/x", "upper/of-image/y", "lower/of-image", "outside/b"] {
+            std::fs::create_dir_all(at(folder)).unwrap();
+        }
+        for file in ["upper/file", "outside/file", "upper/kept/text"] {
+            std::fs::write(at(file), if file.ends_with("text") { "text" } else { "" }).unwrap();
+        }
+        std::os::unix::fs::symlink(at("outside"), at("upper/link")).unwrap();
+        let targets = [
+            "/a/b",
+            "/kept/x",
+            "/of-image/y",
+            "/file",
+            "/link/b",
+            "/link/file",
+            "/../outside/b",
+            "/kept/text",
+        ];
+        let targets = targets.map(str::to_owned);
+        remove_places(&targets, &at("upper"), &[at("lower")]);
+        for (path, there) in [
+            ("upper/a", false),
+            ("upper/file", false),
+            ("upper/kept/x", false),
+            ("upper/kept/text", true),
+            ("upper/of-image/y", false),
+            ("upper/of-image", true),
+            ("upper/link", true),
+            ("outside/b", true),
+            ("outside/file", true),
+        ] {
+            assert_eq!(at(path).symlink_metadata().is_ok(), there, "{path}");
         }
     }
 }

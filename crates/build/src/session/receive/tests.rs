@@ -120,6 +120,29 @@ async fn only_what_is_new_is_asked_for() {
     assert!(place.path().join("l").symlink_metadata().is_err());
 }
 
+/// The second transfer has a link where the first had a folder, and nothing of what was in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_a_folder_is_not_looked_for_behind_a_link() {
+    let place = tempfile::tempdir().unwrap();
+    let (target, outside) = (place.path().join("files"), place.path().join("outside"));
+    std::fs::create_dir_all(outside.join("deep")).unwrap();
+    for name in ["precious", "deep/precious"] {
+        std::fs::write(outside.join(name), "kept").unwrap();
+    }
+    let first =
+        [folder("d"), file("d/precious", 1), folder("d/deep"), file("d/deep/precious", 1), file("e", 1)];
+    let contents = [1, 3, 4].map(|id| (id, vec![0])).to_vec();
+    let client = Client { packets: all(&first), contents };
+    let held = transfer(client, &target, Index::default(), quick()).await.unwrap().index;
+    let client = Client { packets: all(&[link("d", outside.to_str().unwrap())]), contents: Vec::new() };
+    let done = transfer(client, &target, held, quick()).await.unwrap();
+    assert_eq!(done.index.0.keys().collect::<Vec<_>>(), ["d"]);
+    assert!(!target.join("e").exists());
+    for name in ["precious", "deep/precious"] {
+        assert_eq!(std::fs::read_to_string(outside.join(name)).unwrap(), "kept");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn senders_that_would_leave_the_folder_are_refused() {
     for path in ["../x", "/etc/x", "a/../../x", "./x", "a//b", "", "x/"] {
