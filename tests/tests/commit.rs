@@ -44,10 +44,10 @@ fn a_container_becomes_an_image() {
 
     // Who keeps a list of images hears of it, as from dockerd.
     let now = seconds_now();
-    let told = ["--since", "0", "--until", &now].as_slice();
+    let told = ["--since", "0", "--until", now.as_str()];
     let shown = ["--filter", "type=image", "--filter", "event=create", "--filter", "event=tag"];
     let format_of = ["--format", "{{.Action}} {{.Actor.ID}} {{.Actor.Attributes.name}}"];
-    let events = engine.docker(&[&["events"], told, &shown, &format_of].concat()).ok();
+    let events = engine.docker(&[&["events"], &told[..], &shown, &format_of].concat()).ok();
     assert!(events.contains(&format!("create {id} {id}\ntag {id} made:1")), "{events}");
 
     // Only what it wrote: no places that the runtime mounts at, nothing of its volume.
