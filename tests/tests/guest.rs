@@ -282,14 +282,24 @@ fn redis_keeps_its_data_in_a_volume() {
 
 #[test]
 fn what_the_user_sets_for_the_engine_reaches_it() {
-    let machine = Machine::start("setup");
+    let machine = with_busybox("setup");
     let settings = machine.path("c/engine.json");
     let info = |format: &str| machine.docker(&["info", "-f", format]).ok();
     assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[]");
     // Kept by the guest, told anew by the host.
-    std::fs::write(&settings, r#"{"registry-mirrors": ["http://mirror.test:5000"]}"#).unwrap();
+    let asked = r#"{"registry-mirrors": ["http://mirror.test:5000"], "userns-remap": "default"}"#;
+    std::fs::write(&settings, asked).unwrap();
     machine.coracle(&["restart"]).ok();
     assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[http://mirror.test:5000/]");
+    // Containers' root is nobody of the guest's now, limits and volumes are as ever.
+    assert!(info("{{.SecurityOptions}}").contains("name=userns"));
+    let look = "cat /proc/self/uid_map /sys/fs/cgroup/pids.max; touch /v/x && stat -c %u:%g /v/x";
+    let run = ["run", "--rm", "--pids-limit", "16", "-v", "kept:/v", "busybox", "sh", "-c", look];
+    let seen = machine.docker(&run).ok();
+    let seen: Vec<&str> = seen.split_whitespace().collect();
+    assert_eq!(seen, ["0", "100000", "65536", "16", "0:0"]);
+    let refused = machine.docker(&["run", "--rm", "--privileged", "busybox", "true"]);
+    assert!(refused.err.contains("incompatible with user namespaces"), "{refused:?}");
     // What the engine does not know it says.
     std::fs::write(&settings, r#"{"bogus-key": 1}"#).unwrap();
     let refused = machine.coracle(&["restart"]);
@@ -297,6 +307,8 @@ fn what_the_user_sets_for_the_engine_reaches_it() {
     std::fs::remove_file(&settings).unwrap();
     machine.coracle(&["restart"]).ok();
     assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[]");
+    let without = ["run", "--rm", "-v", "kept:/v", "busybox", "sh", "-c", "id -u; stat -c %u /v/x"];
+    assert_eq!(machine.docker(&without).ok(), "0\n0", "what was made under the setting is root's without it");
 
     // A proxy of the shell that starts the daemon, on the host's own loopback.
     machine.coracle(&["stop"]).ok();

@@ -89,9 +89,8 @@ pub async fn wait(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         "application/json",
         async_stream(move |out| async move {
             let reached = |v: &View| match condition {
-                Until::NotRunning => {
-                    !matches!(v.status, Status::Running { .. } | Status::Restarting | Status::Created)
-                }
+                // One that was never started does not run either, and ended with 0, as dockerd sees it.
+                Until::NotRunning => !matches!(v.status, Status::Running { .. } | Status::Restarting),
                 Until::NextExit => v.exits > seen || matches!(v.status, Status::Removed),
                 Until::Removed => matches!(v.status, Status::Removed),
             };

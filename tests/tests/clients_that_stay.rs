@@ -1,0 +1,100 @@
+//! Clients that stay with a container: a terminal and the keys that leave it, and `wait` with each of its conditions.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use tests::{Cli, Engine};
+
+/// A request that waits: given back once the engine has said that it does.
+fn waiting(engine: &Engine, name: &str, condition: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut curl = Command::new("curl")
+        .args(["-sNi", "--max-time", "120", "-X", "POST", "--unix-socket"])
+        .arg(engine.socket())
+        .arg(format!("http://x/containers/{name}/wait?condition={condition}"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("curl");
+    let mut said = BufReader::new(curl.stdout.take().expect("piped"));
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+    (curl, said)
+}
+
+/// What it was told in the end.
+fn told((mut curl, mut said): (Child, BufReader<ChildStdout>)) -> String {
+    let mut all = String::new();
+    said.read_to_string(&mut all).unwrap();
+    assert!(curl.wait().unwrap().success(), "{all}");
+    all.lines().rfind(|line| line.starts_with('{')).unwrap_or(&all).to_owned()
+}
+
+#[test]
+fn a_wait_ends_when_its_condition_holds() {
+    let engine = Engine::with_busybox();
+    engine.docker(&["create", "--name", "box", "busybox", "sh", "-c", "sleep 1000 & wait"]).ok();
+    // One that was never started does not run.
+    assert_eq!(engine.docker(&["wait", "box"]).ok(), "0");
+    let next = waiting(&engine, "box", "next-exit");
+    engine.docker(&["start", "box"]).ok();
+    let not_running = waiting(&engine, "box", "not-running");
+    let removed = waiting(&engine, "box", "removed");
+    engine.docker(&["kill", "box"]).ok();
+    assert_eq!(told(next), r#"{"StatusCode":137}"#);
+    assert_eq!(told(not_running), r#"{"StatusCode":137}"#);
+    assert_eq!(told(waiting(&engine, "box", "")), r#"{"StatusCode":137}"#, "it has ended already");
+    engine.docker(&["rm", "box"]).ok();
+    assert_eq!(told(removed), r#"{"StatusCode":137}"#);
+    let (code, said) = engine.request("POST", "/containers/box/wait?condition=never", None);
+    assert_eq!((code, said.contains("No such container")), (404, true), "{said}");
+}
+
+/// A terminal on `cat` in a container, ready: what was typed has come back.
+fn terminal(engine: &Engine, docker: &str) -> (Child, BufReader<ChildStdout>, impl Write) {
+    let docker = format!("{} {docker}", Cli::V28.program().display());
+    let mut child = Command::new("script")
+        .args(["-qefc", &docker, "/dev/null"])
+        .env("DOCKER_HOST", format!("unix://{}", engine.socket().display()))
+        .env("DOCKER_CONFIG", engine.path("docker-config"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script");
+    let mut input = child.stdin.take().expect("piped");
+    let mut output = BufReader::new(child.stdout.take().expect("piped"));
+    input.write_all(b"word\n").unwrap();
+    let mut line = String::new();
+    // Once by the terminal's echo, once by `cat`: which comes first is theirs.
+    for _ in 0..2 {
+        line.clear();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "word");
+    }
+    (child, output, input)
+}
+
+#[test]
+fn keys_leave_a_container_and_it_runs_on() {
+    let engine = Engine::with_busybox();
+    let runs = || engine.docker(&["inspect", "-f", "{{.State.Running}}", "box"]).ok();
+    let leave = |(mut child, mut output, mut input): (Child, BufReader<ChildStdout>, _), keys: &[u8]| {
+        Write::write_all(&mut input, keys).unwrap();
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        // 0 or 1 by the client's version: it was not the container that ended.
+        child.wait().unwrap();
+        assert_eq!(runs(), "true", "{rest}");
+    };
+    leave(terminal(&engine, "run -it --name box busybox cat"), b"\x10\x11");
+    leave(terminal(&engine, "attach --detach-keys ctrl-x,x box"), b"\x18x");
+    // A beginning of the keys that does not go on is the container's.
+    let (child, mut output, mut input) = terminal(&engine, "attach --detach-keys @,x box");
+    input.write_all(b"@y\n").unwrap();
+    let mut line = String::new();
+    while !line.contains("@y") {
+        line.clear();
+        assert_ne!(output.read_line(&mut line).unwrap(), 0, "the client has ended");
+    }
+    leave((child, output, input), b"@x");
+    engine.docker(&["rm", "-f", "box"]).ok();
+}
