@@ -6,27 +6,27 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use tests::{Cli, Engine};
 
 /// A request that waits: given back once the engine has said that it does.
-fn waiting(engine: &Engine, name: &str, condition: &str) -> (Child, BufReader<ChildStdout>) {
+fn waiting(engine: &Engine, name: &str, condition: &str) -> Child {
     let mut curl = Command::new("curl")
-        .args(["-sNi", "--max-time", "120", "-X", "POST", "--unix-socket"])
+        // Into its output curl writes the head only with the body.
+        .args(["-sN", "-D", "/dev/stderr", "--max-time", "120", "-X", "POST", "--unix-socket"])
         .arg(engine.socket())
         .arg(format!("http://x/containers/{name}/wait?condition={condition}"))
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("curl");
-    let mut said = BufReader::new(curl.stdout.take().expect("piped"));
     let mut line = String::new();
-    said.read_line(&mut line).unwrap();
+    BufReader::new(curl.stderr.as_mut().expect("piped")).read_line(&mut line).unwrap();
     assert!(line.starts_with("HTTP/1.1 200"), "{line}");
-    (curl, said)
+    curl
 }
 
 /// What it was told in the end.
-fn told((mut curl, mut said): (Child, BufReader<ChildStdout>)) -> String {
-    let mut all = String::new();
-    said.read_to_string(&mut all).unwrap();
-    assert!(curl.wait().unwrap().success(), "{all}");
-    all.lines().rfind(|line| line.starts_with('{')).unwrap_or(&all).to_owned()
+fn told(curl: Child) -> String {
+    let out = curl.wait_with_output().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
 #[test]
