@@ -384,7 +384,7 @@ fn whatever_is_killed_comes_back() {
     // QEMU: a power cut. What was acknowledged is there again, nothing is listed in a state it is not in.
     signal(machine.status()["pid"].as_u64().unwrap() as u32, "KILL");
     eventually("the loss is noticed", || machine.status()["state"] != "running");
-    machine.coracle(&["start", "--timeout", "90"]).ok();
+    machine.coracle(&["start", "--timeout", "240"]).ok();
     assert_eq!((state("web"), state("clock")), ("exited".into(), "exited".into()));
     machine.docker(&["start", "web"]).ok();
     eventually("the page after the power cut", page);

@@ -217,7 +217,7 @@ fn a_power_cut_takes_nothing_that_was_acknowledged() {
         let open = format!("{:?}", ledger.open);
         *acts.entry(ledger.open.as_ref().map_or(String::new(), |o| format!("{:?}", o.0))).or_default() += 1;
         eventually("the loss is noticed", || machine.status()["state"] != "running");
-        machine.coracle(&["start", "--timeout", "90"]).ok();
+        machine.coracle(&["start", "--timeout", "240"]).ok();
         ledger.check(&machine, &format!("round {round}, cut after {wait:?} in {open}"));
     }
     println!("{} containers made, cut in {acts:?}", ledger.made);
