@@ -1,4 +1,5 @@
-//! News of a newer release: looked for, fetched and held to its signature by tauri's updater, when the person asks.
+//! News of a newer release: looked for, fetched and held to its signature by tauri's updater, when the person opens the
+//! settings.
 //!
 //! Builds look for news where they were told to at their making: `CORACLE_UPDATES`, the address of a `latest.json` as the
 //! updater defines it, and `CORACLE_UPDATES_KEY`, the public key (minisign's, base64) that releases are signed with. A

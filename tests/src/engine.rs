@@ -248,6 +248,19 @@ impl Engine {
         with_input(self.command(args), input)
     }
 
+    /// A shell's line whose `{docker}` is the stock CLI, on a terminal of its own (script(1) gives it one).
+    pub fn on_terminal(&self, line: &str) -> Command {
+        let line = line.replace("{docker}", &Cli::V28.program().display().to_string());
+        let mut script = Command::new("script");
+        script
+            .args(["-qefc", &line, "/dev/null"])
+            .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
+            .env("DOCKER_CONFIG", self.path("docker-config"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        script
+    }
+
     /// Runs curl inside the sandbox.
     pub fn curl(&self, args: &[&str]) -> Outcome {
         self.sandbox

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use tests::{Cli, Engine};
+use tests::Engine;
 
 /// A request that waits: given back once the engine has said that it does.
 fn waiting(engine: &Engine, name: &str, condition: &str) -> Child {
@@ -51,15 +51,7 @@ fn a_wait_ends_when_its_condition_holds() {
 
 /// A terminal on `cat` in a container, ready: what was typed has come back.
 fn terminal(engine: &Engine, docker: &str) -> (Child, BufReader<ChildStdout>, impl Write) {
-    let docker = format!("{} {docker}", Cli::V28.program().display());
-    let mut child = Command::new("script")
-        .args(["-qefc", &docker, "/dev/null"])
-        .env("DOCKER_HOST", format!("unix://{}", engine.socket().display()))
-        .env("DOCKER_CONFIG", engine.path("docker-config"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("script");
+    let mut child = engine.on_terminal(&format!("{{docker}} {docker}")).spawn().expect("script");
     let mut input = child.stdin.take().expect("piped");
     let mut output = BufReader::new(child.stdout.take().expect("piped"));
     input.write_all(b"word\n").unwrap();

@@ -50,20 +50,10 @@ fn standard_streams_are_kept_apart() {
 #[test]
 fn a_terminal_is_a_terminal() {
     let engine = Engine::with_busybox();
-    // script(1) gives the client a terminal of its own, of a known size.
-    let mut script = std::process::Command::new("script");
-    let docker = format!(
-        "stty rows 33 cols 99; {} run --rm -it busybox sh -c 'tty; stty size; read x; echo got $x'",
-        Cli::V28.program().display()
-    );
-    let mut child = script
-        .args(["-qefc", &docker, "/dev/null"])
-        .env("DOCKER_HOST", format!("unix://{}", engine.socket().display()))
-        .env("DOCKER_CONFIG", engine.path("docker-config"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    // Of a known size.
+    let line =
+        "stty rows 33 cols 99; {docker} run --rm -it busybox sh -c 'tty; stty size; read x; echo got $x'";
+    let mut child = engine.on_terminal(line).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();

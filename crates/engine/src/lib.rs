@@ -20,4 +20,5 @@ pub mod remap;
 mod rootfs;
 pub mod store;
 mod time;
+mod truth;
 pub mod volumes;

@@ -162,6 +162,7 @@ enum State {
         vm: Vm,
         deadline: Instant,
         settings: Settings,
+        /// Which attempt it is.
         times: u32,
     },
     Running {

@@ -7,6 +7,7 @@ use super::Record;
 use super::config::{HostConfig, LogConfig};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::truth::truth;
 
 /// A container's log is rotated at this many bytes, keeping this many files, unless it says otherwise.
 const MAX_SIZE: u64 = 20 << 20;
@@ -88,13 +89,9 @@ fn rotation(log: &LogConfig) -> Result<(Option<u64>, u32)> {
 
 /// Whether files put aside are compressed, as far as it is said.
 fn compress(log: &LogConfig) -> Result<Option<bool>> {
-    // As Go's ParseBool.
-    match log.config.get("compress").map(String::as_str) {
-        None => Ok(None),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
-        Some(other) => Err(Error::invalid(format!("invalid value for compress: {other:?}"))),
-    }
+    let Some(said) = log.config.get("compress") else { return Ok(None) };
+    let wrong = || Error::invalid(format!("invalid value for compress: {said:?}"));
+    truth(said).ok_or_else(wrong).map(Some)
 }
 
 /// Compresses what containers' logs have put aside and nobody compressed: of an earlier engine, or while none ran.

@@ -8,6 +8,7 @@ use runtime::seccomp::Kernel;
 use super::config::HostConfig;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::truth::truth;
 
 /// The container's filter of system calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl<'a> Security<'a> {
                 ("apparmor", profile) => security.apparmor = Some(profile),
                 // SELinux is in no kernel that this engine looks after: there is nothing to label.
                 ("label", _) => {}
-                ("no-new-privileges", word) => match boolean(word) {
+                ("no-new-privileges", word) => match truth(word) {
                     Some(said) => security.no_new_privileges = said,
                     None => return Err(Error::invalid(format!("invalid --security-opt 2: {option:?}"))),
                 },
@@ -61,15 +62,6 @@ impl<'a> Security<'a> {
             }
         }
         Ok(security)
-    }
-}
-
-/// A boolean as Go's `strconv.ParseBool` reads it.
-fn boolean(word: &str) -> Option<bool> {
-    match word {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
 

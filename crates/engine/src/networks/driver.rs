@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::config::EndpointSettings;
 use crate::error::{Error, Result};
+use crate::truth::truth;
 
 /// Largest packet of a bridge network unless the config or the network says otherwise, in bytes.
 pub const DEFAULT_MTU: u32 = 1500;
@@ -402,15 +403,6 @@ impl BridgeOptions {
             }
         }
         Ok(read)
-    }
-}
-
-/// Yes or no, in the words Go takes.
-fn truth(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
 
