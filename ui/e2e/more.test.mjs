@@ -295,6 +295,36 @@ test("volumes: files, export, import, clone", async () => {
   assert.equal(await docker("volume", "ls", "-q"), "");
 });
 
+test("volumes: a snapshot is taken and given back", async () => {
+  await docker("run", "-d", "--name", "keeper", "--stop-timeout", "0", "-v", "kept:/v", "busybox", "sh", "-c", "echo before > /v/state; sleep 1000");
+  await eventually("it has written", async () => (await docker("exec", "keeper", "cat", "/v/state").catch(() => "")) === "before");
+  await section(page, "Volumes");
+  await row(page, "kept").click();
+  const card = page.getByRole("region", { name: "Volume kept" });
+  await card.getByText(/^None\. A snapshot keeps/).waitFor();
+  await button("Take a snapshot…").click();
+  await page.getByLabel("Name", { exact: true }).fill("../up");
+  await page.getByText(/Two or more letters/).waitFor();
+  await page.getByLabel("Name", { exact: true }).fill("good");
+  await button("Take it").click();
+  await card.getByRole("cell", { name: "good", exact: true }).waitFor();
+  await docker("exec", "keeper", "sh", "-c", "echo after > /v/state; echo more > /v/more");
+  // Who runs with it is named, and nothing is exchanged below them.
+  await card.getByText("To give one back, stop keeper first.").waitFor();
+  assert.ok(await card.getByRole("button", { name: "Give back" }).isDisabled());
+  await docker("stop", "keeper");
+  await card.getByRole("button", { name: "Give back" }).click();
+  await dialog("Give good back to the volume?").getByRole("button", { name: "Give it back" }).click();
+  await status("kept has the files of good again").first().waitFor();
+  assert.equal(await docker("run", "--rm", "-v", "kept:/v", "busybox", "sh", "-c", "cat /v/state; ls /v"), "before\nstate");
+  await accessible(page, "snapshots");
+  await card.getByRole("button", { name: "Remove the snapshot good" }).click();
+  await dialog("Remove the snapshot good?").getByRole("button", { name: "Remove", exact: true }).click();
+  await card.getByText(/^None\. A snapshot keeps/).waitFor();
+  await docker("rm", "-f", "keeper");
+  await docker("volume", "rm", "kept");
+});
+
 test("images: saved, loaded, imported, pushed", async () => {
   await section(page, "Images");
   await row(page, "made-here:1").click();
@@ -332,6 +362,34 @@ test("images: saved, loaded, imported, pushed", async () => {
   const tags = await (await fetch(`http://${REGISTRY}/v2/team/made/tags/list`)).json();
   assert.deepEqual(tags.tags, ["1"]);
   await accessible(page, "images");
+});
+
+test("images: a registry's newer one is found and pulled", async () => {
+  const name = `${REGISTRY}/team/moves:1`;
+  await docker("tag", "busybox", name);
+  await docker("push", "-q", name);
+  await section(page, "Images");
+  await button("More with images").click();
+  await page.getByRole("menuitem", { name: "Look for newer images" }).click();
+  await status("No newer images").first().waitFor();
+  // Somebody else pushes another one under that name.
+  await docker("run", "--name", "other", "busybox", "true");
+  await docker("commit", "other", name);
+  await docker("push", "-q", name);
+  await docker("rmi", name);
+  await docker("tag", "busybox", name);
+  await row(page, "busybox:latest").or(row(page, name)).first().click();
+  await menu("Look for a newer one");
+  await status("1 image has a newer one").first().waitFor();
+  await page.getByText(`The registry has a newer ${name}.`).waitFor();
+  await accessible(page, "a newer image");
+  await button("Pull it").click();
+  await dialog("Pull an image").getByRole("button", { name: "Pull", exact: true }).click();
+  await page.getByText(`${name} pulled`).waitFor();
+  await page.getByText(`The registry has a newer ${name}.`).waitFor({ state: "detached" });
+  await docker("rm", "other");
+  await docker("rmi", name);
+  await forgetNotes();
 });
 
 test("images: what each layer holds, as text and nothing else", async () => {
@@ -382,6 +440,54 @@ test("registries: signed in, kept where docker keeps it, signed out", async () =
   assert.equal(Buffer.from(config.auths[REGISTRY].auth, "base64").toString(), "me:secret");
   await button("Sign out").click();
   await page.getByText("You are signed in nowhere").waitFor();
+});
+
+test("settings of the engine: lists, the whole text, and what is wrong with them", async () => {
+  await section(page, "Settings");
+  const card = page.getByRole("region", { name: "Engine’s settings" });
+  const keep = card.getByRole("button", { name: "Keep" });
+  const file = join(folder, "c/engine.json");
+  await card.getByLabel("Mirrors").fill("mirror.example.com");
+  await card.getByText(/is no URL/).waitFor();
+  assert.ok(await keep.isDisabled());
+  await card.getByLabel("Mirrors").fill("https://mirror.example.com");
+  await card.getByLabel("Without TLS").fill("r.example.com:5000, 10.0.0.0/8");
+  await keep.click();
+  await card.getByText("Acts after a restart.").waitFor();
+  await card.locator("summary").click();
+  const text = card.getByLabel("All settings of the engine");
+  assert.deepEqual(JSON.parse(await readFile(file, "utf8")), { "registry-mirrors": ["https://mirror.example.com"], "insecure-registries": ["r.example.com:5000", "10.0.0.0/8"] });
+  await text.fill("[1]");
+  await card.getByText(/It is one object/).waitFor();
+  assert.ok(await keep.isDisabled());
+  await text.fill('{"debug": true, "insecure-registries": ["x:1"]}');
+  assert.equal(await card.getByLabel("Without TLS").inputValue(), "x:1");
+  await accessible(page, "settings of the engine");
+  await text.fill("");
+  await keep.click();
+  await eventually("the file is gone", async () => !(await readFile(file).catch(() => undefined)));
+});
+
+test("certificates are taken and given up", async () => {
+  const card = page.getByRole("region", { name: "Certificates" });
+  const wrong = join(folder, "wrong.crt");
+  await writeFile(wrong, "hello");
+  const add = async (path) => {
+    await card.getByRole("button", { name: "Add a certificate…" }).click();
+    await page.getByLabel("File", { exact: true }).fill(path);
+    await button("Choose").click();
+  };
+  await add(wrong);
+  await status("The certificate could not be taken").getByText(/no certificate in PEM/).first().waitFor();
+  await forgetNotes();
+  const own = join(folder, "company.crt");
+  await writeFile(own, "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+  await add(own);
+  await card.getByText("company.pem").waitFor();
+  await accessible(page, "certificates");
+  await card.getByRole("button", { name: "Remove the certificate company.pem" }).click();
+  await dialog("No longer trust company.pem?").getByRole("button", { name: "Remove", exact: true }).click();
+  await card.getByText("company.pem").waitFor({ state: "detached" });
 });
 
 test("activity: what runs, what is on the disk", async () => {

@@ -229,6 +229,10 @@ await each("settings", async (page, shot) => {
   await section(page, "Settings");
   await settle(page);
   await shot();
+  for (const name of ["Engine’s settings", "Look"]) {
+    await page.getByRole("region", { name, exact: true }).scrollIntoViewIfNeeded();
+    await shot(name.split("’")[0].toLowerCase());
+  }
 });
 await each("palette", async (page, shot) => {
   await row(page, "shop-web-1").click();

@@ -105,6 +105,26 @@ impl App {
                 registries::Config::load()?.forget(&registry).await?;
                 registries().await
             }
+            Control::EngineSettings => {
+                Ok(ControlAnswer::Text { text: host::setup::engine_settings(&self.home)? })
+            }
+            Control::SetEngineSettings { text } => {
+                host::setup::set_engine_settings(&self.home, &text)?;
+                Ok(ControlAnswer::Text { text: host::setup::engine_settings(&self.home)? })
+            }
+            Control::Certificates => Ok(self.certificates()),
+            Control::Trust { path } => {
+                host::setup::trust(&self.home, std::path::Path::new(&path))?;
+                Ok(self.certificates())
+            }
+            Control::Distrust { name } => {
+                host::setup::distrust(&self.home, &name)?;
+                Ok(self.certificates())
+            }
+            Control::Context => Ok(ControlAnswer::Context { used: self.context(None)? }),
+            Control::UseContext { wanted } => {
+                Ok(ControlAnswer::Context { used: self.context(Some(wanted))? })
+            }
             Control::Diagnostics { path } => {
                 report::write(self, std::path::Path::new(&path)).await?;
                 Ok(ControlAnswer::Text { text: path })
@@ -125,6 +145,30 @@ impl App {
             Err(error) => return Err(error.into()),
         };
         Ok(Machine::of(status))
+    }
+
+    fn certificates(&self) -> ControlAnswer {
+        ControlAnswer::Certificates { names: host::setup::trusted(&self.home) }
+    }
+
+    /// Whether docker's current context is ours, after it was set if that is `wanted`. Homes that aren't the default
+    /// have docker's configuration of their own.
+    fn context(&self, wanted: Option<bool>) -> Result<Option<bool>, AppError> {
+        if !self.home.is_default() {
+            return Ok(None);
+        }
+        let mut config = registries::Config::load()?;
+        match wanted {
+            Some(true) => {
+                host::context::register(&self.home)?;
+                config.set_context(Some(host::context::NAME))?;
+            }
+            Some(false) if config.context().as_deref() == Some(host::context::NAME) => {
+                config.set_context(None)?
+            }
+            Some(false) | None => {}
+        }
+        Ok(Some(config.context().as_deref() == Some(host::context::NAME)))
     }
 
     /// The engine asks the registry; what it says is good is kept.

@@ -94,6 +94,20 @@ impl Config {
         self.values.get(key)?.as_str().filter(|t| !t.is_empty()).map(str::to_owned)
     }
 
+    /// The context that docker uses where nothing else is said (`DOCKER_HOST`, `DOCKER_CONTEXT`); none: its default.
+    pub fn context(&self) -> Option<String> {
+        self.text("currentContext")
+    }
+
+    /// Sets it, as `docker context use` does.
+    pub fn set_context(&mut self, name: Option<&str>) -> Result<(), AppError> {
+        match name {
+            Some(name) => self.values.insert("currentContext".into(), name.into()),
+            None => self.values.remove("currentContext"),
+        };
+        self.write()
+    }
+
     /// The program that keeps new credentials; none: this file does. Where nothing has been kept yet, the system's
     /// usual one, as docker does it.
     pub fn store(&self) -> Option<String> {
@@ -312,6 +326,19 @@ mod tests {
         let mut config = config;
         config.forget("registry.example.com").await.unwrap();
         assert!(Config::at(path).unwrap().get("registry.example.com").await.is_none());
+    }
+
+    #[test]
+    fn dockers_context_is_set_and_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let mut config = Config::at(path.clone()).unwrap();
+        assert_eq!(config.context(), None);
+        config.set_context(Some("coracle")).unwrap();
+        let mut config = Config::at(path.clone()).unwrap();
+        assert_eq!(config.context().as_deref(), Some("coracle"));
+        config.set_context(None).unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "{}");
     }
 
     #[test]

@@ -56,6 +56,32 @@ pub enum Control {
         /// As [`Registry::host`] names it.
         registry: String,
     },
+    /// The engine's own settings, `engine.json`, as text.
+    EngineSettings,
+    /// Keeps them; they act from the next start on.
+    SetEngineSettings {
+        /// A JSON object; empty for none.
+        text: String,
+    },
+    /// Certificates that the engine trusts beside the usual ones.
+    Certificates,
+    /// Trusts another one, from the next start on.
+    Trust {
+        /// Its file, in PEM: a whole path.
+        path: String,
+    },
+    /// No longer trusts one.
+    Distrust {
+        /// As [`ControlAnswer::Certificates`] names it.
+        name: String,
+    },
+    /// Whether `docker` leads to this engine where nothing else is said.
+    Context,
+    /// Lets it lead here, or no longer.
+    UseContext {
+        /// Here.
+        wanted: bool,
+    },
     /// Writes logs, versions and settings as one archive, for a report. No secrets.
     Diagnostics {
         /// Where to: a whole path.
@@ -109,6 +135,16 @@ pub enum ControlAnswer {
     Registries {
         /// Each with credentials.
         registries: Vec<Registry>,
+    },
+    /// Certificates that are trusted beside the usual ones.
+    Certificates {
+        /// Their files' names.
+        names: Vec<String>,
+    },
+    /// Docker's context.
+    Context {
+        /// Whether it is this home's; none: docker has no context that leads here.
+        used: Option<bool>,
     },
     /// Other engines.
     Engines {

@@ -327,7 +327,8 @@ pub fn bytes_below(folder: &Path) -> Result<u64> {
     Ok(total)
 }
 
-/// Copies what the image has at a volume's place into the new volume, with owners, modes, times and links.
-pub fn copy_into_volume(source: &Path, target: &Path) -> Result<()> {
+/// Copies a folder's content into another one's, with owners, modes, times, extended attributes, links and holes: what an
+/// image has at a volume's place, a volume's snapshots.
+pub fn copy_tree(source: &Path, target: &Path) -> Result<()> {
     sys::copy_tree(source, target)
 }

@@ -41,7 +41,7 @@ mod parts;
 mod platform;
 mod ports;
 mod settings;
-mod setup;
+pub mod setup;
 
 pub use driver::{forget, has_left};
 pub use error::HostError;

@@ -14,7 +14,8 @@ use super::reply::Reply;
 use super::request::Call;
 use crate::changes;
 use crate::container::config::Config;
-use crate::container::{Command, Status, View};
+use crate::container::freeze::Frozen;
+use crate::container::{Status, View};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::time;
@@ -87,11 +88,8 @@ pub async fn commit(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     // What is asked for besides the container's own configuration wins.
     config.inherit(&record.config);
 
-    // Frozen while its files are read, unless a person froze it already.
-    let freeze = pause && matches!(status, Status::Running { paused: false, .. });
-    if freeze {
-        handle.ask(|reply| Command::Pause { pause: true, reply }).await??;
-    }
+    // While its files are read.
+    let frozen = Frozen::new(pause.then_some(handle)).await?;
     let made = async {
         let base = record.image_id.parse::<image::Digest>().map_err(Error::from)?;
         let now = time::now();
@@ -120,12 +118,7 @@ pub async fn commit(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         engine.images.make(image).await.map_err(Error::from)
     }
     .await;
-    if freeze {
-        // A container that ended meanwhile cannot be unpaused, and need not be.
-        if let Err(e) = handle.ask(|reply| Command::Pause { pause: false, reply }).await? {
-            tracing::debug!("unpause after commit of {}: {e}", record.id);
-        }
-    }
+    frozen.thaw().await;
     let id = made?.to_string();
     engine.image_made(&id, name.as_slice());
     let mut more = vec![("comment", comment), ("imageID", id.clone())];

@@ -123,6 +123,11 @@ pub const OPERATIONS: &[Operation] = operations! {
     PUT "/volumes/{name}" VolumeUpdate => swarm;
     DELETE "/volumes/{name}" VolumeDelete => volumes::delete;
 
+    GET "/coracle/v1/volumes/{name}/snapshots" CoracleSnapshotList => volumes::snapshots;
+    POST "/coracle/v1/volumes/{name}/snapshots" CoracleSnapshot => volumes::snapshot;
+    POST "/coracle/v1/volumes/{name}/snapshots/{snapshot}/restore" CoracleSnapshotRestore => volumes::restore;
+    DELETE "/coracle/v1/volumes/{name}/snapshots/{snapshot}" CoracleSnapshotDelete => volumes::delete_snapshot;
+
     GET "/networks" NetworkList => networks::list;
     POST "/networks/create" NetworkCreate => networks::create;
     POST "/networks/prune" NetworkPrune => networks::prune;

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use super::reply::Reply;
 use super::request::{Call, Version};
+use crate::container::{Handle, freeze::Frozen};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::store::Durability;
-use crate::volumes::{ANONYMOUS, Volume};
+use crate::volumes::{ANONYMOUS, Snapshot, Volume};
 
 /// A volume as the API shows it.
 pub fn json(engine: &Engine, volume: &Volume) -> Value {
@@ -123,4 +124,70 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     Ok(Reply::json(json!({
         "VolumesDeleted": removed, "SpaceReclaimed": bytes,
     })))
+}
+
+fn snapshot_json(snapshot: &Snapshot) -> Value {
+    json!({ "Name": snapshot.name, "CreatedAt": snapshot.created, "Size": snapshot.size })
+}
+
+/// `GET /coracle/v1/volumes/{name}/snapshots`: the oldest first.
+pub async fn snapshots(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let volume = engine.volumes.get(call.param(0))?;
+    let list: Vec<Value> = volume.snapshots.iter().map(snapshot_json).collect();
+    Ok(Reply::json(json!({ "Snapshots": list })))
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct SnapshotBody {
+    name: String,
+}
+
+/// `POST /coracle/v1/volumes/{name}/snapshots`. Containers that run with the volume are frozen while it is copied.
+pub async fn snapshot(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let volume = call.param(0).to_owned();
+    let SnapshotBody { name } = call.json().await?;
+    // To its end, whether the client waits for it or not: nobody may stay frozen.
+    let made = to_the_end(engine.tasks.clone(), async move {
+        let _ = engine.volumes.get(&volume)?;
+        let users = engine.containers.using_volume(&volume);
+        let users: Vec<Handle> = users.iter().filter_map(|id| engine.containers.find(id).ok()).collect();
+        let frozen = Frozen::new(users).await?;
+        let made = engine.volumes.snapshot(&volume, &name).await;
+        frozen.thaw().await;
+        let made = made?;
+        engine.volume_event(&volume, "snapshot", BTreeMap::from([("snapshot".into(), name)]));
+        Ok(made)
+    });
+    Ok(Reply::created(snapshot_json(&made.await?)))
+}
+
+/// `POST /coracle/v1/volumes/{name}/snapshots/{snapshot}/restore`.
+pub async fn restore(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let (volume, name) = (call.param(0).to_owned(), call.param(1).to_owned());
+    let done = to_the_end(engine.tasks.clone(), async move {
+        engine.volumes.restore(&volume, &name).await?;
+        engine.volume_event(&volume, "restore", BTreeMap::from([("snapshot".into(), name)]));
+        Ok(())
+    });
+    done.await.map(|()| Reply::no_content())
+}
+
+/// `DELETE /coracle/v1/volumes/{name}/snapshots/{snapshot}`.
+pub async fn delete_snapshot(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let (volume, name) = (call.param(0).to_owned(), call.param(1).to_owned());
+    let done = to_the_end(engine.tasks.clone(), async move {
+        engine.volumes.remove_snapshot(&volume, &name).await?;
+        engine.volume_event(&volume, "snapshot-remove", BTreeMap::from([("snapshot".into(), name)]));
+        Ok(())
+    });
+    done.await.map(|()| Reply::no_content())
+}
+
+/// Does it whether the client waits for its end or not.
+async fn to_the_end<T: Send + 'static>(
+    tasks: tokio_util::task::TaskTracker,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tasks.spawn(work).await.map_err(|e| Error::internal(e.to_string()))?
 }

@@ -262,7 +262,7 @@ async fn prepare_volumes(
         for (inside, volume) in fill {
             let Some(source) = crate::rootfs::open_inside(root, &inside)? else { continue };
             if source.metadata()?.is_dir() {
-                crate::rootfs::copy_into_volume(&crate::rootfs::path_of(&source), &volume)?;
+                crate::rootfs::copy_tree(&crate::rootfs::path_of(&source), &volume)?;
             }
         }
         Ok(())

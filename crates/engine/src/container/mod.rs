@@ -19,6 +19,7 @@ pub mod changes;
 pub mod config;
 pub mod create;
 pub mod files;
+pub mod freeze;
 pub mod health;
 pub mod images;
 mod inherit;

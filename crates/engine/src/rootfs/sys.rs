@@ -1,5 +1,7 @@
 //! Mounts, namespaces and file calls behind [`super`].
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -314,11 +316,17 @@ pub(super) fn open_inside(root: &Path, path: &Path) -> Result<Option<File>> {
     super::lookup(&open_root(root)?, path, OFlags::RDONLY | OFlags::NONBLOCK)
 }
 
-/// Copies the contents of `source` into the folder `target`; never follows a link of the source.
+/// Copies the contents of `source` into the folder `target`; never follows a link of the source. Names of one file stay
+/// names of one file, holes stay holes.
 pub(super) fn copy_tree(source: &Path, target: &Path) -> Result<()> {
+    copy_folder(source, target, &mut HashMap::new())
+}
+
+/// `links`: where files of several names were copied to, by device and inode.
+fn copy_folder(source: &Path, target: &Path, links: &mut HashMap<(u64, u64), PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(source)? {
         let entry = entry?;
-        let to = target.join(entry.file_name());
+        let (from, to) = (entry.path(), target.join(entry.file_name()));
         let meta = entry.metadata()?;
         let kind = meta.file_type();
         if kind.is_dir() {
@@ -327,33 +335,65 @@ pub(super) fn copy_tree(source: &Path, target: &Path) -> Result<()> {
             {
                 return Err(e.into());
             }
-            copy_tree(&entry.path(), &to)?;
-        } else if kind.is_symlink() {
-            std::os::unix::fs::symlink(std::fs::read_link(entry.path())?, &to)?;
+            // Gives the folder its attributes as well.
+            copy_folder(&from, &to, links)?;
+            continue;
+        }
+        if meta.nlink() > 1 {
+            match links.entry((meta.dev(), meta.ino())) {
+                Entry::Occupied(first) => {
+                    std::fs::hard_link(first.get(), &to)?;
+                    continue;
+                }
+                Entry::Vacant(first) => drop(first.insert(to.clone())),
+            }
+        }
+        if kind.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(&from)?, &to)?;
         } else if kind.is_file() {
-            let from: OwnedFd = File::open(entry.path())?.into();
-            let mut out = File::create_new(&to)?;
-            io::copy(&mut File::from(from), &mut out)?;
+            copy_data(&File::open(&from)?, &File::create_new(&to)?, meta.len())?;
         } else if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
             let mode = Mode::from_raw_mode(meta.mode());
             let file_type = rustix::fs::FileType::from_raw_mode(meta.mode());
             rustix::fs::mknodat(CWD, &to, file_type, mode, meta.rdev()).map_err(io::Error::from)?;
         } else {
             // Sockets mean nothing without their process.
+            links.remove(&(meta.dev(), meta.ino()));
             continue;
         }
-        copy_owner(&to, &meta)?;
+        copy_attributes(&from, &to, &meta)?;
     }
-    let meta = std::fs::metadata(source)?;
-    copy_owner(target, &meta)
+    copy_attributes(source, target, &std::fs::metadata(source)?)
 }
 
-/// Owner, mode (after the owner: chown clears set-id bits) and times.
-fn copy_owner(to: &Path, meta: &std::fs::Metadata) -> Result<()> {
+/// The bytes of a file, where there are any.
+fn copy_data(mut from: &File, mut to: &File, length: u64) -> io::Result<()> {
+    use rustix::fs::SeekFrom;
+    to.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // Nothing but a hole is left.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(e) => return Err(e.into()),
+        };
+        at = rustix::fs::seek(from, SeekFrom::Hole(start))?;
+        for file in [from, to] {
+            rustix::fs::seek(file, SeekFrom::Start(start))?;
+        }
+        io::copy(&mut io::Read::take(&mut from, at - start), &mut to)?;
+    }
+    Ok(())
+}
+
+/// Owner, mode (after the owner: chown clears set-id bits), extended attributes (as it clears capabilities) and times.
+fn copy_attributes(from: &Path, to: &Path, meta: &std::fs::Metadata) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
     rustix::fs::chownat(CWD, to, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?;
     if !meta.file_type().is_symlink() {
         std::fs::set_permissions(to, std::fs::Permissions::from_mode(meta.mode() & 0o7777))?;
+        copy_xattrs(from, to)?;
     }
     let time = |s, n| rustix::fs::Timespec { tv_sec: s, tv_nsec: n };
     let times = Timestamps {
@@ -361,5 +401,33 @@ fn copy_owner(to: &Path, meta: &std::fs::Metadata) -> Result<()> {
         last_modification: time(meta.mtime(), meta.mtime_nsec()),
     };
     rustix::fs::utimensat(CWD.as_fd(), to, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?;
+    Ok(())
+}
+
+/// Largest list of names and largest value of extended attributes that Linux knows, in bytes.
+const XATTR: usize = 64 << 10;
+
+/// Those that are part of the file: the user's, capabilities and access lists.
+fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::io::Errno;
+    let mut names = vec![0_u8; XATTR];
+    let length = match rustix::fs::llistxattr(from, &mut names) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    names.truncate(length);
+    let mut value = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|n| {
+        n.starts_with(b"user.") || n.starts_with(b"system.posix_acl_") || *n == b"security.capability"
+    }) {
+        value.resize(XATTR, 0);
+        let length = rustix::fs::lgetxattr(from, name, &mut value[..])?;
+        match rustix::fs::lsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty()) {
+            // A file system of the volume's that keeps none, such as a tmpfs or an export.
+            Ok(()) | Err(Errno::NOTSUP) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
     Ok(())
 }

@@ -2,8 +2,15 @@
 //!
 //! One with options is mounted at its folder while a container uses it, as with dockerd: all that use it see the same
 //! file system (a tmpfs, an NFS export, a folder of the host).
+//!
+//! ```text
+//! ROOT/volumes/NAME/_data               the files
+//! ROOT/volumes/NAME/snapshots/SNAPSHOT  those of an earlier time ([`snapshots`]); they go with the volume
+//! ROOT/volumes/NAME/.coming             a snapshot that is being made or given back
+//! ```
 
 mod options;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::host_paths::HostPaths;
 use crate::store::{Durability, Kind, Store};
+pub use snapshots::Snapshot;
 
 /// The label that marks a volume nobody named.
 pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
@@ -29,6 +37,9 @@ pub struct Volume {
     pub labels: Option<BTreeMap<String, String>>,
     /// Driver options, as given.
     pub options: Option<BTreeMap<String, String>>,
+    /// Its snapshots, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<Snapshot>,
 }
 
 impl Volume {
@@ -48,8 +59,27 @@ pub struct Volumes {
     store: Store,
     root: PathBuf,
     volumes: Mutex<BTreeMap<String, Arc<Volume>>>,
-    /// Held while a volume is made, removed, mounted or unmounted: who uses those that are mounted.
-    users: tokio::sync::Mutex<BTreeMap<String, BTreeSet<String>>>,
+    /// Held while a volume is made, removed, mounted or unmounted.
+    users: tokio::sync::Mutex<Users>,
+}
+
+/// Who has to do with volumes right now, by the volumes' names.
+#[derive(Default)]
+struct Users {
+    /// Containers that run with it, or are about to.
+    containers: BTreeMap<String, BTreeSet<String>>,
+    /// Its files are copied, by what says why: nobody else may begin with it.
+    copied: BTreeMap<String, &'static str>,
+}
+
+impl Users {
+    /// Refuses what may not happen while a volume's files are copied.
+    fn not_copied(&self, name: &str) -> Result<()> {
+        match self.copied.get(name) {
+            None => Ok(()),
+            Some(why) => Err(Error::conflict(format!("volume {name}: {why}; try again when that is done"))),
+        }
+    }
 }
 
 impl Volumes {
@@ -117,7 +147,13 @@ impl Volumes {
             return Ok((volume.clone(), false));
         }
         tokio::fs::create_dir_all(self.data(name)).await?;
-        let volume = Arc::new(Volume { name: name.to_owned(), created: crate::time::now(), labels, options });
+        let volume = Arc::new(Volume {
+            name: name.to_owned(),
+            created: crate::time::now(),
+            labels,
+            options,
+            snapshots: Vec::new(),
+        });
         self.store.put(Kind::Volume, name, &*volume, durability).await?;
         self.lock().insert(name.to_owned(), volume.clone());
         Ok((volume, true))
@@ -125,7 +161,8 @@ impl Volumes {
 
     /// Removes a volume and its files. Whether something uses it is the caller's to know.
     pub async fn remove(&self, name: &str, durability: Durability) -> Result<()> {
-        let _one_at_a_time = self.users.lock().await;
+        let users = self.users.lock().await;
+        users.not_copied(name)?;
         if self.get(name)?.mount().is_some() {
             // What is mounted there is not the volume's to remove.
             self.unmount(name).await?;
@@ -141,7 +178,8 @@ impl Volumes {
         }
     }
 
-    /// Mounts what a container's volumes ask for, where it is not mounted yet. [`Self::release`] gives it back.
+    /// A container begins with its volumes: what they ask for is mounted, where it is not yet. [`Self::release`] gives
+    /// it back.
     pub async fn acquire<'a>(
         &self,
         names: impl Iterator<Item = &'a str>,
@@ -149,27 +187,34 @@ impl Volumes {
         host: &HostPaths,
     ) -> Result<()> {
         for name in names {
-            let Some(mount) = self.get(name)?.mount() else { continue };
+            let mount = self.get(name)?.mount();
             let mut users = self.users.lock().await;
-            if !is_mounted(&self.data(name))? {
+            users.not_copied(name)?;
+            if let Some(mount) = mount
+                && !is_mounted(&self.data(name))?
+            {
                 mount.mount(&self.data(name), host).await?;
             }
-            users.entry(name.to_owned()).or_default().insert(container.to_owned());
+            users.containers.entry(name.to_owned()).or_default().insert(container.to_owned());
         }
         Ok(())
     }
 
-    /// Unmounts what only this container used.
+    /// The container has ended: unmounts what only it used.
     pub async fn release(&self, container: &str) {
         let mut users = self.users.lock().await;
         let mut free = Vec::new();
-        users.retain(|name, of| {
+        users.containers.retain(|name, of| {
             if of.remove(container) && of.is_empty() {
                 free.push(name.clone());
             }
             !of.is_empty()
         });
         for name in free {
+            // What an administrator mounts at the folder of a volume without options is theirs.
+            if self.get(&name).is_ok_and(|v| v.mount().is_none()) {
+                continue;
+            }
             if let Err(e) = self.unmount(&name).await {
                 tracing::warn!("volume {name} stays mounted: {e}");
             }
@@ -181,7 +226,7 @@ impl Volumes {
         let users = self.users.lock().await;
         for volume in self.list() {
             if volume.mount().is_some()
-                && !users.contains_key(&volume.name)
+                && !users.containers.contains_key(&volume.name)
                 && let Err(e) = self.unmount(&volume.name).await
             {
                 tracing::warn!("volume {} stays mounted: {e}", volume.name);
@@ -203,9 +248,10 @@ impl Volumes {
         Ok(())
     }
 
-    /// Bytes a volume's files take on disk.
+    /// Bytes a volume's files take on disk, its snapshots' among them: what its removal frees.
     pub async fn size(&self, name: &str) -> Result<u64> {
-        let path = self.data(name);
+        // Of one that is mounted, what is mounted there is none of the disk's but is what people ask for.
+        let path = self.root.join(name);
         tokio::task::spawn_blocking(move || crate::rootfs::bytes_below(&path))
             .await
             .map_err(|e| Error::internal(e.to_string()))?

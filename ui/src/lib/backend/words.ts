@@ -36,7 +36,23 @@ secret: string, } | { "control": "sign_out",
 /**
  * As [`Registry::host`] names it.
  */
-registry: string, } | { "control": "diagnostics", 
+registry: string, } | { "control": "engine_settings" } | { "control": "set_engine_settings", 
+/**
+ * A JSON object; empty for none.
+ */
+text: string, } | { "control": "certificates" } | { "control": "trust", 
+/**
+ * Its file, in PEM: a whole path.
+ */
+path: string, } | { "control": "distrust", 
+/**
+ * As [`ControlAnswer::Certificates`] names it.
+ */
+name: string, } | { "control": "context" } | { "control": "use_context", 
+/**
+ * Here.
+ */
+wanted: boolean, } | { "control": "diagnostics", 
 /**
  * Where to: a whole path.
  */
@@ -81,7 +97,15 @@ dockerfiles: Array<string>, } | { "answer": "registries",
 /**
  * Each with credentials.
  */
-registries: Array<Registry>, } | { "answer": "engines", 
+registries: Array<Registry>, } | { "answer": "certificates", 
+/**
+ * Their files' names.
+ */
+names: Array<string>, } | { "answer": "context", 
+/**
+ * Whether it is this home's; none: docker has no context that leads here.
+ */
+used: boolean | null, } | { "answer": "engines", 
 /**
  * Each that answers.
  */

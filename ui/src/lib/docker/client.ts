@@ -30,6 +30,12 @@ export interface LayerFile {
 }
 /** A step of an image's history; `Layer` is the number of the layer that it made, told by Coracle's engine alone. */
 export type Layer = { Id: string; Created: number; CreatedBy: string; Size: number; Comment: string; Tags: string[] | null; Layer?: number | null };
+/** Of Coracle's own `/coracle/v1/volumes/{name}/snapshots`. */
+export interface Snapshot {
+  Name: string;
+  CreatedAt: string;
+  Size: number;
+}
 export type Processes = { Titles: string[]; Processes: string[][] };
 
 type Query = Record<string, string | number | boolean | undefined>;
@@ -88,6 +94,11 @@ export const docker = {
       "POST",
       path("/volumes/prune", { filters: JSON.stringify({ all: ["true"] }) }),
     ),
+
+  snapshots: async (volume: string) => (await call<{ Snapshots: Snapshot[] }>("GET", `/coracle/v1/volumes/${id(volume)}/snapshots`)).Snapshots,
+  snapshot: (volume: string, name: string) => call<Snapshot>("POST", `/coracle/v1/volumes/${id(volume)}/snapshots`, { Name: name }),
+  restoreSnapshot: (volume: string, name: string) => call<void>("POST", `/coracle/v1/volumes/${id(volume)}/snapshots/${id(name)}/restore`),
+  removeSnapshot: (volume: string, name: string) => call<void>("DELETE", `/coracle/v1/volumes/${id(volume)}/snapshots/${id(name)}`),
 
   networks: () => call<Network[]>("GET", "/networks"),
   network: (name: string) => call<Network>("GET", `/networks/${id(name)}`),

@@ -6,6 +6,7 @@ import { describe, expect, it } from "vitest";
 
 import type { Container, ImageDetail } from "../docker/client";
 import { groups, matches, published, status, touched } from "./containers";
+import { entries, listOf, withList, wrongList, wrongText } from "./engine-settings";
 import { frames, join, listing, preview, tar, untar } from "./files";
 import { ago, quote, size, span, words } from "./format";
 import { fraction, nothing, progress, reference } from "./pull";
@@ -280,5 +281,23 @@ describe("map of networks", () => {
 
   it("leaves out a network that has just gone", () => {
     expect(topology([], [on("web", "running", "a")]).links).toEqual([]);
+  });
+});
+
+describe("settings of the engine", () => {
+  it("lists are edited and the rest stays", () => {
+    const text = withList('{"debug":true}', "registry-mirrors", "https://a, https://b:1");
+    expect(JSON.parse(text)).toEqual({ debug: true, "registry-mirrors": ["https://a", "https://b:1"] });
+    expect(listOf(text, "registry-mirrors")).toBe("https://a, https://b:1");
+    expect(withList('{"registry-mirrors":["https://a"]}', "registry-mirrors", " ")).toBe("");
+    expect(entries("a,, b\nc ")).toEqual(["a", "b", "c"]);
+  });
+  it("what is wrong is said", () => {
+    expect(["", "  ", "{}"].map(wrongText)).toEqual(["", "", ""]);
+    expect(["[]", "{", "1", "null"].map(wrongText).every(Boolean)).toBe(true);
+    expect(wrongList("registry-mirrors", "https://m.example.com:5000/x, http://y")).toBe("");
+    expect(["m.example.com", "https://", "https://a b", "ftp://x"].every((line) => wrongList("registry-mirrors", line))).toBe(true);
+    expect(wrongList("insecure-registries", "r:5000, [::1]:5000, 10.0.0.0/8, fd00::/8, r.example.com")).toBe("");
+    expect(["http://r", "r/x", "a b c/"].every((line) => wrongList("insecure-registries", line))).toBe(true);
   });
 });

@@ -85,6 +85,19 @@ class Operations {
     this.all = this.all.filter((o) => o.state === "running");
   }
 
+  /** One request that takes its time. Its failure is the caller's to tell. */
+  async during<T>(title: string, work: () => Promise<T>): Promise<T> {
+    const operation = this.add(new Operation(title));
+    try {
+      const done = await work();
+      operation.end("done");
+      return done;
+    } catch (error) {
+      operation.end("failed", error instanceof Error ? error.message : String(error));
+      throw error;
+    }
+  }
+
   /** Opens a stream as an operation; each line goes to `line`, which may tell of its progress. */
   stream(title: string, what: Open, hear: { line?: (line: string, operation: Operation) => void; quiet?: boolean; failed?: string } = {}): Operation {
     let channel: Channel | undefined;
