@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use tests::Engine;
+use tests::{Engine, eventually};
 
 /// A request that waits: given back once the engine has said that it does.
 fn waiting(engine: &Engine, name: &str, condition: &str) -> Child {
@@ -88,5 +88,40 @@ fn keys_leave_a_container_and_it_runs_on() {
         assert_ne!(output.read_line(&mut line).unwrap(), 0, "the client has ended");
     }
     leave((child, output, input), b"@x");
+    // An exec goes on as well: beside the container's own `cat` there are two.
+    leave(terminal(&engine, "exec -it box cat"), b"\x10\x11");
+    leave(terminal(&engine, "exec -it --detach-keys ctrl-x,x box cat"), b"\x18x");
+    let running = engine.docker(&["top", "box", "-o", "comm"]).ok();
+    assert_eq!(running.lines().filter(|line| line.trim() == "cat").count(), 3, "{running}");
+    let told = |event: &str| {
+        let filter = format!("event={event}");
+        engine
+            .docker(&["events", "--since", "1h", "--until", "0s", "--filter", &filter, "-f", "container=box"])
+            .ok()
+    };
+    eventually("each is told", || told("detach").lines().count() == 3);
+    eventually("those of execs too", || told("exec_detach").lines().count() == 2);
     engine.docker(&["rm", "-f", "box"]).ok();
+}
+
+#[test]
+fn a_terminal_gets_another_size_while_it_runs() {
+    let engine = Engine::with_busybox();
+    let sizes = "while :; do stty size >/tmp/now; mv /tmp/now /tmp/size; sleep 0.05; done";
+    engine.docker(&["run", "-dt", "--name", "box", "busybox", "sh", "-c", sizes]).ok();
+    let size = |file: &str| engine.docker(&["exec", "box", "cat", file]).out.trim().to_owned();
+    assert_eq!(engine.request("POST", "/containers/box/resize?h=11&w=22", None).0, 200);
+    eventually("the container has it", || size("/tmp/size") == "11 22");
+    let sizes = sizes.replace("/tmp/", "/tmp/exec-");
+    let exec = format!(r#"{{"Tty":true,"Cmd":["sh","-c",{sizes:?}],"ConsoleSize":[5,6]}}"#);
+    let (code, made) = engine.request("POST", "/containers/box/exec", Some(&exec));
+    assert_eq!(code, 201, "{made}");
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    let id = made["Id"].as_str().unwrap();
+    let started = engine.request("POST", &format!("/exec/{id}/start"), Some(r#"{"Detach":true,"Tty":true}"#));
+    assert_eq!(started.0, 200, "{}", started.1);
+    eventually("the exec begins with its own", || size("/tmp/exec-size") == "5 6");
+    assert_eq!(engine.request("POST", &format!("/exec/{id}/resize?h=33&w=44"), None).0, 200);
+    eventually("the exec has it", || size("/tmp/exec-size") == "33 44");
+    assert_eq!(size("/tmp/size"), "11 22", "the container's own stays");
 }

@@ -336,6 +336,46 @@ fn restart_policies_bring_it_back() {
 }
 
 #[test]
+fn pauses_before_restarts_grow_until_somebody_starts_it() {
+    let engine = Engine::with_busybox();
+    engine.docker(&["run", "-d", "--name", "again", "--restart", "always", "busybox", "false"]).ok();
+    let told = || -> Vec<(String, f64)> {
+        let format = "{{.Action}} {{.TimeNano}}";
+        let args =
+            ["events", "--since", "1h", "--until", "0s", "--filter", "container=again", "--format", format];
+        let actions = ["start", "die", "restart"].map(|action| format!("event={action}"));
+        let filters = actions.iter().flat_map(|event| ["--filter", event]);
+        let lines = engine.docker(&args.into_iter().chain(filters).collect::<Vec<_>>()).ok();
+        let event = |line: &str| {
+            let (action, at) = line.split_once(' ').unwrap();
+            (action.to_owned(), at.parse::<f64>().unwrap() / 1e9)
+        };
+        lines.lines().map(event).collect()
+    };
+    // Seconds from each end to the start that follows.
+    let pauses = |events: &[(String, f64)]| -> Vec<f64> {
+        let after = events.iter().skip_while(|(action, _)| action != "die").collect::<Vec<_>>();
+        after.chunks_exact(2).map(|pair| pair[1].1 - pair[0].1).collect()
+    };
+    tests::eventually("four restarts", || pauses(&told()).len() >= 4);
+    let all = pauses(&told());
+    for (n, at_least) in [0.1, 0.2, 0.4, 0.8].into_iter().enumerate() {
+        // Starting it takes a while as well, on a busy machine a long one.
+        assert!(all[n] >= at_least && all[n] < at_least + 5.0, "{all:?}");
+    }
+    engine.docker(&["restart", "-t", "0", "again"]).ok();
+    let since = || -> Vec<f64> {
+        let events = told();
+        let at = events.iter().position(|(action, _)| action == "restart").unwrap();
+        pauses(&events[at..])
+    };
+    tests::eventually("one more restart", || !since().is_empty());
+    let pause = since()[0];
+    assert!((0.1..1.6).contains(&pause), "a person's start begins anew: {pause} s after {all:?}");
+    engine.docker(&["rm", "-f", "again"]).ok();
+}
+
+#[test]
 fn twenty_at_once() {
     let engine = Engine::with_busybox();
     let runs: Vec<_> = (0..20)

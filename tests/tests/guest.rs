@@ -165,6 +165,46 @@ fn limits_are_what_they_say() {
         machine.docker(&["inspect", "-f", "{{.State.OOMKilled}} {{.State.ExitCode}}", "hungry"]).ok(),
         "true 137"
     );
+    // A kill that the container outlives is told when it happens.
+    let child = "tail /dev/zero; echo gone on; exec sleep 1000";
+    machine
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "goes-on",
+            "-m",
+            "32m",
+            "--memory-swap",
+            "32m",
+            "busybox",
+            "sh",
+            "-c",
+            child,
+        ])
+        .ok();
+    let state = "{{.State.Running}} {{.State.OOMKilled}}";
+    eventually("the kill is told", || {
+        machine.docker(&["inspect", "-f", state, "goes-on"]).ok() == "true true"
+    });
+    for name in ["hungry", "goes-on"] {
+        let filter = format!("container={name}");
+        let told = machine.docker(&[
+            "events",
+            "--since",
+            "1h",
+            "--until",
+            "0s",
+            "--filter",
+            &filter,
+            "--filter",
+            "event=oom",
+            "--format",
+            "{{.Action}}",
+        ]);
+        assert_eq!(told.ok(), "oom", "{name}");
+    }
+    machine.docker(&["rm", "-f", "goes-on"]).ok();
     let forks = run(&[
         "--pids-limit",
         "5",

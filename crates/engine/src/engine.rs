@@ -299,13 +299,14 @@ impl Engine {
     /// down. Their restart policies bring them back at the next boot.
     pub async fn stop_containers(&self, now: bool) {
         let (signal, timeout) = if now { (Some(libc::SIGKILL), Some(0)) } else { (None, None) };
-        let stops =
-            self.containers.list().into_iter().filter(|c| c.view().status.is_running()).map(|c| async move {
+        let stops = self.containers.list().into_iter().filter(|c| c.view().status.counts_as_running()).map(
+            |c| async move {
                 let stopped = c.ask(|reply| Command::Stop { signal, timeout, by_user: false, reply }).await;
                 if let Ok(Err(e)) | Err(e) = stopped {
                     tracing::warn!("container {} was not stopped: {e}", c.view().record.name);
                 }
-            });
+            },
+        );
         futures_util::future::join_all(stops).await;
     }
 
@@ -357,6 +358,11 @@ impl Engine {
             attributes.insert("container".into(), container.to_owned());
         }
         self.events.emit("network", action, &network.id, attributes);
+    }
+
+    /// Tells that unused ones of a kind were removed, and how many bytes that gave back.
+    pub fn prune_event(&self, kind: &'static str, bytes: u64) {
+        self.events.emit(kind, "prune", "", BTreeMap::from([("reclaimed".to_owned(), bytes.to_string())]));
     }
 
     /// Loads the archives of a folder that were not loaded before: the images a guest brings along.

@@ -24,10 +24,37 @@ pub fn parse(text: &str) -> Option<SystemTime> {
 
 /// A point given to a filter: Unix seconds with an optional fraction, RFC 3339, or a Go duration before now.
 pub fn parse_point(text: &str) -> Option<SystemTime> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        return SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::try_from_secs_f64(seconds).ok()?);
+    if let Some(at) = seconds(text) {
+        return Some(at);
     }
     parse(text).or_else(|| SystemTime::now().checked_sub(parse_duration(text)?))
+}
+
+/// A point in a query; Go's words for what is none.
+pub fn parse_query(text: &str) -> crate::error::Result<SystemTime> {
+    parse_point(text).ok_or_else(|| {
+        let wrong = match text.split_once('.') {
+            Some((whole, fraction)) if whole.parse::<i64>().is_ok() => fraction,
+            _ => text,
+        };
+        crate::error::Error::internal(format!("strconv.ParseInt: parsing \"{wrong}\": invalid syntax"))
+    })
+}
+
+/// `1700000000.123456789`: to the nanosecond, which no floating number holds for today's times.
+fn seconds(text: &str) -> Option<SystemTime> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let whole: i64 = whole.parse().ok()?;
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let nanos = Duration::from_nanos(digits.parse().ok()?);
+    let seconds = Duration::from_secs(whole.unsigned_abs());
+    match whole < 0 {
+        true => SystemTime::UNIX_EPOCH.checked_sub(seconds)?.checked_add(nanos),
+        false => SystemTime::UNIX_EPOCH.checked_add(seconds)?.checked_add(nanos),
+    }
 }
 
 /// Go's durations, not negative: `1h30m`, `1.5s`, `300ms`.
@@ -83,7 +110,16 @@ mod tests {
         let now = SystemTime::now();
         assert_eq!(parse(&format(now)), Some(now));
         assert_eq!(parse_point("1.5"), Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1500)));
-        assert_eq!(parse_point("nonsense"), None);
+        let exactly = std::time::Duration::new(1_796_004_479, 123_456_789);
+        assert_eq!(parse_point("1796004479.123456789"), Some(SystemTime::UNIX_EPOCH + exactly));
+        assert_eq!(
+            parse_point("-5"),
+            Some(SystemTime::UNIX_EPOCH - std::time::Duration::from_secs(5)),
+            "before 1970"
+        );
+        for bad in ["nonsense", "1.x", "1.5.6", "."] {
+            assert_eq!(parse_point(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -4,8 +4,11 @@
 //! container runs without, and [`Controllers`] says so for `docker info`.
 
 pub(crate) mod devices;
+mod kills;
 mod stats;
 
+pub use kills::MemoryKills;
+pub(crate) use kills::killed;
 pub use stats::{IoStat, Stats};
 
 use crate::error::Error;

@@ -2,7 +2,7 @@
 
 mod connection;
 
-use crate::cgroup::{self, Controllers, Groups, Stats};
+use crate::cgroup::{self, Controllers, Groups, MemoryKills, Stats};
 use crate::error::Error;
 use crate::oci::{self, OciRuntime};
 use crate::plan::{Plan, ProcessPlan, StdinPlan};
@@ -580,6 +580,11 @@ impl Container {
     /// What it has used.
     pub async fn stats(&self) -> Stats {
         cgroup::stats(&self.0.group)
+    }
+
+    /// The kernel's kills for want of memory among its processes, from now on; an error where memory is not counted.
+    pub fn memory_kills(&self) -> std::io::Result<MemoryKills> {
+        MemoryKills::of(&self.0.group)
     }
 
     /// Ends whatever still runs, and removes shim, group and folder. Other handles find it gone.

@@ -175,9 +175,15 @@ impl Reader {
                 self.finished = true;
                 continue;
             };
+            let until = self.options.until.map(|u| u.duration_since(SystemTime::now()).unwrap_or_default());
             tokio::select! {
                 () = ended => {
                     // One more look: what came before the end is in the file now.
+                    self.follow = None;
+                    self.watch = None;
+                }
+                // What comes from now on is not wanted.
+                () = tokio::time::sleep(until.unwrap_or_default()), if until.is_some() => {
                     self.follow = None;
                     self.watch = None;
                 }

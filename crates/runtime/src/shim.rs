@@ -29,6 +29,7 @@ pub use init::PATH as INIT_PATH;
 use crate::plan::Plan;
 use crate::protocol::{self, Call, Done, Failure, FailureKind, FromShim, INIT, ToShim, VERSION};
 use crate::sys;
+pub use clients::DetachKeys;
 use clients::{Client, Kind};
 use processes::{Phase, Process};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -376,8 +376,16 @@ pub(crate) fn set_names(host: Option<&str>, domain: Option<&str>) -> io::Result<
 
 /// A descriptor whose readiness tokio watches.
 pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    async_fd_for(fd, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE)
+}
+
+/// The same, for some kinds of readiness only.
+pub(crate) fn async_fd_for(
+    fd: OwnedFd,
+    interest: tokio::io::Interest,
+) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd always answers the same descriptor, which stays open as long as it lives.
-    Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
+    Ok(unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 /// As [`signal_fd`], but reading it waits.

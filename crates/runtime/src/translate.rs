@@ -118,6 +118,9 @@ pub(crate) fn plan(
     if new_namespaces & libc::CLONE_NEWNS as u64 == 0 {
         return Err(invalid("a container must have a mount namespace of its own"));
     }
+    let own = namespaces.iter().fold(0, |all, namespace| all | namespace.typ() as u64);
+    let settings = linux.sysctl().iter().flatten();
+    let sysctl = settings.map(|(k, v)| Ok((sysctl(k, own)?, v.clone()))).collect::<Result<_, Error>>()?;
     let maps = |list: &Option<Vec<LinuxIdMapping>>| {
         list.iter().flatten().map(|m| (m.container_id(), m.host_id(), m.size())).collect::<Vec<_>>()
     };
@@ -169,7 +172,7 @@ pub(crate) fn plan(
         gid_map: maps(linux.gid_mappings()),
         hostname: spec.hostname().clone().filter(|h| !h.is_empty()),
         domainname: spec.domainname().clone().filter(|d| !d.is_empty()),
-        sysctl: linux.sysctl().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        sysctl,
         masked: linux.masked_paths().clone().unwrap_or_default(),
         readonly: linux.readonly_paths().clone().unwrap_or_default(),
         process: self::process(process, stdio.tty, stdio.console_size, seccomp)?,
@@ -219,6 +222,47 @@ fn refuse_unsupported(spec: &oci_spec::runtime::Spec, linux: &Linux) -> Result<(
         Some((_, what)) => Err(Error::Unavailable(format!("{what} are not supported by this runtime"))),
         None => Ok(()),
     }
+}
+
+/// Settings of the kernel that each IPC namespace has of its own, beside those of `fs.mqueue.`.
+const IPC_SYSCTLS: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// The name of a setting with dots, as sysctl(8) reads it: what separates first separates all. Refuses one that is not
+/// of the container's namespaces (`own`), in runc's words: it would be the host's.
+fn sysctl(key: &str, own: u64) -> Result<String, Error> {
+    let has = |kind: i32| own & kind as u64 != 0;
+    let exchanged = |text: &str| text.replace('.', "\0").replace('/', ".").replace('\0', "/");
+    let slashes = key.find(['.', '/']).is_some_and(|at| key.as_bytes()[at] == b'/');
+    let name = if slashes { exchanged(key) } else { key.to_owned() };
+    let quoted = format!("sysctl {name:?}");
+    let is_a_path = exchanged(&name).split('/').all(|part| !matches!(part, "" | "." | ".."));
+    let allowed = if !is_a_path {
+        Err(format!("{quoted} is no name of a setting"))
+    } else if IPC_SYSCTLS.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
+        has(libc::CLONE_NEWIPC)
+            .then_some(())
+            .ok_or_else(|| format!("{quoted} is not allowed in the hosts ipc namespace"))
+    } else if name.starts_with("net.") {
+        has(libc::CLONE_NEWNET)
+            .then_some(())
+            .ok_or_else(|| format!("{quoted} not allowed in host network namespace"))
+    } else if name == "kernel.domainname" && has(libc::CLONE_NEWUTS) {
+        Ok(())
+    } else if name == "kernel.hostname" && has(libc::CLONE_NEWUTS) {
+        Err(format!("{quoted} is not allowed as it conflicts with the OCI \"hostname\" field"))
+    } else {
+        Err(format!("{quoted} is not in a separate kernel namespace"))
+    };
+    allowed.map(|()| name).map_err(invalid)
 }
 
 fn root_propagation(name: Option<&str>) -> Result<u64, Error> {
@@ -413,5 +457,39 @@ fn rlimit(kind: PosixRlimitType) -> u32 {
         R::RlimitNice => libc::RLIMIT_NICE,
         R::RlimitRtprio => libc::RLIMIT_RTPRIO,
         R::RlimitRttime => libc::RLIMIT_RTTIME,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_kernel_are_the_containers_own_or_refused() {
+        let all = (libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
+        for (key, name) in [
+            ("net.ipv4.ip_forward", "net.ipv4.ip_forward"),
+            ("net/ipv4/ip_forward", "net.ipv4.ip_forward"),
+            ("net.ipv4.conf.eth0/100.forwarding", "net.ipv4.conf.eth0/100.forwarding"),
+            ("kernel.shm_rmid_forced", "kernel.shm_rmid_forced"),
+            ("fs.mqueue.msg_max", "fs.mqueue.msg_max"),
+            ("kernel.domainname", "kernel.domainname"),
+        ] {
+            assert_eq!(sysctl(key, all).unwrap(), name);
+            assert!(sysctl(key, 0).is_err(), "{key} would be the host's");
+        }
+        for key in [
+            "vm.swappiness",
+            "kernel.panic",
+            "kernel.hostname",
+            "kernel/core_pattern",
+            "net.//.vm.swappiness",
+            "net..ipv4",
+            "fs.mqueue.//.//.vm.swappiness",
+            "net",
+            "",
+        ] {
+            assert!(sysctl(key, all).is_err(), "{key}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::containers::{MULTIPLEXED, RAW, detach_keys, pump, running, size};
 use super::hijack::Hijacked;
 use super::reply::Reply;
 use super::request::Call;
-use crate::container::{Record, spec};
+use crate::container::{Record, Status, spec};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::exec::{Exec, ExecConfig, ExecState};
@@ -28,7 +28,10 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         return Err(Error::invalid("No exec command specified"));
     }
     if let Err(e) = running(&handle).map(drop) {
-        // dockerd names it as it was asked for.
+        // dockerd names it as it was asked for, unless it is being restarted.
+        if matches!(handle.view().status, Status::Restarting) {
+            return Err(e);
+        }
         let id = format!("Container {}", handle.view().record.id);
         return Err(Error { message: e.message.replace(&id, &format!("Container {name}")), ..e });
     }
@@ -94,6 +97,7 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         Ok(started) => Arc::new(started),
         Err(e) => return refused(not_started(&exec, e), body.detach, tty),
     };
+    let keys = if tty { detach_keys(&config.detach_keys)? } else { None };
     let attachment = if body.detach {
         None
     } else {
@@ -101,7 +105,7 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             stdin: config.attach_stdin,
             stdout: config.attach_stdout,
             stderr: config.attach_stderr,
-            detach_keys: if tty { detach_keys(&config.detach_keys)? } else { None },
+            detach_keys: keys.clone(),
         };
         Some(started.attach(want).await.map_err(failed)?)
     };
@@ -117,7 +121,11 @@ pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         Box::new(move |io| {
             Box::pin(async move {
                 match begin(&engine, &exec, &record, started).await {
-                    Ok(()) => pump(io, attachment, told(&exec)).await,
+                    Ok(()) => {
+                        if pump(io, attachment, keys, told(&exec)).await {
+                            engine.container_event(&record, "exec_detach", &[("execID", exec.id.clone())]);
+                        }
+                    }
                     Err(e) => say(io, &e, tty).await,
                 }
             })

@@ -123,7 +123,7 @@ pub async fn commit(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     engine.image_made(&id, name.as_slice());
     let mut more = vec![("comment", comment), ("imageID", id.clone())];
     if let Some(name) = &name {
-        more.push(("imageRef", name.to_string()));
+        more.push(("imageRef", name.familiar()));
     }
     engine.container_event(&record, "commit", &more);
     Ok(Reply::created(json!({ "Id": id })))

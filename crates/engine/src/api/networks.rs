@@ -264,15 +264,13 @@ pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(&["label", "label!", "until"])?;
+    let until = filters.until()?;
     let mut removed = Vec::new();
     for (network, members) in engine.networks.list() {
         let used =
             engine.containers.list().iter().any(|c| c.view().record.networks.contains_key(&network.name));
-        let old = filters.any("until", |u| {
-            crate::time::parse_point(u)
-                .zip(crate::time::parse(&network.created))
-                .is_some_and(|(until, made)| made < until)
-        });
+        let made = crate::time::parse(&network.created);
+        let old = until.is_none_or(|until| made.is_some_and(|made| made < until));
         if network.is_predefined() || used || !members.is_empty() || !old || !filters.labels(&network.labels)
         {
             continue;
@@ -281,6 +279,7 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         engine.network_event(&network, "destroy", "");
         removed.push(network.name.clone());
     }
+    engine.prune_event("network", 0);
     Ok(Reply::json(
         json!({ "NetworksDeleted": if removed.is_empty() { Value::Null } else { json!(removed) } }),
     ))

@@ -1,6 +1,7 @@
 //! A request as handlers see it: path parameters, query, body, version.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::header::CONTENT_TYPE;
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::body::Heard;
 use super::go_json;
 use crate::error::{Error, Result};
+use crate::time;
 
 /// Largest JSON body, in bytes; dockerd takes as much as it has memory for.
 const BODY_LIMIT: usize = 8 << 20;
@@ -190,6 +192,17 @@ impl Filters {
             texts.contains(&v)
                 || regex::Regex::new(v).is_ok_and(|pattern| texts.iter().any(|t| pattern.is_match(t)))
         })
+    }
+
+    /// The point before which things must have been made to be pruned.
+    pub fn until(&self) -> Result<Option<SystemTime>> {
+        match self.values("until") {
+            [] => Ok(None),
+            [one] => time::parse_point(one)
+                .map(Some)
+                .ok_or_else(|| Error::invalid(format!("failed to parse value as time or duration: {one:?}"))),
+            _ => Err(Error::invalid("more than one until filter specified")),
+        }
     }
 
     /// A yes-or-no filter.

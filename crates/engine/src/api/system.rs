@@ -218,20 +218,35 @@ pub async fn disk_usage(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     Ok(Reply::json(out))
 }
 
+/// Kinds that have a filter of their own name; of those that are never told, nothing fits.
+const EVENT_KINDS: &[&str] =
+    &["config", "container", "daemon", "network", "node", "plugin", "secret", "service", "volume"];
+
 fn wanted(filters: &Filters, event: &Event) -> bool {
     let name = event.attributes.get("name").map_or("", String::as_str);
-    let is = |kind: &'static str| {
-        filters.any(kind, |v| {
-            event.kind == kind && (event.id == v || name == v || (v.len() >= 12 && event.id.starts_with(v)))
-                || (kind == "image" && event.attributes.get("image").is_some_and(|i| i == v))
-        })
+    // The beginning of an id or of a name. dockerd does not look at the kind here: `volume=web` tells of containers
+    // called so as well.
+    let is = |kind: &&str| {
+        filters.any(kind, |v| event.kind == *kind && (event.id.starts_with(v) || name.starts_with(v)))
     };
     let action = event.action.split(':').next().unwrap_or_default();
     filters.allows("type", event.kind)
         && filters.any("event", |v| v == event.action || v == action)
         && filters.allows("scope", "local")
         && filters.labels(&event.attributes)
-        && ["container", "image", "network", "volume"].into_iter().all(is)
+        && EVENT_KINDS.iter().all(is)
+        && filters.any("image", |v| is_of_image(event, v))
+}
+
+/// Whether an event is an image's, or a container's of that image: by its id, or its name with the tag or without.
+fn is_of_image(event: &Event, wanted: &str) -> bool {
+    let key = if event.kind == "image" { "name" } else { "image" };
+    let without_tag = |name: &str| match name.rsplit_once(':') {
+        // What stands behind a slash is no port.
+        Some((name, tag)) if !tag.contains('/') => name == wanted,
+        _ => false,
+    };
+    event.id == wanted || event.attributes.get(key).is_some_and(|name| name == wanted || without_tag(name))
 }
 
 pub async fn events(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -239,9 +254,7 @@ pub async fn events(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?;
     let point = |name: &str| match call.get(name) {
         "" => Ok(None),
-        text => time::parse_point(text)
-            .map(Some)
-            .ok_or_else(|| Error::invalid(format!("failed to parse value as time or duration: \"{text}\""))),
+        text => time::parse_query(text).map(Some),
     };
     let (since, until) = (point("since")?, point("until")?);
     if let (Some(from), Some(to)) = (since, until)
@@ -345,5 +358,33 @@ impl futures_util::Stream for Guarded {
 impl Drop for Guarded {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn events_of_an_image_are_found_by_its_name_with_the_tag_and_without() {
+        let event = |kind, key: &str, name: &str| Event {
+            kind,
+            action: "tag".into(),
+            id: "sha256:1".into(),
+            attributes: BTreeMap::from([(key.to_owned(), name.to_owned())]),
+            at: SystemTime::now(),
+        };
+        let tagged = event("image", "name", "host:5000/web:1");
+        for fits in ["host:5000/web:1", "host:5000/web", "sha256:1"] {
+            assert!(is_of_image(&tagged, fits), "{fits}");
+        }
+        for other in ["host:5000/web:2", "web", "host"] {
+            assert!(!is_of_image(&tagged, other), "{other}");
+        }
+        assert!(!is_of_image(&event("image", "name", "host:5000/web"), "host"));
+        assert!(is_of_image(&event("container", "image", "web"), "web"));
+        assert!(!is_of_image(&event("container", "name", "web"), "web"));
     }
 }

@@ -121,6 +121,7 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         bytes += size;
         removed.push(volume.name.clone());
     }
+    engine.prune_event("volume", bytes);
     Ok(Reply::json(json!({
         "VolumesDeleted": removed, "SpaceReclaimed": bytes,
     })))

@@ -152,11 +152,10 @@ pub fn watch(engine: &Arc<Engine>, record: &Record, container: &runtime::Contain
         loop {
             let age = started.elapsed().unwrap_or_default();
             let in_start = status == Status::Starting && age < or(check.start_period, Duration::ZERO);
-            let pause = if in_start {
-                or(check.start_interval, START_INTERVAL).min(or(check.interval, INTERVAL))
-            } else {
-                or(check.interval, INTERVAL)
-            };
+            let interval = or(check.interval, INTERVAL);
+            // dockerd's default is five seconds, though checks be asked for more often than that.
+            let pause =
+                if in_start { or(check.start_interval, START_INTERVAL.min(interval)) } else { interval };
             tokio::time::sleep(pause).await;
             // Gone with its container: then this ends too.
             let Ok(handle) = engine.containers.find(&record.id) else { return };
@@ -222,18 +221,22 @@ async fn attempt(
     let attachment = exec.attach(want).await.map_err(failed)?;
     exec.start().await.map_err(failed)?;
     tell(format!("exec_start: {words}"), &[]);
+    let mut output = Output::default();
     let said = async {
-        let output = read(attachment.reader).await;
-        (exec.wait().await, output)
+        output.read(attachment.reader).await;
+        exec.wait().await
     };
     let result = match tokio::time::timeout(limit, said).await {
-        Ok((Ok(exit), output)) => Ok((i32::from(exit.code), output)),
-        Ok((Err(e), _)) => Err(e.to_string()),
+        Ok(Ok(exit)) => Ok((i32::from(exit.code), output.text())),
+        Ok(Err(e)) => Err(e.to_string()),
         Err(_) => {
             // Already gone is fine.
             let _ = exec.kill(libc::SIGKILL).await;
             let _ = tokio::time::timeout(KILL_PATIENCE, exec.wait()).await;
-            Err(format!("Health check exceeded timeout ({})", in_go(limit)))
+            let words = format!("Health check exceeded timeout ({})", in_go(limit));
+            // What it said until then may tell why.
+            let said = output.text();
+            Err(if said.is_empty() { words } else { format!("{words}: {said}") })
         }
     };
     tell("exec_die".into(), &[("exitCode", result.as_ref().map_or(-1, |(code, _)| *code).to_string())]);
@@ -251,31 +254,41 @@ fn in_go(d: Duration) -> String {
     }
 }
 
-/// What both streams say, from their frames, up to the limit; the rest is read and dropped.
-async fn read(mut stream: tokio::net::unix::OwnedReadHalf) -> String {
-    let mut kept = Vec::new();
-    let mut cut = false;
-    let mut head = [0; 8];
-    while stream.read_exact(&mut head).await.is_ok() {
-        let mut left = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let mut piece = [0; 4096];
-        while left > 0 {
-            let want = left.min(piece.len());
-            let n = match stream.read(&mut piece[..want]).await {
-                Ok(0) | Err(_) => break,
-                Ok(n) => n,
-            };
-            left -= n;
-            let room = OUTPUT.saturating_sub(kept.len()).min(n);
-            kept.extend_from_slice(&piece[..room]);
-            cut |= room < n;
+/// What both streams of a command have said, up to the limit.
+#[derive(Default)]
+struct Output {
+    kept: Vec<u8>,
+    cut: bool,
+}
+
+impl Output {
+    /// Reads frames until the end; what is beyond the limit is dropped.
+    async fn read(&mut self, mut stream: tokio::net::unix::OwnedReadHalf) {
+        let mut head = [0; 8];
+        while stream.read_exact(&mut head).await.is_ok() {
+            let mut left = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
+            let mut piece = [0; 4096];
+            while left > 0 {
+                let want = left.min(piece.len());
+                let n = match stream.read(&mut piece[..want]).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(n) => n,
+                };
+                left -= n;
+                let room = OUTPUT.saturating_sub(self.kept.len()).min(n);
+                self.kept.extend_from_slice(&piece[..room]);
+                self.cut |= room < n;
+            }
         }
     }
-    let mut text = String::from_utf8_lossy(&kept).into_owned();
-    if cut {
-        text.push_str("...");
+
+    fn text(&self) -> String {
+        let mut text = String::from_utf8_lossy(&self.kept).into_owned();
+        if self.cut {
+            text.push_str("...");
+        }
+        text
     }
-    text
 }
 
 #[cfg(test)]

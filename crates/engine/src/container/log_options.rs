@@ -44,13 +44,15 @@ pub fn check(engine: &Engine, host: &mut HostConfig) -> Result<()> {
     }
     let known = |key: &str| KEPT.contains(&key) || driver == "json-file" && DETAILS.contains(&key);
     if let Some(key) = log.config.keys().find(|k| driver != "none" && !known(k)) {
-        return Err(Error::invalid(format!("unknown log opt '{key}' for {driver} log driver")));
+        return Err(Error::invalid(match driver {
+            "local" => format!("unknown log opt '{key}' for log driver {driver}"),
+            _ => format!("unknown log opt '{key}' for {driver} log driver"),
+        }));
     }
-    compress(log)?;
     match log.config.get("mode").map(String::as_str) {
         // A log is a file here, and a full disk loses lines: writing never waits for anything else.
         None | Some("" | "blocking" | "non-blocking") => {}
-        Some(other) => return Err(Error::invalid(format!("logger: invalid logging mode: {other}"))),
+        Some(other) => return Err(Error::invalid(format!("logger: logging mode not supported: {other}"))),
     }
     if let Some(size) = log.config.get("max-buffer-size") {
         if log.config.get("mode").is_none_or(|m| m != "non-blocking") {
@@ -58,7 +60,8 @@ pub fn check(engine: &Engine, host: &mut HostConfig) -> Result<()> {
                 "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
             ));
         }
-        size_of(size).ok_or_else(|| Error::invalid(format!("invalid size: '{size}'")))?;
+        let context = "error parsing option max-buffer-size";
+        size_of(size).ok_or_else(|| Error::invalid(format!("{context}: invalid size: '{size}'")))?;
     }
     if let Some(tag) = log.config.get("tag") {
         tag_text(tag, "", "", "")?;
@@ -68,29 +71,43 @@ pub fn check(engine: &Engine, host: &mut HostConfig) -> Result<()> {
             regex::Regex::new(pattern).map_err(|e| Error::invalid(format!("{key}: {e}")))?;
         }
     }
-    // Sizes that are none are found when it starts, as with dockerd.
+    // Numbers that are none are found when it starts, as with dockerd.
     Ok(())
 }
 
 /// Bytes at which a log is rotated (`None` = never), and how many files are kept.
 fn rotation(log: &LogConfig) -> Result<(Option<u64>, u32)> {
     let options = &log.config;
+    // The other driver says which option it speaks of.
+    let wrong = |key: &str, text: &str, why: String| {
+        let about = format!("invalid value for {key}: {text}: ");
+        Error::internal(if log.r#type == "local" { about + &why } else { why })
+    };
     let size = match options.get("max-size").map(String::as_str) {
         Some("-1") => None,
-        Some(text) => Some(size_of(text).ok_or_else(|| Error::invalid(format!("invalid size: '{text}'")))?),
+        Some(text) => match size_of(text) {
+            Some(0) => return Err(Error::internal("max-size must be a positive number")),
+            Some(size) => Some(size),
+            None => return Err(wrong("max-size", text, format!("invalid size: '{text}'"))),
+        },
         None => Some(MAX_SIZE),
     };
     let files = match options.get("max-file") {
-        Some(text) => text.parse().map_err(|_| Error::invalid(format!("invalid max-file: '{text}'")))?,
-        None => MAX_FILES,
+        Some(text) => text.parse::<i64>().map_err(|_| {
+            wrong("max-file", text, format!("strconv.Atoi: parsing \"{text}\": invalid syntax"))
+        })?,
+        None => MAX_FILES.into(),
     };
-    Ok((size, files))
+    if files < 1 && log.r#type == "json-file" {
+        return Err(Error::internal("max-file cannot be less than 1"));
+    }
+    Ok((size, u32::try_from(files.max(1)).unwrap_or(u32::MAX)))
 }
 
 /// Whether files put aside are compressed, as far as it is said.
 fn compress(log: &LogConfig) -> Result<Option<bool>> {
     let Some(said) = log.config.get("compress") else { return Ok(None) };
-    let wrong = || Error::invalid(format!("invalid value for compress: {said:?}"));
+    let wrong = || Error::internal(format!("strconv.ParseBool: parsing {said:?}: invalid syntax"));
     truth(said).ok_or_else(wrong).map(Some)
 }
 
@@ -106,19 +123,29 @@ pub async fn catch_up(engine: &Engine, records: Vec<std::sync::Arc<Record>>) {
 
 /// Where the runtime logs to.
 pub fn place(record: &Record, path: PathBuf) -> Result<runtime::LogConfig> {
+    let context = "failed to create task for container: failed to initialize logging driver";
+    placed(record, path).map_err(|e| e.context(context))
+}
+
+fn placed(record: &Record, path: PathBuf) -> Result<runtime::LogConfig> {
     if record.host.log_config.r#type == "none" {
         return Ok(runtime::LogConfig::None);
     }
     let (max_size, max_file) = rotation(&record.host.log_config)?;
     let asked = compress(&record.host.log_config)?;
+    let local = record.host.log_config.r#type == "local";
+    // Docker's defaults.
+    let wanted = asked.unwrap_or(local);
+    if local && wanted && max_file < 2 {
+        return Err(Error::internal("compression cannot be enabled when max file count is 1"));
+    }
     let cannot = max_file < 2 || max_size.is_none();
     if asked == Some(true) && cannot {
-        return Err(Error::invalid(
-            "failed to initialize logging driver: compress cannot be true when max-file is less than 2 or max-size is not set",
+        return Err(Error::internal(
+            "compress cannot be true when max-file is less than 2 or max-size is not set",
         ));
     }
-    // Docker's defaults.
-    let compress = asked.unwrap_or(record.host.log_config.r#type == "local") && !cannot;
+    let compress = wanted && !cannot;
     Ok(runtime::LogConfig::JsonFile { path, max_size, max_file, compress })
 }
 
@@ -126,14 +153,19 @@ pub fn place(record: &Record, path: PathBuf) -> Result<runtime::LogConfig> {
 fn size_of(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
+    let factor: u64 = match &text[digits.len()..] {
         "" | "b" => 1,
         "k" | "kb" | "kib" => 1 << 10,
         "m" | "mb" | "mib" => 1 << 20,
         "g" | "gb" | "gib" => 1 << 30,
         _ => return None,
     };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
+    let digits = digits.trim_end();
+    let whole = digits.parse::<u64>().ok().map(|n| n.checked_mul(factor));
+    // `1.5m` is a size as well; what has digits and a point is a number to Rust too.
+    let plain = digits.starts_with(|c: char| c.is_ascii_digit());
+    let with_a_point = || digits.parse::<f64>().ok().filter(|_| plain).map(|n| (n * factor as f64) as u64);
+    whole.unwrap_or_else(with_a_point)
 }
 
 /// What `logs --details` shows before each line: the labels and variables that the log's options name, `a=b,c=d`.
@@ -219,7 +251,9 @@ mod tests {
     fn sizes_have_units() {
         assert_eq!(size_of("10m"), Some(10 << 20));
         assert_eq!(size_of("7"), Some(7));
-        assert_eq!(size_of("1x"), None);
+        assert_eq!(size_of("1.5k"), Some(1536));
+        assert_eq!(size_of("1 k"), Some(1024));
+        assert_eq!((size_of("1x"), size_of("-1"), size_of("")), (None, None, None));
         assert_eq!(size_of("99999999999999999999g"), None);
     }
 

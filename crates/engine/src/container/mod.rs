@@ -27,6 +27,7 @@ pub mod limits;
 pub mod links;
 pub mod list;
 pub mod log_options;
+pub mod memory;
 pub mod mounts;
 pub mod names;
 pub mod ports;
@@ -155,6 +156,10 @@ impl Status {
             Self::Removing | Self::Removed => "removing",
         }
     }
+    /// Whether `ps` shows it and `inspect` says that it runs: dockerd counts one that waits for its restart, too.
+    pub fn counts_as_running(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Restarting)
+    }
     /// Whether it has processes.
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Running { .. })
@@ -214,6 +219,10 @@ pub enum Command {
         probe: health::Probe,
         age: std::time::Duration,
         reply: oneshot::Sender<health::Status>,
+    },
+    /// The kernel killed one of its processes for memory, in the run that began at `run`.
+    OutOfMemory {
+        run: String,
     },
     /// Enters a network, at once while it runs.
     Connect {

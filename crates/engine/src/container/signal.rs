@@ -7,6 +7,20 @@ pub fn stop_signal(config: &Config) -> i32 {
     parse_signal(&config.stop_signal).unwrap_or(libc::SIGTERM)
 }
 
+/// Whether who sends this signal wants the container to end, and to stay ended: SIGKILL, its stop signal, and where it
+/// names none, what programs end by. dockerd takes every signal for such then, so that a reload by SIGHUP switches the
+/// restart policy off without a word (moby#41302).
+pub fn means_stop(config: &Config, signal: i32) -> bool {
+    match (signal, parse_signal(&config.stop_signal)) {
+        (libc::SIGKILL, _) => true,
+        (_, Some(stop)) => signal == stop,
+        (_, None) => !matches!(
+            signal,
+            libc::SIGHUP | libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGWINCH | libc::SIGCONT | libc::SIGQUIT
+        ),
+    }
+}
+
 /// A signal by number or by name, with or without `SIG`.
 pub fn parse_signal(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
@@ -64,6 +78,16 @@ pub fn parse_signal(text: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_signals_are_meant_to_end_it_and_some_to_tell_it_something() {
+        let plain = Config::default();
+        assert!(means_stop(&plain, libc::SIGTERM) && means_stop(&plain, libc::SIGKILL));
+        assert!(!means_stop(&plain, libc::SIGHUP), "a reload");
+        let own = Config { stop_signal: "USR1".into(), ..Config::default() };
+        assert!(means_stop(&own, libc::SIGUSR1) && means_stop(&own, libc::SIGKILL));
+        assert!(!means_stop(&own, libc::SIGTERM));
+    }
 
     #[test]
     fn signals_have_names_and_numbers() {

@@ -3,7 +3,7 @@
 mod mapped;
 mod resources;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use oci_spec::runtime::{
 };
 use serde_json::json;
 
+use super::config::HostConfig;
 use super::mounts::{MountKind, MountPoint};
 use super::security::{self, Security};
 use super::user::{self, Identity};
-use super::{Record, Status, links, log_options, names};
+use super::{Record, Status, links, log_options, names, validate};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::exec::ExecConfig;
@@ -35,6 +36,7 @@ pub async fn bundle(
     rootfs: image::RootFs,
     trees: Option<&Held>,
 ) -> Result<runtime::Bundle> {
+    validate::device_drivers(&record.host)?;
     names::write_names(engine, record).await?;
     let groups = record.host.group_add.clone().unwrap_or_default();
     let who = identity(engine, &rootfs, &record.config.user, &groups).await?;
@@ -161,7 +163,8 @@ fn spec(engine: &Engine, record: &Record, who: &Identity, trees: Option<&Held>) 
     linux.set_namespaces(Some(namespaces));
     linux.set_resources(Some(resources(record)?));
     linux.set_devices(Some(resources::devices(record)?));
-    linux.set_sysctl((!host.sysctls.is_empty()).then(|| host.sysctls.clone().into_iter().collect()));
+    let sysctls = sysctls(host, linux.uid_mappings().is_some());
+    linux.set_sysctl((!sysctls.is_empty()).then_some(sysctls));
     let strings = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect());
     if host.privileged {
         linux.set_masked_paths(None).set_readonly_paths(None);
@@ -175,6 +178,21 @@ fn spec(engine: &Engine, record: &Record, who: &Identity, trees: Option<&Held>) 
     linux.set_seccomp(None);
     spec.set_linux(Some(linux));
     Ok(spec)
+}
+
+/// The kernel's settings for a container: in a network of its own, low ports and `ping` need no capability, as with
+/// dockerd; then what was asked.
+fn sysctls(host: &HostConfig, mapped: bool) -> HashMap<String, String> {
+    let mut all = HashMap::new();
+    if host.network_mode != "host" && !links::shares_network(host) {
+        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        // The kernel takes only groups that the namespace maps.
+        if !mapped {
+            all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+        }
+    }
+    all.extend(host.sysctls.clone());
+    all
 }
 
 fn process(engine: &Engine, record: &Record, who: &Identity) -> Result<Process> {
@@ -245,7 +263,7 @@ fn environment(asked: &[String], told: &[String], hostname: &str, who: &Identity
 }
 
 /// Refuses capabilities that there are not.
-pub fn check_capabilities(host: &super::config::HostConfig) -> Result<()> {
+pub fn check_capabilities(host: &HostConfig) -> Result<()> {
     capabilities(false, &host.cap_add, &host.cap_drop, 0).map(drop)
 }
 

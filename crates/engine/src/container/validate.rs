@@ -133,9 +133,6 @@ pub fn validate(engine: &Engine, config: &Config, host: &mut HostConfig) -> Resu
         warnings.push("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.".into());
         host.memory_swappiness = None;
     }
-    if let Some(request) = host.device_requests.iter().flatten().next() {
-        return Err(no_driver(request));
-    }
     if !matches!(host.isolation.as_str(), "" | "default") {
         return Err(Error::invalid(format!(
             "invalid isolation ({}): linux only supports 'default'",
@@ -206,16 +203,17 @@ fn extra_host(asked: &str) -> Result<()> {
     Err(Error::invalid(format!("bad format for add-host: {asked:?}")))
 }
 
-/// No driver for GPUs and their like: Docker's words for a machine without one.
-fn no_driver(request: &serde_json::Value) -> Error {
+/// Refuses GPUs and their like when a container starts: there is no driver for any, and Docker's words for that.
+pub fn device_drivers(host: &HostConfig) -> Result<()> {
+    let Some(request) = host.device_requests.iter().flatten().next() else { return Ok(()) };
     let words = |list: &serde_json::Value| -> String {
         let all = list.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
         format!("[{}]", all.collect::<Vec<_>>().join(" "))
     };
     let sets: Vec<String> = request["Capabilities"].as_array().into_iter().flatten().map(words).collect();
-    Error::invalid(format!(
+    Err(Error::internal(format!(
         "could not select device driver {:?} with capabilities: [{}]",
         request["Driver"].as_str().unwrap_or_default(),
         sets.join(" ")
-    ))
+    )))
 }

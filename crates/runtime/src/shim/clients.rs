@@ -144,13 +144,14 @@ impl Client {
 }
 
 /// Watches a client's input for its detach sequence.
-pub(super) struct DetachKeys {
+pub struct DetachKeys {
     keys: Vec<u8>,
     /// How many of them have just been seen, and held back.
     seen: usize,
 }
 
 impl DetachKeys {
+    /// Of these keys; without any, nothing is their sequence.
     pub fn new(keys: Vec<u8>) -> DetachKeys {
         DetachKeys { keys, seen: 0 }
     }

@@ -576,9 +576,8 @@ impl Shim {
     }
 
     fn oom_killed(&self) -> bool {
-        std::fs::read_to_string(format!("{}/memory.events", self.plan.cgroup)).is_ok_and(|events| {
-            events.lines().any(|l| l.strip_prefix("oom_kill ").is_some_and(|n| n.trim() != "0"))
-        })
+        std::fs::read_to_string(format!("{}/memory.events", self.plan.cgroup))
+            .is_ok_and(|events| crate::cgroup::killed(&events) > 0)
     }
 
     /// Output of a process: to the log, then to its clients.

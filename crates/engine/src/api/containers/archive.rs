@@ -29,11 +29,16 @@ fn path(call: &Call) -> Result<String> {
 }
 
 fn header(stat: &PathStat) -> (&'static str, String) {
-    let json = json!({
-        "name": stat.name, "size": stat.size, "mode": stat.mode, "mtime": stat.mtime,
-        "linkTarget": stat.link_target,
-    });
-    ("x-docker-container-path-stat", base64::prelude::BASE64_STANDARD.encode(json.to_string()))
+    // In dockerd's order.
+    let json = format!(
+        "{{\"name\":{},\"size\":{},\"mode\":{},\"mtime\":{},\"linkTarget\":{}}}",
+        json!(stat.name),
+        json!(stat.size),
+        json!(stat.mode),
+        json!(stat.mtime),
+        json!(stat.link_target)
+    );
+    ("x-docker-container-path-stat", base64::prelude::BASE64_STANDARD.encode(json))
 }
 
 pub async fn archive_info(engine: Arc<Engine>, call: Call) -> Result<Reply> {

@@ -13,8 +13,21 @@ use crate::error::{Error, Result};
 const USUAL_ENTRY: usize = 1024;
 
 const LIST_FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network",
-    "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
 /// `GET /containers/json`.
@@ -24,32 +37,29 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let limit = limit.filter(|l| *l > 0);
     let all = call.flag("all") || limit.is_some() || !filters.values("status").is_empty();
     check_list_filters(&filters)?;
+    let is_task = filters.truth("is-task")?;
     let created =
         |reference: &str| engine.containers.find(reference).map(|h| h.view().record.created.clone());
     let since = filters.values("since").first().map(|r| created(r)).transpose()?;
     let before = filters.values("before").first().map(|r| created(r)).transpose()?;
     let mut views: Vec<View> = engine.containers.list().iter().map(Handle::view).collect();
     views.retain(|v| {
-        (all || v.status.is_running())
+        (all || v.status.counts_as_running())
+            // No container here is a swarm's.
+            && is_task != Some(true)
             && since.as_ref().is_none_or(|s| v.record.created > *s)
             && before.as_ref().is_none_or(|b| v.record.created < *b)
             && keeps(&engine, &filters, v)
     });
     views.sort_by(|a, b| b.record.created.cmp(&a.record.created));
+    let mut images = Images::of(&engine);
+    let ancestors = filters.values("ancestor");
+    if !ancestors.is_empty() {
+        views = descendants(&mut images, views, ancestors).await;
+    }
     if let Some(limit) = limit {
         views.truncate(limit as usize);
     }
-    let ancestors = filters.values("ancestor");
-    if !ancestors.is_empty() {
-        let mut ids = Vec::new();
-        for name in ancestors {
-            if let Ok(image) = engine.images.get(name).await {
-                ids.push(image.id.to_string());
-            }
-        }
-        views.retain(|v| ids.contains(&v.record.image_id) || ancestors.contains(&v.record.config.image));
-    }
-    let mut images = Images::of(&engine);
     let mut text = Vec::with_capacity(views.len() * USUAL_ENTRY);
     text.push(b'[');
     for (n, view) in views.iter().enumerate() {
@@ -64,6 +74,32 @@ pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     text.extend_from_slice(b"]\n");
     Ok(Reply::Encoded(text.into()))
+}
+
+/// The containers of these images and of what was built on top of them: images whose layers begin with theirs.
+async fn descendants(images: &mut Images<'_>, views: Vec<View>, ancestors: &[String]) -> Vec<View> {
+    let mut known = Vec::new();
+    for name in ancestors {
+        known.extend(images.get(name).await);
+    }
+    let mut kept = Vec::new();
+    for view in views {
+        let record = &view.record;
+        let by_name = ancestors.contains(&record.config.image)
+            || known.iter().any(|a| a.id.to_string() == record.image_id);
+        let fits = by_name
+            || images.get(&record.image_id).await.is_some_and(|image| {
+                known.iter().any(|a| {
+                    !a.diff_ids.is_empty()
+                        && image.diff_ids.len() > a.diff_ids.len()
+                        && image.diff_ids.starts_with(&a.diff_ids)
+                })
+            });
+        if fits {
+            kept.push(view);
+        }
+    }
+    kept
 }
 
 fn keeps(engine: &Engine, filters: &Filters, view: &View) -> bool {
@@ -100,7 +136,6 @@ fn keeps(engine: &Engine, filters: &Filters, view: &View) -> bool {
             };
             record.config.exposed_ports.keys().any(exposed)
         })
-        && filters.any("is-task", |v| matches!(v, "0" | "false"))
         && filters.labels(&record.config.labels)
 }
 

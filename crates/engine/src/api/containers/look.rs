@@ -48,7 +48,7 @@ impl<'a> State<'a> {
         let running = view.status.is_running();
         Self {
             status: view.status.name(),
-            running,
+            running: view.status.counts_as_running(),
             paused: matches!(view.status, Status::Running { paused: true, .. }),
             restarting: matches!(view.status, Status::Restarting),
             oom_killed: last.oom_killed,

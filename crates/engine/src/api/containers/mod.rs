@@ -92,7 +92,7 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 pub async fn start(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if !call.get("checkpoint").is_empty() {
-        return Err(Error::not_implemented("checkpoints are not supported"));
+        return Err(Error::not_implemented("checkpoints need CRIU, which this engine does not drive"));
     }
     // Docker took a configuration here once; one that is sent must not be lost without a word.
     let length = call.headers.get(hyper::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
@@ -116,7 +116,7 @@ fn signal(call: &Call) -> Result<Option<i32>> {
 pub async fn stop(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let handle = engine.containers.find(call.param(0))?;
     let timeout = call.number("t")?;
-    if !matches!(handle.view().status, Status::Running { .. } | Status::Restarting) {
+    if !handle.view().status.counts_as_running() {
         return Err(Error::not_modified());
     }
     let context = |e: Error| Error::internal(format!("cannot stop container: {}: {e}", call.param(0)));
@@ -184,16 +184,14 @@ pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 
 pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let filters = call.filters()?.only(&["label", "label!", "until"])?;
+    let until = filters.until()?;
     let mut removed = Vec::new();
     let mut bytes = 0;
     for handle in engine.containers.list() {
         let view = handle.view();
         let idle = matches!(view.status, Status::Created | Status::Exited);
-        let old = filters.any("until", |u| {
-            time::parse_point(u)
-                .zip(time::parse(&view.record.created))
-                .is_some_and(|(until, made)| made < until)
-        });
+        let old =
+            until.is_none_or(|until| time::parse(&view.record.created).is_some_and(|made| made < until));
         if !idle || !old || !filters.labels(&view.record.config.labels) {
             continue;
         }
@@ -203,6 +201,7 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             removed.push(view.record.id.clone());
         }
     }
+    engine.prune_event("container", bytes);
     Ok(Reply::json(json!({
         "ContainersDeleted": if removed.is_empty() { Value::Null } else { json!(removed) },
         "SpaceReclaimed": bytes,

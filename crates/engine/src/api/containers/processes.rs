@@ -89,8 +89,9 @@ pub async fn wait(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         "application/json",
         async_stream(move |out| async move {
             let reached = |v: &View| match condition {
-                // One that was never started does not run either, and ended with 0, as dockerd sees it.
-                Until::NotRunning => !matches!(v.status, Status::Running { .. } | Status::Restarting),
+                // One that was never started does not run either, and ended with 0, as dockerd sees it. One that ends ends
+                // the wait, though its policy may start it again.
+                Until::NotRunning => v.exits > seen || !v.status.counts_as_running(),
                 Until::NextExit => v.exits > seen || matches!(v.status, Status::Removed),
                 Until::Removed => matches!(v.status, Status::Removed),
             };

@@ -1,17 +1,19 @@
 //! A container's output and input: `attach` and `logs`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
+use tokio_util::io::InspectReader;
 
 use super::{MULTIPLEXED, RAW};
 use crate::api::hijack::Hijacked;
 use crate::api::reply::Reply;
 use crate::api::request::Call;
-use crate::container::{Command, Handle, Status, log_options, spec};
+use crate::container::{Command, Handle, Record, Status, log_options, spec};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::time;
@@ -43,10 +45,23 @@ pub fn detach_keys(text: &str) -> Result<Option<Vec<u8>>> {
 }
 
 /// Moves bytes both ways until the output ends, then waits for `ended` before it tells the client. The client's end of
-/// input is the process's.
-pub async fn pump(io: Hijacked, attachment: runtime::Attachment, ended: impl Future<Output = ()>) {
-    let (mut from_client, mut to_client) = tokio::io::split(io);
+/// input is the process's. Whether the client left by its keys (the shim lets it go by them, here they are only seen):
+/// then nothing has ended.
+pub async fn pump(
+    io: Hijacked,
+    attachment: runtime::Attachment,
+    keys: Option<Vec<u8>>,
+    ended: impl Future<Output = ()>,
+) -> bool {
+    let (from_client, mut to_client) = tokio::io::split(io);
     let runtime::Attachment { mut reader, mut writer } = attachment;
+    let left = AtomicBool::new(false);
+    let mut keys = keys.map(runtime::shim::DetachKeys::new);
+    let mut from_client = InspectReader::new(from_client, |typed: &[u8]| {
+        if keys.as_mut().is_some_and(|keys| keys.feed(typed).1) {
+            left.store(true, Ordering::Relaxed);
+        }
+    });
     let input = async {
         let copied = tokio::io::copy(&mut from_client, &mut writer).await;
         if let Err(e) = writer.shutdown().await {
@@ -59,7 +74,9 @@ pub async fn pump(io: Hijacked, attachment: runtime::Attachment, ended: impl Fut
         if let Err(e) = tokio::io::copy(&mut reader, &mut to_client).await {
             tracing::debug!("output: {e}");
         }
-        ended.await;
+        if !left.load(Ordering::Relaxed) {
+            ended.await;
+        }
         if let Err(e) = to_client.shutdown().await {
             tracing::debug!("end of output: {e}");
         }
@@ -68,6 +85,7 @@ pub async fn pump(io: Hijacked, attachment: runtime::Attachment, ended: impl Fut
         () = input => {}
         () = output => {}
     }
+    left.load(Ordering::Relaxed)
 }
 
 /// A container's streams as an attached client gets them.
@@ -78,6 +96,10 @@ pub(super) struct Attached {
     pub answer: Option<tokio::sync::oneshot::Receiver<runtime::Attachment>>,
     /// Whether the container has a terminal: its output is not in frames then.
     pub tty: bool,
+    /// The keys by which the client leaves.
+    pub keys: Option<Vec<u8>>,
+    /// Who it is a client of.
+    pub record: Arc<Record>,
 }
 
 /// Which streams an attached client asks for.
@@ -100,6 +122,12 @@ pub(super) async fn register(engine: &Arc<Engine>, call: &Call, wants: Wants) ->
             record.id
         )));
     }
+    if matches!(view.status, Status::Restarting) {
+        return Err(Error::conflict(format!(
+            "Container {} is restarting, wait until the container is running",
+            record.id
+        )));
+    }
     let detach_keys = detach_keys(call.get("detachKeys"))?;
     let Wants { stdin, stdout, stderr, raw } = wants;
     let past = if call.flag("logs") {
@@ -109,20 +137,21 @@ pub(super) async fn register(engine: &Arc<Engine>, call: &Call, wants: Wants) ->
         None
     };
     let mut answer = None;
+    let keys = record.config.tty.then_some(detach_keys).flatten();
     if call.flag("stream") {
         let (reply, come) = tokio::sync::oneshot::channel();
         let want = runtime::AttachWant {
             stdin: stdin && record.config.open_stdin,
             stdout,
             stderr,
-            detach_keys: record.config.tty.then_some(detach_keys).flatten(),
+            detach_keys: keys.clone(),
         };
         // Registered before the answer goes out: the client starts the container only after it, and loses nothing.
         handle.send(Command::Attach { want, reply }).await?;
         answer = Some(come);
     }
     engine.container_event(&record, "attach", &[]);
-    Ok(Attached { past, answer, tty: record.config.tty })
+    Ok(Attached { past, answer, tty: record.config.tty, keys, record })
 }
 
 pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -132,7 +161,7 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         stderr: call.flag("stderr"),
         raw: false,
     };
-    let Attached { past, answer, tty } = register(&engine, &call, wants).await?;
+    let Attached { past, answer, tty, keys, record } = register(&engine, &call, wants).await?;
     Ok(Reply::Hijack(
         if tty { RAW } else { MULTIPLEXED },
         Box::new(move |mut io| {
@@ -147,7 +176,9 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
                 if let Some(answer) = answer
                     && let Ok(attachment) = answer.await
                 {
-                    pump(io, attachment, std::future::ready(())).await;
+                    if pump(io, attachment, keys, std::future::ready(())).await {
+                        engine.container_event(&record, "detach", &[]);
+                    }
                 }
             })
         }),
@@ -181,9 +212,7 @@ pub async fn logs(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     }
     let point = |name: &str| match call.get(name) {
         "" | "0" => Ok(None),
-        text => time::parse_point(text)
-            .map(Some)
-            .ok_or_else(|| Error::invalid(format!("invalid value for \"{name}\": {text}"))),
+        text => time::parse_query(text).map(Some),
     };
     let want = LogWant {
         stdout,

@@ -325,7 +325,8 @@ pub async fn tag(engine: Arc<Engine>, call: Call) -> Result<Reply> {
 fn uses(engine: &Engine) -> impl Fn(&image::Digest) -> Vec<image::ImageUse> + Send + Sync + use<> {
     let mut by_image: BTreeMap<String, Vec<image::ImageUse>> = BTreeMap::new();
     for view in engine.containers.list().iter().map(|h| h.view()) {
-        let user = image::ImageUse { container: view.record.id.clone(), running: view.status.is_running() };
+        let user =
+            image::ImageUse { container: view.record.id.clone(), running: view.status.counts_as_running() };
         let mounted = view.record.mounts.iter().filter_map(|m| m.image.as_ref());
         let images: BTreeSet<&String> = mounted.map(|i| &i.id).chain([&view.record.image_id]).collect();
         for image in images {
@@ -382,7 +383,7 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let pruned = engine.images.prune(options, &uses(&engine)).await?;
     let space = pruned.space_reclaimed;
     let removed = told(&engine, pruned.removed, "");
-    engine.events.emit("image", "prune", "", BTreeMap::from([("reclaimed".to_owned(), space.to_string())]));
+    engine.prune_event("image", space);
     let nothing = removed.as_array().is_none_or(Vec::is_empty);
     Ok(Reply::json(
         json!({ "ImagesDeleted": if nothing { Value::Null } else { removed }, "SpaceReclaimed": space }),

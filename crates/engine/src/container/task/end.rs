@@ -40,7 +40,8 @@ impl Task {
         self.release(*run).await;
         self.record.last.exit_code = exit.code;
         self.record.last.finished_at = crate::time::format(exit.finished_at);
-        self.record.last.oom_killed = exit.oom_killed;
+        let untold = exit.oom_killed && !self.record.last.oom_killed;
+        self.record.last.oom_killed |= exit.oom_killed;
         self.record.last.members.clear();
         if let Some(health) = &mut self.record.last.health {
             // Nothing is healthy that does not run: dockerd's word for it.
@@ -48,7 +49,7 @@ impl Task {
         }
         self.record.last.ports.clear();
         self.exits += 1;
-        if exit.oom_killed {
+        if untold {
             self.emit("oom", &[]);
         }
         let died = [("exitCode", exit.code.to_string()), ("execDuration", ran_for.as_secs().to_string())];
@@ -62,7 +63,7 @@ impl Task {
         if !restart.is_empty() {
             // A restart asked for wins over the policy, and over --rm.
             self.publish(Status::Exited);
-            let result = self.start().await;
+            let result = self.start_anew().await;
             if result.is_ok() {
                 self.emit("restart", &[]);
             }
@@ -71,7 +72,7 @@ impl Task {
             return true;
         }
         if !was_stopped && !self.record.stopped_by_user && self.policy_restarts(exit.code) {
-            if ran_for > RESTART_CALM {
+            if ran_for >= RESTART_CALM {
                 self.back_off = RESTART_FIRST;
             }
             self.state = State::Waiting(Instant::now() + self.back_off);
@@ -119,8 +120,32 @@ impl Task {
         }
     }
 
+    /// A start that a person asked for: restarts are counted anew, and the pauses before them begin short.
+    pub(super) async fn start_anew(&mut self) -> Result<()> {
+        self.back_off = RESTART_FIRST;
+        self.record.restart_count = 0;
+        self.start().await
+    }
+
+    /// It is not started again after all.
+    pub(super) async fn give_up_waiting(&mut self) {
+        self.state = State::Idle;
+        self.save(self.run_durability()).await;
+        self.publish(Status::Exited);
+    }
+
     pub(super) async fn start_again(&mut self) {
         self.record.restart_count += 1;
+        self.start_by_policy().await;
+    }
+
+    /// The engine has started, and the policy wants it to run.
+    pub(super) async fn start_at_boot(&mut self) {
+        self.record.restart_count = 0;
+        self.start_by_policy().await;
+    }
+
+    async fn start_by_policy(&mut self) {
         if let Err(e) = self.start().await {
             tracing::warn!("container {} did not start again: {e}", self.record.name);
             self.state = State::Waiting(Instant::now() + self.back_off);

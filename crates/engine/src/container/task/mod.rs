@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, FilesLock, Handle, Record, Status, View, channel, health, names};
+use super::{Command, FilesLock, Handle, Record, Status, View, channel, health, memory, names};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::networks::Member;
@@ -39,6 +39,8 @@ struct Run {
     paused: bool,
     /// Runs its health checks.
     _monitor: Option<health::Monitor>,
+    /// Hears of kills for memory.
+    _kills: Option<memory::Listener>,
     /// A stop in progress: when to kill, and who waits.
     stopping: Option<Stopping>,
 }
@@ -110,7 +112,7 @@ pub fn spawn(engine: &Arc<Engine>, record: Record, found: Option<runtime::Contai
         if let Some(container) = found {
             task.adopt(container).await;
         } else if task.wants_start_at_boot() {
-            task.state = State::Waiting(Instant::now());
+            task.start_at_boot().await;
         }
         task.run().await;
     });
@@ -168,11 +170,9 @@ impl Task {
                     State::Running(run) if run.paused => {
                         Err(Error::conflict("cannot start a paused container, try unpause instead"))
                     }
-                    State::Running(_) => Err(Error::not_modified()),
-                    State::Idle | State::Waiting(_) => {
-                        self.back_off = RESTART_FIRST;
-                        self.start().await
-                    }
+                    // As with dockerd: what waits to be started again counts as running.
+                    State::Running(_) | State::Waiting(_) => Err(Error::not_modified()),
+                    State::Idle => self.start_anew().await,
                 };
                 let leftover =
                     result.is_err() && self.record.host.auto_remove && matches!(self.state, State::Idle);
@@ -188,8 +188,7 @@ impl Task {
                 }
                 State::Waiting(_) => {
                     self.record.stopped_by_user = by_user;
-                    self.state = State::Idle;
-                    self.publish(Status::Exited);
+                    self.give_up_waiting().await;
                     tell(reply, Ok(()));
                 }
                 State::Idle => tell(reply, Err(Error::not_modified())),
@@ -197,7 +196,7 @@ impl Task {
             Command::Restart { signal, timeout, reply } => match &self.state {
                 State::Running(_) => self.begin_stop(signal, timeout).await.restart.push(reply),
                 State::Idle | State::Waiting(_) => {
-                    let result = self.start().await;
+                    let result = self.start_anew().await;
                     if result.is_ok() {
                         self.emit("restart", &[]);
                     }
@@ -234,6 +233,7 @@ impl Task {
                 // The monitor ends with the run.
                 let _ = reply.send(status);
             }
+            Command::OutOfMemory { run } => self.out_of_memory(&run).await,
             Command::Update { wanted, reply } => {
                 let result = self.update(&wanted).await;
                 tell(reply, result);
@@ -271,6 +271,13 @@ impl Task {
                     self.record.stopped_by_user = true;
                     let stop = self.begin_stop(Some(libc::SIGKILL), Some(0)).await;
                     stop.remove.push((volumes, reply));
+                }
+                State::Waiting(_) if !force => {
+                    let words = format!(
+                        "cannot remove container \"{}\": container is restarting: stop the container before removing or force remove",
+                        self.record.name
+                    );
+                    tell(reply, Err(Error::conflict(words)));
                 }
                 State::Idle | State::Waiting(_) => {
                     let result = self.remove(volumes).await;

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::networks::serve_names;
 use super::{Run, State, Task};
-use crate::container::{LastRun, PublishedPort, Status, create, health, images, links, spec};
+use crate::container::{LastRun, PublishedPort, Status, create, health, images, links, memory, spec};
 use crate::error::{Code, Error, Result};
 
 impl Task {
@@ -69,6 +69,7 @@ impl Task {
             started: Instant::now(),
             paused: false,
             _monitor: None,
+            _kills: None,
             stopping: None,
         };
         let mut ports = Vec::new();
@@ -87,6 +88,7 @@ impl Task {
                     ..LastRun::default()
                 };
                 run._monitor = health::watch(&engine, &self.record, &run.container);
+                run._kills = memory::listen(&engine, &self.record, &run.container);
                 Ok(run)
             }
             Err(e) => {
@@ -126,6 +128,7 @@ impl Task {
             started: Instant::now(),
             paused: false,
             _monitor: health::watch(&self.engine, &self.record, &container),
+            _kills: memory::listen(&self.engine, &self.record, &container),
             stopping: None,
             container,
         };

@@ -60,7 +60,16 @@ impl Task {
                 self.record.name, self.record.id
             ))
         };
-        let State::Running(run) = &mut self.state else { return Err(not_running()) };
+        let run = match &mut self.state {
+            State::Running(run) => run,
+            // Whatever the signal: nothing is there to get it, so it is not started again.
+            State::Waiting(_) => {
+                self.record.stopped_by_user = true;
+                self.give_up_waiting().await;
+                return Ok(());
+            }
+            State::Idle => return Err(not_running()),
+        };
         match run.container.kill(signal).await {
             Ok(()) => {}
             Err(e) if e.code() == runtime::Code::NotRunning => return Err(not_running()),
@@ -73,7 +82,11 @@ impl Task {
             if run.paused && run.container.resume().await.is_ok() {
                 run.paused = false;
             }
+        }
+        // A policy is not to bring back what a person ended.
+        if !self.record.stopped_by_user && signal::means_stop(&self.record.config, signal) {
             self.record.stopped_by_user = true;
+            self.save(self.run_durability()).await;
         }
         self.emit("kill", &[("signal", signal.to_string())]);
         Ok(())
@@ -89,7 +102,11 @@ impl Task {
             }
             State::Running(run) if !run.paused && !pause => return Err(not_paused()),
             State::Running(run) => run,
-            State::Idle | State::Waiting(_) if pause => {
+            State::Waiting(_) if pause => {
+                let words = "is restarting, wait until the container is running";
+                return Err(Error::conflict(format!("Container {id} {words}")));
+            }
+            State::Idle if pause => {
                 return Err(Error::conflict(format!("container {id} is not running")));
             }
             State::Idle | State::Waiting(_) => return Err(not_paused()),
@@ -122,6 +139,17 @@ impl Task {
         status
     }
 
+    /// The kernel killed one of its processes for memory, and others may go on.
+    pub(super) async fn out_of_memory(&mut self, run: &str) {
+        if !matches!(self.state, State::Running(_)) || self.record.last.started_at != run {
+            return;
+        }
+        self.record.last.oom_killed = true;
+        self.save(self.run_durability()).await;
+        self.publish_running();
+        self.emit("oom", &[]);
+    }
+
     pub(super) async fn update(&mut self, wanted: &HostConfig) -> Result<()> {
         let cannot = |e: Error| e.context(&format!("Cannot update container {}", self.record.id));
         let host = update::merge(&self.record.host, wanted).map_err(cannot)?;
@@ -135,6 +163,9 @@ impl Task {
         }
         self.record = record;
         self.save(Durability::Durable).await;
+        if matches!(self.state, State::Waiting(_)) && !self.policy_restarts(self.record.last.exit_code) {
+            self.give_up_waiting().await;
+        }
         let status = self.publish.borrow().status.clone();
         self.publish(status);
         self.emit("update", &[]);
