@@ -19,13 +19,25 @@ fn closed_folder(programs: &Path) -> Option<PathBuf> {
     programs.ancestors().find(is_closed).map(Path::to_owned)
 }
 
+/// A guest of another architecture, or under another hypervisor.
+pub struct Foreign {
+    /// Its processor's architecture.
+    pub arch: &'static str,
+    /// QEMU for it.
+    pub qemu: PathBuf,
+    /// Settings before the first start: key and value.
+    pub settings: Vec<(&'static str, String)>,
+    /// More of the daemon's environment.
+    pub environment: Vec<(&'static str, PathBuf)>,
+}
+
 /// A daemon with its guest; stopped and deleted with this value.
 pub struct Machine {
     home: PathBuf,
     /// Who runs it; `None`: whoever runs the test.
     user: Option<u32>,
-    /// Its processor's architecture, where that isn't this computer's, and QEMU for it.
-    foreign: Option<(&'static str, PathBuf)>,
+    /// What isn't this computer's about it.
+    foreign: Option<Foreign>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -36,11 +48,11 @@ impl Machine {
     }
 
     /// Boots one of another architecture, translated.
-    pub fn start_foreign(name: &str, arch: &'static str, qemu: PathBuf) -> Self {
-        Self::start_as(name, Some((arch, qemu)))
+    pub fn start_foreign(name: &str, foreign: Foreign) -> Self {
+        Self::start_as(name, Some(foreign))
     }
 
-    fn start_as(name: &str, foreign: Option<(&'static str, PathBuf)>) -> Self {
+    fn start_as(name: &str, foreign: Option<Foreign>) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // Short: a socket's path has 103 bytes at most.
         let home = PathBuf::from(format!("/tmp/cg-{name}-{}", std::process::id()));
@@ -58,8 +70,11 @@ impl Machine {
         }
         let limit = if foreign.is_some() { "400" } else { "240" };
         let this = Self { home, user, foreign, _turn: turn };
-        if this.foreign.is_some() {
+        if let Some(foreign) = &this.foreign {
             this.coracle(&["settings", "set", "boot-limit-s", limit]).ok();
+            for (key, value) in &foreign.settings {
+                this.coracle(&["settings", "set", key, value]).ok();
+            }
         }
         this.coracle(&["start", "--timeout", limit]).ok();
         this
@@ -89,7 +104,10 @@ impl Machine {
             .current_dir(&self.home)
             .stdin(Stdio::null());
         match &self.foreign {
-            Some((arch, qemu)) => command.env("CORACLE_ARCH", arch).env("CORACLE_QEMU", qemu),
+            Some(foreign) => command
+                .env("CORACLE_ARCH", foreign.arch)
+                .env("CORACLE_QEMU", &foreign.qemu)
+                .envs(foreign.environment.iter().map(|(key, value)| (key, value))),
             None => command.env("CORACLE_QEMU", tool("CORACLE_TEST_QEMU")),
         };
         command

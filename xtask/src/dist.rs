@@ -410,6 +410,25 @@ mod tests {
         assert!(root.join("usr/lib/systemd/user/coracle.service").is_file());
     }
 
+    /// What a desktop reads of the app, by the tools of those who read it.
+    #[test]
+    fn what_desktops_read_is_as_they_want_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, entry) = (workspace().join("installer/linux"), "dev.coracle.Coracle");
+        let text = fs::read_to_string(own.join(format!("{entry}.metainfo.xml"))).unwrap();
+        let metainfo = dir.path().join(format!("{entry}.metainfo.xml"));
+        fs::write(&metainfo, text.replace("@VERSION@", "1.2.3").replace("@DATE@", "2026-11-22")).unwrap();
+        let packages = ["appstream", "desktop-file-utils"];
+        let tree = debian::Debian::open("bookworm").unwrap().tree("desktop-files", &packages).unwrap();
+        let valid = |program: &str, args: &[&str], file: &Path| {
+            let said = tree.command(program).args(args).arg(file).output().unwrap();
+            let text = [said.stdout, said.stderr].concat();
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&text));
+        };
+        valid("/usr/bin/appstreamcli", &["validate", "--no-net"], &metainfo);
+        valid("/usr/bin/desktop-file-validate", &[], &own.join(format!("{entry}.desktop")));
+    }
+
     /// Windows' installer is made of what is staged; whether it installs is tried under wine.
     #[test]
     fn an_installer_of_windows_is_made() {

@@ -7,6 +7,7 @@
 //! kernel         Debian's cloud kernel (x86: bzImage; arm64: uncompressed Image, as vfkit wants it)
 //! initrd         newc cpio: /init (coracle-guest), the modules that the root needs, /modules (their order)
 //! root.erofs     the read-only root
+//! boot.efi       systemd-boot, for hypervisors that boot by firmware alone (krunkit)
 //! manifest.json  packages with version, sha256 and licence; sha256 of the outputs; the build's id; the boot arguments
 //! ```
 //!
@@ -36,6 +37,11 @@ use crate::{
 const SUITE: &str = "trixie";
 /// Our own programs in the root.
 const PROGRAMS: [&str; 3] = ["coracle-guest", "coracle-engine", "coracle-shim"];
+/// Debian's package of the firmware's loader, and where it has it for a processor.
+const LOADER: (&str, fn(&str) -> &'static str) = ("systemd-boot-efi", |arch| match arch {
+    "arm64" => "/usr/lib/systemd/boot/efi/systemd-bootaa64.efi",
+    _ => "/usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+});
 /// The root's UUID: fixed, so that bytes are reproducible.
 const ROOT_UUID: &str = "c0ac1e00-0000-4000-8000-000000000001";
 /// How the root is packed; one thread, so that bytes are reproducible.
@@ -142,6 +148,13 @@ pub fn build(options: &Options) -> Result<PathBuf> {
         used.insert(part.package.clone());
         sources.push((deb, tree));
     }
+    let (package, place) = (LOADER.0, LOADER.1(&options.arch));
+    let deb = debian.fetch(&[package])?.remove(0);
+    let licence = format!("/usr/share/doc/{package}/copyright");
+    let tree = debian.unpack_only("loader", std::slice::from_ref(&deb), &[place, &licence])?;
+    let loader = fs::read(tree.file(place)).with_context(|| format!("{package} has no {place}"))?;
+    used.insert(package.into());
+    sources.push((deb, tree));
     used.insert(kernel.name.clone());
     sources.push((kernel, kernel_tree));
     let kernel_tree = &sources.last().expect("the kernel").1;
@@ -152,6 +165,7 @@ pub fn build(options: &Options) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(&part);
     fs::create_dir_all(&part)?;
     fs::write(part.join("kernel"), kernel_image(kernel_tree)?)?;
+    fs::write(part.join("boot.efi"), loader)?;
     fs::write(part.join("initrd"), initrd(&options.programs.join("coracle-guest"), &modules)?)?;
     erofs(&root, &part.join("root.erofs"), &COMPRESSION)?;
     let manifest = manifest(options, &part, &sources, &used, &modules)?;
@@ -406,7 +420,7 @@ fn manifest(
     modules: &Modules,
 ) -> Result<Manifest> {
     let mut outputs = BTreeMap::new();
-    for name in ["kernel", "initrd", "root.erofs"] {
+    for name in ["kernel", "initrd", "root.erofs", "boot.efi"] {
         let bytes = fs::read(out.join(name))?;
         let output = Output { sha256: hex(&Sha256::digest(&bytes)), bytes: bytes.len() as u64 };
         outputs.insert(name.to_owned(), output);
@@ -472,8 +486,13 @@ mod tests {
                 wsl: true,
             };
             let out = build(&options).unwrap();
-            ["kernel", "initrd", "root.erofs", "manifest.json", "wsl/root.tar.gz", "wsl/manifest.json"]
+            let names = ["kernel", "initrd", "root.erofs", "boot.efi", "manifest.json"];
+            let wsl = ["wsl/root.tar.gz", "wsl/manifest.json"];
+            [&names[..], &wsl[..]]
+                .concat()
+                .into_iter()
                 .map(|f| hex(&Sha256::digest(fs::read(out.join(f)).unwrap())))
+                .collect::<Vec<_>>()
         };
         assert_eq!(build("a"), build("b"));
     }

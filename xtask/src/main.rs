@@ -223,6 +223,7 @@ fn double() -> anyhow::Result<PathBuf> {
         std::fs::copy(release.join(from), programs.join(to))?;
     }
     qemu()?;
+    firmware()?;
     image::build(&image::Options {
         arch: debian::host_arch().into(),
         images: programs.join("none"),
@@ -230,6 +231,14 @@ fn double() -> anyhow::Result<PathBuf> {
         programs,
         wsl: true,
     })
+}
+
+/// Firmware for QEMU's guests, where krunkit's double boots by it: `target/tools/firmware.fd`.
+fn firmware() -> anyhow::Result<PathBuf> {
+    let tree = debian::Debian::open("trixie")?.tree("ovmf", &["ovmf"])?;
+    let firmware = target_dir().join("tools/firmware.fd");
+    std::fs::copy(tree.file("/usr/share/ovmf/OVMF.fd"), &firmware)?;
+    Ok(firmware)
 }
 
 /// A script under `target/tools/` that runs Debian's QEMU with its own libraries and firmware.
@@ -253,6 +262,21 @@ fn qemu_of(arch: &str) -> anyhow::Result<PathBuf> {
     Ok(script)
 }
 
+/// What stands in the place of a Mac's own programs, for the end-to-end tests: vfkit's double, and a folder as Rosetta's
+/// with QEMU's emulator in it.
+fn mac() -> anyhow::Result<[(&'static str, PathBuf); 2]> {
+    const EMULATOR: &str = "/usr/bin/qemu-x86_64";
+    let mut cargo = stage::cargo("mac");
+    stage::run(cargo.args(["build", "--package", "cli", "--example", "vfkit_double", "--locked"]))?;
+    let debian = debian::Debian::open_arch("trixie", "arm64")?;
+    let tree = debian.unpack_only("rosetta", &debian.fetch(&["qemu-user"])?, &[EMULATOR])?;
+    let rosetta = target_dir().join("tools/rosetta");
+    std::fs::create_dir_all(&rosetta)?;
+    std::fs::copy(tree.file(EMULATOR), rosetta.join("rosetta"))?;
+    let double = target_dir().join("debug/examples/vfkit_double");
+    Ok([("CORACLE_TEST_VFKIT_DOUBLE", double), ("CORACLE_TEST_ROSETTA", rosetta)])
+}
+
 /// The workspace's root folder.
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask stands in the workspace")
@@ -261,4 +285,58 @@ fn workspace() -> &'static Path {
 /// Where things are built and staged: the workspace's `target/`, whatever `CARGO_TARGET_DIR` says.
 fn target_dir() -> PathBuf {
     workspace().join("target")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `cargo xtask ...` in a text, up to what ends a command there.
+    fn commands(text: &str) -> Vec<Vec<&str>> {
+        let ends = |c: char| "`\n#|&;)(".contains(c);
+        let rests = text.split("cargo xtask ").skip(1);
+        let lines = rests.map(|rest| rest.split(ends).next().unwrap_or_default());
+        lines
+            .map(|line| line.split_whitespace().map(|word| word.trim_matches([',', '.'])).collect())
+            .collect()
+    }
+
+    /// What people and pipelines are told to run can be run.
+    #[test]
+    fn the_commands_that_documents_and_pipelines_name_are_there() {
+        let mut seen = 0;
+        for name in [
+            "README.md",
+            "ARCHITECTURE.md",
+            "CONTRIBUTING.md",
+            "SECURITY.md",
+            "SPECIFICATION.md",
+            "docs/INSTALL.md",
+            "docs/TROUBLESHOOTING.md",
+            ".ci/run",
+            ".github/workflows/ci.yml",
+            ".github/workflows/release.yml",
+        ] {
+            let text = std::fs::read_to_string(workspace().join(name)).unwrap();
+            for words in commands(&text) {
+                let wrong = Args::try_parse_from([&["xtask"], &words[..]].concat()).err();
+                assert!(wrong.is_none(), "{name}: cargo xtask {}: {wrong:?}", words.join(" "));
+                seen += 1;
+            }
+        }
+        assert!(seen > 20, "{seen} commands were found");
+    }
+
+    /// Files of the repository that pipelines run.
+    #[test]
+    fn the_files_that_pipelines_run_are_there() {
+        for name in ["ci", "release"] {
+            let path = format!(".github/workflows/{name}.yml");
+            let text = std::fs::read_to_string(workspace().join(path)).unwrap();
+            let words = text.split_whitespace().map(|word| word.trim_start_matches("./"));
+            for file in words.filter(|word| word.starts_with("installer/") || word.starts_with(".github/")) {
+                assert!(workspace().join(file).exists(), "{name}: {file}");
+            }
+        }
+    }
 }

@@ -100,6 +100,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         crate::image_of("arm64")?;
         end_to_end.env("CORACLE_TEST_QEMU_ARM", crate::qemu_of("arm64")?);
         end_to_end.env("CORACLE_TEST_ARM_IMAGE", stage::dir().join("arm64/share/coracle/images/welcome.tar"));
+        end_to_end.envs(crate::mac()?);
     }
     run_step(
         "end to end",

@@ -7,7 +7,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
@@ -95,11 +96,46 @@ fn machine(wine: &mut Wine) -> Result<()> {
     wine.expect(&["status"], 0, "running")?;
     wine.expect(&["version"], 0, "guest")?;
     wine.expect(&["logs", "--guest"], 0, "coracle-guest")?;
+    pipes_and_ports(wine)?;
     wine.expect(&["stop"], 0, "")?;
     wine.expect(&["start"], 0, "")?;
     wine.expect(&["delete", "--force"], 0, "")?;
     ensure!(fs::read_dir(&folder)?.next().is_none(), "a distribution is left behind");
     wine.env.clear();
+    Ok(())
+}
+
+/// Docker's API through the user's pipe and by dockerd's own name for it; a published port, asked from outside.
+fn pipes_and_ports(wine: &Wine) -> Result<()> {
+    const EXAMPLE: [&str; 5] = ["build", "--package", "cli", "--example", "pipe_get"];
+    const ALIAS: &str = r"\\.\pipe\docker_engine";
+    wine.copy(&build(&EXAMPLE)?, "pipe_get.exe")?;
+    let env = text(&wine.run("coracle.exe", &["env"])?);
+    let pipe = env.split("npipe:").nth(1).and_then(|rest| rest.split(['"', '\'', '\r', '\n']).next());
+    let pipe = pipe.context("`coracle env` names no pipe")?.replace('/', r"\");
+    let ask = |words: &[&str]| -> Result<String> {
+        let said = wine.run("pipe_get.exe", words)?;
+        ensure!(said.status.success(), "pipe_get {words:?}: {}", text(&said));
+        Ok(text(&said).trim().to_owned())
+    };
+    for pipe in [pipe.as_str(), ALIAS] {
+        let said = ask(&[pipe, "GET", "/_ping"])?;
+        ensure!(said == "OK", "{pipe} answers {said:?}");
+    }
+    ask(&[&pipe, "POST", "/listen/7000"])?;
+    let wanted = serde_json::json!({ "generation": 1, "ports": [{ "key": "t", "proto": "tcp",
+        "host_ip": "127.0.0.1", "host_port": 0, "target_ip": "127.0.0.1", "target_port": 7000 }] });
+    let outcome: serde_json::Value =
+        serde_json::from_str(&ask(&[&pipe, "POST", "/ports", &wanted.to_string()])?)?;
+    let port = outcome["results"][0]["ok"]["host_port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    let port = port.with_context(|| format!("no port was opened: {outcome}"))?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(b"through the port")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut back = String::new();
+    stream.read_to_string(&mut back)?;
+    ensure!(back == "through the port", "the port answers {back:?}");
     Ok(())
 }
 

@@ -73,9 +73,10 @@ Settings:
   memory-mib         memory of the guest, in MiB (given back while it is not used)
   disk-gib           size of the data disk, in GiB (takes what is used; can only grow)
   driver             Linux: qemu, a guest of its own, or local, the engine on this Linux itself (as root);
-                     macOS: vfkit
+                     macOS: vfkit, or on Apple silicon krunkit, which gives back memory
   accel              auto, kvm or tcg
   qemu               path of QEMU, where it is not in PATH
+  rosetta            true or false: Rosetta, instead of an emulator, runs programs of amd64 on Apple silicon
   kernel-arguments   more boot arguments of the guest
   boot-limit-s       seconds in which the guest must answer; 0: what the accelerator needs
   idle-stop-s        seconds without a running container and without a command after which the machine is stopped;

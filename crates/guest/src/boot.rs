@@ -128,7 +128,8 @@ pub fn services(
         let network = scope.spawn(|| {
             if !is_hosted {
                 modules::load_stage("start"); // another kernel's are none of ours
-                binfmt::register(); // that kernel's programs as well: they are every distribution's
+                // That kernel's programs as well: they are every distribution's.
+                binfmt::register(arguments.rosetta.as_deref());
             }
             match network::up(arguments.net.as_ref()) {
                 Ok((gateway, lease)) => {

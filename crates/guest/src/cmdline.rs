@@ -19,6 +19,8 @@ pub struct Arguments {
     pub shares: Vec<Share>,
     /// Where the host is, where that isn't the network's gateway.
     pub host: Option<Ipv4Addr>,
+    /// The tag of Rosetta, where the host gives it.
+    pub rosetta: Option<String>,
 }
 
 /// A folder of the host: mounted by virtio-fs, or seen by a distribution that this runs in ([`crate::hosted`]).
@@ -149,6 +151,7 @@ impl Arguments {
                         GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
                     })?);
                 }
+                Some(("coracle.rosetta", tag)) => arguments.rosetta = Some(tag.to_owned()),
                 Some(("coracle.share", share)) => {
                     let share = Share::parse(share).ok_or_else(|| {
                         GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
@@ -198,6 +201,7 @@ mod tests {
         let host = Arguments::parse("coracle.host=172.20.0.1").unwrap().host;
         assert_eq!(host, Some(Ipv4Addr::new(172, 20, 0, 1)));
         assert!(Arguments::parse("coracle.host=here").is_err());
+        assert_eq!(Arguments::parse("coracle.rosetta=r").unwrap().rosetta.as_deref(), Some("r"));
         // The last one holds.
         assert_eq!(Arguments::parse("coracle.link=vsock:1 coracle.link=serial").unwrap().link, Link::Serial);
         assert!(Arguments::parse("coracle.link=carrier-pigeon").is_err());

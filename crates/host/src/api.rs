@@ -105,7 +105,7 @@ pub struct Status {
     /// Stopped because nobody used it: the next use of Docker's socket starts it.
     #[serde(default)]
     pub asleep: bool,
-    /// `qemu`, `vfkit` or `local`.
+    /// `qemu`, `vfkit`, `krunkit`, `wsl` or `local`.
     pub driver: Option<String>,
     /// `kvm`, `tcg` or none.
     pub accel: Option<String>,

@@ -97,6 +97,13 @@ async fn serve(home: &Home, start: bool) -> Result<(), HostError> {
     }
     tracing::info!("serving {}", home.root().display());
     tokio::spawn(forward::docker(docker, machine.clone()));
+    for alias in home.docker_aliases() {
+        match platform::bind_private(&alias) {
+            Ok(alias) => drop(tokio::spawn(forward::docker(alias, machine.clone()))),
+            // Docker Desktop's, perhaps: who comes there wants that one.
+            Err(error) => tracing::info!("{} is not served: {error}", alias.display()),
+        }
+    }
     if start {
         let machine = machine.clone();
         tokio::spawn(async move { machine.start().await });

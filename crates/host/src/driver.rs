@@ -1,4 +1,4 @@
-//! What runs the engine: a guest under QEMU or vfkit, one in a WSL2 distribution, or this Linux itself. Drivers start, watch and stop a process; they never
+//! What runs the engine: a guest under QEMU, vfkit or krunkit, one in a WSL2 distribution, or this Linux itself. Drivers start, watch and stop a process; they never
 //! know the link's protocol.
 
 pub mod local;
@@ -22,7 +22,7 @@ pub type Tell = Arc<dyn Fn(Event) + Send + Sync>;
 pub enum Driver {
     /// A guest under QEMU.
     Qemu(qemu::Qemu),
-    /// A guest under vfkit.
+    /// A guest under vfkit or krunkit.
     Vfkit(vfkit::Vfkit),
     /// A guest in a WSL2 distribution.
     Wsl(wsl::Wsl),
@@ -45,6 +45,8 @@ pub enum Event {
     Ready,
     /// Whoever serves a shared folder has died.
     ShareLost(Shared),
+    /// The program that is the guest's network has died.
+    NetworkLost,
 }
 
 /// A folder of the host's in a guest that runs.
@@ -73,7 +75,7 @@ impl Driver {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Qemu(_) => "qemu",
-            Self::Vfkit(_) => "vfkit",
+            Self::Vfkit(vfkit) => vfkit.kind().name,
             Self::Wsl(_) => "wsl",
             Self::Local(_) => "local",
         }
@@ -112,6 +114,14 @@ impl Driver {
         match self {
             Self::Qemu(qemu) => shares::shared(home, qemu.folders()),
             Self::Vfkit(_) | Self::Wsl(_) | Self::Local(_) => Vec::new(),
+        }
+    }
+
+    /// What the program said last that is the guest's network, where one is.
+    pub fn network_said(&self, home: &Home) -> String {
+        match self {
+            Self::Vfkit(_) => vfkit::network_said(home),
+            Self::Qemu(_) | Self::Wsl(_) | Self::Local(_) => String::new(),
         }
     }
 
@@ -175,7 +185,7 @@ impl Driver {
     pub fn died(&self, said: String) -> HostError {
         match self {
             Self::Qemu(_) => HostError::QemuDied(said),
-            Self::Vfkit(_) => HostError::VfkitDied(said),
+            Self::Vfkit(vfkit) => HostError::VfkitDied(vfkit.kind(), said),
             Self::Wsl(_) => HostError::WslDied(said),
             Self::Local(_) => HostError::Engine(said),
         }

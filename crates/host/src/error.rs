@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use crate::driver::vfkit::Kind;
+
 /// Every way in which the machine can fail its user.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the sentences say it
@@ -30,18 +32,27 @@ pub enum HostError {
     QemuOld { found: String, needed: &'static str, why: &'static str },
     #[error("QEMU ended: {0}")]
     QemuDied(String),
-    #[error(
-        "vfkit was not found ({0}). Install Coracle again, or vfkit by `brew install vfkit`, or set CORACLE_VFKIT to its path"
-    )]
-    VfkitMissing(String),
-    #[error("vfkit ended: {0}")]
-    VfkitDied(String),
+    #[error("{name} was not found ({1}). {install}, or set {variable} to its path", name = .0.name, install = .0.install, variable = .0.variable)]
+    VfkitMissing(&'static Kind, String),
+    #[error("{name} ended: {1}", name = .0.name)]
+    VfkitDied(&'static Kind, String),
     #[error(
         "macOS does not let vfkit make machines: it lacks the entitlement {0}. Install Coracle again, or take a vfkit that is signed with it (a program loses it when it is changed or signed anew)"
     )]
     Entitlement(&'static str),
-    #[error("the path {0} can't be passed to vfkit: it {1}. Choose another folder")]
-    VfkitPath(PathBuf, &'static str),
+    #[error("the path {1} can't be passed to {name}: it {2}. Choose another folder", name = .0.name)]
+    VfkitPath(&'static Kind, PathBuf, &'static str),
+    #[error(
+        "gvproxy was not found ({0}). It is the network of guests under krunkit: install it (https://github.com/containers/gvisor-tap-vsock; `brew install podman` brings one), or set CORACLE_GVPROXY to its path"
+    )]
+    ProxyMissing(String),
+    #[error("gvproxy, the guest's network, did not start: {0}")]
+    Network(String),
+    #[error(
+        "the guest has no network any more: gvproxy has died{said}. `coracle restart` brings it back",
+        said = if .0.is_empty() { String::new() } else { format!(" ({})", .0) }
+    )]
+    NetworkLost(String),
     #[error(
         "WSL was not found ({0}). It is a part of Windows: in an administrator's terminal, `wsl --install --no-distribution`, then restart Windows"
     )]
@@ -126,10 +137,13 @@ impl HostError {
             Self::QemuMissing(_) => "qemu_missing",
             Self::QemuOld { .. } => "qemu_old",
             Self::QemuDied(_) => "qemu_died",
-            Self::VfkitMissing(_) => "vfkit_missing",
-            Self::VfkitDied(_) => "vfkit_died",
+            Self::VfkitMissing(kind, _) => kind.codes[0],
+            Self::VfkitDied(kind, _) => kind.codes[1],
             Self::Entitlement(_) => "entitlement",
-            Self::VfkitPath(..) => "vfkit_path",
+            Self::VfkitPath(kind, ..) => kind.codes[2],
+            Self::ProxyMissing(_) => "gvproxy_missing",
+            Self::Network(_) => "network",
+            Self::NetworkLost(_) => "network_lost",
             Self::WslMissing(_) => "wsl_missing",
             Self::WslOff(_) => "wsl_off",
             Self::Wsl { .. } => "wsl",

@@ -64,6 +64,11 @@ impl Home {
         platform::endpoint(&self.root, "docker")
     }
 
+    /// Other names of Docker's API, which only the user's own home takes, where nobody else has them.
+    pub fn docker_aliases(&self) -> Vec<PathBuf> {
+        if self.default { platform::docker_aliases() } else { Vec::new() }
+    }
+
     /// The daemon's control socket.
     pub fn control_socket(&self) -> PathBuf {
         platform::endpoint(&self.root, "control")

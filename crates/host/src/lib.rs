@@ -4,7 +4,7 @@
 //! ```text
 //!  client (command line, app) --control socket--> daemon
 //!                                                   | machine   the owner task and its states
-//!                                                   |   driver    qemu | vfkit | wsl | local: starts, watches, stops
+//!                                                   |   driver    qemu | vfkit, krunkit | wsl | local: starts, watches, stops
 //!                                                   |   guest     the host's end of the link
 //!  docker ------------------------docker socket---> | forward   bytes, not parsed
 //!  anybody -----------------------published port--> | ports     listeners, as the engine wants them

@@ -422,6 +422,14 @@ impl Owner {
                     vm.broken = Some(failure);
                 }
             }
+            driver::Event::NetworkLost => {
+                let said = self.vm().map(|vm| vm.driver.network_said(&self.home)).unwrap_or_default();
+                let failure = Failure::from(&HostError::NetworkLost(said));
+                if let State::Starting { vm, .. } | State::Running { vm } = &mut self.state {
+                    tracing::error!("{}", failure.message);
+                    vm.broken = Some(failure);
+                }
+            }
             driver::Event::Ready if matches!(self.state, State::Stopping { .. }) => {
                 if let Some(vm) = self.vm() {
                     vm.driver.terminate(); // it was started for this

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{HostError, Settings, platform};
+use crate::{HostError, Settings, driver::vfkit::Kind, platform};
 
 /// The format of images that this build understands.
 const FORMAT: u32 = 1;
@@ -113,21 +113,25 @@ pub fn qemu(settings: &Settings) -> Result<PathBuf, HostError> {
     in_path(name).ok_or_else(|| HostError::QemuMissing(format!("no {name} in PATH")))
 }
 
-/// vfkit's program: `CORACLE_VFKIT`, beside this one, or in `PATH`.
-pub fn vfkit() -> Result<PathBuf, HostError> {
-    if let Some(path) = std::env::var_os("CORACLE_VFKIT").filter(|p| !p.is_empty()).map(PathBuf::from) {
-        return if platform::is_program(&path) {
-            Ok(path)
-        } else {
-            Err(HostError::VfkitMissing(path.display().to_string()))
-        };
+/// The program of vfkit or krunkit: what its variable names, beside this one, or in `PATH`.
+pub fn hypervisor(kind: &'static Kind) -> Result<PathBuf, HostError> {
+    program(kind.name, kind.variable).map_err(|why| HostError::VfkitMissing(kind, why))
+}
+
+/// The program that is the network of krunkit's guests: `CORACLE_GVPROXY`, beside this one, or in `PATH`.
+pub fn gvproxy() -> Result<PathBuf, HostError> {
+    program("gvproxy", "CORACLE_GVPROXY").map_err(HostError::ProxyMissing)
+}
+
+fn program(name: &str, variable: &str) -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os(variable).filter(|p| !p.is_empty()).map(PathBuf::from) {
+        return if platform::is_program(&path) { Ok(path) } else { Err(path.display().to_string()) };
     }
-    let beside = beside("vfkit")?;
+    let beside = beside(name).map_err(|error| error.to_string())?;
     if platform::is_program(&beside) {
         return Ok(beside);
     }
-    in_path("vfkit")
-        .ok_or_else(|| HostError::VfkitMissing(format!("neither {} nor one in PATH", beside.display())))
+    in_path(name).ok_or_else(|| format!("neither {} nor one in PATH", beside.display()))
 }
 
 /// WSL's program: `CORACLE_WSL`, or the one of Windows.

@@ -29,10 +29,11 @@ use unix as family;
 use windows::{self as family, self as system};
 
 pub use family::{
-    Listener, SOCKET_PATH, Signals, Socket, alive, bind_private, connect, connect_now, docker_host, end,
-    endpoint, free_mib, is_program, link, memory_mib, private, raise_open_files, reuse_address, spawn_daemon,
-    spawn_detached, unbind, windowless,
+    Listener, SOCKET_PATH, Signals, Socket, alive, bind_private, connect, connect_now, docker_aliases,
+    docker_host, end, endpoint, free_mib, hold, is_program, link, memory_mib, private, raise_open_files,
+    reuse_address, spawn_daemon, spawn_detached, unbind, windowless,
 };
 pub use system::{
-    DEFAULT_DRIVER, DRIVERS, command_names, default_home, kvm_works, login_entry, mounted_below, power_fails,
+    DEFAULT_DRIVER, DRIVERS, command_names, default_home, has_rosetta, kvm_works, login_entry, mounted_below,
+    power_fails,
 };

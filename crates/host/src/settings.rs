@@ -35,6 +35,8 @@ pub struct Settings {
     pub shares: Vec<PathBuf>,
     /// QEMU's program, where it isn't found by itself.
     pub qemu: Option<PathBuf>,
+    /// Whether Rosetta runs programs of amd64 in a guest of Apple silicon; else an emulator of the guest's does.
+    pub rosetta: bool,
     /// More boot arguments of the guest's kernel.
     pub kernel_arguments: String,
     /// Seconds in which the guest must answer after its start; 0: as the accelerator needs.
@@ -60,6 +62,8 @@ pub enum DriverKind {
     Local,
     /// A guest under macOS' own hypervisor.
     Vfkit,
+    /// The same by libkrun.
+    Krunkit,
     /// A WSL2 distribution.
     Wsl,
 }
@@ -70,6 +74,7 @@ impl std::fmt::Display for DriverKind {
             Self::Qemu => "qemu",
             Self::Local => "local",
             Self::Vfkit => "vfkit",
+            Self::Krunkit => "krunkit",
             Self::Wsl => "wsl",
         })
     }
@@ -100,6 +105,7 @@ impl Default for Settings {
             accel: AccelChoice::Auto,
             shares: home_folder().into_iter().collect(),
             qemu: None,
+            rosetta: platform::has_rosetta(),
             kernel_arguments: String::new(),
             boot_limit_s: 0,
             idle_stop_s: 0,
@@ -150,6 +156,7 @@ impl Settings {
                 .parse::<u64>()
                 .map_err(|_| HostError::Setting(format!("{key} is a whole number, not {value:?}")))?
                 .into(),
+            ("rosetta", "true" | "false") => (value == "true").into(),
             _ => value.into(),
         };
         let new: Self = serde_json::from_value(json)
@@ -243,6 +250,8 @@ mod tests {
         assert!(Settings::set(&home, "cpus", "many").unwrap_err().to_string().contains("whole number"));
         assert!(Settings::set(&home, "colour", "red").unwrap_err().to_string().contains("memory-mib"));
         assert_eq!(Settings::set(&home, "driver", "vmware").unwrap_err().code(), "setting");
+        assert!(Settings::set(&home, "rosetta", "true").unwrap().rosetta);
+        assert_eq!(Settings::set(&home, "rosetta", "perhaps").unwrap_err().code(), "setting");
         let whole = |path: &str| std::path::absolute(path).unwrap().display().to_string();
         let (srv, opt) = (whole("/srv"), whole("/opt"));
         Settings::set(&home, "shares", &format!("{srv}, {opt}")).unwrap();
@@ -257,7 +266,9 @@ mod tests {
             assert_eq!(Settings::set(&home, "http-proxy", url).unwrap_err().code(), "setting", "{url}");
         }
         // Each system has drivers of its own.
-        for kind in [DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Wsl] {
+        for kind in
+            [DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Krunkit, DriverKind::Wsl]
+        {
             let set = Settings::set(&home, "driver", &kind.to_string());
             assert_eq!(set.is_ok(), platform::DRIVERS.contains(&kind), "{kind}");
         }

@@ -52,7 +52,7 @@ pub fn build(stage: &Path, about: &About, work: &Path) -> Result<(Vec<u8>, Vec<u
         put(&bytes, &format!("MacOS/{name}"), 0o755)?;
     }
     let guest = format!("share/coracle/guest/{}", about.arch);
-    for name in ["kernel", "initrd", "root.erofs", "manifest.json"] {
+    for name in ["kernel", "initrd", "root.erofs", "boot.efi", "manifest.json"] {
         put(&read(stage.join(&guest).join(name))?, &format!("Resources/{guest}/{name}"), 0o644)?;
     }
     for name in ["README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"] {

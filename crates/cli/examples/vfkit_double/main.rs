@@ -1,31 +1,39 @@
-//! In vfkit's place on Linux, for tests: takes vfkit's own command line and control, strictly, and runs the very same
-//! guest under QEMU, the vsock port as a virtio-serial port behind the same unix socket.
+//! In the place of vfkit, krunkit and gvproxy on Linux, for tests: whose place it takes is said by the name it is run by.
+//! Takes the program's own command line and control, strictly, and runs the very same guest under QEMU, the vsock port as
+//! a virtio-serial port behind the same unix socket.
 //!
-//! What it can't show: Apple's framework, its network, its virtio-fs, its vsock (the guest's end of that is tested by
-//! the kernel's loopback). The guest is told `coracle.link=serial`; all else of the command line is as the driver
-//! made it.
+//! What it can't show: Apple's frameworks, their network, their virtio-fs, their vsock (the guest's end of that is tested
+//! by the kernel's loopback). The guest is told `coracle.link=serial`; all else of the command line is as the driver
+//! made it. As krunkit it boots by firmware, from the disk that the driver made; as gvproxy it takes a guest's hello and
+//! nothing more: the guest's network is QEMU's.
 //!
-//! `--known` prints the options it takes, and where vfkit has them. `CORACLE_DOUBLE` injects faults, divided by commas: `entitlement`, `dies`, `hangs` (its guest never runs), `silent` (no control),
-//! `deaf` (refuses to stop the guest in order), `empty` (no guest: its control says that one runs).
+//! `--known` prints the options it takes, and where the programs have them. `CORACLE_DOUBLE` injects faults, divided by
+//! commas: `entitlement`, `dies`, `hangs` (its guest never runs), `silent` (no control), `deaf` (refuses to stop the guest
+//! in order), `empty` (no guest: its control says that one runs), `offline` (gvproxy ends at once).
 
 mod options;
 mod rest;
 
 use std::{
     io::{BufRead, BufReader, Write},
-    os::unix::net::UnixListener,
+    os::unix::net::{UnixDatagram, UnixListener},
     path::Path,
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use options::Asked;
+use options::{Asked, GVPROXY, KRUNKIT, Table, VFKIT};
 use serde_json::{Value, json};
 
 /// Longest path of a socket on macOS.
 const SOCKET_PATH: usize = 103;
 /// What an unsigned vfkit says (https://github.com/crc-org/vfkit/issues/91).
 const NO_ENTITLEMENT: &str = "Error: Error Domain=VZErrorDomain Code=2 Description=\"Invalid virtual machine configuration. The process doesn’t have the “com.apple.security.virtualization” entitlement.\"";
+
+/// Time in which a folder must be served.
+const SERVES: std::time::Duration = std::time::Duration::from_secs(10);
+/// What a guest's hypervisor says to gvproxy first (its pkg/transport/unixgram_unix.go).
+const HELLO: &[u8] = b"VFKT";
 
 /// The guest, as far as control knows it.
 struct Guest {
@@ -51,7 +59,14 @@ fn run() -> Result<(), String> {
         options::print();
         return Ok(());
     }
-    let asked = options::parse(std::env::args().skip(1))?;
+    let name = std::env::args().next().unwrap_or_default();
+    let name = Path::new(&name).file_name().unwrap_or_default().to_string_lossy();
+    if name == "gvproxy" {
+        return gvproxy(std::env::args().skip(1), has("offline"));
+    }
+    let is_krunkit = name == "krunkit";
+    let table: &Table = if is_krunkit { &KRUNKIT } else { &VFKIT };
+    let asked = options::parse(table, std::env::args().skip(1))?;
     check(&asked)?;
     if has("entitlement") {
         eprintln!("{NO_ENTITLEMENT}");
@@ -62,6 +77,9 @@ fn run() -> Result<(), String> {
     }
     while has("silent") {
         std::thread::park();
+    }
+    if is_krunkit {
+        let _ = std::fs::remove_file(&asked.rest); // it takes what is there away
     }
     // As Go's: a file that is there already is in the way.
     let listener = UnixListener::bind(&asked.rest).map_err(|e| format!("listen unix {}: {e}", asked.rest))?;
@@ -81,7 +99,10 @@ fn run() -> Result<(), String> {
     std::thread::spawn(move || {
         rest::serve(&listener, |method, path, body| {
             let mut guest = guest.lock().unwrap_or_else(PoisonError::into_inner);
-            answer(&mut guest, &asked, deaf, method, path, &body)
+            match is_krunkit {
+                true => krunkit_answer(&mut guest, deaf, method, path, &body),
+                false => answer(&mut guest, &asked, deaf, method, path, &body),
+            }
         });
     });
     match child {
@@ -97,10 +118,16 @@ fn run() -> Result<(), String> {
 
 /// What the framework would refuse.
 fn check(asked: &Asked) -> Result<(), String> {
-    let kernel = std::fs::read(&asked.kernel).map_err(|e| format!("open {}: {e}", asked.kernel))?;
     // What vfkit takes for an uncompressed kernel begins as a program of DOS does.
-    if !kernel.starts_with(b"MZ") {
-        return Err(format!("kernel must be uncompressed, {} is a compressed file", asked.kernel));
+    if !asked.kernel.is_empty() {
+        let kernel = std::fs::read(&asked.kernel).map_err(|e| format!("open {}: {e}", asked.kernel))?;
+        if !kernel.starts_with(b"MZ") {
+            return Err(format!("kernel must be uncompressed, {} is a compressed file", asked.kernel));
+        }
+    }
+    if let Some(socket) = &asked.network {
+        let network = UnixDatagram::unbound().and_then(|ours| ours.send_to(HELLO, socket));
+        network.map_err(|e| format!("unable to set virtio-net socket {socket}: {e}"))?;
     }
     let sockets = asked.vsock.iter().map(|(_, path)| path).chain([&asked.rest]);
     for path in sockets {
@@ -108,8 +135,9 @@ fn check(asked: &Asked) -> Result<(), String> {
             return Err(format!("listen unix {path}: bind: invalid argument"));
         }
     }
-    let files = asked.disks.iter().chain([&asked.initrd]);
-    if let Some(missing) = files.into_iter().find(|path| !Path::new(path).is_file()) {
+    let files = asked.disks.iter().chain([&asked.initrd]).filter(|path| !path.is_empty());
+    let mut files = files.map(String::as_str);
+    if let Some(missing) = files.find(|path| !Path::new(path).is_file()) {
         return Err(format!("stat {missing}: no such file or directory"));
     }
     for (folder, _) in &asked.shares {
@@ -152,6 +180,67 @@ fn answer(
     }
 }
 
+/// krunkit's control (src/status.rs@30e234da9cf5): it knows no pause, and one kind of stop.
+fn krunkit_answer(guest: &mut Guest, is_deaf: bool, method: &str, path: &str, body: &Value) -> rest::Answer {
+    let state = |state: &str, can_stop: bool| {
+        json!({ "state": format!("VirtualMachineState{state}"), "canStart": false, "canPause": false,
+                "canResume": false, "canStop": can_stop, "canHardStop": can_stop })
+    };
+    match (method, path, body["state"].as_str()) {
+        ("GET", "/vm/state", _) if guest.state.ends_with("Running") => (200, state("Running", true)),
+        ("GET", "/vm/state", _) => (200, state("Stopping", false)),
+        ("POST", "/vm/state", Some("Stop" | "HardStop")) => {
+            // What the guest makes of it is the guest's.
+            if !is_deaf {
+                match guest.pid {
+                    Some(_) => drop(command(guest, "system_powerdown")),
+                    None => std::process::exit(0),
+                }
+            }
+            guest.state = "VirtualMachineStateStopping";
+            (200, state("Stopping", false))
+        }
+        ("POST", "/vm/state", Some(other)) => {
+            rest::refused(400, &format!("unsupported state change: {other}"))
+        }
+        ("POST", "/vm/state", None) => rest::refused(400, "missing or invalid 'state' field"),
+        _ => (404, Value::Null),
+    }
+}
+
+/// gvproxy: listens where it is told, and takes what comes.
+fn gvproxy(mut words: impl Iterator<Item = String>, ends: bool) -> Result<(), String> {
+    let mut socket = None;
+    while let Some(flag) = words.next() {
+        if !GVPROXY.iter().any(|known| known.0 == flag) {
+            return Err(format!("flag provided but not defined: {flag}"));
+        }
+        let value = words.next().ok_or_else(|| format!("flag needs an argument: {flag}"))?;
+        match flag.as_str() {
+            "-listen-vfkit" => {
+                let path = value.strip_prefix("unixgram://");
+                let path = path.ok_or("vfkit listen address must be unixgram:// address")?;
+                socket = Some(path.to_owned());
+            }
+            "-ssh-port" if value == "-1" => {}
+            _ => return Err("ssh-port value must be between 1024 and 65535".into()),
+        }
+    }
+    let socket = socket.ok_or("this double listens for guests as vfkit has them alone")?;
+    if ends {
+        return Err("listen unixgram: operation not permitted".into());
+    }
+    if Path::new(&socket).exists() {
+        return Err(format!("{socket:?} already exists"));
+    }
+    let frames = UnixDatagram::bind(&socket).map_err(|e| e.to_string())?;
+    let mut frame = [0; 2048];
+    loop {
+        let len = frames.recv(&mut frame).map_err(|e| e.to_string())?;
+        eprintln!("level=info msg=\"{} bytes from a guest\"", len);
+    }
+}
+
 fn change(guest: &mut Guest, is_deaf: bool, wanted: &str) -> Result<(), String> {
     match wanted {
         "Pause" if guest.state.ends_with("Running") => {
@@ -188,22 +277,32 @@ fn command(guest: &mut Guest, name: &str) -> Result<(), String> {
 /// The same guest under QEMU, which ends with this program.
 fn qemu(asked: &Asked) -> Result<Child, String> {
     let program = std::env::var("CORACLE_QEMU").map_err(|_| "CORACLE_QEMU is not set".to_owned())?;
-    if !asked.shares.is_empty() {
-        return Err("this double has no virtio-fs".into());
-    }
+    let shares = shares(asked)?;
+    // How kernels of arm64 begin (Documentation/arch/arm64/booting.rst).
+    let is_arm = std::fs::read(&asked.kernel).is_ok_and(|kernel| kernel.get(56..60) == Some(b"ARMd"));
+    let (machine, cpu) = if is_arm { ("virt", "cortex-a72") } else { ("q35", "max") };
     let path = |text: &str| text.replace(',', ",,");
     let mut line: Vec<String> =
         ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(str::to_owned).to_vec();
     let mut add = |option: &str, value: String| line.extend([option.to_owned(), value]);
-    add("-machine", "q35".into());
+    add("-machine", format!("{machine},memory-backend=memory"));
+    // Of a kind that a process which serves a folder can map.
+    add("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", asked.memory_mib));
     add("-accel", "tcg,thread=multi".into());
-    add("-cpu", "max".into());
+    add("-cpu", cpu.into());
     add("-smp", asked.cpus.to_string());
     add("-m", format!("{}M", asked.memory_mib));
-    add("-kernel", asked.kernel.clone());
-    add("-initrd", asked.initrd.clone());
-    add("-append", format!("{} coracle.link=serial", asked.cmdline));
-    for (n, disk) in asked.disks.iter().enumerate() {
+    let mut disks = asked.disks.clone();
+    if asked.kernel.is_empty() {
+        let firmware = std::env::var("CORACLE_DOUBLE_FIRMWARE");
+        add("-bios", firmware.map_err(|_| "CORACLE_DOUBLE_FIRMWARE is not set".to_owned())?);
+        disks[0] = serial_link(&disks[0]).map_err(|e| format!("{}: {e}", disks[0]))?;
+    } else {
+        add("-kernel", asked.kernel.clone());
+        add("-initrd", asked.initrd.clone());
+        add("-append", format!("{} coracle.link=serial", asked.cmdline));
+    }
+    for (n, disk) in disks.iter().enumerate() {
         add("-drive", format!("if=none,id=disk{n},format=raw,file={}", path(disk)));
         add("-device", format!("virtio-blk-pci,drive=disk{n}"));
     }
@@ -226,12 +325,58 @@ fn qemu(asked: &Asked) -> Result<Child, String> {
         add("-netdev", "user,id=net".into());
         add("-device", format!("virtio-net-pci,netdev=net,romfile=,mac={mac}"));
     }
+    for (tag, socket) in shares {
+        add("-chardev", format!("socket,id={tag},path={}", path(&socket)));
+        add("-device", format!("vhost-user-fs-pci,queue-size=1024,chardev={tag},tag={tag}"));
+    }
     add("-device", "virtio-rng-pci".into());
     add("-qmp", "stdio".into());
     let mut command = Command::new(program);
     command.args(line).stdin(Stdio::piped()).stdout(Stdio::piped());
     end_with_us(&mut command);
     command.spawn().map_err(|e| e.to_string())
+}
+
+/// Serves the folders, Rosetta's among them, each by the program that `CORACLE_DOUBLE_SHARE` names; tags and sockets.
+fn shares(asked: &Asked) -> Result<Vec<(String, String)>, String> {
+    let mut folders = asked.shares.clone();
+    if let Some(tag) = &asked.rosetta {
+        let folder = std::env::var("CORACLE_DOUBLE_ROSETTA").map_err(|_| "rosetta is not installed")?;
+        folders.push((folder, tag.clone()));
+    }
+    let mut served = Vec::new();
+    for (folder, tag) in folders {
+        let program = std::env::var("CORACLE_DOUBLE_SHARE").map_err(|_| "this double has no virtio-fs")?;
+        let socket = asked.rest.replace("rest.sock", &format!("{tag}.sock"));
+        let _ = std::fs::remove_file(&socket);
+        let mut share = Command::new(program);
+        share.args(["--socket", &socket, "--folder", &folder, "--changes", &format!("{socket}.changes")]);
+        share.args(["--requests", &format!("{socket}.requests")]);
+        end_with_us(&mut share);
+        share.spawn().map_err(|e| e.to_string())?;
+        let since = std::time::Instant::now();
+        while !Path::new(&socket).exists() {
+            if since.elapsed() > SERVES {
+                return Err(format!("{folder} is not served"));
+            }
+            std::thread::yield_now(); // it makes its socket when it likes
+        }
+        served.push((tag, socket));
+    }
+    Ok(served)
+}
+
+/// A copy of the disk that firmware boots from, on which the guest is told of another link: in as many bytes.
+fn serial_link(disk: &str) -> std::io::Result<String> {
+    const ASKED: &[u8] = b"coracle.link=vsock:1024";
+    const OURS: &[u8] = b"coracle.link=serial    ";
+    let mut bytes = std::fs::read(disk)?;
+    let found = bytes.windows(ASKED.len()).position(|window| window == ASKED);
+    let at = found.ok_or_else(|| std::io::Error::other("it doesn't say where the link is"))?;
+    bytes[at..at + OURS.len()].copy_from_slice(OURS);
+    let copy = format!("{disk}.double");
+    std::fs::write(&copy, bytes)?;
+    Ok(copy)
 }
 
 /// A guest ends with its vfkit, however that ends.

@@ -1,57 +1,108 @@
-//! vfkit's command line, as much of it as this double takes; anything else is refused, as vfkit refuses what it doesn't
-//! know. Each option names where vfkit (https://github.com/crc-org/vfkit) has it: file and commit.
+//! The command lines of vfkit, krunkit and gvproxy, as much of them as this double takes; anything else is refused, as
+//! they refuse what they don't know. Each option names where its program has it: file and commit of
+//! https://github.com/crc-org/vfkit (0.6.4 is what packages bring), https://github.com/libkrun/krunkit (1.3) and
+//! https://github.com/containers/gvisor-tap-vsock (0.8).
 
-/// An option of vfkit: its name and where it stands in the sources.
+/// An option: its name and where it stands in the sources.
 pub struct Known(pub &'static str, pub &'static str);
+
+/// What a program takes.
+pub struct Table {
+    /// Words of the command line; each has a value.
+    pub flags: &'static [Known],
+    /// Options of `--bootloader linux`.
+    pub linux: &'static [Known],
+    /// Devices and their options.
+    pub devices: &'static [(&'static str, &'static str, &'static [Known])],
+}
 
 const CMDLINE: &str = "pkg/cmdline/cmdline.go@d1964979d386";
 const BOOTLOADER: &str = "pkg/config/bootloader.go@02dfc34948bd";
 const VIRTIO: &str = "pkg/config/virtio.go@006fdb4b55a5";
+const ROSETTA: &str = "doc/usage.md@01d1d518da87";
+const KRUN_CMDLINE: &str = "src/cmdline.rs@bd39be0275cd";
+const KRUN_VIRTIO: &str = "src/virtio.rs@3ad3fef5f1e1";
+const GVPROXY_CONFIG: &str = "cmd/gvproxy/config.go@dab4e2729fcb";
 
-/// Words of the command line; each has a value.
-pub const FLAGS: &[Known] = &[
-    Known("--cpus", CMDLINE),
-    Known("--memory", CMDLINE),
-    Known("--restful-uri", CMDLINE),
-    Known("--bootloader", CMDLINE),
-    Known("--device", CMDLINE),
-];
+/// vfkit's. `readonly` is none of virtio-blk's: there it stands for usb-mass-storage alone.
+pub const VFKIT: Table = Table {
+    flags: &[
+        Known("--cpus", CMDLINE),
+        Known("--memory", CMDLINE),
+        Known("--restful-uri", CMDLINE),
+        Known("--bootloader", CMDLINE),
+        Known("--device", CMDLINE),
+    ],
+    linux: &[Known("kernel", BOOTLOADER), Known("initrd", BOOTLOADER), Known("cmdline", BOOTLOADER)],
+    devices: &[
+        ("virtio-blk", VIRTIO, &[Known("path", VIRTIO), Known("deviceId", VIRTIO)]),
+        ("virtio-rng", VIRTIO, &[]),
+        ("virtio-serial", VIRTIO, &[Known("logFilePath", VIRTIO)]),
+        (
+            "virtio-vsock",
+            VIRTIO,
+            &[
+                Known("port", VIRTIO),
+                Known("socketURL", VIRTIO),
+                Known("connect", VIRTIO),
+                Known("listen", VIRTIO),
+            ],
+        ),
+        ("virtio-net", VIRTIO, &[Known("nat", VIRTIO), Known("mac", VIRTIO)]),
+        ("virtio-fs", VIRTIO, &[Known("sharedDir", VIRTIO), Known("mountTag", VIRTIO)]),
+        ("rosetta", ROSETTA, &[Known("mountTag", ROSETTA), Known("install", ROSETTA)]),
+    ],
+};
 
-/// Options of `--bootloader linux`.
-pub const LINUX: &[Known] =
-    &[Known("kernel", BOOTLOADER), Known("initrd", BOOTLOADER), Known("cmdline", BOOTLOADER)];
+/// krunkit's. It has a `--bootloader efi` for likeness' sake, of which it makes nothing; it boots by firmware alone.
+pub const KRUNKIT: Table = Table {
+    flags: &[
+        Known("--cpus", KRUN_CMDLINE),
+        Known("--memory", KRUN_CMDLINE),
+        Known("--restful-uri", KRUN_CMDLINE),
+        Known("--device", KRUN_CMDLINE),
+    ],
+    linux: &[],
+    devices: &[
+        ("virtio-blk", KRUN_VIRTIO, &[Known("path", KRUN_VIRTIO), Known("format", KRUN_VIRTIO)]),
+        ("virtio-rng", KRUN_VIRTIO, &[]),
+        ("virtio-serial", KRUN_VIRTIO, &[Known("logFilePath", KRUN_VIRTIO)]),
+        (
+            "virtio-vsock",
+            KRUN_VIRTIO,
+            &[
+                Known("port", KRUN_VIRTIO),
+                Known("socketURL", KRUN_VIRTIO),
+                Known("connect", KRUN_VIRTIO),
+                Known("listen", KRUN_VIRTIO),
+            ],
+        ),
+        ("virtio-net", KRUN_VIRTIO, &[Known("unixSocketPath", KRUN_VIRTIO), Known("mac", KRUN_VIRTIO)]),
+        ("virtio-fs", KRUN_VIRTIO, &[Known("sharedDir", KRUN_VIRTIO), Known("mountTag", KRUN_VIRTIO)]),
+    ],
+};
 
-/// Devices and their options. `readonly` is none of virtio-blk's: there it stands for usb-mass-storage alone.
-pub const DEVICES: &[(&str, &[Known])] = &[
-    ("virtio-blk", &[Known("path", VIRTIO), Known("deviceId", VIRTIO)]),
-    ("virtio-rng", &[]),
-    ("virtio-serial", &[Known("logFilePath", VIRTIO)]),
-    (
-        "virtio-vsock",
-        &[
-            Known("port", VIRTIO),
-            Known("socketURL", VIRTIO),
-            Known("connect", VIRTIO),
-            Known("listen", VIRTIO),
-        ],
-    ),
-    ("virtio-net", &[Known("nat", VIRTIO), Known("mac", VIRTIO)]),
-    ("virtio-fs", &[Known("sharedDir", VIRTIO), Known("mountTag", VIRTIO)]),
-];
+/// gvproxy's, each with a value.
+pub const GVPROXY: &[Known] = &[Known("-listen-vfkit", GVPROXY_CONFIG), Known("-ssh-port", GVPROXY_CONFIG)];
 
 /// Prints all of it: option, file and commit.
 pub fn print() {
-    for Known(name, place) in FLAGS {
-        println!("{name} {place}");
-    }
-    for Known(name, place) in LINUX {
-        println!("--bootloader linux,{name} {place}");
-    }
-    for (device, options) in DEVICES {
-        println!("--device {device} {VIRTIO}");
-        for Known(name, place) in *options {
-            println!("--device {device},{name} {place}");
+    for (program, table) in [("vfkit", &VFKIT), ("krunkit", &KRUNKIT)] {
+        for Known(name, place) in table.flags {
+            println!("{program} {name} {place}");
         }
+        for Known(name, place) in table.linux {
+            println!("{program} --bootloader linux,{name} {place}");
+        }
+        for (device, place, options) in table.devices {
+            println!("{program} --device {device} {place}");
+            for Known(name, place) in *options {
+                println!("{program} --device {device},{name} {place}");
+            }
+        }
+    }
+    for Known(name, place) in GVPROXY {
+        println!("gvproxy {name} {place}");
     }
 }
 
@@ -68,14 +119,18 @@ pub struct Asked {
     pub console: Option<String>,
     pub vsock: Option<(u32, String)>,
     pub mac: Option<String>,
+    /// The socket of a network that is a program's.
+    pub network: Option<String>,
+    /// The tag by which the guest mounts Rosetta.
+    pub rosetta: Option<String>,
     pub shares: Vec<(String, String)>,
 }
 
-/// Reads the command line; the error is what vfkit would say.
-pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
+/// Reads the command line; the error is what the program would say.
+pub fn parse(table: &Table, mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
     let mut asked = Asked { cpus: 1, memory_mib: 512, ..Asked::default() };
     while let Some(flag) = words.next() {
-        if !FLAGS.iter().any(|known| known.0 == flag) {
+        if !table.flags.iter().any(|known| known.0 == flag) {
             return Err(format!("unknown flag: {flag}"));
         }
         let value = words.next().ok_or_else(|| format!("flag needs an argument: {flag}"))?;
@@ -88,19 +143,19 @@ pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
                 let path = value.strip_prefix("unix://").filter(|path| path.starts_with('/'));
                 asked.rest = path.ok_or_else(|| format!("invalid unix uri: {value}"))?.to_owned();
             }
-            "--bootloader" => bootloader(&mut asked, &value)?,
-            "--device" => device(&mut asked, &value)?,
+            "--bootloader" => bootloader(table, &mut asked, &value)?,
+            "--device" => device(table, &mut asked, &value)?,
             _ => unreachable!("it is in the table"),
         }
     }
-    if asked.kernel.is_empty() {
+    if asked.kernel.is_empty() && !table.linux.is_empty() {
         return Err("empty option list in --bootloader command line argument".into());
     }
     Ok(asked)
 }
 
 /// Split at commas that aren't between double quotes.
-fn bootloader(asked: &mut Asked, text: &str) -> Result<(), String> {
+fn bootloader(table: &Table, asked: &mut Asked, text: &str) -> Result<(), String> {
     let (mut parts, mut quoted) = (vec![String::new()], false);
     for c in text.chars() {
         match c {
@@ -119,7 +174,7 @@ fn bootloader(asked: &mut Asked, text: &str) -> Result<(), String> {
     }
     for part in &parts[1..] {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        if !LINUX.iter().any(|known| known.0 == key) {
+        if !table.linux.iter().any(|known| known.0 == key) {
             return Err(format!("Unknown option for linux bootloaders: {key}"));
         }
         match key {
@@ -131,10 +186,10 @@ fn bootloader(asked: &mut Asked, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn device(asked: &mut Asked, text: &str) -> Result<(), String> {
+fn device(table: &Table, asked: &mut Asked, text: &str) -> Result<(), String> {
     let mut parts = text.split(',');
     let kind = parts.next().unwrap_or_default();
-    let Some((_, known)) = DEVICES.iter().find(|(name, _)| *name == kind) else {
+    let Some((.., known)) = table.devices.iter().find(|(name, ..)| *name == kind) else {
         return Err(format!("unknown device type: {kind}"));
     };
     let mut options = Vec::new();
@@ -158,11 +213,13 @@ fn device(asked: &mut Asked, text: &str) -> Result<(), String> {
             asked.vsock = Some((port, needed("socketURL")?));
         }
         "virtio-net" => {
-            if value("nat").is_none() {
+            asked.network = value("unixSocketPath");
+            if value("nat").is_none() && asked.network.is_none() {
                 return Err("One of 'nat' or 'fd' or 'unixSocketPath' must be set".into());
             }
             asked.mac = value("mac");
         }
+        "rosetta" => asked.rosetta = Some(needed("mountTag")?),
         "virtio-fs" => asked.shares.push((needed("sharedDir")?, needed("mountTag")?)),
         _ => {}
     }

@@ -12,7 +12,8 @@ use nix::{
 
 use crate::harness::{Hypervisor, Machine, home_of, is_full, machine_on};
 
-/// Size of the file system. A guest starts, and goes on, with 256 MiB free; its empty data disk takes some 50.
+/// Size of the file system. A guest starts, and goes on, with 256 MiB free; its empty data disk takes some 50, krunkit's
+/// boot disk and its double's copy as much again.
 const SIZE: &str = "size=512m";
 /// What is left free when the disk counts as full, bytes: less than the guest is about to write.
 const LEFT: u64 = 1 << 20;
@@ -39,11 +40,19 @@ fn a_host_disk_that_fills_up_is_said_and_the_guest_goes_on_when_there_is_room() 
     fills_up(Hypervisor::Qemu, "full");
 }
 
-/// vfkit tells of no full disk: the daemon looks for room, and pauses the guest by itself.
+/// Neither tells of a full disk: the daemon looks for room, and pauses the guest by itself: vfkit's by its control,
+/// krunkit's, which knows no pause, by a signal.
 #[test]
 fn under_vfkits_double_as_well() {
     if is_full() {
         fills_up(Hypervisor::Vfkit, "vfull");
+    }
+}
+
+#[test]
+fn under_krunkits_double_as_well() {
+    if is_full() {
+        fills_up(Hypervisor::Krunkit, "kfull");
     }
 }
 

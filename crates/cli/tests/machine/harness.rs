@@ -25,12 +25,13 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 /// Two processors: one guest at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// What runs a test's guest: QEMU itself, vfkit's double, which runs the same guest under QEMU, or WSL's, in which it is
-/// hosted.
+/// What runs a test's guest: QEMU itself, the doubles of vfkit and krunkit, which run the same guest under QEMU, or WSL's,
+/// in which it is hosted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hypervisor {
     Qemu,
     Vfkit,
+    Krunkit,
     Wsl,
 }
 
@@ -40,6 +41,7 @@ impl Hypervisor {
         match self {
             Self::Qemu => "qemu",
             Self::Vfkit => "vfkit",
+            Self::Krunkit => "krunkit",
             Self::Wsl => "wsl",
         }
     }
@@ -115,6 +117,19 @@ fn bare_machine_on(name: &str, prepare: impl FnOnce(&Path)) -> Machine {
 /// vfkit's double: an example of this package, which cargo builds with its tests.
 pub fn vfkit_double() -> PathBuf {
     example("vfkit_double")
+}
+
+/// The same in the place of krunkit and gvproxy: by their names.
+pub fn in_krunkits_place(machine: &mut Machine) {
+    let double = fs::canonicalize(vfkit_double()).unwrap();
+    for (name, variable) in [("krunkit", "CORACLE_KRUNKIT"), ("gvproxy", "CORACLE_GVPROXY")] {
+        let link = machine.home.join(name);
+        std::os::unix::fs::symlink(&double, &link).unwrap();
+        machine.set(variable, &link.display().to_string());
+    }
+    if let Ok(firmware) = fs::canonicalize(target().join("tools/firmware.fd")) {
+        machine.set("CORACLE_DOUBLE_FIRMWARE", &firmware.display().to_string());
+    }
 }
 
 fn example(name: &str) -> PathBuf {
@@ -194,6 +209,9 @@ pub fn machine_on(name: &str, hypervisor: Hypervisor, prepare: impl FnOnce(&Path
     machine.set("CORACLE_QEMU", &text(qemu));
     machine.set("CORACLE_ENGINE", &text(target().join("double/coracle-engine")));
     machine.set("CORACLE_VFKIT", &text(vfkit_double()));
+    if hypervisor == Hypervisor::Krunkit {
+        in_krunkits_place(&mut machine);
+    }
     machine.done(&["settings", "set", "driver", hypervisor.name()]);
     machine.done(&["settings", "set", "accel", "tcg"]);
     machine.done(&["settings", "set", "memory-mib", "512"]);

@@ -9,15 +9,21 @@ use std::{
 
 use serde_json::json;
 
-use crate::harness::{Machine, USER, bare_machine, becomes_user, is_full, kill, vfkit_double};
+use crate::harness::{
+    Hypervisor, Machine, USER, bare_machine, becomes_user, in_krunkits_place, is_full, kill, vfkit_double,
+};
 
 /// A machine whose guest's image is as empty as the guest that the double says it runs.
 fn machine(name: &str, fault: &str) -> Machine {
+    machine_under(name, fault, Hypervisor::Vfkit)
+}
+
+fn machine_under(name: &str, fault: &str, hypervisor: Hypervisor) -> Machine {
     let mut machine = bare_machine(name);
     let image = machine.home.join("image");
     fs::create_dir(&image).unwrap();
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    for name in ["kernel", "initrd", "root.erofs"] {
+    for name in ["kernel", "initrd", "root.erofs", "boot.efi"] {
         fs::write(image.join(name), "MZ..").unwrap();
     }
     let size = json!({ "bytes": 4 });
@@ -26,8 +32,9 @@ fn machine(name: &str, fault: &str) -> Machine {
     fs::write(image.join("manifest.json"), manifest.to_string()).unwrap();
     machine.set("CORACLE_GUEST", &image.display().to_string());
     machine.set("CORACLE_VFKIT", &vfkit_double().display().to_string());
+    in_krunkits_place(&mut machine);
     machine.set("CORACLE_DOUBLE", fault);
-    machine.done(&["settings", "set", "driver", "vfkit"]);
+    machine.done(&["settings", "set", "driver", hypervisor.name()]);
     machine.done(&["settings", "set", "disk-gib", "1"]);
     machine
 }
@@ -55,6 +62,62 @@ fn what_keeps_vfkit_from_starting_is_said() {
     machine.done(&["settings", "set", "kernel-arguments", "a=\"b\""]);
     fails_with(&mut machine, "empty", "double quotes", "setting");
     machine.done(&["settings", "set", "kernel-arguments", ""]);
+}
+
+#[test]
+fn what_keeps_krunkit_from_starting_is_said() {
+    let mut machine = machine_under("kstart", "", Hypervisor::Krunkit);
+    fails_with(&mut machine, "dies", "krunkit ended: exit status: 1", "krunkit_died");
+    fails_with(&mut machine, "offline", "operation not permitted", "network");
+    machine.done(&["settings", "set", "memory-mib", "65536"]);
+    fails_with(&mut machine, "empty", "memory-mib may be 61440 at most with krunkit", "setting");
+    machine.done(&["settings", "set", "memory-mib", "1024"]);
+    machine.set("CORACLE_GVPROXY", "/nonexistent/gvproxy");
+    fails_with(&mut machine, "", "CORACLE_GVPROXY", "gvproxy_missing");
+    machine.set("CORACLE_KRUNKIT", "/nonexistent/krunkit");
+    fails_with(&mut machine, "", "CORACLE_KRUNKIT", "krunkit_missing");
+}
+
+/// Its network is a program beside it: it lives as long as the guest, and no longer.
+#[test]
+fn krunkits_network_ends_with_its_guest_and_its_own_end_is_said() {
+    let machine = machine_under("knet", "empty", Hypervisor::Krunkit);
+    let proxy = |machine: &Machine| {
+        let record = fs::read(machine.home.join("machine/machine.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        u32::try_from(record["proxy"].as_u64().unwrap()).unwrap()
+    };
+    let lives = |pid: u32| Path::new(&format!("/proc/{pid}")).exists();
+    starts_to_boot(&machine);
+    let first = proxy(&machine);
+    assert!(lives(first));
+    machine.done(&["stop", "--grace", "1"]);
+    gone(first);
+
+    // Both are left by a daemon that was killed, and then the guest dies as well: the next daemon takes the rest away.
+    starts_to_boot(&machine);
+    let left = proxy(&machine);
+    kill(machine.pid("run/daemon.pid"));
+    kill(machine.hypervisor());
+    assert!(lives(left));
+    starts_to_boot(&machine);
+    gone(left);
+
+    // It dies alone: said, and the guest goes on.
+    kill(proxy(&machine));
+    machine.until("its end to be said", |s| s["error"]["code"] == "network_lost");
+    assert_eq!(machine.status()["state"], "starting");
+    machine.done(&["stop", "--grace", "1"]);
+}
+
+/// Waits for the end of a process that somebody else reaps.
+fn gone(pid: u32) {
+    let since = std::time::Instant::now();
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(since.elapsed() < crate::harness::LIMIT, "process {pid} is left behind");
+        #[allow(clippy::disallowed_methods)] // another's process has no event for its end
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 #[test]

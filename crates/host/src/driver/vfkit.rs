@@ -1,19 +1,24 @@
-//! A guest under macOS' Virtualization.framework, by vfkit: a process of its own session, which outlives the daemon and
-//! is taken over by the next.
+//! A guest on macOS, by vfkit (Virtualization.framework) or krunkit (Hypervisor.framework): a process of its own session,
+//! which outlives the daemon and is taken over by the next. What differs between the two is data ([`Kind`]).
 //!
 //! ```text
-//! machine/rest.sock    vfkit's control
+//! machine/rest.sock    its control
 //! machine/link.sock    the guest's vsock port of the link: each connection here is one there
-//! machine/root.erofs   the guest's root, a copy of the image's (a clone where the file system can): vfkit opens disks
+//! machine/root.erofs   the guest's root, a copy of the image's (a clone where the file system can): disks are opened
 //!                      for writing, and the image may be part of a signed application
+//! machine/boot.img     krunkit: what its firmware boots (`boot_disk`)
+//! machine/net.sock     krunkit: the guest's frames, to gvproxy (`proxy`)
 //! machine/vfkit.log    what it says when it fails
 //! machine/machine.json pid and image of the running guest, for whoever takes over
 //! ```
 //!
 //! What differs from QEMU: nothing tells of a panic (the console is looked at instead), of a full disk (room is looked
 //! for instead, and the guest paused before there is none), or of anything else but the end of the process. Words and
-//! their places in vfkit's own sources: `crates/cli/examples/vfkit_double/options.rs`.
+//! their places in the programs' own sources: `crates/cli/examples/vfkit_double/options.rs`.
 
+mod boot_disk;
+mod kind;
+mod proxy;
 mod rest;
 
 use std::{
@@ -38,21 +43,27 @@ use crate::{
     parts::{self, Image},
     platform,
 };
+pub use kind::Kind;
+use kind::{Boot, Network, Pause};
+use proxy::Proxy;
 use rest::{Change, Rest, State};
 
-/// Time in which a vfkit just started must say that its guest runs, and pause between two looks.
+/// Time in which one just started must say that its guest runs, and pause between two looks.
 const RUNS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(10));
-/// Pause between two looks whether a vfkit that isn't our child still lives.
+/// Pause between two looks whether one that isn't our child still lives.
 const LOOK: Duration = Duration::from_millis(500);
-/// Lines of what vfkit said that make an error.
+/// Lines of what it said that make an error.
 const SAID_LINES: usize = 6;
 /// The guest's vsock port of the link.
 const LINK_PORT: u32 = 1024;
+/// The name by which the guest mounts Rosetta.
+const ROSETTA: &str = "rosetta";
 /// The right that macOS wants of programs that make machines.
 const ENTITLEMENT: &str = "com.apple.security.virtualization";
 
 /// A guest at work.
 pub struct Vfkit {
+    kind: &'static Kind,
     record: Record,
     rest: Rest,
     link: PathBuf,
@@ -64,6 +75,12 @@ pub struct Vfkit {
 struct Record {
     vfkit: u32,
     image: String,
+    /// Its program's name.
+    #[serde(default)]
+    program: Option<String>,
+    /// The process of its network.
+    #[serde(default)]
+    proxy: Option<u32>,
 }
 
 /// The task that waits for the end; it goes with its owner.
@@ -77,9 +94,18 @@ impl Drop for Watch {
 
 impl Vfkit {
     /// Starts a guest.
-    pub async fn launch(home: &Home, settings: &Settings, tell: Tell) -> Result<Self, HostError> {
+    pub async fn launch(
+        home: &Home,
+        settings: &Settings,
+        kind: &'static Kind,
+        tell: Tell,
+    ) -> Result<Self, HostError> {
         let image = Image::find()?;
-        let program = parts::vfkit()?;
+        let program = parts::hypervisor(kind)?;
+        if let Some(most) = kind.most_memory_mib.filter(|most| settings.memory_mib > *most) {
+            let name = kind.name;
+            return Err(HostError::Setting(format!("memory-mib may be {most} at most with {name}")));
+        }
         need_room(home)?;
         make_disk(home, settings)?;
         let root = root_copy(home, &image)?;
@@ -87,18 +113,27 @@ impl Vfkit {
         for stale in [rest.socket().to_owned(), home.link_socket(), home.machine("machine.json")] {
             let _ = fs::remove_file(stale);
         }
-        // vfkit begins its log anew, and writes on where it was when somebody else makes it shorter.
+        // It begins its log anew, and writes on where it was when somebody else makes it shorter.
         begin_anew(&home.console_log()).map_err(HostError::io("turning", home.console_log()))?;
         let log = home.machine("vfkit.log");
         let said = File::create(&log).map_err(HostError::io("making", &log))?;
         let mut command = Command::new(&program);
-        command.args(arguments(home, settings, &image, &root)?);
+        command.args(arguments(home, settings, kind, &image, &root)?);
         command.stdout(Stdio::null()).stderr(Stdio::from(said));
+        let proxy = match kind.network {
+            Network::Nat => None,
+            Network::Proxy => Some(Proxy::start(home, tell.clone()).await?),
+        };
         tracing::info!("starting {command:?}");
         let mut child = platform::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
         let pid = child.id();
-        // Before anything else: a daemon killed from here on leaves a vfkit that the next one knows of.
-        let record = Record { vfkit: pid, image: image.build };
+        // Before anything else: a daemon killed from here on leaves one that the next daemon knows of.
+        let record = Record {
+            vfkit: pid,
+            image: image.build,
+            program: Some(kind.name.into()),
+            proxy: proxy.as_ref().map(Proxy::pid),
+        };
         let json = serde_json::to_vec(&record).expect("a record is JSON");
         write_whole(&home.machine("machine.json"), &json).inspect_err(|_| platform::end(pid, true))?;
         let (ended, mut end) = oneshot::channel();
@@ -107,43 +142,59 @@ impl Vfkit {
             let _ = ended.send(how);
         });
         let runs = tokio::select! {
-            runs = runs(&rest) => runs,
-            how = &mut end => Err(died(&how.unwrap_or_default(), &log)),
+            runs = runs(&rest, kind) => runs,
+            how = &mut end => Err(died(kind, &how.unwrap_or_default(), &log)),
         };
         runs.inspect_err(|_| platform::end(pid, true))?;
         let watch = tokio::spawn({
-            let tell = tell.clone();
+            let (tell, home, proxy) = (tell.clone(), home.clone(), proxy.map(Proxy::keep));
             async move {
                 let how = end.await.unwrap_or_default();
                 tell(Event::Exited(format!("{how}. {}", tail(&log, SAID_LINES))));
+                proxy.inspect(|pid| proxy::end(&home, *pid));
             }
         });
-        Ok(Self { record, rest, link: home.link_socket(), tell, _watch: Watch(watch) })
+        Ok(Self { kind, record, rest, link: home.link_socket(), tell, _watch: Watch(watch) })
     }
 
     /// Takes over a guest that an earlier daemon left; `None` when there is none that answers. One that lives and does
     /// not answer is ended.
     pub async fn adopt(home: &Home, tell: Tell) -> Option<Self> {
         let record: Record = serde_json::from_slice(&fs::read(home.machine("machine.json")).ok()?).ok()?;
+        let kind = record.program.as_deref().map_or(Some(&kind::VFKIT), Kind::named)?;
         let (rest, pid) = (Rest::at(home.machine("rest.sock")), record.vfkit);
+        let is_ours = || platform::command_names(pid, &rest.socket().to_string_lossy());
+        if kind.pause == Pause::Signal && is_ours() {
+            platform::hold(pid, false); // one that stands still can't answer
+        }
         if let Err(error) = rest.state().await {
-            if platform::command_names(pid, &rest.socket().to_string_lossy()) {
-                tracing::warn!("vfkit, pid {pid}, does not answer ({error}) and is ended");
+            if is_ours() {
+                tracing::warn!("{}, pid {pid}, does not answer ({error}) and is ended", kind.name);
                 platform::end(pid, true);
             }
+            record.proxy.inspect(|pid| proxy::end(home, *pid));
             return None;
         }
-        tracing::info!("taking over vfkit, pid {pid}");
+        tracing::info!("taking over {}, pid {pid}", kind.name);
         let watch = tokio::spawn({
-            let (tell, log) = (tell.clone(), home.machine("vfkit.log"));
+            let (tell, home, mut network) = (tell.clone(), home.clone(), record.proxy);
             async move {
                 while platform::alive(pid) {
                     sleep(LOOK).await; // not our child: nobody tells us of its end
+                    if network.take_if(|proxy| !platform::alive(*proxy)).is_some() {
+                        tell(Event::NetworkLost);
+                    }
                 }
-                tell(Event::Exited(tail(&log, SAID_LINES)));
+                tell(Event::Exited(tail(&home.machine("vfkit.log"), SAID_LINES)));
+                network.inspect(|pid| proxy::end(&home, *pid));
             }
         });
-        Some(Self { record, rest, link: home.link_socket(), tell, _watch: Watch(watch) })
+        Some(Self { kind, record, rest, link: home.link_socket(), tell, _watch: Watch(watch) })
+    }
+
+    /// What makes it.
+    pub fn kind(&self) -> &'static Kind {
+        self.kind
     }
 
     /// Its process.
@@ -163,20 +214,29 @@ impl Vfkit {
 
     /// Lets the guest stand still.
     pub fn pause(&self) {
-        self.change(Change::Pause, || ());
+        match self.kind.pause {
+            Pause::Control => self.change(Change::Pause, || ()),
+            Pause::Signal => platform::hold(self.pid(), true),
+        }
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
         let tell: Tell = self.tell.clone();
-        self.change(Change::Resume, move || tell(Event::Resumed));
+        match self.kind.pause {
+            Pause::Control => self.change(Change::Resume, move || tell(Event::Resumed)),
+            Pause::Signal => {
+                platform::hold(self.pid(), false);
+                tell(Event::Resumed);
+            }
+        }
     }
 
-    /// Ends it at once: the guest by vfkit, and vfkit itself where it doesn't.
+    /// Ends it at once: the guest by its control, and the program itself where that doesn't.
     pub fn kill(&self) {
-        let (rest, pid) = (self.rest.clone(), self.pid());
+        let (rest, pid, kind) = (self.rest.clone(), self.pid(), self.kind);
         tokio::spawn(async move {
-            if rest.change(Change::HardStop).await.is_err() {
+            if !kind.stops_hard || rest.change(Change::HardStop).await.is_err() {
                 platform::end(pid, true);
                 return;
             }
@@ -189,40 +249,46 @@ impl Vfkit {
     }
 
     fn change(&self, change: Change, done: impl FnOnce() + Send + 'static) {
-        let rest = self.rest.clone();
+        let (rest, name) = (self.rest.clone(), self.kind.name);
         tokio::spawn(async move {
             match rest.change(change).await {
                 Ok(()) => done(),
-                Err(error) => tracing::warn!("vfkit did not {change:?}: {error}"),
+                Err(error) => tracing::warn!("{name} did not {change:?}: {error}"),
             }
         });
     }
 }
 
-/// Returns when vfkit says that its guest runs.
-async fn runs(rest: &Rest) -> Result<(), HostError> {
+/// What the program said last that is the guest's network.
+pub fn network_said(home: &Home) -> String {
+    proxy::said(home)
+}
+
+/// Returns when it says that its guest runs.
+async fn runs(rest: &Rest, kind: &'static Kind) -> Result<(), HostError> {
     let deadline = Instant::now() + RUNS.0;
     loop {
         let said = match rest.state().await {
             Ok(State::Running) => return Ok(()),
-            Ok(State::Error) => return Err(HostError::VfkitDied("its guest is in error".into())),
+            Ok(State::Error) => return Err(HostError::VfkitDied(kind, "its guest is in error".into())),
             Ok(other) => format!("its guest is {other:?}"),
             Err(error) => error.to_string(),
         };
         if Instant::now() > deadline {
-            return Err(HostError::VfkitDied(format!("its guest did not run within {:?}: {said}", RUNS.0)));
+            let said = format!("its guest did not run within {:?}: {said}", RUNS.0);
+            return Err(HostError::VfkitDied(kind, said));
         }
         sleep(RUNS.1).await; // it makes its socket when it likes
     }
 }
 
-/// What vfkit's end means.
-fn died(how: &str, log: &Path) -> HostError {
+/// What its end means.
+fn died(kind: &'static Kind, how: &str, log: &Path) -> HostError {
     let said = tail(log, SAID_LINES);
     if said.contains(ENTITLEMENT) {
         return HostError::Entitlement(ENTITLEMENT);
     }
-    HostError::VfkitDied(format!("{how}. {said}"))
+    HostError::VfkitDied(kind, format!("{how}. {said}"))
 }
 
 /// A copy of the image's root in the home, made when the image is another one.
@@ -239,26 +305,43 @@ fn root_copy(home: &Home, image: &Image) -> Result<PathBuf, HostError> {
     Ok(root)
 }
 
-/// A value of one of vfkit's options: they are split at commas, with no escape.
-fn value(path: &Path) -> Result<String, HostError> {
-    let text = path.to_str().ok_or_else(|| HostError::VfkitPath(path.to_owned(), "is not UTF-8"))?;
-    if text.contains(',') {
-        return Err(HostError::VfkitPath(path.to_owned(), "has a comma"));
+/// A value of one of its options: they are split, with no escape.
+fn value(kind: &'static Kind, path: &Path) -> Result<String, HostError> {
+    let refused = |why| HostError::VfkitPath(kind, path.to_owned(), why);
+    let text = path.to_str().ok_or_else(|| refused("is not UTF-8"))?;
+    match kind.forbidden.iter().find(|(c, _)| text.contains(*c)) {
+        Some((_, why)) => Err(refused(why)),
+        None => Ok(text.to_owned()),
     }
-    if text.contains('"') {
-        return Err(HostError::VfkitPath(path.to_owned(), "has a double quote"));
-    }
-    Ok(text.to_owned())
 }
 
-fn arguments(home: &Home, settings: &Settings, image: &Image, root: &Path) -> Result<Vec<String>, HostError> {
+/// The command line; makes the disk that firmware boots from where it is one that does.
+fn arguments(
+    home: &Home,
+    settings: &Settings,
+    kind: &'static Kind,
+    image: &Image,
+    root: &Path,
+) -> Result<Vec<String>, HostError> {
+    let value = |path: &Path| value(kind, path);
     let folders: Vec<&Path> =
         settings.shares.iter().map(PathBuf::as_path).filter(|folder| is_folder(folder)).collect();
+    // Disks are named in the order they are given in.
+    let (own, data) = match kind.boot {
+        Boot::Kernel => ("/dev/vda", "/dev/vdb"),
+        Boot::Firmware => ("/dev/vdb", "/dev/vdc"),
+    };
+    let host = match kind.network {
+        Network::Nat => String::new(),
+        Network::Proxy => format!(" coracle.host={}", proxy::HOST),
+    };
+    let rosetta = kind.has_rosetta && settings.rosetta && parts::arch() == "arm64";
     let boot = format!(
-        "{} console=hvc0 panic=0 coracle.root=/dev/vda coracle.data=/dev/vdb coracle.net=dhcp \
-         coracle.link=vsock:{LINK_PORT}{} {}",
+        "{} console=hvc0 panic=0 coracle.root={own} coracle.data={data} coracle.net=dhcp{host} \
+         coracle.link=vsock:{LINK_PORT}{}{} {}",
         image.cmdline,
         shares::boot_arguments(&folders),
+        if rosetta { format!(" coracle.rosetta={ROSETTA}") } else { String::new() },
         settings.kernel_arguments
     );
     if boot.contains('"') {
@@ -269,7 +352,9 @@ fn arguments(home: &Home, settings: &Settings, image: &Image, root: &Path) -> Re
         ("--cpus", settings.cpus.to_string()),
         ("--memory", settings.memory_mib.to_string()),
         ("--restful-uri", format!("unix://{}", value(&home.machine("rest.sock"))?)),
-        (
+    ];
+    match kind.boot {
+        Boot::Kernel => pairs.push((
             "--bootloader",
             format!(
                 "linux,kernel={},initrd={},cmdline=\"{}\"",
@@ -277,7 +362,17 @@ fn arguments(home: &Home, settings: &Settings, image: &Image, root: &Path) -> Re
                 value(&image.folder.join("initrd"))?,
                 boot.trim_end()
             ),
-        ),
+        )),
+        Boot::Firmware => {
+            let disk = make_boot_disk(home, image, &boot)?;
+            pairs.push(("--device", format!("virtio-blk,path={}", value(&disk)?)));
+        }
+    }
+    let network = match kind.network {
+        Network::Nat => "nat".into(),
+        Network::Proxy => format!("unixSocketPath={}", value(&proxy::socket(home))?),
+    };
+    pairs.extend([
         ("--device", format!("virtio-blk,path={}", value(root)?)),
         ("--device", format!("virtio-blk,path={}", value(&home.disk())?)),
         ("--device", "virtio-rng".into()),
@@ -286,13 +381,34 @@ fn arguments(home: &Home, settings: &Settings, image: &Image, root: &Path) -> Re
             "--device",
             format!("virtio-vsock,port={LINK_PORT},socketURL={},connect", value(&home.link_socket())?),
         ),
-        ("--device", format!("virtio-net,nat,mac={}", mac(home))),
-    ];
+        ("--device", format!("virtio-net,{network},mac={}", mac(home))),
+    ]);
     for (number, folder) in folders.iter().enumerate() {
         let tag = shares::tag(number);
         pairs.push(("--device", format!("virtio-fs,sharedDir={},mountTag={tag}", value(folder)?)));
     }
+    if rosetta {
+        pairs.push(("--device", format!("rosetta,mountTag={ROSETTA}")));
+    }
     Ok(pairs.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect())
+}
+
+/// The disk that firmware boots from, anew.
+fn make_boot_disk(home: &Home, image: &Image, arguments: &str) -> Result<PathBuf, HostError> {
+    let read = |name: &str| {
+        let path = image.folder.join(name);
+        fs::read(&path).map_err(HostError::io("reading", path))
+    };
+    let content = boot_disk::Content {
+        loader_name: if parts::arch() == "arm64" { "BOOTAA64.EFI" } else { "BOOTX64.EFI" },
+        loader: read("boot.efi")?,
+        kernel: read("kernel")?,
+        initrd: read("initrd")?,
+        arguments,
+    };
+    let disk = home.machine("boot.img");
+    boot_disk::write(&disk, content).map_err(HostError::io("making", &disk))?;
+    Ok(disk)
 }
 
 fn is_folder(path: &Path) -> bool {
@@ -332,7 +448,9 @@ mod tests {
         let share = dir.path().join("a,b");
         fs::create_dir(&share).unwrap();
         let none = Settings { shares: Vec::new(), ..Settings::default() };
-        let with = |settings: Settings| arguments(&home, &settings, &image, Path::new("/r")).map(|_| ());
+        let with = |settings: Settings| {
+            arguments(&home, &settings, &kind::VFKIT, &image, Path::new("/r")).map(|_| ())
+        };
         with(none.clone()).unwrap();
         let comma = with(Settings { shares: vec![share], ..none.clone() }).unwrap_err();
         assert!(comma.to_string().contains("has a comma"), "{comma}");
@@ -340,6 +458,36 @@ mod tests {
         assert!(with(quotes).unwrap_err().to_string().contains("double quotes"));
         let gone = Settings { shares: vec![dir.path().join("gone")], ..none };
         with(gone).unwrap();
+    }
+
+    /// Each has what the other refuses.
+    #[test]
+    fn krunkit_is_told_in_its_own_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, image) = (home(dir.path()), image(dir.path()));
+        for name in ["kernel", "initrd", "boot.efi"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let none = Settings { shares: Vec::new(), ..Settings::default() };
+        let line = |kind| arguments(&home, &none, kind, &image, Path::new("/r")).unwrap().join(" ");
+        let (vfkit, krunkit) = (line(&kind::VFKIT), line(&kind::KRUNKIT));
+        assert!(vfkit.contains("--bootloader linux,") && vfkit.contains("virtio-net,nat,"), "{vfkit}");
+        assert!(!krunkit.contains("--bootloader") && !krunkit.contains(",nat"), "{krunkit}");
+        // The disk of its firmware is the first one.
+        let disks: Vec<usize> =
+            ["boot.img", "=/r ", "disk.raw"].iter().map(|name| krunkit.find(name).unwrap()).collect();
+        assert!(disks.is_sorted(), "{krunkit}");
+        let disk = fs::read(home.machine("boot.img")).unwrap();
+        let told =
+            "coracle.root=/dev/vdb coracle.data=/dev/vdc coracle.net=dhcp coracle.host=192.168.127.254";
+        assert!(disk.windows(told.len()).any(|bytes| bytes == told.as_bytes()));
+
+        let share = dir.path().join("a=b");
+        fs::create_dir(&share).unwrap();
+        let settings = Settings { shares: vec![share], ..none.clone() };
+        let with = |kind| arguments(&home, &settings, kind, &image, Path::new("/r"));
+        assert_eq!(with(&kind::KRUNKIT).unwrap_err().code(), "krunkit_path");
+        with(&kind::VFKIT).unwrap();
     }
 
     #[test]
@@ -368,8 +516,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("vfkit.log");
         fs::write(&log, "Error: Invalid virtual machine configuration. The process doesn’t have the “com.apple.security.virtualization” entitlement.\n").unwrap();
-        assert_eq!(died("exit status: 1", &log).code(), "entitlement");
+        assert_eq!(died(&kind::VFKIT, "exit status: 1", &log).code(), "entitlement");
         fs::write(&log, "something else\n").unwrap();
-        assert_eq!(died("exit status: 1", &log).code(), "vfkit_died");
+        assert_eq!(died(&kind::VFKIT, "exit status: 1", &log).code(), "vfkit_died");
     }
 }

@@ -11,7 +11,13 @@ use super::{
 use crate::{
     HostError, Settings,
     changes::Changes,
-    driver::{self, Channel, Driver, Tell, local::Local, qemu::Qemu, vfkit::Vfkit, wsl::Wsl},
+    driver::{
+        self, Channel, Driver, Tell,
+        local::Local,
+        qemu::Qemu,
+        vfkit::{Kind, Vfkit},
+        wsl::Wsl,
+    },
     forward::Route,
     guest::Guest,
     settings::DriverKind,
@@ -31,7 +37,10 @@ impl Owner {
                 DriverKind::Qemu => {
                     Driver::Qemu(Qemu::launch(&self.home, &settings, without_kvm, tell).await?)
                 }
-                DriverKind::Vfkit => Driver::Vfkit(Vfkit::launch(&self.home, &settings, tell).await?),
+                DriverKind::Vfkit | DriverKind::Krunkit => {
+                    let kind = Kind::of(settings.driver).expect("both are kinds of it");
+                    Driver::Vfkit(Vfkit::launch(&self.home, &settings, kind, tell).await?)
+                }
                 DriverKind::Local => Driver::Local(Local::launch(&self.home, &settings, tell)?),
                 DriverKind::Wsl => Driver::Wsl(Wsl::launch(&self.home, &settings, tell).await?),
             };

@@ -7,8 +7,9 @@ use crate::{login::Entry, settings::DriverKind};
 
 /// What runs the engine where the user chose nothing.
 pub const DEFAULT_DRIVER: DriverKind = DriverKind::Qemu;
-/// What can run it here; vfkit is macOS's and wsl Windows': here they are what the tests put in their places.
-pub const DRIVERS: &[DriverKind] = &[DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Wsl];
+/// What can run it here; vfkit and krunkit are macOS's and wsl Windows': here they are what the tests put in their places.
+pub const DRIVERS: &[DriverKind] =
+    &[DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Krunkit, DriverKind::Wsl];
 
 /// Whether a process' command line has `word`: a pid alone says little, after a reboot it may be anybody's.
 pub fn command_names(pid: u32, word: &str) -> bool {
@@ -76,6 +77,11 @@ fn unit_of(program: &Path, home: Option<&Path>) -> String {
     });
     let exec = format!("{environment}ExecStart={} ", quoted(program.display().to_string()));
     include_str!("../../../../installer/linux/coracle.service").replace("ExecStart=/usr/bin/coracle ", &exec)
+}
+
+/// Rosetta is macOS'.
+pub fn has_rosetta() -> bool {
+    false
 }
 
 /// Whether KVM can make a machine with a processor, or why not: opening the device says little.

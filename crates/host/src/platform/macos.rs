@@ -7,8 +7,12 @@ use crate::{login::Entry, settings::DriverKind};
 
 /// What runs the engine where the user chose nothing.
 pub const DEFAULT_DRIVER: DriverKind = DriverKind::Vfkit;
-/// What can run it here.
-pub const DRIVERS: &[DriverKind] = &[DriverKind::Vfkit];
+/// What can run it here; krunkit is for Apple silicon alone.
+pub const DRIVERS: &[DriverKind] = if cfg!(target_arch = "aarch64") {
+    &[DriverKind::Vfkit, DriverKind::Krunkit]
+} else {
+    &[DriverKind::Vfkit]
+};
 
 /// Whether a process' command line has `word`: a pid alone says little, after a reboot it may be anybody's.
 pub fn command_names(pid: u32, word: &str) -> bool {
@@ -55,6 +59,11 @@ fn agent(program: &Path, home: Option<&Path>) -> String {
          </dict></plist>\n",
         text(program)
     )
+}
+
+/// Whether Rosetta is installed: without it, vfkit refuses to start a guest that is to have it.
+pub fn has_rosetta() -> bool {
+    cfg!(target_arch = "aarch64") && Path::new("/Library/Apple/usr/libexec/oah/libRosettaRuntime").exists()
 }
 
 /// There is no KVM here.

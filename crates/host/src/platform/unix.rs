@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 use tokio::{
     net::{UnixListener, UnixStream},
     signal::unix::{Signal as Stream, SignalKind, signal},
@@ -40,6 +40,11 @@ pub fn endpoint(home: &Path, name: &str) -> PathBuf {
 /// A socket's address as docker's clients write it.
 pub fn docker_host(socket: &Path) -> String {
     format!("unix://{}", socket.display())
+}
+
+/// Other names of the user's own Docker socket: here they are root's to make (`installer/linux/docker-socket`).
+pub fn docker_aliases() -> Vec<PathBuf> {
+    Vec::new()
 }
 
 /// Connects to a local socket.
@@ -122,6 +127,14 @@ pub fn alive(pid: u32) -> bool {
 pub fn end(pid: u32, force: bool) {
     if let Some(pid) = pid_of(pid) {
         let _ = kill_process(pid, if force { Signal::KILL } else { Signal::TERM });
+    }
+}
+
+/// Lets a program of [`spawn_detached`], and what it started, stand still, or go on.
+pub fn hold(pid: u32, still: bool) {
+    if let Some(pid) = pid_of(pid) {
+        // Its session has a group of its number.
+        let _ = kill_process_group(pid, if still { Signal::STOP } else { Signal::CONT });
     }
 }
 

@@ -47,6 +47,11 @@ pub fn endpoint(home: &Path, name: &str) -> PathBuf {
     PathBuf::from(format!(r"\\.\pipe\coracle-{digest}-{name}"))
 }
 
+/// Names under which the user's own Docker socket is found by who was told of none: dockerd's own.
+pub fn docker_aliases() -> Vec<PathBuf> {
+    vec![PathBuf::from(r"\\.\pipe\docker_engine")]
+}
+
 /// A pipe's address as docker's clients write it.
 pub fn docker_host(socket: &Path) -> String {
     format!("npipe://{}", socket.display().to_string().replace('\\', "/"))
@@ -118,6 +123,9 @@ pub fn end(pid: u32, force: bool) {
         unsafe { TerminateProcess(process.0, ENDED) };
     }
 }
+
+/// Nothing that could stand still runs here.
+pub fn hold(_: u32, _: bool) {}
 
 /// Nothing is ever mounted in a home here: an engine runs on Linux alone.
 pub fn mounted_below(_folder: &Path) -> Option<PathBuf> {
@@ -203,6 +211,11 @@ impl Signals {
 
 /// Another process' command line is not to be had: nothing is taken for ours.
 pub fn command_names(_: u32, _: &str) -> bool {
+    false
+}
+
+/// Rosetta is macOS'.
+pub fn has_rosetta() -> bool {
     false
 }
 

@@ -1,0 +1,99 @@
+//! The network of a guest whose hypervisor has none: gvproxy (https://github.com/containers/gvisor-tap-vsock), a program
+//! beside it that takes the guest's frames by a socket, gives it an address, and is its gateway and name server.
+//!
+//! ```text
+//! machine/net.sock     frames, each a datagram
+//! machine/gvproxy.log  what it says
+//! ```
+
+use std::{
+    fs::{self, File},
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::super::{Event, Tell};
+use crate::{Home, HostError, log::tail, parts, platform};
+
+/// The address that leads to this computer's loopback (the last one of gvproxy's network).
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 254);
+/// Time in which it must have made its socket, and pause between two looks.
+const LISTENS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(10));
+/// Lines of what it said that make an error.
+const SAID_LINES: usize = 3;
+
+/// One that runs; ended with this value unless it is kept.
+pub struct Proxy {
+    pid: u32,
+}
+
+/// Its socket in a home.
+pub fn socket(home: &Home) -> PathBuf {
+    home.machine("net.sock")
+}
+
+/// What it said last.
+pub fn said(home: &Home) -> String {
+    tail(&home.machine("gvproxy.log"), SAID_LINES)
+}
+
+impl Proxy {
+    /// Starts one; returns when it listens. Its end is told.
+    pub async fn start(home: &Home, tell: Tell) -> Result<Self, HostError> {
+        let program = parts::gvproxy()?;
+        let (socket, log) = (socket(home), home.machine("gvproxy.log"));
+        let _ = fs::remove_file(&socket); // it refuses to listen where something is
+        let file = File::create(&log).map_err(HostError::io("making", &log))?;
+        let mut command = Command::new(&program);
+        // By default it forwards a port of this computer to the guest's ssh, which has none.
+        command
+            .arg("-listen-vfkit")
+            .arg(format!("unixgram://{}", socket.display()))
+            .args(["-ssh-port", "-1"]);
+        command.stdout(Stdio::null()).stderr(Stdio::from(file));
+        let mut child = platform::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
+        let this = Self { pid: child.id() };
+        // Told of its end by the system while it is our child; whoever takes over looks for themselves.
+        std::thread::spawn(move || {
+            let _ = child.wait();
+            tell(Event::NetworkLost);
+        });
+        let deadline = Instant::now() + LISTENS.0;
+        while !socket.exists() {
+            if !platform::alive(this.pid) || Instant::now() > deadline {
+                return Err(HostError::Network(said(home)));
+            }
+            sleep(LISTENS.1).await; // it makes its socket when it likes
+        }
+        Ok(this)
+    }
+
+    /// The guest has it: it lives as long as that one. Gives its process.
+    pub fn keep(self) -> u32 {
+        let pid = self.pid;
+        std::mem::forget(self);
+        pid
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        platform::end(self.pid, true);
+    }
+}
+
+/// Ends the one of a guest that is gone, if it is ours: a pid alone may be anybody's.
+pub fn end(home: &Home, pid: u32) {
+    if platform::command_names(pid, &socket(home).to_string_lossy()) {
+        platform::end(pid, true);
+    }
+}
