@@ -1,5 +1,6 @@
 //! Mounts, namespaces and file calls behind [`super`].
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,6 +36,8 @@ fn enter_own_namespace() -> Result<()> {
         .map_err(|e| step("make mounts private", e))
 }
 
+/// Most bytes of a file's attribute, and of the list of their names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+const ATTRIBUTES: usize = 64 * 1024;
 /// Most bytes of `mount(2)`'s options: a page, with the NUL.
 const OPTIONS: usize = 4096;
 
@@ -316,6 +319,11 @@ pub(super) fn open_inside(root: &Path, path: &Path) -> Result<Option<File>> {
 
 /// Copies the contents of `source` into the folder `target`; never follows a link of the source.
 pub(super) fn copy_tree(source: &Path, target: &Path) -> Result<()> {
+    copy_below(source, target, &mut HashMap::new())
+}
+
+/// `links`: where files are by now that have several names, by device and number.
+fn copy_below(source: &Path, target: &Path, links: &mut HashMap<(u64, u64), PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(source)? {
         let entry = entry?;
         let to = target.join(entry.file_name());
@@ -327,10 +335,17 @@ pub(super) fn copy_tree(source: &Path, target: &Path) -> Result<()> {
             {
                 return Err(e.into());
             }
-            copy_tree(&entry.path(), &to)?;
+            copy_below(&entry.path(), &to, links)?;
         } else if kind.is_symlink() {
             std::os::unix::fs::symlink(std::fs::read_link(entry.path())?, &to)?;
         } else if kind.is_file() {
+            if let Some(first) = links.get(&(meta.dev(), meta.ino())) {
+                std::fs::hard_link(first, &to)?;
+                continue;
+            }
+            if meta.nlink() > 1 {
+                links.insert((meta.dev(), meta.ino()), to.clone());
+            }
             let from: OwnedFd = File::open(entry.path())?.into();
             let mut out = File::create_new(&to)?;
             io::copy(&mut File::from(from), &mut out)?;
@@ -343,9 +358,32 @@ pub(super) fn copy_tree(source: &Path, target: &Path) -> Result<()> {
             continue;
         }
         copy_owner(&to, &meta)?;
+        if kind.is_file() || kind.is_dir() {
+            copy_attributes(&entry.path(), &to)?;
+        }
     }
     let meta = std::fs::metadata(source)?;
-    copy_owner(target, &meta)
+    copy_owner(target, &meta)?;
+    copy_attributes(source, target)
+}
+
+/// Attributes that are the file's own, as a program's rights are (after the owner: chown clears those). What the volume's
+/// file system has no room for is left out, as dockerd does.
+fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
+    let (mut names, mut value) = (vec![0; ATTRIBUTES], vec![0; ATTRIBUTES]);
+    let Ok(size) = rustix::fs::listxattr(from, &mut names[..]) else { return Ok(()) };
+    for name in names[..size].split(|b| *b == 0).filter_map(|name| std::str::from_utf8(name).ok()) {
+        if !(name.starts_with("user.") || name == "security.capability") {
+            continue;
+        }
+        let size = rustix::fs::getxattr(from, name, &mut value[..]).map_err(io::Error::from)?;
+        let set = rustix::fs::setxattr(to, name, &value[..size], rustix::fs::XattrFlags::empty());
+        match set {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSPC) => {}
+            Err(e) => return Err(io::Error::from(e).into()),
+        }
+    }
+    Ok(())
 }
 
 /// Owner, mode (after the owner: chown clears set-id bits) and times.
