@@ -80,6 +80,50 @@ fn the_world_is_reached_through_the_bridge_and_networks_are_apart() {
 }
 
 #[test]
+fn networks_of_a_swarm_are_refused_in_dockers_words() {
+    let engine = Engine::start();
+    let create = |body: &str| engine.request("POST", "/networks/create", Some(body));
+    for (body, status, words) in [
+        (r#"{"Name":"x","Driver":"overlay"}"#, 403, "This node is not a swarm manager. Use "),
+        (r#"{"Name":"x","Driver":"overlay","Ingress":true}"#, 403, "This node is not a swarm manager. Use "),
+        (r#"{"Name":"x","Ingress":true}"#, 403, "Ingress network can only be global scope network"),
+        (
+            r#"{"Name":"x","Scope":"swarm"}"#,
+            403,
+            "cannot create a swarm scoped network when swarm is not active",
+        ),
+        (
+            r#"{"Name":"x","ConfigFrom":{"Network":"y"}}"#,
+            404,
+            r#"configuration network \"y\" does not exist"#,
+        ),
+    ] {
+        let answer = create(body);
+        assert!(answer.0 == status && answer.1.contains(words), "{body}: {answer:?}");
+    }
+    engine.docker(&["network", "create", "-d", "overlay", "x"]).fails(1, "not a swarm manager");
+    assert_eq!(engine.docker(&["network", "ls", "-q", "--filter", "type=custom"]).ok(), "");
+}
+
+#[test]
+fn subnets_are_chosen_beside_those_that_the_host_routes() {
+    let engine = Engine::start();
+    let subnet = |name: &str| {
+        engine.docker(&["network", "create", name]).ok();
+        engine.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", name]).ok()
+    };
+    assert_eq!(subnet("first"), "172.18.0.0/16");
+    for route in ["172.19.0.0/16", "172.20.3.0/24"] {
+        let done = engine.sandbox.command("ip").args(["route", "add", route, "dev", "lo"]).status();
+        assert!(done.unwrap().success(), "{route}");
+    }
+    assert_eq!(subnet("second"), "172.21.0.0/16");
+    // What a person asks for is their own affair.
+    let mine = ["network", "create", "--subnet", "172.19.0.0/16", "mine"];
+    engine.docker(&mine).ok();
+}
+
+#[test]
 fn volumes_keep_files_and_binds_show_the_hosts() {
     let engine = Engine::with_busybox();
     engine.docker(&["run", "--rm", "-v", "data:/data", "busybox", "sh", "-c", "echo kept >/data/file"]).ok();

@@ -108,6 +108,63 @@ fn a_part_of_a_volume() {
 }
 
 #[test]
+fn a_new_volume_gets_what_the_image_has_there_once() {
+    let engine = Engine::with_busybox();
+    let make = "mkdir -p /seed/sub; echo x >/seed/f; chown 33:50 /seed /seed/f; chmod 750 /seed; chmod 4640 /seed/f; \
+        ln -s f /seed/l; ln /seed/f /seed/h; mkfifo /seed/p";
+    engine.docker(&["run", "--name", "made", "busybox", "sh", "-c", make]).ok();
+    engine.docker(&["commit", "made", "seed"]).ok();
+    let run = |options: &[&str], script: &str| {
+        engine.docker(&[&["run", "--rm"], options, &["seed", "sh", "-c", script]].concat())
+    };
+    let look =
+        "stat -c '%n %a:%u:%g %h' /seed /seed/f /seed/h; readlink /seed/l; test -p /seed/p && ls /seed";
+    let all = "/seed 750:33:50 3\n/seed/f 4640:33:50 2\n/seed/h 4640:33:50 2\nf\nf\nh\nl\np\nsub";
+    assert_eq!(run(&["-v", "whole:/seed"], look).ok(), all);
+    assert_eq!(run(&["-v", "still:/seed:ro"], look).ok(), all, "before it is read only");
+    assert_eq!(run(&["-v", "bare:/seed:nocopy"], "ls -A /seed; stat -c %a:%u:%g /seed").ok(), "755:0:0");
+    // Not over what is there; anew when it is empty.
+    run(&["-v", "whole:/seed"], "rm /seed/h").ok();
+    assert_eq!(run(&["-v", "whole:/seed"], "ls /seed").ok(), "f\nl\np\nsub");
+    run(&["-v", "whole:/seed"], "rm -rf /seed/*").ok();
+    assert_eq!(run(&["-v", "whole:/seed"], "ls /seed").ok(), "f\nh\nl\np\nsub");
+    // A part of a volume as well, and nothing beside it.
+    let part = "type=volume,source=parts,target=/seed,volume-subpath=one";
+    run(&["-v", "parts:/v"], "mkdir /v/one").ok();
+    assert_eq!(run(&["--mount", part], "ls /seed").ok(), "f\nh\nl\np\nsub");
+    assert_eq!(run(&["-v", "parts:/v"], "ls /v").ok(), "one");
+}
+
+#[test]
+fn volumes_that_nobody_named_go_with_their_last_container_when_asked() {
+    let engine = Engine::with_busybox();
+    let count = || engine.docker(&["volume", "ls", "-q"]).ok().lines().count();
+    let create = |name: &str, options: &[&str]| {
+        engine.docker(&[&["create", "--name", name], options, &["busybox"]].concat()).ok()
+    };
+    engine.docker(&["run", "--rm", "-v", "/anon", "-v", "named:/named", "busybox", "true"]).ok();
+    assert_eq!(count(), 1, "`--rm` takes them, and spares what has a name");
+    create("box", &["-v", "/anon"]);
+    engine.docker(&["rm", "box"]).ok();
+    assert_eq!(count(), 2, "without -v they stay");
+    create("one", &["-v", "/anon", "-v", "named:/named"]);
+    create("two", &["--volumes-from", "one"]);
+    engine.docker(&["rm", "-v", "one"]).ok();
+    assert_eq!(count(), 3, "another still uses it");
+    engine.docker(&["rm", "-v", "two"]).ok();
+    assert_eq!(count(), 2);
+    // An image's own: anew for each container, kept over its restart; something else may take its place.
+    engine.docker(&["commit", "-c", "VOLUME /data", &create("of", &[]), "data"]).ok();
+    engine.docker(&["run", "--name", "keeps", "data", "sh", "-c", "cat /data/f; echo y >/data/f"]).ok();
+    assert_eq!(engine.docker(&["start", "-a", "keeps"]).ok(), "y");
+    assert_eq!(count(), 3);
+    engine.docker(&["run", "--rm", "-v", "named:/data", "data", "true"]).ok();
+    engine.docker(&["run", "--rm", "--tmpfs", "/data", "data", "true"]).ok();
+    engine.docker(&["rm", "-v", "keeps"]).ok();
+    assert_eq!(count(), 2);
+}
+
+#[test]
 fn what_is_pruned_and_what_is_counted() {
     let engine = Engine::with_busybox();
     engine.docker(&["volume", "create", "--label", "keep=yes", "named"]).ok();

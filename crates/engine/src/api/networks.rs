@@ -103,6 +103,7 @@ struct CreateBody {
     ingress: bool,
     scope: String,
     config_only: bool,
+    config_from: ConfigFrom,
     #[serde(rename = "EnableIPv4")]
     enable_ipv4: Option<bool>,
     #[serde(rename = "EnableIPv6")]
@@ -111,6 +112,12 @@ struct CreateBody {
     ipam: Ipam,
     options: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ConfigFrom {
+    network: String,
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -186,11 +193,21 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if body.enable_ipv4 == Some(false) {
         return missing("networks without IPv4");
     }
-    if body.config_only || body.ingress {
-        return missing("config-only and ingress networks");
+    if body.driver == "overlay" {
+        return Err(Error::forbidden(super::NO_SWARM));
     }
-    if !matches!(body.scope.as_str(), "" | "local") {
-        return Err(Error::unavailable(super::NO_SWARM));
+    if body.ingress {
+        return Err(Error::forbidden("Ingress network can only be global scope network"));
+    }
+    if body.scope == "swarm" {
+        return Err(Error::forbidden("cannot create a swarm scoped network when swarm is not active"));
+    }
+    if body.config_only {
+        return missing("config-only networks");
+    }
+    if !body.config_from.network.is_empty() {
+        let name = body.config_from.network;
+        return Err(Error::not_found(format!("configuration network {name:?} does not exist")));
     }
     if !matches!(body.ipam.driver.as_str(), "" | "default") {
         return Err(Error::not_found(format!("plugin \"{}\" not found", body.ipam.driver)));

@@ -1,6 +1,7 @@
 //! Making a container: the request checked and merged with the image, one record written.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::config::{Config, EndpointSettings, HostConfig, NetworkingConfig};
@@ -248,8 +249,9 @@ async fn prepare_volumes(
         if mount.copy_up {
             engine.volumes.acquire(std::iter::once(name.as_str()), id, &engine.host_paths).await?;
         }
-        if mount.copy_up && is_empty(&engine.volumes.data(&name)).await {
-            fill.push((mount.destination.clone(), engine.volumes.data(&name)));
+        // A part is looked at where it can be opened without leaving the volume.
+        if mount.copy_up && (!mount.subpath.is_empty() || is_empty(&engine.volumes.data(&name)).await) {
+            fill.push((mount.destination.clone(), engine.volumes.data(&name), mount.subpath.clone()));
         }
         mount.volume = Some(name);
     }
@@ -259,10 +261,21 @@ async fn prepare_volumes(
     let rootfs = engine.images.mount(image_id, id).await?;
     let scratch = engine.paths.exec_root.join("rootfs");
     crate::rootfs::merged(rootfs, scratch, move |root| {
-        for (inside, volume) in fill {
+        for (inside, volume, part) in fill {
             let Some(source) = crate::rootfs::open_inside(root, &inside)? else { continue };
-            if source.metadata()?.is_dir() {
-                crate::rootfs::copy_tree(&crate::rootfs::path_of(&source), &volume)?;
+            if !source.metadata()?.is_dir() {
+                continue;
+            }
+            let source = crate::rootfs::path_of(&source);
+            if part.is_empty() {
+                crate::rootfs::copy_tree(&source, &volume)?;
+                continue;
+            }
+            // A part that is not there, or is a file, is refused when the container starts.
+            let Ok(Some(place)) = crate::rootfs::open_inside(&volume, Path::new(&part)) else { continue };
+            let at = crate::rootfs::path_of(&place);
+            if place.metadata()?.is_dir() && std::fs::read_dir(&at)?.next().is_none() {
+                crate::rootfs::copy_tree(&source, &at)?;
             }
         }
         Ok(())
@@ -270,7 +283,7 @@ async fn prepare_volumes(
     .await
 }
 
-async fn is_empty(folder: &std::path::Path) -> bool {
+async fn is_empty(folder: &Path) -> bool {
     match tokio::fs::read_dir(folder).await {
         Ok(mut entries) => matches!(entries.next_entry().await, Ok(None)),
         Err(_) => false,

@@ -302,8 +302,6 @@ fn from_mount(m: &super::config::Mount) -> Result<MountPoint> {
             if !is_part(&volume.subpath) {
                 return Err(invalid(NO_PART));
             }
-            // What the image has is the whole volume's, not a part's.
-            volume.copy_up &= volume.subpath.is_empty();
             volume
         }
         "tmpfs" => {

@@ -70,7 +70,11 @@ impl network::dns::Names for ContainerNames {
         })
     }
 
+    /// None for who is in networks alone that lead nowhere: what it asks would leave by the engine's own way, and its
+    /// answers come in so.
     fn upstreams(&self) -> Vec<SocketAddr> {
-        self.upstreams.clone()
+        let entries = self.networks.lock();
+        let mut own = entries.values().filter_map(|e| e.members.get(&self.container));
+        if own.any(|(_, own)| own.leads_out()) { self.upstreams.clone() } else { Vec::new() }
     }
 }

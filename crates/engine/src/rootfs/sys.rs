@@ -424,8 +424,8 @@ fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {
         value.resize(XATTR, 0);
         let length = rustix::fs::lgetxattr(from, name, &mut value[..])?;
         match rustix::fs::lsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty()) {
-            // A file system of the volume's that keeps none, such as a tmpfs or an export.
-            Ok(()) | Err(Errno::NOTSUP) => {}
+            // A file system of the volume's that keeps none (a tmpfs, an export) or has no room: left out, as dockerd does.
+            Ok(()) | Err(Errno::NOTSUP | Errno::NOSPC) => {}
             Err(e) => return Err(e.into()),
         }
     }
