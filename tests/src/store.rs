@@ -133,8 +133,11 @@ fn compare(mut blob: std::fs::File, folder: &Path) -> Result<(), String> {
     let mut head = [0; 2];
     let words = |e: std::io::Error| e.to_string();
     blob.read_exact(&mut head).and_then(|()| blob.rewind()).map_err(words)?;
-    let tar: Box<dyn Read> =
-        if head == [0x1f, 0x8b] { Box::new(flate2::read::MultiGzDecoder::new(blob)) } else { Box::new(blob) };
+    let tar: Box<dyn Read> = match head {
+        [0x1f, 0x8b] => Box::new(flate2::read::MultiGzDecoder::new(blob)),
+        [0x28, 0xb5] => Box::new(zstd::Decoder::new(blob).map_err(|e| e.to_string())?),
+        _ => Box::new(blob),
+    };
     for entry in tar::Archive::new(tar).entries().map_err(words)? {
         let mut entry = entry.map_err(words)?;
         let path = entry.path().map_err(words)?.into_owned();

@@ -164,3 +164,52 @@ fn rights_are_given_by_the_client_alone() {
     context.build(&["--allow", "security.insecure"]).fails(1, "denied");
     nothing_runs(&engine);
 }
+
+/// Kinds of a layout's layers, and how their first bytes are, the lowest first.
+fn layers(layout: &std::path::Path) -> Vec<(String, [u8; 2])> {
+    let blob =
+        |digest: &serde_json::Value| layout.join("blobs").join(digest.as_str().unwrap().replace(':', "/"));
+    let read = |path| serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).unwrap()).unwrap();
+    let index = read(layout.join("index.json"));
+    let manifest = read(blob(&index["manifests"][0]["digest"]));
+    let layer = |layer: &serde_json::Value| {
+        let bytes = std::fs::read(blob(&layer["digest"])).unwrap();
+        assert_eq!(bytes.len() as u64, layer["size"].as_u64().unwrap());
+        let kind = layer["mediaType"].as_str().unwrap().rsplit("layer.v1.").next().unwrap().to_owned();
+        (kind, [bytes[0], bytes[1]])
+    };
+    manifest["layers"].as_array().unwrap().iter().map(layer).collect()
+}
+
+#[test]
+fn layers_are_compressed_as_it_is_said() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "packed", "FROM busybox\nRUN echo one > /one\n");
+    let layout = |name: &str, how: &str| {
+        let folder = engine.path(name);
+        let to = format!("type=oci,tar=false,dest={},{how}", folder.display());
+        built(context.build(&["--provenance=false", "-o", &to]));
+        layers(&folder)
+    };
+    let zstd = ("tar+zstd".to_owned(), [0x28, 0xb5]);
+    let own = layout("own", "compression=zstd,compression-level=19");
+    assert_eq!((own.len(), &own[1]), (2, &zstd));
+    built(context.build(&["-o", "type=image,name=keeps:1,compression=zstd"]));
+    assert_eq!(layout("still", "compression=gzip")[1], zstd, "what is packed stays so unless it is forced");
+    assert_eq!(layout("all", "compression=zstd,force-compression=true"), [zstd.clone(), zstd.clone()]);
+    let plain = layout("plain", "compression=uncompressed,force-compression=true");
+    assert!(plain.iter().all(|(kind, _)| kind.ends_with("tar")), "{plain:?}");
+    let gzip = layout("gzip", "force-compression=true");
+    assert!(gzip.iter().all(|layer| *layer == ("tar+gzip".to_owned(), [0x1f, 0x8b])), "{gzip:?}");
+
+    // Such an image runs here, and is a base.
+    built(context.build(&["-o", "type=image,name=packed:1,compression=zstd,force-compression=true"]));
+    assert_eq!(engine.docker(&["run", "--rm", "packed:1", "cat", "/one"]).ok(), "one");
+    context.write("Dockerfile", "FROM base\nRUN test -e /one && test -x /bin/busybox\n");
+    let base = format!("base=oci-layout://{}", engine.path("all").display());
+    built(context.build(&["--build-context", &base, "-o", "type=cacheonly"]));
+    let refused = context.build(&["-o", "type=oci,dest=/dev/null,compression=estargz"]);
+    assert_ne!(refused.code, Some(0));
+    assert!(refused.err.contains("compression=estargz are not there"), "{}", refused.err);
+    assert_eq!(tests::store::faults(&engine.root()), [""; 0]);
+}

@@ -21,7 +21,7 @@ use crate::progress::Step;
 use crate::remote;
 use crate::rpc::{Code, Status};
 use crate::session::send;
-use crate::worker::{Attest, ImageWork, MadeImage, Statement, Worker};
+use crate::worker::{Attest, Compression, ImageWork, MadeImage, Packing, Statement, Worker};
 
 /// Metadata of the client's that says which of several exporters files are for.
 const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
@@ -77,9 +77,7 @@ pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
     let unsupported = |words: String| Status::new(Code::Unimplemented, words);
     for wanted in exporters(request) {
         exporter(&wanted.r#type)?;
-        if let Some(other) = wanted.attrs.get("compression").filter(|c| *c != "gzip") {
-            return Err(unsupported(format!("layers with compression={other} are not there: gzip is")));
-        }
+        packing(&wanted.attrs)?;
         if flag(&wanted.attrs, "rewrite-timestamp") {
             return Err(unsupported("rewrite-timestamp=true is not there yet".into()));
         }
@@ -89,6 +87,31 @@ pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
         remote::check(wanted)?;
     }
     Ok(())
+}
+
+/// How layers are to be compressed: `compression`, `compression-level`, `force-compression`.
+fn packing(attrs: &HashMap<String, String>) -> Result<Packing, Status> {
+    let compression = match attrs.get("compression").map(String::as_str) {
+        None | Some("gzip") => Compression::Gzip,
+        Some("zstd") => Compression::Zstd,
+        Some("uncompressed") => Compression::Uncompressed,
+        Some(known @ "estargz") => {
+            let words =
+                format!("layers with compression={known} are not there: gzip, zstd and uncompressed are");
+            return Err(Status::new(Code::Unimplemented, words));
+        }
+        Some(other) => {
+            let words = format!("unsupported layer compression type {other}");
+            return Err(Status::new(Code::InvalidArgument, words));
+        }
+    };
+    let level = attrs.get("compression-level").map(|text| {
+        let wrong = |_| format!("non-integer value {text} specified for compression-level");
+        text.parse::<i64>().map_err(wrong).map_err(|words| Status::new(Code::InvalidArgument, words))
+    });
+    // A level below none is the compression's own, as with BuildKit.
+    let level = level.transpose()?.and_then(|l| u32::try_from(l).ok());
+    Ok(Packing { compression, level, force: flag(attrs, "force-compression") })
 }
 
 /// Caches that are to be written.
@@ -267,6 +290,7 @@ impl<W: Worker> One<'_, W> {
                 annotations.insert(name.to_owned(), value.clone());
             }
         }
+        let packing = packing(self.attrs)?;
         let mut images = Vec::new();
         for (n, solved) in self.returned.solved.iter().enumerate() {
             let made = self.builder.cache.created().map_err(status)?;
@@ -284,6 +308,7 @@ impl<W: Worker> One<'_, W> {
                 platform,
                 names: names.to_vec(),
                 annotations: annotations.clone(),
+                packing,
                 attest,
             });
         }
@@ -421,4 +446,26 @@ fn describe(made: &MadeImage, response: &mut HashMap<String, String>) {
         json!({ "mediaType": made.media_type, "digest": made.digest, "size": made.size }).to_string();
     let descriptor = base64::engine::general_purpose::STANDARD.encode(descriptor);
     response.insert("containerimage.descriptor".into(), descriptor);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(attrs: &[(&str, &str)]) -> Result<Packing, Code> {
+        let attrs = attrs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        packing(&attrs).map_err(|e| e.code)
+    }
+
+    #[test]
+    fn layers_are_packed_as_it_is_said() {
+        assert_eq!(read(&[]).unwrap(), Packing::default());
+        let zstd =
+            read(&[("compression", "zstd"), ("compression-level", "19"), ("force-compression", "true")]);
+        assert_eq!(zstd.unwrap(), Packing { compression: Compression::Zstd, level: Some(19), force: true });
+        assert_eq!(read(&[("compression-level", "-1")]).unwrap().level, None);
+        assert_eq!(read(&[("compression", "estargz")]), Err(Code::Unimplemented));
+        assert_eq!(read(&[("compression", "rar")]), Err(Code::InvalidArgument));
+        assert_eq!(read(&[("compression-level", "high")]), Err(Code::InvalidArgument));
+    }
 }

@@ -241,8 +241,33 @@ pub struct ImageWork {
     pub names: Vec<String>,
     /// Annotations of the manifest.
     pub annotations: std::collections::BTreeMap<String, String>,
+    /// How its layers are packed.
+    pub packing: Packing,
     /// What is to stand beside it: then the image is a list, also of one.
     pub attest: Option<Attest>,
+}
+
+/// How layers are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// Not at all.
+    Uncompressed,
+    /// As every registry and engine takes it.
+    #[default]
+    Gzip,
+    /// Smaller and faster, not taken by old engines.
+    Zstd,
+}
+
+/// How layers of an image are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Packing {
+    /// Of those that are not packed yet.
+    pub compression: Compression,
+    /// The compression's own level.
+    pub level: Option<u32>,
+    /// Also of those that are packed already in another way.
+    pub force: bool,
 }
 
 /// An image that was made.

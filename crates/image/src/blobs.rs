@@ -8,10 +8,10 @@ use futures_util::TryStreamExt as _;
 use tokio::io::AsyncRead;
 use tokio_util::io::SyncIoBridge;
 
-use crate::built::{Packed, pack};
 use crate::digest::Hasher;
 use crate::error::blocking;
 use crate::layer::{Hashing, unpack};
+use crate::pack::{Packed, Packing, pack};
 use crate::registry::{Source, causes};
 use crate::store::{Draft, NewBlob, Pin};
 use crate::{Credentials, Descriptor, Digest, Error, Images, Reference};
@@ -52,7 +52,7 @@ impl Images {
         let store = self.store.clone();
         blocking(move || {
             let one = |id: i64| {
-                let (Packed { descriptor, diff_id, blob, .. }, pin) = pack(&store, id)?;
+                let (Packed { descriptor, diff_id, blob, .. }, pin) = pack(&store, id, Packing::default())?;
                 let file = match &blob {
                     Some(new) => new.lease.path().to_path_buf(),
                     None => store.blob_path(&descriptor.digest),

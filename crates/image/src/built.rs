@@ -9,23 +9,20 @@
 //! A folder goes when neither table has its number any more.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
-use std::os::fd::AsFd;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flate2::write::GzEncoder;
 use rusqlite::OptionalExtension as _;
 use serde_json::{Map, Value, json};
 
-use crate::digest::Hasher;
 use crate::error::blocking;
-use crate::make::{BUFFER, Counting, LEVEL, serialise};
+use crate::make::serialise;
+use crate::pack::{Packed, Packing, Wanted, pack_all};
 use crate::pull::{descriptor, manifest_children, settle_later};
-use crate::spec::{ConfigDocument, Manifest, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
+use crate::spec::{ConfigDocument, Manifest, OCI_CONFIG, OCI_MANIFEST};
 use crate::store::{Commit, Draft, Lease, NewBlob, NewDocument, NewManifest, Pin, Store};
 use crate::{Descriptor, Digest, Error, Images, Platform, Reference, RootFs, mount, records};
 
@@ -79,6 +76,8 @@ pub struct NewBuiltImage {
     pub config: Map<String, Value>,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// How its layers are compressed.
+    pub packing: Packing,
     /// Names it gets; one in use moves.
     pub names: Vec<Reference>,
     /// Whether it is an image of its own, also without a name.
@@ -323,21 +322,13 @@ fn disk_bytes(folder: &Path) -> Result<u64, Error> {
     Ok(total)
 }
 
-/// A layer with its archive's digests, and the blob where it is new.
-pub(crate) struct Packed {
-    pub(crate) descriptor: Descriptor,
-    pub(crate) diff_id: Digest,
-    built: Option<i64>,
-    pub(crate) blob: Option<NewBlob>,
-}
-
 fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
     let mut pins = Vec::new();
     // What is to be done for each layer; images' own are there.
-    let mut wanted: Vec<Result<Packed, i64>> = Vec::new();
+    let mut wanted: Vec<Wanted> = Vec::new();
     for part in &image.parts {
         match part {
-            Part::Built(id) => wanted.push(Err(*id)),
+            Part::Built(id) => wanted.push(Wanted::Built(*id)),
             Part::Image(digest) => {
                 let gone = || Error::NoSuchImage(digest.to_string());
                 let found = store.read(|db| records::manifest_of(db, digest, &Platform::host()))?;
@@ -353,12 +344,14 @@ fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
                     Ok((manifest, config))
                 })?;
                 for (descriptor, diff_id) in manifest.layers.into_iter().zip(config.rootfs.diff_ids) {
-                    wanted.push(Ok(Packed { descriptor, diff_id, built: None, blob: None }));
+                    let anew = image.packing.changes(&descriptor);
+                    let there = Packed { descriptor, diff_id, built: None, blob: None };
+                    wanted.push(if anew { Wanted::Anew(there) } else { Wanted::There(there) });
                 }
             }
         }
     }
-    let layers = pack_all(store, wanted, &mut pins)?;
+    let layers = pack_all(store, wanted, image.packing, &mut pins)?;
 
     let mut commit = Commit::default();
     let diff_ids: Vec<Digest> = layers.iter().map(|l| l.diff_id).collect();
@@ -409,128 +402,6 @@ fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
     commit.names.extend(image.names.iter().map(|n| (n.stored().to_string(), target.digest)));
     store.commit(&commit)?;
     Ok(BuiltImage { manifest: target, config, platform, attestations: Vec::new(), _pins: pins })
-}
-
-/// Archives of all layers that have none yet, several at once.
-fn pack_all(
-    store: &Arc<Store>,
-    wanted: Vec<Result<Packed, i64>>,
-    pins: &mut Vec<Pin>,
-) -> Result<Vec<Packed>, Error> {
-    let missing: Vec<i64> = wanted.iter().filter_map(|w| w.as_ref().err().copied()).collect();
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(missing.len());
-    type Done = Vec<(i64, Result<(Packed, Pin), Error>)>;
-    let packed: Done = std::thread::scope(|scope| {
-        let work = || {
-            let mut done = Done::new();
-            while let Some(id) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                done.push((*id, pack(store, *id)));
-            }
-            done
-        };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    let mut by_id = BTreeMap::new();
-    for (id, packed) in packed {
-        let (packed, pin) = packed?;
-        pins.push(pin);
-        by_id.insert(id, packed);
-    }
-    wanted
-        .into_iter()
-        .map(|w| match w {
-            Ok(layer) => Ok(layer),
-            // A layer may come twice: the blob is new once.
-            Err(id) => match by_id.get_mut(&id) {
-                Some(p) => Ok(Packed {
-                    descriptor: p.descriptor.clone(),
-                    diff_id: p.diff_id,
-                    built: p.built,
-                    blob: p.blob.take(),
-                }),
-                None => Err(Error::Canceled),
-            },
-        })
-        .collect()
-}
-
-pub(crate) fn pack(store: &Arc<Store>, id: i64) -> Result<(Packed, Pin), Error> {
-    let known: Option<(String, String, i64)> = store.read(|db| {
-        Ok(db
-            .prepare_cached(
-                "SELECT diff_id, blob, blob_size FROM image_built WHERE id = ?1 AND diff_id IS NOT NULL",
-            )?
-            .query_row([id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
-            .optional()?)
-    })?;
-    let layer = |digest, size| Descriptor {
-        media_type: OCI_LAYER_GZIP.into(),
-        digest,
-        size,
-        platform: None,
-        urls: Vec::new(),
-        annotations: BTreeMap::default(),
-    };
-    if let Some((diff_id, blob, size)) = known {
-        let (diff_id, blob): (Digest, Digest) = (diff_id.parse()?, blob.parse()?);
-        let pin = store.pin([diff_id, blob]);
-        if store.read(|db| records::has_blob(db, &blob))? {
-            let descriptor = layer(blob, size as u64);
-            return Ok((Packed { descriptor, diff_id, built: Some(id), blob: None }, pin));
-        }
-    }
-    let lease = store.scratch()?;
-    let path = lease.path().to_path_buf();
-    let create = OpenOptions::new().write(true).create_new(true).open(&path);
-    let file = create.map_err(|e| Error::os("create", &path, e))?;
-    let counting =
-        Counting { inner: BufWriter::with_capacity(BUFFER, file), hasher: Hasher::default(), bytes: 0 };
-    let mut out = Hashing { inner: GzEncoder::new(counting, LEVEL), hasher: Hasher::default() };
-    let folder = store.layer_path(id);
-    let opened = File::open(&folder).map_err(|e| Error::os("open", &folder, e))?;
-    archive::create(
-        opened.as_fd(),
-        b"",
-        &archive::CreateOptions::layer(),
-        BufWriter::with_capacity(BUFFER, &mut out),
-    )?;
-    let diff_id = out.hasher.finish();
-    let failed = |e| Error::os("write", &path, e);
-    let mut counting = out.inner.finish().map_err(failed)?;
-    counting.flush().map_err(failed)?;
-    counting.inner.get_ref().sync_data().map_err(failed)?;
-    let (digest, size) = (counting.hasher.finish(), counting.bytes);
-    let pin = store.pin([diff_id, digest]);
-    store.write(|tx| {
-        tx.prepare_cached("UPDATE image_built SET diff_id = ?2, blob = ?3, blob_size = ?4 WHERE id = ?1")?
-            .execute((id, diff_id.to_string(), digest.to_string(), size as i64))?;
-        Ok(())
-    })?;
-    let blob = Some(NewBlob { lease, digest, size });
-    Ok((Packed { descriptor: layer(digest, size), diff_id, built: Some(id), blob }, pin))
-}
-
-/// Hashes what is written through it.
-struct Hashing<W> {
-    inner: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        let n = self.inner.write(buf)?;
-        self.hasher.update(&buf[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
 }
 
 /// Media type of a statement (in-toto).

@@ -11,8 +11,8 @@ use build::frontend::{ImageRequest, ResolvedImage};
 use build::graph::ResolveMode;
 use build::platform::Platform;
 use build::worker::{
-    Artifact, Asker, Blob, Ended, Fetched, ImageWork, Layer, LayerUse, MadeImage, Packed, Run, Tree, View,
-    WebAnswer, WebRequest, Worker,
+    Artifact, Asker, Blob, Compression, Ended, Fetched, ImageWork, Layer, LayerUse, MadeImage, Packed,
+    Packing, Run, Tree, View, WebAnswer, WebRequest, Worker,
 };
 use image::{BuiltImage, NewBuilt, NewBuiltImage, Part, Stack};
 
@@ -158,6 +158,16 @@ impl EngineWorker {
     pub(super) fn scratch(&self) -> Result<PathBuf, Error> {
         Ok(self.engine()?.paths.exec_root.join("rootfs"))
     }
+}
+
+/// In the store's words.
+fn packing(wanted: Packing) -> image::Packing {
+    let compression = match wanted.compression {
+        Compression::Uncompressed => image::Compression::None,
+        Compression::Gzip => image::Compression::Gzip,
+        Compression::Zstd => image::Compression::Zstd,
+    };
+    image::Packing { compression, level: wanted.level, anew: wanted.force }
 }
 
 impl Worker for EngineWorker {
@@ -340,6 +350,7 @@ impl Worker for EngineWorker {
                 parts: self.parts(&image.tree).await?,
                 config: image.config,
                 annotations: image.annotations,
+                packing: packing(image.packing),
                 names: if list { Vec::new() } else { names.clone() },
                 keep: !list,
             };
