@@ -372,6 +372,11 @@ fn pauses_before_restarts_grow_until_somebody_starts_it() {
     tests::eventually("one more restart", || !since().is_empty());
     let pause = since()[0];
     assert!((0.1..1.6).contains(&pause), "a person's start begins anew: {pause} s after {all:?}");
+    // A policy that is taken away while it waits is not followed.
+    engine.docker(&["update", "--restart", "no", "again"]).ok();
+    tests::eventually("it stays ended", || {
+        engine.docker(&["inspect", "-f", "{{.State.Status}}", "again"]).ok() == "exited"
+    });
     engine.docker(&["rm", "-f", "again"]).ok();
 }
 

@@ -22,12 +22,26 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     DateTime::parse_from_rfc3339(text).ok().map(SystemTime::from)
 }
 
+/// RFC 3339 from which a person left something out at the end: the seconds, the minutes, the time of day, the zone
+/// (then it is UTC).
+fn parse_shortened(text: &str) -> Option<SystemTime> {
+    const WHOLE: &str = "0000-00-00T00:00:00";
+    let zone = match text.strip_suffix(['Z', 'z']) {
+        Some(before) => before.len(),
+        // A date has two dashes of its own.
+        None => text.rfind(['+', '-']).filter(|at| *at >= "0000-00-00".len()).unwrap_or(text.len()),
+    };
+    let (mut moment, zone) = (text.get(..zone)?.to_owned(), text.get(zone..)?);
+    moment.push_str(WHOLE.get(moment.len()..).unwrap_or_default());
+    parse(&(moment + if zone.is_empty() { "Z" } else { zone }))
+}
+
 /// A point given to a filter: Unix seconds with an optional fraction, RFC 3339, or a Go duration before now.
 pub fn parse_point(text: &str) -> Option<SystemTime> {
     if let Some(at) = seconds(text) {
         return Some(at);
     }
-    parse(text).or_else(|| SystemTime::now().checked_sub(parse_duration(text)?))
+    parse_shortened(text).or_else(|| SystemTime::now().checked_sub(parse_duration(text)?))
 }
 
 /// A point in a query; Go's words for what is none.
@@ -117,6 +131,21 @@ mod tests {
             Some(SystemTime::UNIX_EPOCH - std::time::Duration::from_secs(5)),
             "before 1970"
         );
+        for (text, whole) in [
+            ("2026-01-02", "2026-01-02T00:00:00Z"),
+            ("2026-01-02Z", "2026-01-02T00:00:00Z"),
+            ("2026-01-02+01:00", "2026-01-02T00:00:00+01:00"),
+            ("2026-01-02T03", "2026-01-02T03:00:00Z"),
+            ("2026-01-02T03:04-05:00", "2026-01-02T03:04:00-05:00"),
+            ("2026-01-02T03:04:05", "2026-01-02T03:04:05Z"),
+            ("2026-01-02T03:04:05.678Z", "2026-01-02T03:04:05.678Z"),
+        ] {
+            assert_eq!(parse_point(text), parse(whole), "{text}");
+            assert!(parse(whole).is_some());
+        }
+        for bad in ["2026", "2026-13-01", "2026-01-02é"] {
+            assert_eq!(parse_shortened(bad), None, "{bad}");
+        }
         for bad in ["nonsense", "1.x", "1.5.6", "."] {
             assert_eq!(parse_point(bad), None, "{bad}");
         }

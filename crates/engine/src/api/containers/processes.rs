@@ -48,6 +48,7 @@ pub async fn top(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     })
     .await
     .map_err(|e| Error::internal(e.to_string()))?;
+    engine.container_event(&handle.view().record, "top", &[]);
     Ok(Reply::json(json!({ "Titles": titles, "Processes": rows })))
 }
 
