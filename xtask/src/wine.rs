@@ -111,7 +111,7 @@ fn pipes_and_ports(wine: &Wine) -> Result<()> {
     const ALIAS: &str = r"\\.\pipe\docker_engine";
     wine.copy(&build(&EXAMPLE)?, "pipe_get.exe")?;
     let env = text(&wine.run("coracle.exe", &["env"])?);
-    let pipe = env.split("npipe:").nth(1).and_then(|rest| rest.split(['"', '\'', '\r', '\n']).next());
+    let pipe = env.split("npipe://").nth(1).and_then(|rest| rest.split(['"', '\'', '\r', '\n']).next());
     let pipe = pipe.context("`coracle env` names no pipe")?.replace('/', r"\");
     let ask = |words: &[&str]| -> Result<String> {
         let said = wine.run("pipe_get.exe", words)?;

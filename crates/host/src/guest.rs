@@ -33,6 +33,8 @@ const STEP_LIMIT: Duration = Duration::from_secs(5);
 const CLOCK: Duration = Duration::from_secs(30);
 /// How often the guest is asked whether it is there, and for how long it may stay silent.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// What the wall clock may run ahead of this computer's own within a ping's pause: more, and it has slept.
+const AHEAD: Duration = Duration::from_secs(2);
 /// Requests that wait for the link.
 const QUEUE: usize = 16;
 
@@ -158,6 +160,23 @@ impl AsyncWrite for Bridged {
     }
 }
 
+/// Tells that this computer has slept: its own clock stands still meanwhile, the wall's doesn't.
+struct Sleep {
+    wall: SystemTime,
+    own: Instant,
+}
+
+impl Sleep {
+    /// Whether it did since the last time this was asked.
+    fn is_over(&mut self, wall: SystemTime, own: Instant) -> bool {
+        let ran = own.saturating_duration_since(self.own);
+        let passed = wall.duration_since(self.wall);
+        *self = Self { wall, own };
+        // A wall clock that was set back is wrong in the guest as well.
+        passed.map_or(true, |passed| passed > ran + AHEAD)
+    }
+}
+
 async fn control(
     session: &Arc<Session>,
     ports: &Ports,
@@ -175,6 +194,7 @@ async fn control(
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ping.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (mut heard, mut n, mut agreed) = (Instant::now(), 0, false);
+    let mut sleep = Sleep { wall: SystemTime::now(), own: Instant::now() };
     loop {
         tokio::select! {
             message = frames.next::<ToHost>() => {
@@ -219,8 +239,32 @@ async fn control(
                 }
                 n += 1;
                 write_frame(&mut writer, &ToGuest::Ping { n }).await?;
+                // A guest's clock stands still with its computer, and vfkit tells only qemu's agent of a wake.
+                if sleep.is_over(SystemTime::now(), Instant::now()) {
+                    tracing::info!("this computer slept, or its clock was set: the guest's is set at once");
+                    clock.reset_immediately();
+                }
             }
             () = session.closed() => return Err(LinkError::Closed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_computer_that_slept_is_told_from_one_that_was_busy() {
+        let (wall, own) = (SystemTime::now(), Instant::now());
+        let mut sleep = Sleep { wall, own };
+        let mut after = |wall_s: u64, own_s: u64| {
+            sleep.is_over(wall + Duration::from_secs(wall_s), own + Duration::from_secs(own_s))
+        };
+        assert!(!after(5, 5));
+        assert!(!after(66, 65), "a minute in which nothing was asked");
+        assert!(after(3666, 70), "an hour, of which it was awake for five seconds");
+        assert!(!after(3671, 75));
+        assert!(after(3600, 80), "the clock was set back");
     }
 }

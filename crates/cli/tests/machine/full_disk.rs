@@ -18,6 +18,9 @@ const SIZE: &str = "size=512m";
 /// What is left free when the disk counts as full, bytes: less than the guest is about to write.
 const LEFT: u64 = 1 << 20;
 
+/// Times that room is tried to be taken.
+const TRIES: u32 = 1000;
+
 fn small_file_system(at: &Path) {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
@@ -28,11 +31,18 @@ fn small_file_system(at: &Path) {
 /// Takes all the room but [`LEFT`]; gives the file that does.
 fn fill(machine: &Machine) -> std::path::PathBuf {
     let path = machine.home.join("ballast");
-    let free = statvfs(&machine.home).expect("the file system's room");
-    let bytes = free.blocks_available() * free.fragment_size() - LEFT;
     let file = fs::File::create(&path).unwrap();
-    nix::fcntl::posix_fallocate(&file, 0, bytes.try_into().unwrap()).expect("room taken");
-    path
+    // The guest may be writing: what was free a moment ago needn't be.
+    for _ in 0..TRIES {
+        let free = statvfs(&machine.home).expect("the file system's room");
+        let bytes = (free.blocks_available() * free.fragment_size()).saturating_sub(LEFT).max(1);
+        match nix::fcntl::posix_fallocate(&file, 0, bytes.try_into().unwrap()) {
+            Ok(()) => return path,
+            Err(nix::Error::ENOSPC) => {}
+            Err(error) => panic!("room could not be taken: {error}"),
+        }
+    }
+    panic!("the guest never stopped writing");
 }
 
 #[test]

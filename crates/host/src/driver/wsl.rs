@@ -74,8 +74,8 @@ impl Drop for Watch {
 impl Wsl {
     /// Starts a guest: imports the distribution where there is none, and brings its root up to this build's.
     pub async fn launch(home: &Home, settings: &Settings, tell: Tell) -> Result<Self, HostError> {
-        let root = WslRoot::find()?;
         let service = Service::new(parts::wsl()?);
+        let root = WslRoot::find()?;
         need_room(home)?;
         let name = distribution(home);
         provide(home, &service, &name, &root).await?;

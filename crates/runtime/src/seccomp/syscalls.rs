@@ -116,6 +116,8 @@ impl Machine {
         table.or_else(|| YOUNG.iter().find(|(n, _)| *n == name).map(|(_, number)| *number)).or(
             match (self, name) {
                 (Machine::X86_64, "uretprobe") => Some(335),
+                // Our table has it under the name that its wrapper has in C.
+                (Machine::Aarch64, "newfstatat") => Some(79),
                 (Machine::Riscv64, "riscv_hwprobe") => Some(258),
                 _ => None,
             },
