@@ -197,7 +197,7 @@ fn qemu(asked: &Asked) -> Result<Child, String> {
     let mut add = |option: &str, value: String| line.extend([option.to_owned(), value]);
     add("-machine", "q35".into());
     add("-accel", "tcg,thread=multi".into());
-    add("-cpu", "max".into());
+    add("-cpu", "max,-erms,-fsrm,-fsrs".into());
     add("-smp", asked.cpus.to_string());
     add("-m", format!("{}M", asked.memory_mib));
     add("-kernel", asked.kernel.clone());
