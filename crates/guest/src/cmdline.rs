@@ -19,6 +19,8 @@ pub struct Arguments {
     pub shares: Vec<Share>,
     /// Where the host is, where that isn't the network's gateway.
     pub host: Option<Ipv4Addr>,
+    /// Where the host's own network leads: subnets that containers don't get.
+    pub taken: Vec<String>,
 }
 
 /// A folder of the host: mounted by virtio-fs, or seen by a distribution that this runs in ([`crate::hosted`]).
@@ -149,6 +151,9 @@ impl Arguments {
                         GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
                     })?);
                 }
+                Some(("coracle.taken", subnets)) => {
+                    arguments.taken = subnets.split(',').map(str::to_owned).collect();
+                }
                 Some(("coracle.share", share)) => {
                     let share = Share::parse(share).ok_or_else(|| {
                         GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
@@ -198,6 +203,8 @@ mod tests {
         let host = Arguments::parse("coracle.host=172.20.0.1").unwrap().host;
         assert_eq!(host, Some(Ipv4Addr::new(172, 20, 0, 1)));
         assert!(Arguments::parse("coracle.host=here").is_err());
+        let taken = Arguments::parse("coracle.taken=192.168.1.0/24,10.0.0.0/8").unwrap().taken;
+        assert_eq!(taken, ["192.168.1.0/24", "10.0.0.0/8"]);
         // The last one holds.
         assert_eq!(Arguments::parse("coracle.link=vsock:1 coracle.link=serial").unwrap().link, Link::Serial);
         assert!(Arguments::parse("coracle.link=carrier-pigeon").is_err());

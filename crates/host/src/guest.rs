@@ -23,7 +23,7 @@ use wire::{
     setup::Setup,
 };
 
-use crate::{BUILD, RELEASE, driver::Channel, forward::Route, platform, ports::Ports};
+use crate::{BUILD, RELEASE, driver::Channel, forward::Route, platform, ports::Ports, routes};
 
 /// Pause before the link is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -31,6 +31,9 @@ const RETRY: Duration = Duration::from_millis(50);
 const STEP_LIMIT: Duration = Duration::from_secs(5);
 /// How often the guest's clock is set.
 const CLOCK: Duration = Duration::from_secs(30);
+/// A wall clock that ran ahead of, or fell behind, the time this computer was awake by more than this was stepped, or the
+/// computer slept.
+const JUMP: Duration = Duration::from_millis(500);
 /// How often the guest is asked whether it is there, and for how long it may stay silent.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 /// Requests that wait for the link.
@@ -158,6 +161,26 @@ impl AsyncWrite for Bridged {
     }
 }
 
+/// Tells by two clocks whether this computer slept: one goes on meanwhile, the other does not.
+struct Awake {
+    at: std::time::Instant,
+    wall: SystemTime,
+}
+
+impl Awake {
+    fn new(at: std::time::Instant, wall: SystemTime) -> Self {
+        Self { at, wall }
+    }
+
+    /// Whether the wall clock is elsewhere than the time since the last look says.
+    fn jumped(&mut self, at: std::time::Instant, wall: SystemTime) -> bool {
+        let expected = self.wall + at.duration_since(self.at);
+        *self = Self { at, wall };
+        let off = wall.duration_since(expected).unwrap_or_else(|error| error.duration());
+        off > JUMP
+    }
+}
+
 async fn control(
     session: &Arc<Session>,
     ports: &Ports,
@@ -175,6 +198,8 @@ async fn control(
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ping.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (mut heard, mut n, mut agreed) = (Instant::now(), 0, false);
+    let mut awake = Awake::new(std::time::Instant::now(), SystemTime::now());
+    let mut told = None;
     loop {
         tokio::select! {
             message = frames.next::<ToHost>() => {
@@ -212,8 +237,17 @@ async fn control(
             _ = clock.tick(), if agreed => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 write_frame(&mut writer, &ToGuest::Clock { unix_ns: now.as_nanos() as u64 }).await?;
+                let subnets = tokio::task::spawn_blocking(routes::subnets).await.unwrap_or_default();
+                if told.as_ref() != Some(&subnets) {
+                    write_frame(&mut writer, &ToGuest::Routes { subnets: subnets.clone() }).await?;
+                    told = Some(subnets);
+                }
             }
             _ = ping.tick() => {
+                if awake.jumped(std::time::Instant::now(), SystemTime::now()) {
+                    tracing::info!("this computer slept, or its clock was set: the guest's is set");
+                    clock.reset_immediately();
+                }
                 if heard.elapsed() > PING.1 {
                     return Err(LinkError::NoAnswer);
                 }
@@ -222,5 +256,22 @@ async fn control(
             }
             () = session.closed() => return Err(LinkError::Closed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_computer_that_slept_or_whose_clock_was_set_is_noticed() {
+        let (start, wall) = (std::time::Instant::now(), SystemTime::now());
+        let mut awake = Awake::new(start, wall);
+        let seconds = Duration::from_secs;
+        assert!(!awake.jumped(start + seconds(5), wall + seconds(5)));
+        assert!(awake.jumped(start + seconds(10), wall + seconds(3610)), "an hour asleep");
+        assert!(!awake.jumped(start + seconds(15), wall + seconds(3615)), "told once");
+        assert!(awake.jumped(start + seconds(20), wall + seconds(15)), "set back");
+        assert!(!awake.jumped(start + seconds(25), wall + seconds(20) + Duration::from_millis(100)));
     }
 }

@@ -256,9 +256,10 @@ fn arguments(home: &Home, settings: &Settings, image: &Image, root: &Path) -> Re
         settings.shares.iter().map(PathBuf::as_path).filter(|folder| is_folder(folder)).collect();
     let boot = format!(
         "{} console=hvc0 panic=0 coracle.root=/dev/vda coracle.data=/dev/vdb coracle.net=dhcp \
-         coracle.link=vsock:{LINK_PORT}{} {}",
+         coracle.link=vsock:{LINK_PORT}{}{} {}",
         image.cmdline,
         shares::boot_arguments(&folders),
+        crate::routes::boot_argument(),
         settings.kernel_arguments
     );
     if boot.contains('"') {
