@@ -2,7 +2,7 @@
 
 mod debian;
 
-pub use debian::{minbase, nginx, postgres, redis, watcher};
+pub use debian::{chokidar, minbase, nginx, postgres, redis, watcher};
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

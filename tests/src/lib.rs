@@ -7,13 +7,14 @@
 //! `CORACLE_TEST_CRUN`, `CORACLE_TEST_RUNC` (other runtimes), `CORACLE_TEST_SKOPEO`, `CORACLE_TEST_PODMAN`, `CORACLE_TEST_BUILDX` (other tools for images),
 //! `CORACLE_TEST_PYTHON` (a Python that has docker-py), `CORACLE_TEST_NGINX`, `CORACLE_TEST_REDIS`,
 //! `CORACLE_TEST_POSTGRES`, `CORACLE_TEST_MINBASE` (Debian's packages, unpacked), `CORACLE_TEST_COMPOSE` (Debian's
-//! docker-compose v2), `CORACLE_TEST_NODE`, `CORACLE_TEST_UI`, `CORACLE_TEST_BRIDGE`, `CORACLE_TEST_CHROMIUM`,
+//! docker-compose v2), `CORACLE_TEST_WATCHER`, `CORACLE_TEST_CHOKIDAR` (file watchers), `CORACLE_TEST_NODE`, `CORACLE_TEST_UI`, `CORACLE_TEST_BRIDGE`, `CORACLE_TEST_CHROMIUM`,
 //! `CORACLE_TEST_WELCOME`, `CORACLE_TEST_DESKTOP` (the desktop app and what it is driven with).
 //!
 //! An engine runs in a [`Sandbox`]: network and mount namespaces of its own, so that its bridge, rules and ports
 //! are nobody else's, and all of it goes when the sandbox does, also when a test fails.
 
 pub mod building;
+pub mod certificates;
 pub mod desktop;
 pub mod differential;
 pub mod engine;
@@ -48,10 +49,15 @@ pub fn seconds_now() -> String {
 
 /// Waits until `ready` holds, asking often; for what can only be polled from outside (a socket's appearance).
 /// Panics with `what` after a minute: a disk may be busy with what was built before.
-pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+pub fn eventually(what: &str, ready: impl FnMut() -> bool) {
+    within(std::time::Duration::from_secs(60), what, ready);
+}
+
+/// The same with another limit.
+pub fn within(limit: std::time::Duration, what: &str, mut ready: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + limit;
     while !ready() {
-        assert!(std::time::Instant::now() < deadline, "{what}: not within a minute");
+        assert!(std::time::Instant::now() < deadline, "{what}: not within {limit:?}");
         pause();
     }
 }

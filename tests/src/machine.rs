@@ -38,21 +38,41 @@ pub struct Machine {
     user: Option<u32>,
     /// What isn't this computer's about it.
     foreign: Option<Foreign>,
+    /// A script that starts QEMU, where it isn't started as it is.
+    starter: Option<PathBuf>,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Machine {
     /// Boots one.
     pub fn start(name: &str) -> Self {
-        Self::start_as(name, None)
+        Self::start_as(name, None, None)
+    }
+
+    /// Boots one for which this host's resolver is another: the one at this address, for QEMU alone.
+    pub fn start_with_resolver(name: &str, resolver: std::net::IpAddr) -> Self {
+        let folder = PathBuf::from(format!("/tmp/cq-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("make a folder");
+        std::fs::write(folder.join("resolv.conf"), format!("nameserver {resolver}\n")).expect("write");
+        let script = folder.join("qemu");
+        // A version is asked as well: all goes through.
+        let text = format!(
+            "#!/bin/sh\nexport folder={} qemu={}\nexec unshare --user --map-root-user --mount sh -c '\
+             mount --bind $folder/resolv.conf /etc/resolv.conf && exec $qemu \"$@\"' qemu \"$@\"\n",
+            folder.display(),
+            tool("CORACLE_TEST_QEMU").display(),
+        );
+        std::fs::write(&script, text).expect("write");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        Self::start_as(name, None, Some(script))
     }
 
     /// Boots one of another architecture, translated.
     pub fn start_foreign(name: &str, foreign: Foreign) -> Self {
-        Self::start_as(name, Some(foreign))
+        Self::start_as(name, Some(foreign), None)
     }
 
-    fn start_as(name: &str, foreign: Option<Foreign>) -> Self {
+    fn start_as(name: &str, foreign: Option<Foreign>, starter: Option<PathBuf>) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // Short: a socket's path has 103 bytes at most.
         let home = PathBuf::from(format!("/tmp/cg-{name}-{}", std::process::id()));
@@ -69,7 +89,7 @@ impl Machine {
                 .expect("chown: these tests need root, to become an ordinary user");
         }
         let limit = if foreign.is_some() { "400" } else { "240" };
-        let this = Self { home, user, foreign, _turn: turn };
+        let this = Self { home, user, foreign, starter, _turn: turn };
         if let Some(foreign) = &this.foreign {
             this.coracle(&["settings", "set", "boot-limit-s", limit]).ok();
             for (key, value) in &foreign.settings {
@@ -103,12 +123,13 @@ impl Machine {
             .env("DOCKER_CLI_HINTS", "false")
             .current_dir(&self.home)
             .stdin(Stdio::null());
-        match &self.foreign {
-            Some(foreign) => command
+        match (&self.foreign, &self.starter) {
+            (Some(foreign), _) => command
                 .env("CORACLE_ARCH", foreign.arch)
                 .env("CORACLE_QEMU", &foreign.qemu)
                 .envs(foreign.environment.iter().map(|(key, value)| (key, value))),
-            None => command.env("CORACLE_QEMU", tool("CORACLE_TEST_QEMU")),
+            (None, Some(starter)) => command.env("CORACLE_QEMU", starter),
+            (None, None) => command.env("CORACLE_QEMU", tool("CORACLE_TEST_QEMU")),
         };
         command
     }
@@ -187,6 +208,11 @@ impl Drop for Machine {
         if deleted.code != Some(0) {
             eprintln!("the machine in {} is left behind: {}", self.home.display(), deleted.err);
             return;
+        }
+        if let Some(folder) = self.starter.as_ref().and_then(|script| script.parent())
+            && let Err(e) = std::fs::remove_dir_all(folder)
+        {
+            eprintln!("{} is left behind: {e}", folder.display());
         }
         if let Err(e) = std::fs::remove_dir_all(&self.home) {
             eprintln!("{} is left behind: {e}", self.home.display());

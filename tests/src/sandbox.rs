@@ -114,6 +114,26 @@ impl Registry {
         Self::start_with(sandbox, folder, &auth)
     }
 
+    /// Starts one on this host's own loopback, at a free port, which it answers; with a certificate of `folder`
+    /// ([`crate::certificates`]), for the name that it is of.
+    pub fn start_secure(folder: &Path, name: &str) -> (Self, u16) {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+        let port = free.expect("a free port").port();
+        let file = |name: String| folder.join(name).display().to_string();
+        let (certificate, key) = (file(format!("{name}.pem")), file(format!("{name}-key.pem")));
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \"127.0.0.1:{port}\", tls: {{certificate: {certificate}, key: {key}}}}}\n",
+            file("registry".into())
+        );
+        let config = folder.join("registry.yml");
+        std::fs::write(&config, text).expect("write the registry's settings");
+        let mut command = Command::new(tool("CORACLE_TEST_REGISTRY"));
+        command.arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
+        let this = Self { process: command.spawn().expect("docker-registry") };
+        eventually("the registry answers", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        (this, port)
+    }
+
     fn start_with(sandbox: &Sandbox, folder: &Path, more: &str) -> Self {
         let root = folder.join("registry");
         std::fs::create_dir_all(&root).expect("make the registry's folder");

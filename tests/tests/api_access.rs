@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tests::{Engine, Outcome, tool};
+use tests::{Engine, Outcome, certificates, tool};
 
 #[test]
 fn the_socket_is_its_owners_and_groups() {
@@ -16,40 +16,11 @@ fn the_socket_is_its_owners_and_groups() {
     assert_eq!(mode & 0o777, 0o660);
 }
 
-fn openssl(folder: &Path, args: &str) {
-    let words: Vec<&str> = args.split_whitespace().collect();
-    let done = Command::new("openssl").args(&words).current_dir(folder).output().expect("openssl");
-    assert!(done.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// An authority `ca`, and certificates of it, by openssl(1) as Docker's own documentation has it.
-fn certificates(folder: &Path, names: &[&str]) {
-    std::fs::write(folder.join("san"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("write");
-    openssl(
-        folder,
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=ca -days 2 -keyout ca-key.pem -out ca.pem",
-    );
-    for name in names {
-        openssl(
-            folder,
-            &format!(
-                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}-key.pem -out {name}.csr"
-            ),
-        );
-        openssl(
-            folder,
-            &format!(
-                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile san -out {name}.pem"
-            ),
-        );
-    }
-}
-
 #[test]
 fn tcp_is_for_those_with_a_certificate() {
     let (ours, others) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-    certificates(ours.path(), &["server", "client"]);
-    certificates(others.path(), &["client"]);
+    certificates::make(ours.path(), &["server", "client"]);
+    certificates::make(others.path(), &["client"]);
     let file = |name: &str| ours.path().join(name).display().to_string();
     // The sandbox has a network of its own: the port is nobody else's.
     let engine = Engine::with_config(serde_json::json!({

@@ -254,6 +254,126 @@ fn a_watcher_in_a_container_hears_what_the_host_changes() {
     assert_eq!(read("/src/old/burst199"), "9999");
 }
 
+#[test]
+fn nodes_watcher_hears_what_the_host_changes() {
+    let machine = Machine::start("node");
+    let folder = tempfile::tempdir().unwrap();
+    machine.load(&images::chokidar(folder.path()));
+    let src = machine.path("src");
+    let user = machine.user();
+    let own = |name: &str| std::os::unix::fs::chown(src.join(name), Some(user), Some(user)).unwrap();
+    fs::create_dir_all(src.join("pages")).unwrap();
+    fs::write(src.join("pages/index.js"), "1").unwrap();
+    ["", "pages", "pages/index.js"].into_iter().for_each(own);
+    let bind = format!("{}:/src", src.display());
+    machine.docker(&["run", "-d", "--name", "watcher", "-v", &bind, "chokidar"]).ok();
+    let mut watcher = Watcher::listen(machine.command(&["logs", "-f", "watcher"]));
+    watcher.hears("ready");
+
+    fs::write(src.join("pages/index.js"), "22").unwrap();
+    watcher.hears("change /src/pages/index.js");
+    fs::write(src.join("new.js"), "x").unwrap();
+    watcher.hears("add /src/new.js");
+    fs::rename(src.join("new.js"), src.join("renamed.js")).unwrap();
+    watcher.hears_all(&["unlink /src/new.js", "add /src/renamed.js"]);
+    // As editors save: a new file takes the place of the old one.
+    fs::write(src.join("renamed.js.tmp"), "saved").unwrap();
+    fs::rename(src.join("renamed.js.tmp"), src.join("renamed.js")).unwrap();
+    watcher.hears("change /src/renamed.js");
+    fs::create_dir(src.join("parts")).unwrap();
+    watcher.hears("addDir /src/parts");
+    fs::write(src.join("parts/one.js"), "x").unwrap();
+    watcher.hears("add /src/parts/one.js");
+    fs::remove_file(src.join("parts/one.js")).unwrap();
+    fs::remove_dir(src.join("parts")).unwrap();
+    watcher.hears_all(&["unlink /src/parts/one.js", "unlinkDir /src/parts"]);
+
+    // A branch is changed: many files at once. The last state is what is heard of and read.
+    for n in 0..2_000 {
+        fs::write(src.join(format!("pages/part{}.js", n % 100)), n.to_string()).unwrap();
+    }
+    fs::write(src.join("last.js"), "end").unwrap();
+    watcher.hears("add /src/last.js");
+    let script = "console.log(require('fs').readFileSync('/src/pages/part99.js', 'utf8'))";
+    assert_eq!(machine.docker(&["exec", "watcher", "node", "-e", script]).ok(), "1999");
+}
+
+#[test]
+fn databases_keep_their_files_in_a_folder_of_the_users() {
+    let machine = Machine::start("data");
+    let folder = tempfile::tempdir().unwrap();
+    machine.load(&images::redis(folder.path()));
+    machine.load(&images::postgres(folder.path()));
+    let user = machine.user();
+    let place = |name: &str, at: &str| {
+        let path = machine.path(name);
+        fs::create_dir(&path).unwrap();
+        std::os::unix::fs::chown(&path, Some(user), Some(user)).unwrap();
+        format!("{}:{at}", path.display())
+    };
+    let pgdata = "/var/lib/postgresql/data";
+    let (redis, postgres) = (place("redis", "/data"), place("pg", pgdata));
+    // What the makers' images do first, as root: the folder becomes the server's own, and nobody else's.
+    let prepare = |bind: &str, image: &str, user: &str, at: &str| {
+        let script = format!("chown {user}:{user} {at} && chmod 700 {at} && stat -c %u:%g:%a {at}");
+        let run = ["run", "--rm", "-u", "0", "-v", bind, "--entrypoint", "sh", image, "-c", &script];
+        assert_eq!(machine.docker(&run).ok(), "999:999:700");
+    };
+    // Debian's redis package has no coreutils: the other image's do.
+    prepare(&redis, "postgres", "999", "/data");
+    prepare(&postgres, "postgres", "postgres", pgdata);
+
+    let start = |name: &str, bind: &str| {
+        machine.docker(&["run", "-d", "--name", name, "-v", bind, name]).ok();
+    };
+    let redis_says = |words: &[&str]| {
+        let said = machine.docker(&[&["exec", "redis", "redis-cli"], words].concat());
+        said.out.trim().to_owned()
+    };
+    let sql = |text: &str| {
+        let said = machine.docker(&["exec", "postgres", "psql", "-U", "postgres", "-Atc", text]);
+        said.out.trim().to_owned()
+    };
+    start("redis", &redis);
+    tests::eventually("redis answers", || redis_says(&["ping"]) == "PONG");
+    assert_eq!(redis_says(&["set", "key", "value"]), "OK");
+    start("postgres", &postgres);
+    // Making a database takes long where the processor is translated.
+    tests::within(Duration::from_secs(300), "postgres answers", || sql("select 1") == "1");
+    assert_eq!(sql("create table kept (n int)"), "CREATE TABLE");
+    assert_eq!(sql("insert into kept select generate_series(1, 1000)"), "INSERT 0 1000");
+
+    machine.docker(&["restart", "redis", "postgres"]).ok();
+    tests::eventually("redis has its data again", || redis_says(&["get", "key"]) == "value");
+    tests::eventually("postgres has its data again", || sql("select count(*) from kept") == "1000");
+    // Others in there are kept out; on the host all of it is the user's, who can read and remove it.
+    let peek = ["run", "--rm", "-u", "1000", "-v", &postgres, "--entrypoint", "ls", "postgres", pgdata];
+    machine.docker(&peek).fails(2, "Permission denied");
+    let mut walk = vec![machine.path("pg"), machine.path("redis")];
+    let mut files = 0;
+    while let Some(path) = walk.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        assert_eq!(meta.uid(), user, "{}", path.display());
+        files += 1;
+        if meta.is_dir() {
+            walk.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+    }
+    assert!(files > 500, "{files}: a database has more");
+
+    // Killed, not stopped: what was committed is there, by its log.
+    assert_eq!(sql("insert into kept values (1001)"), "INSERT 0 1");
+    machine.docker(&["rm", "-f", "redis", "postgres"]).ok();
+    start("redis", &redis);
+    start("postgres", &postgres);
+    tests::eventually("redis has its data in a new container", || redis_says(&["get", "key"]) == "value");
+    tests::eventually("and postgres", || sql("select count(*) from kept") == "1001");
+    machine.docker(&["rm", "-f", "redis", "postgres"]).ok();
+    let mut rm = machine.run_as_user(std::path::Path::new("rm"));
+    let removed = rm.arg("-rf").arg(machine.path("pg")).arg(machine.path("redis")).status().unwrap();
+    assert!(removed.success() && !machine.path("pg").exists());
+}
+
 /// Longest until news arrive. It says when something is wrong: how long they take is the benchmark's to tell.
 const NEWS: Duration = Duration::from_secs(60);
 
@@ -290,6 +410,20 @@ impl Watcher {
                 }
             }
         }
+    }
+}
+
+impl Watcher {
+    /// Waits for lines after those waited for before, in whatever order.
+    fn hears_all(&mut self, lines: &[&str]) {
+        let from = self.at;
+        let mut to = from;
+        for line in lines {
+            self.at = from;
+            self.hears(line);
+            to = to.max(self.at);
+        }
+        self.at = to;
     }
 }
 

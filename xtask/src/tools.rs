@@ -174,6 +174,14 @@ const TOOLS: &[Tool] = &[
         into_image: true,
     },
     Tool {
+        variable: "CORACLE_TEST_CHOKIDAR",
+        suite: "trixie",
+        packages: &["node-chokidar", "nodejs"],
+        program: "/",
+        closure: true,
+        into_image: true,
+    },
+    Tool {
         variable: "CORACLE_TEST_MINBASE",
         suite: "trixie",
         packages: MINBASE,

@@ -87,17 +87,20 @@ pub struct Options {
     pub ports_socket: Option<PathBuf>,
     /// Folders of the host that are mounted here.
     pub host_paths: Vec<(PathBuf, PathBuf)>,
+    /// A file of subnets that networks don't get.
+    pub taken_subnets: Option<PathBuf>,
 }
 
 impl Engine {
     /// Opens state and finds containers again. Fails in words when another engine has the same root.
     pub async fn open(options: Options) -> Result<Arc<Self>> {
-        let Options { config, paths, ports_socket, host_paths } = options;
+        let Options { config, paths, ports_socket, host_paths, taken_subnets } = options;
         let remap = match config.userns_remap.as_deref().filter(|setting| !setting.is_empty()) {
             Some(setting) => Remap::read(setting, Path::new("/etc"))?,
             None => None,
         };
-        let host_paths = HostPaths::new(ports_socket.is_some(), host_paths);
+        let in_machine = ports_socket.is_some();
+        let host_paths = HostPaths::new(in_machine, host_paths);
         for folder in [&paths.root, &paths.exec_root, &paths.root.join("containers")] {
             tokio::fs::create_dir_all(folder)
                 .await
@@ -128,7 +131,7 @@ impl Engine {
             cgroup_parent: CGROUP_PARENT.into(),
         })
         .map_err(|e| Error::internal(e.to_string()))?;
-        let networks = Networks::open(store.clone(), &config, &id).await?;
+        let networks = Networks::open(store.clone(), &config, &id, taken_subnets).await?;
         let volumes = Volumes::open(store.clone(), &paths.root).await?;
         let tasks = TaskTracker::new();
         let ports: Box<dyn Ports> = match ports_socket {
@@ -161,6 +164,9 @@ impl Engine {
         let records: Vec<_> = engine.containers.list().iter().map(|c| c.view().record.clone()).collect();
         let logs = engine.clone();
         tokio::spawn(async move { log_options::catch_up(&logs, records).await });
+        if in_machine {
+            tokio::spawn(crate::listeners::follow(engine.clone()));
+        }
         // Beside the first requests: it looks at everything, and nobody waits for it.
         let tidied = engine.clone();
         tokio::spawn(async move {

@@ -293,7 +293,10 @@ fn answers<'a>(
                     PortError::Invalid => Code::InvalidArgument,
                     PortError::InUse | PortError::Unavailable => Code::Internal,
                 };
-                Err(Error::new(code, format!("Bind for {at} failed: {message}")))
+                let is_whole = message.starts_with("Bind for");
+                let words =
+                    if is_whole { message.clone() } else { format!("Bind for {at} failed: {message}") };
+                Err(Error::new(code, words))
             }
             None => Err(Error::new(Code::Internal, "the host did not answer for every port")),
         }

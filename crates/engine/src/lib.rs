@@ -14,6 +14,7 @@ pub mod events;
 pub mod exec;
 mod guest_ports;
 pub mod host_paths;
+mod listeners;
 mod names;
 pub mod networks;
 pub mod remap;

@@ -71,6 +71,9 @@ struct Serve {
     /// A folder of the host that is mounted here, as HOST=HERE; may come several times
     #[arg(long, value_parser = host_path)]
     host_path: Vec<(PathBuf, PathBuf)>,
+    /// File of subnets, one a line, that networks of containers don't get: where the host outside has its own
+    #[arg(long, value_name = "FILE")]
+    taken_subnets: Option<PathBuf>,
     /// Whose subordinate ids containers' ids are: default, USER or USER:GROUP, by names or numbers
     #[arg(long, value_name = "USER")]
     userns_remap: Option<String>,
@@ -169,6 +172,7 @@ async fn serve(options: Serve) -> Result<()> {
         paths,
         ports_socket: options.ports_socket,
         host_paths: options.host_path,
+        taken_subnets: options.taken_subnets,
     })
     .await?;
     tokio::fs::write(&pid_file, format!("{}\n", std::process::id())).await?;

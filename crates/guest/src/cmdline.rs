@@ -21,6 +21,8 @@ pub struct Arguments {
     pub host: Option<Ipv4Addr>,
     /// The tag of Rosetta, where the host gives it.
     pub rosetta: Option<String>,
+    /// Where the host's own network leads: subnets that containers don't get.
+    pub taken: Vec<String>,
 }
 
 /// A folder of the host: mounted by virtio-fs, or seen by a distribution that this runs in ([`crate::hosted`]).
@@ -152,6 +154,9 @@ impl Arguments {
                     })?);
                 }
                 Some(("coracle.rosetta", tag)) => arguments.rosetta = Some(tag.to_owned()),
+                Some(("coracle.taken", subnets)) => {
+                    arguments.taken = subnets.split(',').map(str::to_owned).collect();
+                }
                 Some(("coracle.share", share)) => {
                     let share = Share::parse(share).ok_or_else(|| {
                         GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
@@ -202,6 +207,8 @@ mod tests {
         assert_eq!(host, Some(Ipv4Addr::new(172, 20, 0, 1)));
         assert!(Arguments::parse("coracle.host=here").is_err());
         assert_eq!(Arguments::parse("coracle.rosetta=r").unwrap().rosetta.as_deref(), Some("r"));
+        let taken = Arguments::parse("coracle.taken=192.168.1.0/24,10.0.0.0/8").unwrap().taken;
+        assert_eq!(taken, ["192.168.1.0/24", "10.0.0.0/8"]);
         // The last one holds.
         assert_eq!(Arguments::parse("coracle.link=vsock:1 coracle.link=serial").unwrap().link, Link::Serial);
         assert!(Arguments::parse("coracle.link=carrier-pigeon").is_err());

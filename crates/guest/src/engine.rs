@@ -31,6 +31,8 @@ use crate::{GuestError, cmdline::Arguments, disk, modules, ports, reaper::Reaper
 /// The engine's API.
 pub const SOCKET: &str = "/run/docker.sock";
 const PROGRAM: &str = "/usr/bin/coracle-engine";
+/// Where the host's own network leads, a subnet a line. The engine reads it whenever it chooses a subnet.
+const TAKEN: &str = "/run/coracle/taken-subnets";
 const IMAGES: &str = "/usr/share/coracle/images";
 /// First and longest pause before an engine that ended is started again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -112,8 +114,20 @@ impl Engine {
             setups,
             arguments: Arc::new(arguments),
         };
+        engine.avoid(&engine.arguments.taken);
         tokio::spawn(engine.clone().supervise(reaper, booted, told));
         engine
+    }
+
+    /// Where the host's network leads now.
+    pub fn avoid(&self, subnets: &[String]) {
+        // The engine reads while this writes: all of it or what was there before.
+        let new = format!("{TAKEN}.new");
+        let lines: String = subnets.iter().map(|subnet| format!("{subnet}\n")).collect();
+        let written = std::fs::write(&new, lines).and_then(|()| std::fs::rename(&new, TAKEN));
+        if let Err(error) = written {
+            say(format_args!("{TAKEN}: {error}"));
+        }
     }
 
     /// Whether all around it is somebody else's.
@@ -280,6 +294,7 @@ fn command(arguments: &Arguments, setups: &Setups) -> std::io::Result<Command> {
     if let Some(gateway) = setups.gateway {
         command.args(["--host-gateway-ip", &gateway.to_string()]);
     }
+    command.args(["--taken-subnets", TAKEN]);
     for share in &arguments.shares {
         command.args(["--host-path", &format!("{}={}", share.host, share.place())]);
     }

@@ -238,6 +238,7 @@ impl Served {
                     Some(ToGuest::Ports(outcome)) => self.ports.answered(outcome),
                     Some(ToGuest::Setup(setup)) => taken = Some(self.engine.set_up(setup)),
                     Some(ToGuest::Changed { share, changes }) => self.echo.repeat(&share, changes),
+                    Some(ToGuest::Routes { subnets }) => self.engine.avoid(&subnets),
                     Some(ToGuest::ShareLost { share }) => lost(&share),
                     Some(ToGuest::Ping { n }) => {
                         write_frame(&mut writer, &ToHost::Pong { n, quiet: idle.is_quiet() }).await?;

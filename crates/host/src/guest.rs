@@ -23,7 +23,7 @@ use wire::{
     setup::Setup,
 };
 
-use crate::{BUILD, RELEASE, driver::Channel, forward::Route, platform, ports::Ports};
+use crate::{BUILD, RELEASE, driver::Channel, forward::Route, platform, ports::Ports, routes};
 
 /// Pause before the link is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -31,10 +31,11 @@ const RETRY: Duration = Duration::from_millis(50);
 const STEP_LIMIT: Duration = Duration::from_secs(5);
 /// How often the guest's clock is set.
 const CLOCK: Duration = Duration::from_secs(30);
+/// A wall clock that ran ahead of, or fell behind, the time this computer was awake by more than this was stepped, or the
+/// computer slept.
+const JUMP: Duration = Duration::from_millis(500);
 /// How often the guest is asked whether it is there, and for how long it may stay silent.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
-/// What the wall clock may run ahead of this computer's own within a ping's pause: more, and it has slept.
-const AHEAD: Duration = Duration::from_secs(2);
 /// Requests that wait for the link.
 const QUEUE: usize = 16;
 
@@ -160,20 +161,23 @@ impl AsyncWrite for Bridged {
     }
 }
 
-/// Tells that this computer has slept: its own clock stands still meanwhile, the wall's doesn't.
-struct Sleep {
+/// Tells by two clocks whether this computer slept: one goes on meanwhile, the other does not.
+struct Awake {
+    at: std::time::Instant,
     wall: SystemTime,
-    own: Instant,
 }
 
-impl Sleep {
-    /// Whether it did since the last time this was asked.
-    fn is_over(&mut self, wall: SystemTime, own: Instant) -> bool {
-        let ran = own.saturating_duration_since(self.own);
-        let passed = wall.duration_since(self.wall);
-        *self = Self { wall, own };
-        // A wall clock that was set back is wrong in the guest as well.
-        passed.map_or(true, |passed| passed > ran + AHEAD)
+impl Awake {
+    fn new(at: std::time::Instant, wall: SystemTime) -> Self {
+        Self { at, wall }
+    }
+
+    /// Whether the wall clock is elsewhere than the time since the last look says.
+    fn jumped(&mut self, at: std::time::Instant, wall: SystemTime) -> bool {
+        let expected = self.wall + at.duration_since(self.at);
+        *self = Self { at, wall };
+        let off = wall.duration_since(expected).unwrap_or_else(|error| error.duration());
+        off > JUMP
     }
 }
 
@@ -194,7 +198,8 @@ async fn control(
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ping.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (mut heard, mut n, mut agreed) = (Instant::now(), 0, false);
-    let mut sleep = Sleep { wall: SystemTime::now(), own: Instant::now() };
+    let mut awake = Awake::new(std::time::Instant::now(), SystemTime::now());
+    let mut told = None;
     loop {
         tokio::select! {
             message = frames.next::<ToHost>() => {
@@ -232,18 +237,23 @@ async fn control(
             _ = clock.tick(), if agreed => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 write_frame(&mut writer, &ToGuest::Clock { unix_ns: now.as_nanos() as u64 }).await?;
+                let subnets = tokio::task::spawn_blocking(routes::subnets).await.unwrap_or_default();
+                if told.as_ref() != Some(&subnets) {
+                    write_frame(&mut writer, &ToGuest::Routes { subnets: subnets.clone() }).await?;
+                    told = Some(subnets);
+                }
             }
             _ = ping.tick() => {
+                // A guest's clock stands still with its computer, and vfkit tells only qemu's agent of a wake.
+                if awake.jumped(std::time::Instant::now(), SystemTime::now()) {
+                    tracing::info!("this computer slept, or its clock was set: the guest's is set");
+                    clock.reset_immediately();
+                }
                 if heard.elapsed() > PING.1 {
                     return Err(LinkError::NoAnswer);
                 }
                 n += 1;
                 write_frame(&mut writer, &ToGuest::Ping { n }).await?;
-                // A guest's clock stands still with its computer, and vfkit tells only qemu's agent of a wake.
-                if sleep.is_over(SystemTime::now(), Instant::now()) {
-                    tracing::info!("this computer slept, or its clock was set: the guest's is set at once");
-                    clock.reset_immediately();
-                }
             }
             () = session.closed() => return Err(LinkError::Closed),
         }
@@ -255,16 +265,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_computer_that_slept_is_told_from_one_that_was_busy() {
-        let (wall, own) = (SystemTime::now(), Instant::now());
-        let mut sleep = Sleep { wall, own };
-        let mut after = |wall_s: u64, own_s: u64| {
-            sleep.is_over(wall + Duration::from_secs(wall_s), own + Duration::from_secs(own_s))
-        };
-        assert!(!after(5, 5));
-        assert!(!after(66, 65), "a minute in which nothing was asked");
-        assert!(after(3666, 70), "an hour, of which it was awake for five seconds");
-        assert!(!after(3671, 75));
-        assert!(after(3600, 80), "the clock was set back");
+    fn a_computer_that_slept_or_whose_clock_was_set_is_noticed() {
+        let (start, wall) = (std::time::Instant::now(), SystemTime::now());
+        let mut awake = Awake::new(start, wall);
+        let seconds = Duration::from_secs;
+        assert!(!awake.jumped(start + seconds(5), wall + seconds(5)));
+        assert!(awake.jumped(start + seconds(10), wall + seconds(3610)), "an hour asleep");
+        assert!(!awake.jumped(start + seconds(15), wall + seconds(3615)), "told once");
+        assert!(awake.jumped(start + seconds(20), wall + seconds(15)), "set back");
+        assert!(!awake.jumped(start + seconds(25), wall + seconds(20) + Duration::from_millis(100)));
     }
 }

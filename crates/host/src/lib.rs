@@ -40,6 +40,7 @@ mod machine;
 mod parts;
 mod platform;
 mod ports;
+pub mod routes;
 mod settings;
 pub mod setup;
 

@@ -167,9 +167,7 @@ fn failed(port: &Port, error: &io::Error) -> Bind {
         }
         io::ErrorKind::PermissionDenied => (
             PortError::Denied,
-            format!(
-                "Bind for {address} failed: permission denied (ports below 1024 need a right that coracle lacks)"
-            ),
+            format!("Bind for {address} failed: permission denied: {}", platform::low_ports(address.port())),
         ),
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => {
             (PortError::Invalid, format!("Bind for {address} failed: this computer has no such address"))

@@ -17,6 +17,7 @@ pub mod dns;
 mod error;
 mod firewall;
 mod forward;
+mod listening;
 mod netlink;
 mod ports;
 mod sys;
@@ -31,6 +32,7 @@ pub use bridge::{
 pub use error::{Code, Error, Result};
 pub use firewall::{Firewall, Redirect};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+pub use listening::{Listening, listening};
 pub use ports::{Binding, LocalPorts, PortRequest, Ports, Protocol};
 
 /// Brings up the loopback link of the network namespace at `netns` (`/proc/PID/ns/net`).

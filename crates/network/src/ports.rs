@@ -12,7 +12,7 @@ use crate::firewall::{Firewall, Redirect};
 use crate::forward::{Listener, listen};
 
 /// Transport of a published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// TCP.
     Tcp,

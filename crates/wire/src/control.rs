@@ -10,6 +10,7 @@
 //!  | Ports(Outcome) -------------------> |
 //!  | Changed{share, changes} ---------> |   what the host did in a shared folder
 //!  | ShareLost{share} ----------------> |   whoever serves that folder has died: nobody shall begin to wait for it
+//!  | Routes{subnets} -----------------> |   where the host's network leads, after Hello and when that changes
 //!  | Ping{n} --------------------------> |   watchdog, both ways: a Pong carries the same n
 //!  | Shutdown{grace_ms} ---------------> |
 //!  | <------------------------- Stopping |   then the guest turns itself off
@@ -49,6 +50,11 @@ pub enum ToGuest {
         share: String,
         /// At most [`MAX_CHANGES`](crate::changes::MAX_CHANGES).
         changes: Vec<Change>,
+    },
+    /// Where the host's own network leads: what the engine must not give to networks of containers.
+    Routes {
+        /// As `address/prefix`, of IPv4.
+        subnets: Vec<String>,
     },
     /// Whoever serves a shared folder has died; only a restart of the machine brings it back.
     ShareLost {

@@ -171,6 +171,21 @@ pub fn watcher(folder: &Path) -> PathBuf {
     image(folder, "watcher", config, &[packages("CORACLE_TEST_WATCHER", &[]), layer])
 }
 
+/// Prints what Node's chokidar (which bundlers and test runners watch with) sees below `/src`, a line each.
+const CHOKIDAR: &[u8] = b"\
+const { watch } = require('chokidar');
+watch('/src', { ignoreInitial: true })
+    .on('all', (event, path) => console.log(event, path))
+    .on('ready', () => console.log('ready'));
+";
+
+/// `chokidar:latest`: [`CHOKIDAR`].
+pub fn chokidar(folder: &Path) -> PathBuf {
+    let layer = top(&[], &[File("watch.js", 0o644, CHOKIDAR)]);
+    let config = json!({ "Cmd": ["node", "/watch.js"], "Env": ["PATH=/usr/bin:/bin"] });
+    image(folder, "chokidar", config, &[packages("CORACLE_TEST_CHOKIDAR", &[]), layer])
+}
+
 /// `debian:latest`: Debian's essential packages and apt, with a shell as its command.
 pub fn minbase(folder: &Path) -> PathBuf {
     let tree = tool("CORACLE_TEST_MINBASE");

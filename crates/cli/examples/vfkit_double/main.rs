@@ -280,7 +280,7 @@ fn qemu(asked: &Asked) -> Result<Child, String> {
     let shares = shares(asked)?;
     // How kernels of arm64 begin (Documentation/arch/arm64/booting.rst).
     let is_arm = std::fs::read(&asked.kernel).is_ok_and(|kernel| kernel.get(56..60) == Some(b"ARMd"));
-    let (machine, cpu) = if is_arm { ("virt", "cortex-a72") } else { ("q35", "max") };
+    let (machine, cpu) = if is_arm { ("virt", "cortex-a72") } else { ("q35", "max,-erms,-fsrm,-fsrs") };
     let path = |text: &str| text.replace(',', ",,");
     let mut line: Vec<String> =
         ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(str::to_owned).to_vec();

@@ -57,7 +57,10 @@ impl Networks {
             _ => {
                 let mut taken = network::routed_subnets()?;
                 taken.extend(pools().map(|p| p.subnet));
-                network::choose_subnet(self.pools.as_deref(), &taken)?
+                let outside = [&taken[..], &self.taken_outside()].concat();
+                // Rather one that the host outside has as well than none.
+                network::choose_subnet(self.pools.as_deref(), &outside)
+                    .or_else(|_| network::choose_subnet(self.pools.as_deref(), &taken))?
             }
         };
         let gateway = match r.v4.gateway {
@@ -111,6 +114,13 @@ impl Networks {
         })
     }
 
+    /// Where the host outside has its own network. What is no subnet is skipped: who wrote it has said so.
+    fn taken_outside(&self) -> Vec<Ipv4Net> {
+        let text =
+            self.taken.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        text.lines().filter_map(|line| line.trim().parse().ok()).collect()
+    }
+
     pub(super) async fn record(
         &self,
         name: &str,
@@ -158,9 +168,6 @@ impl Networks {
                     "only one instance of \"{}\" network is allowed",
                     r.driver
                 )));
-            }
-            "overlay" => {
-                return Err(Error::unavailable(crate::api::NO_SWARM));
             }
             other => {
                 return Err(Error::not_found(format!("plugin \"{other}\" not found")));

@@ -9,7 +9,7 @@ mod names;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use network::{AddressPool, Firewall, IpNet, Ipv4Net, Ipv6Net};
@@ -111,6 +111,8 @@ pub struct Networks {
     pools: Option<Vec<(Ipv4Net, u8)>>,
     /// Where networks of version 6 get theirs that ask for none.
     base6: Ipv6Net,
+    /// A file of subnets that networks don't get, besides those that this host routes.
+    taken: Option<PathBuf>,
     mtu: u32,
     upstreams: Vec<SocketAddr>,
     /// Where containers find this host, if not at the gateway of their network.
@@ -119,12 +121,19 @@ pub struct Networks {
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Held while a network is made or removed: two must not choose the same subnet.
     changing: tokio::sync::Mutex<()>,
+    /// Told when a container enters or leaves the network `host`.
+    on_host: tokio::sync::watch::Sender<()>,
 }
 
 impl Networks {
     /// Reads the records, makes the predefined networks when they are not there yet. The kernel's side of a
     /// bridge is made when the first container needs it: start-up cost does not grow with networks.
-    pub async fn open(store: Store, config: &EngineConfig, engine_id: &str) -> Result<Arc<Self>> {
+    pub async fn open(
+        store: Store,
+        config: &EngineConfig,
+        engine_id: &str,
+        taken: Option<PathBuf>,
+    ) -> Result<Arc<Self>> {
         let mut entries = BTreeMap::new();
         for (id, network) in store.all::<Network>(Kind::Network).await? {
             entries.insert(id, entry(network));
@@ -136,12 +145,14 @@ impl Networks {
                 // The id is random hexadecimal digits; ten of them are forty bits.
                 u64::from_str_radix(digits, 16).unwrap_or_default()
             })),
+            taken,
             mtu: config.mtu.unwrap_or(driver::DEFAULT_MTU),
             upstreams: resolvers(config),
             host_gateway: config.host_gateways(),
             firewall: Arc::new(Firewall::default()),
             entries: Mutex::new(entries),
             changing: tokio::sync::Mutex::new(()),
+            on_host: tokio::sync::watch::Sender::new(()),
         });
         for (name, driver) in [("host", Driver::Host), ("none", Driver::Null)] {
             if this.find(name).is_err() {
@@ -270,6 +281,7 @@ impl Networks {
             }
         }
         entry.members.insert(id.to_owned(), (name.to_owned(), member.clone()));
+        self.note(entry);
         Ok(member)
     }
 
@@ -323,6 +335,7 @@ impl Networks {
                 }
             }
             entry.members.insert(id.to_owned(), (name.to_owned(), member.clone()));
+            self.note(entry);
         }
     }
 
@@ -330,6 +343,7 @@ impl Networks {
     pub fn leave(&self, container: &str, member: &Member) {
         if let Some(entry) = self.lock().get_mut(&member.network_id) {
             entry.members.remove(container);
+            self.note(entry);
             for address in member.addresses() {
                 let pool = if address.is_ipv4() { &mut entry.pool } else { &mut entry.pool6 };
                 if let Some(pool) = pool {
@@ -337,6 +351,24 @@ impl Networks {
                 }
             }
         }
+    }
+
+    fn note(&self, changed: &Entry) {
+        if matches!(changed.network.driver, Driver::Host) {
+            self.on_host.send_replace(());
+        }
+    }
+
+    /// Every change of who is in the network `host`.
+    pub fn watch_host(&self) -> tokio::sync::watch::Receiver<()> {
+        self.on_host.subscribe()
+    }
+
+    /// Who is in the network `host`: ids of containers.
+    pub fn on_host(&self) -> std::collections::BTreeSet<String> {
+        let entries = self.lock();
+        let host = entries.values().filter(|e| matches!(e.network.driver, Driver::Host));
+        host.flat_map(|e| e.members.keys().cloned()).collect()
     }
 
     /// Resolvers outside, for `resolv.conf` and the name server.

@@ -338,10 +338,11 @@ fn arguments(
     let rosetta = kind.has_rosetta && settings.rosetta && parts::arch() == "arm64";
     let boot = format!(
         "{} console=hvc0 panic=0 coracle.root={own} coracle.data={data} coracle.net=dhcp{host} \
-         coracle.link=vsock:{LINK_PORT}{}{} {}",
+         coracle.link=vsock:{LINK_PORT}{}{}{} {}",
         image.cmdline,
         shares::boot_arguments(&folders),
         if rosetta { format!(" coracle.rosetta={ROSETTA}") } else { String::new() },
+        crate::routes::boot_argument(),
         settings.kernel_arguments
     );
     if boot.contains('"') {

@@ -223,6 +223,7 @@ fn keep(
     let again = said.try_clone().map_err(HostError::io("opening", &log))?;
     let mut words = vec![GUEST.to_owned(), "hosted".into(), root.build.clone()];
     words.extend(share_words(&settings.shares));
+    words.extend(crate::routes::boot_argument().split_whitespace().map(str::to_owned));
     words.extend(settings.kernel_arguments.split_whitespace().map(str::to_owned));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut command = service.in_distribution(name, &words);

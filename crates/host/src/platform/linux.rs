@@ -47,6 +47,19 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// How a port is had that is refused to ordinary users.
+pub fn low_ports(port: u16) -> String {
+    format!(
+        "ports below 1024 are root's here; `sudo sysctl net.ipv4.ip_unprivileged_port_start={port}` gives them to \
+         everybody from {port} on, or publish another port"
+    )
+}
+
+/// Where this computer's network leads.
+pub fn routes() -> Vec<crate::routes::Subnet> {
+    crate::routes::of_linux(&fs::read_to_string("/proc/net/route").unwrap_or_default())
+}
+
 /// Tells an engine that the power goes: it stops its containers in order and ends; told again, it kills them.
 pub fn power_fails(pid: u32) {
     use rustix::process::{Pid, Signal, kill_process};

@@ -25,6 +25,19 @@ pub fn mounted_below(_folder: &Path) -> Option<std::path::PathBuf> {
     None
 }
 
+/// How a port is had that is refused to ordinary users.
+pub fn low_ports(port: u16) -> String {
+    format!(
+        "ports below 1024 are everybody's here on all addresses alone: publish {port} without an address, or another port"
+    )
+}
+
+/// Where this computer's network leads.
+pub fn routes() -> Vec<crate::routes::Subnet> {
+    let said = Command::new("/usr/sbin/netstat").args(["-rn", "-f", "inet"]).output();
+    said.map_or(Vec::new(), |said| crate::routes::of_macos(&String::from_utf8_lossy(&said.stdout)))
+}
+
 /// An engine runs on Linux alone.
 pub fn power_fails(pid: u32) {
     super::end(pid, false);

@@ -60,6 +60,22 @@ pub fn docker_host(socket: &Path) -> String {
 /// A pipe's name goes with its last handle.
 pub fn unbind(_: &Path) {}
 
+/// How a port is had that is refused.
+pub fn low_ports(port: u16) -> String {
+    format!(
+        "Windows keeps {port} for something else (`netsh interface ipv4 show excludedportrange tcp` lists what); publish another port"
+    )
+}
+
+/// Where this computer's network leads.
+pub fn routes() -> Vec<crate::routes::Subnet> {
+    let mut command = Command::new("route");
+    command.args(["print", "-4"]).stdin(Stdio::null());
+    windowless(&mut command);
+    let said = command.output();
+    said.map_or(Vec::new(), |said| crate::routes::of_windows(&String::from_utf8_lossy(&said.stdout)))
+}
+
 /// Makes a link that leads to `to`.
 pub fn link(to: &Path, link: &Path) -> io::Result<()> {
     std::os::windows::fs::symlink_file(to, link)
