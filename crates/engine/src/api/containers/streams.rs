@@ -175,10 +175,9 @@ pub async fn attach(engine: Arc<Engine>, call: Call) -> Result<Reply> {
                 }
                 if let Some(answer) = answer
                     && let Ok(attachment) = answer.await
+                    && pump(io, attachment, keys, std::future::ready(())).await
                 {
-                    if pump(io, attachment, keys, std::future::ready(())).await {
-                        engine.container_event(&record, "detach", &[]);
-                    }
+                    engine.container_event(&record, "detach", &[]);
                 }
             })
         }),
