@@ -110,7 +110,7 @@ fn as_on_apple_silicon_with_a_shared_folder_and_rosetta() {
     std::os::unix::fs::chown(folder.path(), Some(machine.user()), Some(machine.user())).unwrap();
     std::fs::write(folder.path().join("file"), "from the host").unwrap();
     let bind = format!("{}:/x", folder.path().display());
-    let script = "cat /x/file; echo from a container >/x/back";
+    let script = "busybox cat /x/file; echo from a container >/x/back";
     let said = machine.docker(&["run", "--rm", "-v", &bind, "coracle/welcome", "sh", "-c", script]);
     assert_eq!(said.ok(), "from the host");
     assert_eq!(std::fs::read_to_string(folder.path().join("back")).unwrap(), "from a container\n");
