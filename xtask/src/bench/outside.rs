@@ -111,35 +111,6 @@ impl Bench {
             let what = format!("100 MB, {way}, beside a raw port");
             add(what, Target::None, ours, raw, "peer: a virtio-serial port of its own, no container");
         }
-        // What a connection to the container costs inside the guest already: the link's part is what is above it.
-        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
-        let address = side.docker(&["inspect", "-f", format, &published])?;
-        let mut inside: [Vec<f64>; 2] = Default::default();
-        for _ in 0..self.runs.min(SLOW_RUNS) {
-            let address = address.trim();
-            let works = [
-                format!("nc {address} {SENDS} >/dev/null"),
-                format!(
-                    "dd if=/dev/zero bs={PIECE} count={} 2>/dev/null | nc {address} {TAKES}",
-                    SENT / PIECE
-                ),
-            ];
-            for (samples, work) in inside.iter_mut().zip(works) {
-                let started = Instant::now();
-                machine.shell().run(&work)?;
-                samples.push(started.elapsed().as_secs_f64() * 1e3);
-            }
-        }
-        for (way, ours) in ["from a container", "to a container"].into_iter().zip(inside) {
-            self.row(Row {
-                name: format!("100 MB {way}, inside the guest"),
-                unit: "ms",
-                target: Target::None,
-                ours,
-                peer: Vec::new(),
-                note: "busybox nc in the guest's own network, no link".into(),
-            });
-        }
         side.docker(&["rm", "-f", &published, &direct]).map(drop)
     }
 
