@@ -123,6 +123,24 @@ fn logs_are_kept_and_followed() {
 }
 
 #[test]
+fn a_log_that_is_followed_until_a_time_ends_then() {
+    let engine = Engine::with_busybox();
+    let script = "while :; do echo line; sleep 0.1; done";
+    engine.docker(&["run", "-d", "--name", "talks", "busybox", "sh", "-c", script]).ok();
+    let began = std::time::Instant::now();
+    // From the client's clock: two seconds from now.
+    let until = (std::time::SystemTime::now() + std::time::Duration::from_secs(2))
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs_f64();
+    let said = engine.docker(&["logs", "-f", "--until", &format!("{until:.3}"), "talks"]).ok();
+    assert!(began.elapsed() >= std::time::Duration::from_millis(1900), "it followed: {:?}", began.elapsed());
+    assert!(said.lines().count() >= 10 && said.lines().all(|l| l == "line"), "{said}");
+    assert_eq!(engine.docker(&["inspect", "-f", "{{.State.Running}}", "talks"]).ok(), "true");
+    engine.docker(&["rm", "-f", "talks"]).ok();
+}
+
+#[test]
 fn exec_runs_beside_the_container() {
     let engine = Engine::with_busybox();
     engine.docker(&["run", "-d", "--name", "box", "-e", "A=b", "busybox", "sleep", "1000"]).ok();

@@ -164,7 +164,11 @@ fn size_of(text: &str) -> Option<u64> {
     let whole = digits.parse::<u64>().ok().map(|n| n.checked_mul(factor));
     // `1.5m` is a size as well; what has digits and a point is a number to Rust too.
     let plain = digits.starts_with(|c: char| c.is_ascii_digit());
-    let with_a_point = || digits.parse::<f64>().ok().filter(|_| plain).map(|n| (n * factor as f64) as u64);
+    let with_a_point = || {
+        let bytes = digits.parse::<f64>().ok().filter(|_| plain)? * factor as f64;
+        // More than there are bytes is no size.
+        (bytes < u64::MAX as f64).then_some(bytes as u64)
+    };
     whole.unwrap_or_else(with_a_point)
 }
 

@@ -1,10 +1,10 @@
 //! How a run ends, and the container with it.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{RESTART_CALM, RESTART_FIRST, RESTART_MAX, Run, State, Stopping, Task, tell};
+use super::{BackOff, Run, State, Stopping, Task, tell};
 use crate::container::{Status, health, images};
 use crate::error::Result;
 use crate::store::Kind;
@@ -72,11 +72,7 @@ impl Task {
             return true;
         }
         if !was_stopped && !self.record.stopped_by_user && self.policy_restarts(exit.code) {
-            if ran_for >= RESTART_CALM {
-                self.back_off = RESTART_FIRST;
-            }
-            self.state = State::Waiting(Instant::now() + self.back_off);
-            self.back_off = (self.back_off * 2).min(RESTART_MAX);
+            self.state = State::Waiting(Instant::now() + self.back_off.after(ran_for));
             self.save(self.run_durability()).await;
             self.publish(Status::Restarting);
             waiters.into_iter().for_each(|reply| tell(reply, Ok(())));
@@ -122,7 +118,7 @@ impl Task {
 
     /// A start that a person asked for: restarts are counted anew, and the pauses before them begin short.
     pub(super) async fn start_anew(&mut self) -> Result<()> {
-        self.back_off = RESTART_FIRST;
+        self.back_off = BackOff::default();
         self.record.restart_count = 0;
         self.start().await
     }
@@ -148,8 +144,7 @@ impl Task {
     async fn start_by_policy(&mut self) {
         if let Err(e) = self.start().await {
             tracing::warn!("container {} did not start again: {e}", self.record.name);
-            self.state = State::Waiting(Instant::now() + self.back_off);
-            self.back_off = (self.back_off * 2).min(RESTART_MAX);
+            self.state = State::Waiting(Instant::now() + self.back_off.after(Duration::ZERO));
             self.publish(Status::Restarting);
         }
     }

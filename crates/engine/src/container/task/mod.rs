@@ -25,10 +25,6 @@ use crate::store::{Durability, Kind};
 pub const STOP_TIMEOUT_SECONDS: i64 = 10;
 /// How long a killed container may take to go before the request gives up waiting.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// First pause before a restart; it doubles up to [`RESTART_MAX`] and starts over after [`RESTART_CALM`].
-const RESTART_FIRST: Duration = Duration::from_millis(100);
-const RESTART_MAX: Duration = Duration::from_secs(60);
-const RESTART_CALM: Duration = Duration::from_secs(10);
 
 /// What a run holds.
 struct Run {
@@ -66,6 +62,33 @@ enum State {
     Waiting(Instant),
 }
 
+/// The pauses before restarts by the policy: each twice as long as the one before, as dockerd has them.
+#[derive(Debug)]
+struct BackOff(Duration);
+
+impl BackOff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(60);
+    /// Who ran for so long did not fail at its start: the next pause is the first again.
+    const CALM: Duration = Duration::from_secs(10);
+
+    /// The pause after a run that took so long.
+    fn after(&mut self, ran_for: Duration) -> Duration {
+        if ran_for >= Self::CALM {
+            *self = Self::default();
+        }
+        let pause = self.0;
+        self.0 = (pause * 2).min(Self::LONGEST);
+        pause
+    }
+}
+
+impl Default for BackOff {
+    fn default() -> Self {
+        Self(Self::FIRST)
+    }
+}
+
 enum Wake {
     Command(Option<Command>),
     Exit(std::result::Result<runtime::Exit, runtime::Error>),
@@ -81,7 +104,7 @@ pub struct Task {
     /// Attachments that wait for the next start.
     pending: Vec<(runtime::AttachWant, oneshot::Sender<runtime::Attachment>)>,
     exits: u64,
-    back_off: Duration,
+    back_off: BackOff,
     commands: mpsc::Receiver<Command>,
     publish: watch::Sender<View>,
     files: FilesLock,
@@ -103,7 +126,7 @@ pub fn spawn(engine: &Arc<Engine>, record: Record, found: Option<runtime::Contai
         state: State::Idle,
         pending: Vec::new(),
         exits: 0,
-        back_off: RESTART_FIRST,
+        back_off: BackOff::default(),
         commands,
         publish,
         files: handle.files().clone(),
@@ -334,4 +357,19 @@ impl Task {
 /// Answers a request; the one that asked may have gone away, which is no failure.
 fn tell(reply: oneshot::Sender<Result<()>>, result: Result<()>) {
     let _ = reply.send(result);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_begin_again_after_a_run_of_ten_seconds() {
+        let mut pauses = BackOff::default();
+        let short = Duration::from_secs(9);
+        let ms: Vec<u128> = (0..12).map(|_| pauses.after(short).as_millis()).collect();
+        assert_eq!(ms, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000]);
+        assert_eq!(pauses.after(Duration::from_secs(10)), BackOff::FIRST);
+        assert_eq!(pauses.after(Duration::ZERO), BackOff::FIRST * 2);
+    }
 }
