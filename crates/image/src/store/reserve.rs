@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::FallocateFlags;
 
@@ -17,19 +18,23 @@ const BYTES: u64 = 2 << 20;
 const NAME: &str = "reserve";
 
 /// The reserve of a store.
-pub(super) struct Reserve(PathBuf);
+pub(super) struct Reserve {
+    path: PathBuf,
+    /// Held by the one who uses its room: another's keeping it anew would take that away.
+    in_use: Mutex<()>,
+}
 
 impl Reserve {
     pub(super) fn of(root: &Path) -> Reserve {
-        Reserve(root.join(NAME))
+        Reserve { path: root.join(NAME), in_use: Mutex::default() }
     }
 
     /// Makes it what it should be, where there is room.
     pub(super) fn keep(&self) {
-        if fs::metadata(&self.0).is_ok_and(|m| m.len() == BYTES) {
+        if fs::metadata(&self.path).is_ok_and(|m| m.len() == BYTES) {
             return;
         }
-        let made = fs::File::create(&self.0).and_then(|file| {
+        let made = fs::File::create(&self.path).and_then(|file| {
             rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, BYTES).map_err(Into::into)
         });
         if let Err(error) = made {
@@ -40,13 +45,14 @@ impl Reserve {
 
     fn give_up(&self) {
         // Not there is fine.
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
 
     /// Does what makes room; with the reserve's room when there is no other.
     pub(super) fn with<T>(&self, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
         match work() {
             Err(error) if error.is_disk_full() => {
+                let _in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
                 tracing::warn!(%error, "the disk is full: going on with the room that was kept");
                 self.give_up();
                 let done = work();
@@ -65,5 +71,45 @@ pub fn make_room(root: &Path) {
     if full {
         tracing::warn!("the disk is full: starting with the room that was kept");
         Reserve::of(root).give_up();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk on which there is room as long as the reserve is not.
+    #[test]
+    fn two_who_make_room_at_once_both_have_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = Reserve::of(dir.path());
+        reserve.keep();
+        let full = || Error::os("write", "x", std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert!(full().is_disk_full());
+        let both = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            let work = || {
+                let mut first = true;
+                reserve.with(|| {
+                    if std::mem::take(&mut first) {
+                        both.wait();
+                        return Err(full());
+                    }
+                    // While it works, nobody takes the room back.
+                    for _ in 0..200 {
+                        if reserve.path.exists() {
+                            return Err(full());
+                        }
+                        std::thread::yield_now();
+                    }
+                    Ok(())
+                })
+            };
+            let all: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+            for one in all {
+                one.join().unwrap().unwrap();
+            }
+        });
+        assert!(reserve.path.exists(), "it is kept anew");
     }
 }
