@@ -29,8 +29,9 @@ pub struct Snapshot {
     pub size: u64,
 }
 
-/// The word by which others are refused meanwhile.
+/// The words by which others are refused meanwhile.
 const TAKEN: &str = "a snapshot of it is being made";
+const REMOVED: &str = "a snapshot of it is being removed";
 const GIVEN_BACK: &str = "a snapshot is being given back to it";
 
 impl Volumes {
@@ -102,7 +103,7 @@ impl Volumes {
 
     /// Removes a snapshot.
     pub async fn remove_snapshot(&self, name: &str, snapshot: &str) -> Result<()> {
-        let volume = self.begin(name, TAKEN, false).await?;
+        let volume = self.begin(name, REMOVED, false).await?;
         let done = async {
             known(&volume, snapshot)?;
             self.change(name, |v| v.snapshots.retain(|s| s.name != snapshot)).await?;
