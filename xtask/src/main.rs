@@ -90,6 +90,8 @@ enum Task {
     Bench(bench::Options),
     /// Build the programs as they are shipped, in target/stage/bin
     Stage,
+    /// Check the user interface; build the app, all programs and the guest's image: what end-to-end tests need
+    Programs,
     /// Build the desktop app, in target/stage/bin/coracle-desktop
     Desktop,
     /// Take pictures of every screen in both themes, in target/screenshots
@@ -156,6 +158,7 @@ fn main() -> anyhow::Result<()> {
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds)?,
         Task::Bench(options) => bench::run(&options)?,
         Task::Stage => println!("{}", stage::build()?.display()),
+        Task::Programs => test::programs()?,
         Task::Desktop => println!("{}", ui::desktop(false)?.display()),
         Task::Screenshots => println!("{}", test::screenshots()?.display()),
         Task::Image { arch, programs, wsl, out } => {

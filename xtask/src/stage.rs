@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What runs in the guest is static (no libraries travel with it); the shim is also at a fixed address, which
-//! saves each of them the pages that relocation would dirty.
+//! saves each of them the pages that relocation would dirty. The engine, which keeps its random address, has its
+//! relocations packed: 1.3 MB less that is read when it starts, and then stays in memory.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +19,8 @@ use crate::{target_dir, workspace};
 
 /// Static programs of the guest: package, program, more flags for the linker's last step.
 const STATIC: &[(&str, &str, &[&str])] = &[
-    ("engine", "coracle-engine", &[]),
+    // Said here once more: with a profile of its own for the package, cargo forgets that it is to be stripped.
+    ("engine", "coracle-engine", &["-C", "strip=symbols", "-C", "link-arg=-Wl,-z,pack-relative-relocs"]),
     ("runtime", "coracle-shim", &["-C", "relocation-model=static"]),
     ("guest", "coracle-guest", &[]),
 ];

@@ -1,9 +1,11 @@
 //! `cargo xtask test`: format, lints, licences' rules, unit and integration tests, then the end-to-end tests
 //! against the staged programs.
 
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::{check, dist, fuzz, licences, stage, target_dir, tools, ui, workspace};
 
@@ -32,7 +34,7 @@ impl Tier {
 /// Runs a tier; fails with the first thing that does.
 pub fn run_step(name: &str, command: &mut Command) -> Result<()> {
     eprintln!("== {name}");
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     stage::run(command)?;
     eprintln!("== {name}: {:.1} s", started.elapsed().as_secs_f32());
     Ok(())
@@ -40,6 +42,8 @@ pub fn run_step(name: &str, command: &mut Command) -> Result<()> {
 
 /// Runs all of a tier.
 pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
+    // Now: building may put another file in its place, and then this one has no name.
+    let own = std::env::current_exe()?;
     crate::setup::programs()?;
     let tools = tools::environment()?;
     let cargo = || {
@@ -79,16 +83,20 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         crate::double()?;
         tests.env("CORACLE_TEST_MACHINE", "1");
     }
+    // Those of the machine wait for guests most of the time: meanwhile what the end-to-end tests need is built.
+    run_step("building tests", cargo().args(["test", "--workspace", "--locked", "--quiet", "--no-run"]))?;
+    let beside = (tier != Tier::Quick).then(|| Beside::start(&own)).transpose()?;
     // Programs of the crates' own integration tests (the shim) are built by cargo test itself.
     run_step(
         "unit and integration tests",
         tests.args(["test", "--workspace", "--exclude", "tests", "--locked", "--no-fail-fast"]).args(&name),
     )?;
-    if tier == Tier::Quick {
-        ui::check()?;
-        return Ok(());
-    }
-    let interface = app_environment()?;
+    let Some(beside) = beside else {
+        return ui::check();
+    };
+    beside.end()?;
+    let mut interface = ui::test_environment()?;
+    interface.push(("CORACLE_TEST_DESKTOP", stage::dir().join("bin/coracle-desktop")));
     // CI has the mutations of `image::fuzzing` instead, among the unit tests.
     if filter.is_none() && tier == Tier::Full {
         fuzz::run(None, fuzz::SECONDS)?;
@@ -140,21 +148,54 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     )
 }
 
-/// Checks and builds the user interface and the shell around it; answers what their end-to-end tests need.
-fn app_environment() -> Result<Vec<(&'static str, std::path::PathBuf)>> {
-    eprintln!("== user interface and shell");
-    let started = std::time::Instant::now();
+/// What the end-to-end tests need, being made by a process of its own that gives way to others.
+struct Beside {
+    child: Child,
+    log: PathBuf,
+    started: Instant,
+}
+
+impl Beside {
+    fn start(own: &Path) -> Result<Self> {
+        let log = target_dir().join("beside.log");
+        std::fs::create_dir_all(target_dir())?;
+        let out = std::fs::File::create(&log).with_context(|| format!("write {}", log.display()))?;
+        let mut command = Command::new("nice");
+        command.args(["-n", "10"]).arg(own).arg("programs");
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        eprintln!("== user interface, shell and programs: built meanwhile ({})", log.display());
+        Ok(Self { child: command.spawn().context("run nice")?, log, started: Instant::now() })
+    }
+
+    /// Waits for it; fails with its words.
+    fn end(mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        eprint!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        eprintln!("== user interface, shell and programs: {:.1} s", self.started.elapsed().as_secs_f32());
+        ensure!(status.success(), "the user interface, the shell or the programs failed (above is why)");
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    /// Nothing is left running when a test before it failed.
+    fn drop(&mut self) {
+        let _ = self.child.wait();
+    }
+}
+
+/// Checks the user interface, builds the shell around it, all programs and the guest's image.
+pub fn programs() -> Result<()> {
+    eprintln!("== user interface");
     ui::check()?;
+    eprintln!("== shell");
     stage::run(ui::shell_cargo().args(["fmt", "--check"]))?;
-    let desktop = ui::desktop(true)?;
-    let mut environment = ui::test_environment()?;
-    environment.push(("CORACLE_TEST_DESKTOP", desktop));
-    eprintln!("== user interface and shell: {:.1} s", started.elapsed().as_secs_f32());
-    Ok(environment)
+    ui::desktop(true)?;
+    crate::run::prepare().map(drop)
 }
 
 /// Takes pictures of every screen, of a real engine with something in it.
-pub fn screenshots() -> Result<std::path::PathBuf> {
+pub fn screenshots() -> Result<PathBuf> {
     crate::setup::programs()?;
     let (tools, folder) = (tools::environment()?, target_dir().join("screenshots"));
     let bin = stage::build()?;

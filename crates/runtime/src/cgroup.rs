@@ -9,7 +9,7 @@ mod stats;
 
 pub use kills::MemoryKills;
 pub(crate) use kills::killed;
-pub use stats::{IoStat, Stats};
+pub use stats::{IoStat, MEMORY_KEYS, Meter, Stats};
 
 use crate::error::Error;
 use crate::sys::bpf;
@@ -391,9 +391,4 @@ fn set_io(path: &Path, io: &LinuxBlockIo, set: Set<'_>) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// What the group has used.
-pub(crate) fn stats(path: &Path) -> Stats {
-    stats::read(path)
 }

@@ -2,7 +2,7 @@
 
 mod connection;
 
-use crate::cgroup::{self, Controllers, Groups, MemoryKills, Stats};
+use crate::cgroup::{self, Controllers, Groups, MemoryKills, Meter};
 use crate::error::Error;
 use crate::oci::{self, OciRuntime};
 use crate::plan::{Plan, ProcessPlan, StdinPlan};
@@ -577,9 +577,9 @@ impl Container {
         cgroup::pids(&self.0.group)
     }
 
-    /// What it has used.
-    pub async fn stats(&self) -> Stats {
-        cgroup::stats(&self.0.group)
+    /// Reads what it has used.
+    pub fn meter(&self) -> Meter {
+        Meter::of(&self.0.group)
     }
 
     /// The kernel's kills for want of memory among its processes, from now on; an error where memory is not counted.

@@ -36,7 +36,7 @@ mod sys;
 mod timestamp;
 mod translate;
 
-pub use cgroup::{Controllers, IoStat, MemoryKills, Stats};
+pub use cgroup::{Controllers, IoStat, MEMORY_KEYS, MemoryKills, Meter, Stats};
 pub use container::{
     AttachWant, Attachment, Bundle, Config, Container, Exec, ExecSpec, Exit, LogConfig, Reconnected, RootFs,
     Runtime, Stdio,

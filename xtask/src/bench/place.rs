@@ -1,10 +1,10 @@
 //! What `/proc` and `/sys` say of a side's processes: on this machine, or in the guest that the side runs in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::machine::Shell;
 use super::sys::listener;
@@ -98,8 +98,9 @@ impl Place {
         }
     }
 
-    fn processes(&self) -> Result<Vec<Process>> {
-        let all: Vec<String> = match self {
+    /// `/proc/<pid>/stat` of all processes. In a guest by one short line: its shell takes no long ones.
+    fn stats(&self) -> Result<Vec<String>> {
+        Ok(match self {
             Self::Here => fs::read_dir("/proc")?
                 .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
                 .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok())
@@ -107,8 +108,11 @@ impl Place {
             Self::Guest { shell, .. } => {
                 shell.run("cat /proc/[0-9]*/stat 2>/dev/null")?.lines().map(str::to_owned).collect()
             }
-        };
-        Ok(all.iter().filter_map(|stat| process(stat)).collect())
+        })
+    }
+
+    fn processes(&self) -> Result<Vec<Process>> {
+        Ok(self.stats()?.iter().filter_map(|stat| process(stat)).collect())
     }
 
     /// A process's parent; `None` when it has ended.
@@ -145,6 +149,13 @@ impl Place {
         Ok(found)
     }
 
+    /// The parents of processes: of containers' first ones, their shims. Each once.
+    pub fn parents(&self, pids: &[u32]) -> Result<Vec<u32>> {
+        let all = self.processes()?;
+        let parents: BTreeSet<u32> = all.iter().filter(|p| pids.contains(&p.pid)).map(|p| p.parent).collect();
+        Ok(parents.into_iter().collect())
+    }
+
     /// A process's memory (`smaps_rollup`); `None` = it has ended.
     pub fn memory(&self, pid: u32) -> Result<Option<Memory>> {
         let Some(text) = self.read(&format!("/proc/{pid}/smaps_rollup"))? else { return Ok(None) };
@@ -171,13 +182,15 @@ impl Place {
     pub fn cpu_seconds(&self, pids: &[u32]) -> Result<f64> {
         /// Ticks a second, on every Linux there is.
         const TICKS: f64 = 100.0;
+        let mut found = 0;
         let mut ticks = 0;
-        for pid in pids {
-            let stat = self.read(&format!("/proc/{pid}/stat"))?.context("the daemon has ended")?;
+        for stat in self.stats()?.iter().filter(|s| process(s).is_some_and(|p| pids.contains(&p.pid))) {
+            found += 1;
             let fields: Vec<&str> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
             ticks +=
                 fields.get(11..13).context("stat")?.iter().filter_map(|f| f.parse::<u64>().ok()).sum::<u64>();
         }
+        ensure!(found == pids.len(), "of {} processes {} have ended", pids.len(), pids.len() - found);
         Ok(ticks as f64 / TICKS)
     }
 

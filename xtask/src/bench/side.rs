@@ -113,6 +113,14 @@ impl Side {
         Ok(self.docker(&["inspect", "-f", "{{.State.Pid}}", name])?.parse()?)
     }
 
+    /// What runs these containers: one shim each.
+    pub fn shims(&self, containers: &[String]) -> Result<Vec<u32>> {
+        let args = ["inspect", "-f", "{{.State.Pid}}"];
+        let args: Vec<&str> = args.into_iter().chain(containers.iter().map(String::as_str)).collect();
+        let pids: Vec<u32> = self.docker(&args)?.lines().map(str::parse).collect::<Result<_, _>>()?;
+        self.place.parents(&pids)
+    }
+
     /// Memory of the daemon and its helpers.
     pub fn daemon_memory(&self) -> Result<Memory> {
         self.place.memory_of(&self.place.daemon(&self.socket)?)

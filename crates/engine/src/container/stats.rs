@@ -4,12 +4,14 @@
 //! them. A reader that is slow skips samples.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use super::{Handle, Status};
+use super::{Handle, Record, Status};
 use crate::engine::Engine;
 
 /// Between two samples.
@@ -86,27 +88,62 @@ fn interfaces(text: &str) -> Vec<Interface> {
     text.lines().filter_map(line).collect()
 }
 
-async fn sample(handle: &Handle, machine: Machine) -> Sample {
+/// Reads one run of one container. Its files stay open, so a new run has a new one.
+struct Meter {
+    pid: u32,
+    group: runtime::Meter,
+    /// `/proc/PID/net/dev`; `None`: the interfaces are not its own.
+    interfaces: Option<File>,
+}
+
+impl Meter {
+    fn of(record: &Record, container: &runtime::Container) -> Self {
+        let own = !record.networks.contains_key("host") && !super::links::shares_network(&record.host);
+        let pid = container.pid();
+        let interfaces = own.then(|| File::open(format!("/proc/{pid}/net/dev")).ok()).flatten();
+        Self { pid, group: container.meter(), interfaces }
+    }
+
+    /// How many may stay open: theirs are at most half of the files that this process may have.
+    fn kept() -> usize {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+        files / 2 / (runtime::Meter::FILES + 1)
+    }
+
+    fn interfaces(&self) -> Vec<Interface> {
+        /// Bytes asked for at once: what the kernel says at once.
+        const PAGE: usize = 4096;
+        let Some(file) = &self.interfaces else { return Vec::new() };
+        let (mut text, mut have) = (vec![0; PAGE], 0);
+        while let Ok(read @ 1..) = file.read_at(&mut text[have..], have as u64) {
+            have += read;
+            text.resize(have + PAGE, 0);
+        }
+        interfaces(std::str::from_utf8(&text[..have]).unwrap_or_default())
+    }
+}
+
+/// What a container has used until now. Files of the run before are closed, also when it runs no more.
+fn sample(handle: &Handle, meter: &mut Option<Meter>, machine: Machine) -> Sample {
     let view = handle.view();
     let (used, interfaces) = match &view.status {
         Status::Running { container, .. } => {
-            let own = !view.record.networks.contains_key("host")
-                && !super::links::shares_network(&view.record.host);
-            let text = if own {
-                std::fs::read_to_string(format!("/proc/{}/net/dev", container.pid())).unwrap_or_default()
-            } else {
-                String::new()
-            };
-            (Some(container.stats().await), interfaces(&text))
+            let same = meter.take_if(|m| m.pid == container.pid());
+            let meter = meter.insert(same.unwrap_or_else(|| Meter::of(&view.record, container)));
+            (Some(meter.group.read()), meter.interfaces())
         }
-        _ => (None, Vec::new()),
+        _ => {
+            *meter = None;
+            (None, Vec::new())
+        }
     };
     Sample { at: SystemTime::now(), used, interfaces, system_cpu: machine.cpu, cpus: machine.cpus }
 }
 
 /// One sample, now.
-pub async fn once(handle: &Handle) -> Sample {
-    sample(handle, Machine::read()).await
+pub fn once(handle: &Handle) -> Sample {
+    sample(handle, &mut None, Machine::read())
 }
 
 /// Samples as they come; `None` before the first. Closed when the container is gone.
@@ -148,6 +185,8 @@ impl Sampler {
     async fn run(&self) {
         let mut clock = tokio::time::interval(PERIOD);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut meters: HashMap<String, Option<Meter>> = HashMap::new();
+        let kept = Meter::kept();
         loop {
             clock.tick().await;
             let handles: Vec<(String, Handle)> = {
@@ -158,11 +197,15 @@ impl Sampler {
                 if watched.is_empty() {
                     return;
                 }
+                meters.retain(|id, _| watched.contains_key(id));
                 watched.iter().map(|(id, w)| (id.clone(), w.handle.clone())).collect()
             };
             let machine = Machine::read();
             for (id, handle) in handles {
-                let sample = Arc::new(sample(&handle, machine).await);
+                let sample = Arc::new(match meters.len() < kept || meters.contains_key(&id) {
+                    true => sample(&handle, meters.entry(id.clone()).or_default(), machine),
+                    false => sample(&handle, &mut None, machine),
+                });
                 if let Some(watched) = self.lock().get(&id) {
                     watched.samples.send_replace(Some(sample));
                 }

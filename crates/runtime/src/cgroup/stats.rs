@@ -1,7 +1,46 @@
 //! What a group has used, read from its files without the shim.
+//!
+//! Who is asked once a second keeps the files open ([`Meter`]): a file of a group says anew what is true whenever it is
+//! read from its beginning, and opening it costs more than that.
 
-use std::fs;
-use std::path::Path;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Of `memory.stat`, what containerd tells of it, and dockerd with it. In order.
+pub const MEMORY_KEYS: [&str; 31] = [
+    "active_anon",
+    "active_file",
+    "anon",
+    "anon_thp",
+    "file",
+    "file_dirty",
+    "file_mapped",
+    "file_writeback",
+    "inactive_anon",
+    "inactive_file",
+    "kernel_stack",
+    "pgactivate",
+    "pgdeactivate",
+    "pgfault",
+    "pglazyfree",
+    "pglazyfreed",
+    "pgmajfault",
+    "pgrefill",
+    "pgscan",
+    "pgsteal",
+    "shmem",
+    "slab",
+    "slab_reclaimable",
+    "slab_unreclaimable",
+    "sock",
+    "thp_collapse_alloc",
+    "thp_fault_alloc",
+    "unevictable",
+    "workingset_activate",
+    "workingset_nodereclaim",
+    "workingset_refault",
+];
 
 /// Use of resources by one container. What the machine cannot count is 0 (or empty).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,12 +61,10 @@ pub struct Stats {
     pub memory: u64,
     /// Its limit, bytes; `None` = none.
     pub memory_limit: Option<u64>,
-    /// The highest use, bytes, where the kernel knows it.
-    pub memory_peak: Option<u64>,
     /// Times the limit was hit and nothing could be reclaimed.
     pub memory_failures: u64,
-    /// `memory.stat`, key and value.
-    pub memory_stat: Vec<(String, u64)>,
+    /// `memory.stat`: the values of [`MEMORY_KEYS`], in their order.
+    pub memory_stat: [u64; MEMORY_KEYS.len()],
     /// Processes and threads.
     pub pids: u64,
     /// Their limit; `None` = none.
@@ -53,43 +90,96 @@ pub struct IoStat {
     pub writes: u64,
 }
 
-fn number(path: &Path, file: &str) -> Option<u64> {
-    fs::read_to_string(path.join(file)).ok()?.trim().parse().ok()
+/// Reads what one group has used, as often as it is asked. After the group's end everything is 0.
+#[derive(Debug)]
+pub struct Meter {
+    group: PathBuf,
+    cpu: Option<File>,
+    memory: Option<File>,
+    memory_max: Option<File>,
+    memory_events: Option<File>,
+    memory_stat: Option<File>,
+    pids: Option<File>,
+    pids_max: Option<File>,
+    io: Option<File>,
+    text: Vec<u8>,
 }
 
-fn pairs(path: &Path, file: &str) -> Vec<(String, u64)> {
-    let text = fs::read_to_string(path.join(file)).unwrap_or_default();
-    text.lines()
-        .filter_map(|l| l.split_once(' ').and_then(|(k, v)| Some((k.to_owned(), v.parse().ok()?))))
-        .collect()
-}
+impl Meter {
+    /// Bytes that the files' texts are read into at first. It grows.
+    const ROOM: usize = 4096;
+    /// Files that are open.
+    pub const FILES: usize = 8;
 
-/// Reads the files of the group.
-pub(crate) fn read(path: &Path) -> Stats {
-    let cpu = pairs(path, "cpu.stat");
-    let of = |list: &[(String, u64)], key: &str| list.iter().find(|(k, _)| k == key).map_or(0, |(_, v)| *v);
-    let micros = |key: &str| of(&cpu, key).saturating_mul(1000);
-    let pids = number(path, "pids.current").unwrap_or_else(|| super::pids(path).len() as u64);
-    Stats {
-        cpu_total: micros("usage_usec"),
-        cpu_user: micros("user_usec"),
-        cpu_system: micros("system_usec"),
-        cpu_periods: of(&cpu, "nr_periods"),
-        cpu_throttled_periods: of(&cpu, "nr_throttled"),
-        cpu_throttled: micros("throttled_usec"),
-        memory: number(path, "memory.current").unwrap_or(0),
-        memory_limit: number(path, "memory.max"),
-        memory_peak: number(path, "memory.peak"),
-        memory_failures: of(&pairs(path, "memory.events"), "max"),
-        memory_stat: pairs(path, "memory.stat"),
-        pids,
-        pids_limit: number(path, "pids.max"),
-        io: fs::read_to_string(path.join("io.stat"))
-            .unwrap_or_default()
-            .lines()
-            .filter_map(io_line)
-            .collect(),
+    pub(crate) fn of(group: &Path) -> Self {
+        let file = |name: &str| File::open(group.join(name)).ok();
+        Self {
+            cpu: file("cpu.stat"),
+            memory: file("memory.current"),
+            memory_max: file("memory.max"),
+            memory_events: file("memory.events"),
+            memory_stat: file("memory.stat"),
+            pids: file("pids.current"),
+            pids_max: file("pids.max"),
+            io: file("io.stat"),
+            group: group.to_owned(),
+            text: vec![0; Self::ROOM],
+        }
     }
+
+    /// What has been used until now.
+    pub fn read(&mut self) -> Stats {
+        let mut stats = Stats::default();
+        let text = &mut self.text;
+        for (key, value) in pairs(said(&self.cpu, text)) {
+            let nanos = value.saturating_mul(1000);
+            match key {
+                "usage_usec" => stats.cpu_total = nanos,
+                "user_usec" => stats.cpu_user = nanos,
+                "system_usec" => stats.cpu_system = nanos,
+                "nr_periods" => stats.cpu_periods = value,
+                "nr_throttled" => stats.cpu_throttled_periods = value,
+                "throttled_usec" => stats.cpu_throttled = nanos,
+                _ => {}
+            }
+        }
+        for (key, value) in pairs(said(&self.memory_stat, text)) {
+            if let Ok(at) = MEMORY_KEYS.binary_search(&key) {
+                stats.memory_stat[at] = value;
+            }
+        }
+        let failures = pairs(said(&self.memory_events, text)).find(|(key, _)| *key == "max");
+        stats.memory_failures = failures.map_or(0, |(_, times)| times);
+        stats.io = said(&self.io, text).lines().filter_map(io_line).collect();
+        stats.memory = number(said(&self.memory, text)).unwrap_or(0);
+        stats.memory_limit = number(said(&self.memory_max, text));
+        stats.pids_limit = number(said(&self.pids_max, text));
+        let pids = number(said(&self.pids, text));
+        stats.pids = pids.unwrap_or_else(|| super::pids(&self.group).len() as u64);
+        stats
+    }
+}
+
+/// What a file says now; nothing, where there is none or no more.
+fn said<'a>(file: &Option<File>, text: &'a mut Vec<u8>) -> &'a str {
+    let Some(file) = file else { return "" };
+    loop {
+        let Ok(read) = file.read_at(text, 0) else { return "" };
+        if read < text.len() {
+            return std::str::from_utf8(&text[..read]).unwrap_or_default();
+        }
+        text.resize(text.len() * 2, 0);
+    }
+}
+
+/// A number; `None` for `max` and for nothing.
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// Lines of a key and a number.
+fn pairs(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    text.lines().filter_map(|l| l.split_once(' ').and_then(|(k, v)| Some((k, v.parse().ok()?))))
 }
 
 fn io_line(line: &str) -> Option<IoStat> {
@@ -113,6 +203,12 @@ fn io_line(line: &str) -> Option<IoStat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    #[test]
+    fn keys_are_in_order() {
+        assert!(MEMORY_KEYS.is_sorted());
+    }
 
     #[test]
     fn reads_what_the_kernel_writes() {
@@ -123,12 +219,21 @@ mod tests {
         write("memory.max", "max\n");
         write("pids.max", "100\n");
         write("io.stat", "253:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n");
-        let stats = read(dir.path());
+        write("memory.stat", "anon 7\nzswap 3\npgfault 9\n");
+        let mut meter = Meter::of(dir.path());
+        let stats = meter.read();
         assert_eq!((stats.cpu_total, stats.cpu_periods, stats.memory), (12_000, 3, 4096));
         assert_eq!((stats.memory_limit, stats.pids_limit), (None, Some(100)));
         assert_eq!(
             stats.io,
             [IoStat { major: 253, minor: 0, read_bytes: 1, write_bytes: 2, reads: 3, writes: 4 }]
         );
+        let of = |key| stats.memory_stat[MEMORY_KEYS.binary_search(&key).unwrap()];
+        assert_eq!((of("anon"), of("pgfault"), of("file")), (7, 9, 0));
+
+        // The same files, read once more: longer than what was made ready for them.
+        let more = format!("usage_usec 13\n{}", "x 1\n".repeat(Meter::ROOM));
+        write("cpu.stat", &more);
+        assert_eq!(meter.read().cpu_total, 13_000);
     }
 }
