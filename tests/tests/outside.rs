@@ -34,11 +34,17 @@ for what in sys.argv[1:]:
 for t in threads: t.start()
 "#;
 
-fn with_python(name: &str) -> Machine {
-    let machine = Machine::start(name);
+/// One machine for all that may share it: a boot and its images are most of what each of these takes.
+#[test]
+fn what_the_host_has_of_a_machine() {
+    let machine = Machine::start("outside");
     let folder = tempfile::tempdir().unwrap();
     machine.load(&images::watcher(folder.path()));
-    machine
+    machine.load(&images::busybox(folder.path()));
+    subnets_are_chosen_beside_where_the_hosts_network_leads(&machine);
+    datagrams_reach_a_published_port_and_what_needs_a_right_says_how_to_get_it(&machine);
+    what_a_container_of_the_hosts_network_listens_on_is_open_on_the_host(&machine);
+    a_clock_that_is_wrong_is_set_at_once_and_not_by_and_by(&machine);
 }
 
 /// What a port of the host says to `word`; nothing, where nobody is behind it.
@@ -81,9 +87,7 @@ fn is_open(at: &str) -> bool {
     sockets.contains(&format!(" {ip}:{:04X} ", at.port()))
 }
 
-#[test]
-fn what_a_container_of_the_hosts_network_listens_on_is_open_on_the_host() {
-    let machine = with_python("hostnet");
+fn what_a_container_of_the_hosts_network_listens_on_is_open_on_the_host(machine: &Machine) {
     let run = |name: &str, options: &[&str], served: &[&str]| {
         let run = ["run", "-d", "--name", name];
         machine.docker(&[&run[..], options, &["watcher", "python3", "-c", SERVER], served].concat()).ok();
@@ -130,9 +134,7 @@ fn what_a_container_of_the_hosts_network_listens_on_is_open_on_the_host() {
     });
 }
 
-#[test]
-fn datagrams_reach_a_published_port_and_what_needs_a_right_says_how_to_get_it() {
-    let machine = with_python("udp");
+fn datagrams_reach_a_published_port_and_what_needs_a_right_says_how_to_get_it(machine: &Machine) {
     let serve = |name: &str, publish: &str| {
         let run = ["run", "-d", "--name", name, "-p", publish, "watcher", "python3", "-c", SERVER];
         machine.docker(&[&run[..], &["udp:0.0.0.0:53"]].concat()).ok();
@@ -165,11 +167,7 @@ fn datagrams_reach_a_published_port_and_what_needs_a_right_says_how_to_get_it() 
     }
 }
 
-#[test]
-fn a_clock_that_is_wrong_is_set_at_once_and_not_by_and_by() {
-    let machine = Machine::start("clock");
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::busybox(folder.path()));
+fn a_clock_that_is_wrong_is_set_at_once_and_not_by_and_by(machine: &Machine) {
     machine
         .docker(&["run", "-d", "--name", "clock", "--cap-add", "SYS_TIME", "busybox", "sleep", "1000"])
         .ok();
@@ -187,11 +185,7 @@ fn a_clock_that_is_wrong_is_set_at_once_and_not_by_and_by() {
     }
 }
 
-#[test]
-fn subnets_are_chosen_beside_where_the_hosts_network_leads() {
-    let machine = Machine::start("routes");
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::busybox(folder.path()));
+fn subnets_are_chosen_beside_where_the_hosts_network_leads(machine: &Machine) {
     let guest = |script: &str| {
         let own = ["run", "--rm", "--privileged", "--pid", "host", "busybox", "sh", "-c", script];
         machine.docker(&own).ok()
