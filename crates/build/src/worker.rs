@@ -268,6 +268,8 @@ pub struct Packing {
     pub level: Option<u32>,
     /// Also of those that are packed already in another way.
     pub force: bool,
+    /// No file of a layer that a step made is younger, in seconds after 1970.
+    pub youngest: Option<i64>,
 }
 
 /// An image that was made.
