@@ -432,6 +432,38 @@ fn the_classic_builder_tells_of_each_instruction() {
 }
 
 #[test]
+fn steps_of_the_classic_builder_have_the_limits_that_are_said() {
+    use tests::engine::Cli;
+    let engine = Engine::with_busybox();
+    let dockerfile =
+        "FROM busybox\nRUN grep Cpus_allowed_list: /proc/self/status; ulimit -n; df -k /dev/shm\n";
+    let context = Context::new(&engine, "limits", dockerfile);
+    let limits = ["-m", "64m", "--memory-swap", "96m", "--cpu-shares", "512", "--cpuset-cpus", "0"];
+    let more =
+        ["--cpu-period", "50000", "--cpu-quota", "25000", "--ulimit", "nofile=99:99", "--shm-size", "3m"];
+    let done = context.classic(Cli::V28, &[&limits[..], &more[..]].concat());
+    assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
+    assert!(done.out.contains("\n99\n") && done.out.contains("3072"), "{}", done.out);
+    // A limit that this machine has no controller for is told of; the others hold.
+    let held = |controller: &str, words: &str| {
+        let info = engine.docker(&["info", "-f", &format!("{{{{.{controller}}}}}")]).ok();
+        let discarded = done.out.contains(&format!("[Warning] Your kernel does not support {words}"));
+        assert_eq!(info == "false", discarded, "{controller} is {info}: {}", done.out);
+        !discarded
+    };
+    held("MemoryLimit", "memory limit capabilities");
+    held("CPUShares", "CPU shares");
+    held("CPUCfsQuota", "CPU CFS scheduler");
+    if held("CPUSet", "cpuset") {
+        assert!(done.out.contains("Cpus_allowed_list:\t0\n"), "{}", done.out);
+    }
+    // What a step may use is no part of what it is.
+    let again = context.classic(Cli::V28, &[&["-m", "32m"], &more[4..]].concat());
+    assert!(again.out.contains(" ---> Using cache\n"), "{}{}", again.out, again.err);
+    nothing_runs(&engine);
+}
+
+#[test]
 fn the_classic_builder_fails_in_words() {
     use tests::engine::Cli;
     let engine = Engine::with_busybox();
@@ -454,7 +486,9 @@ fn the_classic_builder_fails_in_words() {
     context.write("Dockerfile", "FROM busybox\nRUN true\n");
     fails(&["--build-arg", "BUILDKIT_SYNTAX=other/syntax"], "syntax other/syntax is not supported");
     fails(&["--target", "none"], "target stage \"none\" could not be found");
-    fails(&["--memory", "64m"], "a limit of steps (memory) is not there");
+    fails(&["--memory", "1m"], "Minimum memory limit allowed is 6MB");
+    fails(&["--cpuset-cpus", "900"], "Requested CPUs are not available");
+    fails(&["--security-opt", "seccomp=unconfined"], "option securityopt is not there");
     fails(&["--network", "container:x"], "network container:x for steps is not there");
     let cached = context.classic(Cli::V28, &["--cache-from", "some:image"]);
     assert!(cached.out.contains("[Warning] importing cache from some:image is not there"), "{}", cached.out);

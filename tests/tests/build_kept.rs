@@ -115,8 +115,46 @@ fn results_have_the_time_they_are_given() {
     assert_eq!(history.lines().filter(|l| l.starts_with("2001-09-09")).count(), 3, "{history}");
     let file = ["run", "--rm", "epoch", "stat", "-c", "%Y", "/file"];
     assert_eq!(engine.docker(&file).ok(), "1000000000");
-    let outcome: tests::Outcome = build(&["-o", "type=image,name=other,rewrite-timestamp=true"]);
-    outcome.fails(1, "rewrite-timestamp=true is not there");
+}
+
+#[test]
+fn the_same_steps_at_another_time_are_the_same_image_where_times_are_rewritten() {
+    let engine = Engine::with_busybox();
+    let dockerfile = "FROM busybox\nCOPY file /\nENV A=b\nRUN mkdir /etc/new; echo made > /etc/new/made; \
+        touch -d @500000000 /old; rm /bin/vi\nRUN ln /old /linked; ln -s /old /pointing\n";
+    let context = Context::new(&engine, "again", dockerfile);
+    context.write("file", "text\n");
+    let build = |more: &str| -> String {
+        let output = format!("type=image,name=again{more}");
+        let mut args = vec!["buildx", "build", "--progress=plain", "--provenance=false", "--no-cache"];
+        args.extend(["-o", &output, context.folder.to_str().unwrap()]);
+        built(context.command(&args).env("SOURCE_DATE_EPOCH", "1000000000").output().expect("docker").into());
+        engine.docker(&["image", "inspect", "-f", "{{.Id}}", "again"]).ok()
+    };
+    // The files are the same but for their times.
+    assert_ne!(build(""), build(""));
+    let first = build(",rewrite-timestamp=true");
+    assert_eq!(first, build(",rewrite-timestamp=true"));
+    // What is younger is as old as was said; what is older stays so, and so do the base image's files.
+    let told = ["run", "--rm", "again", "stat", "-c", "%Y"];
+    let stat = |paths: &[&str]| engine.docker(&[&told[..], paths].concat()).ok();
+    let of_base = engine.docker(&["run", "--rm", "busybox", "stat", "-c", "%Y", "/bin/busybox"]).ok();
+    let made = stat(&["/file", "/etc/new", "/etc/new/made", "/pointing", "/old", "/linked", "/bin/busybox"]);
+    let times = ["1000000000"; 4].into_iter().chain(["500000000"; 2]).chain([of_base.as_str()]);
+    assert_eq!(made, times.collect::<Vec<_>>().join("\n"));
+    engine.docker(&["run", "--rm", "again", "test", "!", "-e", "/bin/vi"]).ok();
+    // The result's own time goes before the build's, in the configuration too.
+    let own = build(",rewrite-timestamp=true,source-date-epoch=900000000");
+    assert_ne!(own, first);
+    assert_eq!(stat(&["/file", "/old"]), "900000000\n500000000");
+    let created = ["image", "inspect", "-f", "{{.Created}}", "again"];
+    assert_eq!(engine.docker(&created).ok(), "1998-07-09T16:00:00Z");
+    let history = engine.docker(&["history", "--format", "{{.CreatedAt}}", "again"]).ok();
+    assert_eq!(history.lines().filter(|l| l.starts_with("1998-07-09")).count(), 4, "{history}");
+    let refused = |output: &str, words: &str| context.build(&["-o", output]).fails(1, words);
+    refused("type=image,source-date-epoch=soon", "invalid SOURCE_DATE_EPOCH: soon");
+    let folder = format!("type=local,dest={},source-date-epoch=1", engine.path("out").display());
+    refused(&folder, "source-date-epoch of the exporter local is not there");
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub struct CreateOptions {
     pub whiteouts: Whiteouts,
     /// Write no end-of-archive mark: more follows, and at last [`end`].
     pub unended: bool,
+    /// No member is younger: in seconds after 1970.
+    pub youngest: Option<i64>,
 }
 
 impl Default for CreateOptions {
@@ -46,6 +48,7 @@ impl Default for CreateOptions {
             ids: None,
             whiteouts: Whiteouts::Literal,
             unended: false,
+            youngest: None,
         }
     }
 }
@@ -82,6 +85,7 @@ pub fn create(
         without_contents: &options.without_contents,
         ids: options.ids.as_ref(),
         overlay: options.whiteouts == Whiteouts::Overlay,
+        youngest: options.youngest,
     };
     let name = if name.is_empty() { &b"."[..] } else { name };
     let shown = match &options.rename {
@@ -139,6 +143,8 @@ struct Walk<'a, W> {
     summary: Summary,
     /// Whiteouts are written as a layer has them.
     overlay: bool,
+    /// No member is younger.
+    youngest: Option<i64>,
 }
 
 impl<W: Write> Walk<'_, W> {
@@ -199,7 +205,7 @@ impl<W: Write> Walk<'_, W> {
         if self.overlay && whiteout {
             return self.whiteout(shown, &stat).map(|()| None);
         }
-        let mut member = Member::new(shown, &stat);
+        let mut member = self.member(shown, &stat);
         if let Some(ids) = self.ids {
             (member.uid, member.gid) = (ids.uid_inside(member.uid), ids.gid_inside(member.gid));
         }
@@ -246,7 +252,7 @@ impl<W: Write> Walk<'_, W> {
             }
             (FileType::Directory, Some(folder)) => {
                 if self.overlay && is_opaque(&folder).map_err(os("xattr"))? {
-                    let mark = Member::new(&[shown, WHITEOUT_OPAQUE].join(&b'/'), &stat).empty();
+                    let mark = self.member(&[shown, WHITEOUT_OPAQUE].join(&b'/'), &stat).empty();
                     self.out.write_all(&mark.encode()).map_err(Error::Write)?;
                 }
                 Ok(Some(folder))
@@ -265,6 +271,14 @@ impl<W: Write> Walk<'_, W> {
         }
     }
 
+    fn member(&self, path: &[u8], stat: &Stat) -> Member {
+        let mut member = Member::new(path, stat);
+        if let Some(youngest) = self.youngest {
+            member.mtime = member.mtime.min((youngest, 0));
+        }
+        member
+    }
+
     /// Writes what stands for the removal of a lower file.
     fn whiteout(&mut self, shown: &[u8], stat: &Stat) -> Result<(), Error> {
         let (folder, name) = crate::path::split(shown);
@@ -275,7 +289,7 @@ impl<W: Write> Walk<'_, W> {
         path.extend_from_slice(WHITEOUT_PREFIX);
         path.extend_from_slice(name);
         self.summary.entries += 1;
-        self.out.write_all(&Member::new(&path, stat).empty().encode()).map_err(Error::Write)
+        self.out.write_all(&self.member(&path, stat).empty().encode()).map_err(Error::Write)
     }
 }
 

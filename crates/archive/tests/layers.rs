@@ -64,3 +64,41 @@ fn removals_and_hidden_folders_survive_the_way_through_a_layer() {
     assert_eq!(&value[..n], b"y");
     assert_eq!(fs::read_to_string(again.join("etc/hidden/only")).unwrap(), "x");
 }
+
+#[test]
+fn nothing_is_younger_than_it_may_be_and_what_is_older_stays_so() {
+    let upper = tempfile::tempdir().unwrap();
+    let at = |name: &str, seconds: i64, nanos: i64| {
+        let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanos };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        let path = upper.path().join(name);
+        rustix::fs::utimensat(CWD, &path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    };
+    fs::create_dir(upper.path().join("folder")).unwrap();
+    fs::write(upper.path().join("old"), "").unwrap();
+    fs::write(upper.path().join("young"), "").unwrap();
+    std::os::unix::fs::symlink("old", upper.path().join("link")).unwrap();
+    device(&upper.path().join("gone"), 0);
+    rustix::fs::setxattr(upper.path().join("folder"), OVERLAY_OPAQUE, b"y", XattrFlags::empty()).unwrap();
+    at("old", 999, 5);
+    // Half a second too young is too young.
+    at("young", 1000, 500_000_000);
+    let mut tar = Vec::new();
+    let options = CreateOptions { youngest: Some(1000), ..CreateOptions::layer() };
+    archive::create(File::open(upper.path()).unwrap().as_fd(), b"", &options, &mut tar).unwrap();
+    let mut reader = archive::Reader::new(tar.as_slice(), archive::Limits::default());
+    let mut times = Vec::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        times.push((String::from_utf8(entry.path.clone()).unwrap(), entry.mtime));
+    }
+    let young = |name: &str| (name.to_owned(), (1000, 0));
+    let expected = [
+        young("folder/"),
+        young("folder/.wh..wh..opq"),
+        young(".wh.gone"),
+        young("link"),
+        ("old".to_owned(), (999, 5)),
+        young("young"),
+    ];
+    assert_eq!(times, expected);
+}

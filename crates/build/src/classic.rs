@@ -27,7 +27,7 @@ use crate::rpc::Status;
 use crate::solve::Context;
 use crate::solve::host::Answers;
 use crate::solve::source::Temporary;
-use crate::worker::{Credentials, MadeImage, Worker};
+use crate::worker::{Credentials, Limits, MadeImage, Worker};
 
 /// Digits of an id, as Docker shows it.
 const SHORT: usize = 12;
@@ -112,6 +112,8 @@ pub struct Order {
     pub context: Option<Unpacked>,
     /// What is allowed: see [`Context::entitlements`].
     pub entitlements: Vec<String>,
+    /// What each step's program may use.
+    pub limits: Limits,
     /// For registries.
     pub credentials: Credentials,
     /// Names of the image.
@@ -136,10 +138,11 @@ pub async fn build<W: Worker>(
     order: Order,
     tell: &mpsc::Sender<Told>,
 ) -> Result<MadeImage, Error> {
-    let Order { options, context, entitlements, credentials, names } = order;
+    let Order { options, context, entitlements, limits, credentials, names } = order;
     let names = names.iter().map(|n| builder.worker.full_name(n)).collect::<Result<Vec<_>, _>>()?;
     let context = Context {
         entitlements,
+        limits,
         folder: context.map(Arc::new),
         credentials: Arc::new(credentials),
         ..Context::default()

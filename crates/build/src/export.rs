@@ -74,12 +74,13 @@ fn exporters(request: &proto::SolveRequest) -> Vec<proto::Exporter> {
 /// # Errors
 /// What is asked for that is not there.
 pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
-    let unsupported = |words: String| Status::new(Code::Unimplemented, words);
     for wanted in exporters(request) {
-        exporter(&wanted.r#type)?;
+        let kind = exporter(&wanted.r#type)?;
         packing(&wanted.attrs)?;
-        if flag(&wanted.attrs, "rewrite-timestamp") {
-            return Err(unsupported("rewrite-timestamp=true is not there yet".into()));
+        let epoch = own_epoch(&wanted.attrs)?;
+        if let (Some(Exporter::Local | Exporter::Tar), Some(Some(_))) = (kind, epoch) {
+            let words = format!("source-date-epoch of the exporter {} is not there", wanted.r#type);
+            return Err(Status::new(Code::Unimplemented, words));
         }
     }
     attest::wanted(request)?;
@@ -111,7 +112,19 @@ fn packing(attrs: &HashMap<String, String>) -> Result<Packing, Status> {
     });
     // A level below none is the compression's own, as with BuildKit.
     let level = level.transpose()?.and_then(|l| u32::try_from(l).ok());
-    Ok(Packing { compression, level, force: flag(attrs, "force-compression") })
+    Ok(Packing { compression, level, force: flag(attrs, "force-compression"), youngest: None })
+}
+
+/// The exporter's own `source-date-epoch`, which goes before the build's: `Some(None)` is none at all.
+fn own_epoch(attrs: &HashMap<String, String>) -> Result<Option<Option<i64>>, Status> {
+    let read = |text: &String| match text.as_str() {
+        "" => Ok(None),
+        text => text.parse::<i64>().map(Some).map_err(|_| {
+            let words = format!("invalid SOURCE_DATE_EPOCH: {text}: seconds after 1970 are a whole number");
+            Status::new(Code::InvalidArgument, words)
+        }),
+    };
+    attrs.get("source-date-epoch").map(read).transpose()
 }
 
 /// Caches that are to be written.
@@ -245,26 +258,37 @@ fn rfc3339(epoch: Option<i64>) -> String {
 
 /// The configuration document of what was made. Entries of the history get the times of their layers, so that the same
 /// steps give the same image however often they are exported.
-fn config(solved: &Solved, made: &HashMap<i64, i64>) -> Result<(Map<String, Value>, Platform), Error> {
+///
+/// `epoch`: what the image's own times are; `None`: what they were.
+fn config(
+    solved: &Solved,
+    made: &HashMap<i64, i64>,
+    epoch: Option<i64>,
+) -> Result<(Map<String, Value>, Platform), Error> {
     let Some(target) = &solved.target else {
         return Err(Error::invalid("what was made has no configuration"));
     };
     let mut image = target.image.clone();
+    // What was given the build's own time gets the exporter's.
+    let text = |epoch: Option<i64>| epoch.map(|e| rfc3339(Some(e)));
+    let given = text(target.epoch);
+    for entry in image.history.iter_mut().filter(|h| h.created.is_none() || h.created == given) {
+        entry.created = text(epoch);
+    }
     let own = image.history.iter().filter(|h| h.created.is_none() && !h.empty_layer).count();
     let built: Vec<i64> = solved.tree.built().collect();
     let mut layers = built.iter().skip(built.len().saturating_sub(own));
     for entry in image.history.iter_mut().filter(|h| h.created.is_none() && !h.empty_layer) {
-        let time = target.epoch.or_else(|| layers.next().and_then(|l| made.get(l)).copied());
-        entry.created = Some(rfc3339(time));
+        entry.created = Some(rfc3339(layers.next().and_then(|l| made.get(l)).copied()));
     }
     // An entry without a layer is as old as the one before it; at the beginning as the first that has a time.
     let first = image.history.iter().find_map(|h| h.created.clone());
-    let mut before = first.unwrap_or_else(|| rfc3339(target.epoch));
+    let mut before = first.unwrap_or_else(|| rfc3339(epoch));
     for entry in &mut image.history {
         before = entry.created.get_or_insert_with(|| before.clone()).clone();
     }
-    image.created = Some(match target.epoch {
-        Some(_) => rfc3339(target.epoch),
+    image.created = Some(match epoch {
+        Some(_) => rfc3339(epoch),
         None => before,
     });
     let document = serde_json::to_value(&image).map_err(|e| Error::invalid(e.to_string()))?;
@@ -290,11 +314,16 @@ impl<W: Worker> One<'_, W> {
                 annotations.insert(name.to_owned(), value.clone());
             }
         }
-        let packing = packing(self.attrs)?;
+        let mut packing = packing(self.attrs)?;
+        let own_epoch = own_epoch(self.attrs)?;
         let mut images = Vec::new();
         for (n, solved) in self.returned.solved.iter().enumerate() {
             let made = self.builder.cache.created().map_err(status)?;
-            let (mut config, platform) = config(solved, &made).map_err(status)?;
+            let of_build = solved.target.as_ref().and_then(|t| t.epoch);
+            let epoch = own_epoch.unwrap_or(of_build);
+            // Without a time there is nothing to rewrite to, as with BuildKit.
+            packing.youngest = epoch.filter(|_| flag(self.attrs, "rewrite-timestamp"));
+            let (mut config, platform) = config(solved, &made, epoch).map_err(status)?;
             if let Some(cache) = self.inline.get(n) {
                 config.insert(remote::format::INLINE.into(), json!(cache));
             }
@@ -462,7 +491,10 @@ mod tests {
         assert_eq!(read(&[]).unwrap(), Packing::default());
         let zstd =
             read(&[("compression", "zstd"), ("compression-level", "19"), ("force-compression", "true")]);
-        assert_eq!(zstd.unwrap(), Packing { compression: Compression::Zstd, level: Some(19), force: true });
+        assert_eq!(
+            zstd.unwrap(),
+            Packing { compression: Compression::Zstd, level: Some(19), force: true, youngest: None }
+        );
         assert_eq!(read(&[("compression-level", "-1")]).unwrap().level, None);
         assert_eq!(read(&[("compression", "estargz")]), Err(Code::Unimplemented as i32));
         assert_eq!(read(&[("compression", "rar")]), Err(Code::InvalidArgument as i32));

@@ -102,11 +102,32 @@ pub enum RunSource {
 /// Output of a program: 1 or 2 for stdout or stderr, and bytes.
 pub type Output = mpsc::Sender<(u8, Vec<u8>)>;
 
+/// What the machine gives a step's program, as for a container; 0, or nothing: as much as it asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory in bytes.
+    pub memory: i64,
+    /// Memory and swap together, in bytes; -1: of swap as much as it asks for.
+    pub memory_swap: i64,
+    /// Its share of the processors beside others'.
+    pub cpu_shares: i64,
+    /// Microseconds of a period, and of the processors' time in each.
+    pub cpu_period: i64,
+    /// See `cpu_period`.
+    pub cpu_quota: i64,
+    /// Processors: `0-2,4`.
+    pub cpus: String,
+    /// Nodes of memory, likewise.
+    pub memory_nodes: String,
+}
+
 /// A program to be run.
 #[derive(Debug)]
 pub struct Run<'a> {
     /// What the Dockerfile says; its `mounts`, `secret_env` and `proxy` are carried out in the fields below.
     pub exec: &'a Exec,
+    /// What it may use.
+    pub limits: &'a Limits,
     /// Its root, below the new layer.
     pub base: &'a Tree,
     /// Further mounts.
@@ -268,6 +289,8 @@ pub struct Packing {
     pub level: Option<u32>,
     /// Also of those that are packed already in another way.
     pub force: bool,
+    /// No file of a layer that a step made is younger, in seconds after 1970.
+    pub youngest: Option<i64>,
 }
 
 /// An image that was made.

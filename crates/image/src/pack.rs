@@ -61,6 +61,8 @@ pub struct Packing {
     pub level: Option<u32>,
     /// Also of those that are packed already in another way.
     pub anew: bool,
+    /// No file of a layer that a build made is younger, in seconds after 1970; layers that images have stay as they are.
+    pub youngest: Option<i64>,
 }
 
 impl Packing {
@@ -193,13 +195,14 @@ pub(crate) fn pack_all(
         by_place.insert(n, packed);
     }
     let mut layers: Vec<Packed> = Vec::with_capacity(wanted.len());
+    let mut places: BTreeMap<i64, usize> = BTreeMap::new();
     for (n, one) in wanted.into_iter().enumerate() {
         let layer = match one {
             Wanted::There(layer) => Some(layer),
             Wanted::Anew(_) => by_place.remove(&n),
             Wanted::Built(id) => {
-                let again = || layers.iter().find(|l| l.built == Some(id)).map(Packed::again);
-                by_place.remove(&n).or_else(again)
+                let first = *places.entry(id).or_insert(n);
+                by_place.remove(&n).or_else(|| layers.get(first).map(Packed::again))
             }
         };
         layers.push(layer.ok_or(Error::Canceled)?);
@@ -213,6 +216,9 @@ fn came_before(wanted: &[Wanted], id: i64) -> bool {
 
 /// The archive of one layer; made where there is none yet, or none of the wanted kind.
 pub(crate) fn pack(store: &Arc<Store>, id: i64, packing: Packing) -> Result<(Packed, Pin), Error> {
+    if packing.youngest.is_some() {
+        return pack_older(store, id, packing);
+    }
     let known: Option<(String, String, i64)> = store.read(|db| {
         Ok(db
             .prepare_cached(
@@ -232,12 +238,7 @@ pub(crate) fn pack(store: &Arc<Store>, id: i64, packing: Packing) -> Result<(Pac
             }
         }
     }
-    let folder = store.layer_path(id);
-    let opened = File::open(&folder).map_err(|e| Error::os("open", &folder, e))?;
-    let (diff_id, blob) = write(store, packing, |out| {
-        archive::create(opened.as_fd(), b"", &archive::CreateOptions::layer(), out)?;
-        Ok(())
-    })?;
+    let (diff_id, blob) = write_folder(store, id, packing)?;
     let pin = store.pin([diff_id, blob.digest]);
     store.write(|tx| {
         tx.prepare_cached("UPDATE image_built SET diff_id = ?2, blob = ?3, blob_size = ?4 WHERE id = ?1")?
@@ -246,6 +247,25 @@ pub(crate) fn pack(store: &Arc<Store>, id: i64, packing: Packing) -> Result<(Pac
     })?;
     let descriptor = layer(packing.compression, blob.digest, blob.size);
     Ok((Packed { descriptor, diff_id, built: Some(id), blob: Some(blob) }, pin))
+}
+
+/// The archive of one layer with other times than its folder has: a layer of its own, which is unpacked where it is used.
+fn pack_older(store: &Arc<Store>, id: i64, packing: Packing) -> Result<(Packed, Pin), Error> {
+    let (diff_id, blob) = write_folder(store, id, packing)?;
+    let pin = store.pin([diff_id, blob.digest]);
+    let descriptor = layer(packing.compression, blob.digest, blob.size);
+    Ok((Packed { descriptor, diff_id, built: None, blob: Some(blob) }, pin))
+}
+
+/// Writes a layer's folder into a new blob.
+fn write_folder(store: &Arc<Store>, id: i64, packing: Packing) -> Result<(Digest, NewBlob), Error> {
+    let folder = store.layer_path(id);
+    let opened = File::open(&folder).map_err(|e| Error::os("open", &folder, e))?;
+    let options = archive::CreateOptions { youngest: packing.youngest, ..archive::CreateOptions::layer() };
+    write(store, packing, |out| {
+        archive::create(opened.as_fd(), b"", &options, out)?;
+        Ok(())
+    })
 }
 
 /// Another archive of a layer that an image has; what is in it stays the same.

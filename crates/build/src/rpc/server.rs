@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Response};
+use hyper::{HeaderMap, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -91,8 +91,29 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, ser
     }
 }
 
+/// The content type of gRPC, or of a form of it: `application/grpc+proto`.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let rest = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+}
+
+/// The answer to what is no gRPC, with the status that gRPC has for it, and in the form of Docker's errors.
+fn refusal() -> Response<Outgoing> {
+    let (tx, rx) = mpsc::channel(1);
+    // There is room for one.
+    let _ = tx.try_send(Ok(Bytes::from_static(b"{\"message\":\"over HTTP/2 only gRPC is served\"}\n")));
+    let mut response = Response::new(Outgoing { messages: rx, trailers: false });
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
 async fn respond(service: Arc<dyn Service>, request: hyper::Request<Incoming>) -> Response<Outgoing> {
     let (parts, body) = request.into_parts();
+    if !is_grpc(&parts.headers) {
+        return refusal();
+    }
     let request = Request {
         path: parts.uri.path().to_owned(),
         metadata: parts.headers,

@@ -84,6 +84,7 @@ impl<W: Worker> Solve<W> {
         let (output, mut lines) = mpsc::channel::<(u8, Vec<u8>)>(OUTPUT);
         let run = Run {
             exec,
+            limits: &self.solver.context.limits,
             base,
             mounts: std::mem::take(&mut held.mounts),
             env: std::mem::take(&mut held.env),

@@ -51,6 +51,8 @@ pub struct Context {
     pub folder: Option<Arc<crate::classic::Unpacked>>,
     /// Credentials that came with the request.
     pub credentials: Arc<crate::worker::Credentials>,
+    /// What each step's program may use. No part of what a step is: with other limits it is found in the cache.
+    pub limits: crate::worker::Limits,
     /// Caches elsewhere to look into (`--cache-from`).
     pub caches: Vec<bollard_buildkit_proto::moby::buildkit::v1::CacheOptionsEntry>,
 }

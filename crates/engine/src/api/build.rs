@@ -1,12 +1,16 @@
-//! `POST /session`, `POST /grpc`: connections that become BuildKit's; and the build cache.
+//! `POST /session`, `POST /grpc`: connections that become BuildKit's, and those that are so from their first byte; and the
+//! build cache.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use build::gc;
+use build::rpc::{Answer, Request, Service, Status};
 use build::session::Greeting;
 use serde_json::{Value, json};
 
 use super::hijack::Hijacked;
+use super::listen::Io;
 use super::reply::Reply;
 use super::request::Call;
 use crate::builds;
@@ -33,6 +37,27 @@ pub async fn grpc(engine: Arc<Engine>, _: Call) -> Result<Reply> {
     Ok(Reply::Upgrade(Box::new(move |io: Hijacked| {
         Box::pin(build::rpc::serve(io, Arc::new(build::control::Api(builder))))
     })))
+}
+
+/// BuildKit's services on a connection that begins with HTTP/2. Sessions are there too, as `Control/Session`.
+pub async fn direct(engine: Arc<Engine>, io: Io) {
+    build::rpc::serve(io, Arc::new(Direct(engine))).await;
+}
+
+/// BuildKit's services of an engine that may have built nothing yet.
+struct Direct(Arc<Engine>);
+
+impl Service for Direct {
+    fn call(
+        self: Arc<Self>,
+        request: Request,
+    ) -> Pin<Box<dyn Future<Output = std::result::Result<Answer, Status>> + Send>> {
+        Box::pin(async move {
+            let failed = |e: Error| Status::new(build::rpc::Code::Unavailable, e.message);
+            let builder = builds::builder(&self.0).await.map_err(failed)?;
+            Arc::new(build::control::Api(builder)).call(request).await
+        })
+    }
 }
 
 /// `POST /build/prune`.

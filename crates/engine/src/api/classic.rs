@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use build::classic::{self, Order, Told, Unpacked};
-use build::worker::Credentials;
+use build::worker::{Credentials, Limits};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use http_body_util::BodyExt;
@@ -22,7 +22,8 @@ use super::registry::AuthConfig;
 use super::reply::Reply;
 use super::request::{Call, Version};
 use crate::builds::{self, EngineWorker, HUB};
-use crate::container::config::Ulimit;
+use crate::container::config::{HostConfig, Ulimit};
+use crate::container::limits;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 
@@ -45,7 +46,7 @@ pub async fn build(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         quiet: call.flag("q"),
         // Older clients know no such lines.
         aux: call.version >= Version(1, 30),
-        held: warnings(&call)?,
+        held: warnings(&engine, &call)?,
         begun: false,
     };
     let builder = builds::builder(&engine).await?;
@@ -199,13 +200,7 @@ fn refuse(call: &Call) -> Result<()> {
     if call.flag("squash") {
         return Err(Error::invalid("squash is not supported: a build's layers stay as its steps made them"));
     }
-    // Clients send what they were not told as 0.
-    for name in ["memory", "memswap", "cpushares", "cpuquota", "cpuperiod"] {
-        if call.number::<i64>(name)?.is_some_and(|n| n != 0) {
-            return Err(missing(format_args!("a limit of steps ({name})")));
-        }
-    }
-    for name in ["cpusetcpus", "cpusetmems", "securityopt", "outputs"] {
+    for name in ["securityopt", "outputs"] {
         if !matches!(call.get(name), "" | "null" | "[]") {
             return Err(missing(format_args!("option {name}")));
         }
@@ -217,20 +212,50 @@ fn refuse(call: &Call) -> Result<()> {
 }
 
 /// What a client should know of options that change nothing.
-fn warnings(call: &Call) -> Result<Vec<Bytes>> {
+fn warnings(engine: &Engine, call: &Call) -> Result<Vec<Bytes>> {
     let images: Vec<String> = document(call, "cachefrom")?;
-    let words = |image: &String| {
-        text(&format!(
-            "[Warning] importing cache from {image} is not there: built with the engine's own cache\n"
-        ))
-    };
-    Ok(images.iter().map(words).collect())
+    let caches = images
+        .iter()
+        .map(|image| format!("importing cache from {image} is not there: built with the engine's own cache"));
+    let controllers = engine.runtime.controllers();
+    let limits = limits::discarded(&asked_limits(call)?, |controller| controllers.has(controller));
+    Ok(caches.chain(limits).map(|words| text(&format!("[Warning] {words}\n"))).collect())
+}
+
+/// What steps may use, as a container's settings say it. Clients send what they were not told as 0.
+fn asked_limits(call: &Call) -> Result<HostConfig> {
+    let number = |name: &str| Ok::<_, Error>(call.number::<i64>(name)?.unwrap_or(0));
+    Ok(HostConfig {
+        memory: number("memory")?,
+        memory_swap: number("memswap")?,
+        cpu_shares: number("cpushares")?,
+        cpu_period: number("cpuperiod")?,
+        cpu_quota: number("cpuquota")?,
+        cpuset_cpus: call.get("cpusetcpus").to_owned(),
+        cpuset_mems: call.get("cpusetmems").to_owned(),
+        ..HostConfig::default()
+    })
+}
+
+/// The same, checked as a container's.
+fn limits(engine: &Engine, call: &Call) -> Result<Limits> {
+    let mut host = asked_limits(call)?;
+    limits::check(&mut host, engine.cpus, limits::memory_nodes())?;
+    Ok(Limits {
+        memory: host.memory,
+        memory_swap: host.memory_swap,
+        cpu_shares: host.cpu_shares,
+        cpu_period: host.cpu_period,
+        cpu_quota: host.cpu_quota,
+        cpus: host.cpuset_cpus,
+        memory_nodes: host.cpuset_mems,
+    })
 }
 
 /// Reads what is asked for.
 fn order(engine: &Engine, call: &Call) -> Result<Order> {
     refuse(call)?;
-    let mut order = Order::default();
+    let mut order = Order { limits: limits(engine, call)?, ..Order::default() };
     let mut put = |key: &str, value: String| {
         if !value.is_empty() {
             order.options.insert(key.to_owned(), value);

@@ -18,7 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::hijack;
+use super::preface::{self, Spoken};
+use super::{build, hijack};
 use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -244,9 +245,17 @@ async fn one(engine: &Arc<Engine>, listener: Listener, stop: &CancellationToken,
                     Err(_) => return tracing::info!("a client showed no certificate in time"),
                 },
             };
-            let service = move |request| super::answer(engine.clone(), request);
+            let served = async {
+                match preface::read(io).await {
+                    Ok(Spoken::Http1(io)) => {
+                        hijack::serve(io, |request| super::answer(engine.clone(), request)).await;
+                    }
+                    Ok(Spoken::Http2(io)) => build::direct(engine.clone(), io).await,
+                    Err(e) => tracing::debug!("connection ended: {e}"),
+                }
+            };
             tokio::select! {
-                () = hijack::serve(io, service) => {}
+                () = served => {}
                 // Streams have no end of their own.
                 () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {}
             }

@@ -14,6 +14,7 @@ mod images;
 pub mod listen;
 mod make;
 mod networks;
+mod preface;
 mod registry;
 pub mod reply;
 mod request;

@@ -261,7 +261,15 @@ fn record(run: &Run<'_>, id: &str) -> Record {
     let hostname = if exec.hostname.is_empty() { HOSTNAME } else { &exec.hostname };
     let shm = if exec.shm_size == 0 { runtime::spec::DEFAULT_SHM_SIZE } else { exec.shm_size };
     let ulimit = |u: &build::graph::Ulimit| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard };
+    let limits = run.limits.clone();
     let mut host = HostConfig {
+        memory: limits.memory,
+        memory_swap: limits.memory_swap,
+        cpu_shares: limits.cpu_shares,
+        cpu_period: limits.cpu_period,
+        cpu_quota: limits.cpu_quota,
+        cpuset_cpus: limits.cpus,
+        cpuset_mems: limits.memory_nodes,
         network_mode: mode.into(),
         shm_size: i64::try_from(shm).unwrap_or(i64::MAX),
         cgroup_parent: exec.cgroup_parent.clone(),
@@ -417,6 +425,43 @@ fn remove_places(targets: &[String], upper: &Path, lower: &[PathBuf]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_may_use_what_its_build_says() {
+        let (exec, base, limits) = (
+            build::graph::Exec::default(),
+            build::worker::Tree::default(),
+            build::worker::Limits {
+                memory: 64 << 20,
+                memory_swap: 96 << 20,
+                cpu_shares: 512,
+                cpu_period: 50_000,
+                cpu_quota: 25_000,
+                cpus: "0".into(),
+                memory_nodes: "0".into(),
+            },
+        );
+        let told = |limits: &build::worker::Limits| {
+            let run = Run {
+                exec: &exec,
+                limits,
+                base: &base,
+                mounts: Vec::new(),
+                env: Vec::new(),
+                output: tokio::sync::mpsc::channel(1).0,
+                scratch: PathBuf::new(),
+            };
+            serde_json::to_value(spec::resources(&record(&run, "build-x")).unwrap()).unwrap()
+        };
+        let limited = told(&limits);
+        assert_eq!(limited["memory"], serde_json::json!({ "limit": 64 << 20, "swap": 96 << 20 }));
+        let cpu = serde_json::json!({
+            "shares": 512, "period": 50_000, "quota": 25_000, "cpus": "0", "mems": "0",
+        });
+        assert_eq!(limited["cpu"], cpu);
+        let free = told(&build::worker::Limits::default());
+        assert_eq!((&free["memory"], &free["cpu"]), (&serde_json::json!({}), &serde_json::json!({})));
+    }
 
     #[test]
     fn places_of_mounts_go_and_nothing_behind_a_link_does() {

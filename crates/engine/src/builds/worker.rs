@@ -167,7 +167,7 @@ fn packing(wanted: Packing) -> image::Packing {
         Compression::Gzip => image::Compression::Gzip,
         Compression::Zstd => image::Compression::Zstd,
     };
-    image::Packing { compression, level: wanted.level, anew: wanted.force }
+    image::Packing { compression, level: wanted.level, anew: wanted.force, youngest: wanted.youngest }
 }
 
 impl Worker for EngineWorker {
