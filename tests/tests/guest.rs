@@ -229,6 +229,15 @@ fn limits_are_what_they_say() {
     let took = started.elapsed();
     assert!(max.contains("wbps=1048576"), "{max}");
     assert!(took.as_secs_f64() > 2.0, "3 MiB were written in {took:?}");
+    // A step of the classic builder has what its build is given.
+    let folder = tempfile::tempdir().unwrap();
+    let step = "FROM busybox\nRUN cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max\n";
+    std::fs::write(folder.path().join("Dockerfile"), step).unwrap();
+    let options = ["build", "-m", "64m", "--cpu-period", "50000", "--cpu-quota", "25000"];
+    let mut build = machine.command(&[&options[..], &[folder.path().to_str().unwrap()]].concat());
+    let built = build.env("DOCKER_BUILDKIT", "0").output().expect("docker");
+    let said = String::from_utf8_lossy(&built.stdout);
+    assert!(built.status.success() && said.contains("67108864\n25000 50000\n"), "{built:?}");
     let warnings = machine.docker(&["info", "-f", "{{.Warnings}}"]).ok();
     assert_eq!(warnings, "[]", "every controller is there");
 }
