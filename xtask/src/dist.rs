@@ -12,6 +12,7 @@
 
 mod bundled;
 mod deb;
+mod documents;
 mod macos;
 mod rpm;
 mod sbom;
@@ -30,6 +31,8 @@ use crate::{debian, stage, target_dir, ui, workspace};
 
 /// Where the stage lies once installed.
 const HOME: &str = "usr/lib/coracle";
+/// Where people look for what there is to read.
+const DOCUMENTS: &str = "usr/share/doc/coracle";
 /// Programs that travel; the app where it was built.
 const PROGRAMS: &[&str] = &["coracle", "coracle-share", "coracle-engine", "coracle-shim"];
 const DESKTOP: &str = "coracle-desktop";
@@ -285,10 +288,10 @@ fn files(stage: &Path, about: &About) -> Result<Vec<File>> {
         ensure!(said.status.success(), "coracle completions {shell} failed");
         add(to, said.stdout, 0o644);
     }
-    for name in ["README.md", "SECURITY.md", "CHANGELOG.md"] {
-        add(&format!("usr/share/doc/coracle/{name}"), read(workspace().join(name))?, 0o644);
+    for (name, text) in documents::all(documents::Readers::Markdown)? {
+        add(&format!("{DOCUMENTS}/{name}"), text, 0o644);
     }
-    add("usr/share/doc/coracle/copyright", read(workspace().join("LICENSE"))?, 0o644);
+    add(&format!("{DOCUMENTS}/copyright"), read(workspace().join("LICENSE"))?, 0o644);
     if about.has_app {
         add(&format!("{HOME}/bin/{DESKTOP}"), read(stage.join("bin").join(DESKTOP))?, 0o755);
         let entry = "dev.coracle.Coracle";
@@ -408,6 +411,33 @@ mod tests {
         let about = String::from_utf8_lossy(&about.stdout).into_owned();
         assert!(about.contains("Package: coracle\n") && about.contains("Depends: "), "{about}");
         assert!(root.join("usr/lib/systemd/user/coracle.service").is_file());
+    }
+
+    /// What there is to read lies where people of Linux look for it, in both packages; `rpm -qd` lists it.
+    #[test]
+    fn documents_come_with_both_packages_of_linux() {
+        const READ: [&str; 6] =
+            ["README.md", "INSTALL.md", "TROUBLESHOOTING.md", "SECURITY.md", "CHANGELOG.md", "copyright"];
+        let dir = tempfile::tempdir().unwrap();
+        let made = packages(&stage_in(dir.path()), &dir.path().join("made"), BARE).unwrap();
+        let (deb, rpm) = (dir.path().join("deb"), dir.path().join("rpm"));
+        let unpacked = Command::new("dpkg-deb").arg("-x").arg(package(&made, "deb")).arg(&deb).status();
+        assert!(unpacked.unwrap().success());
+        let package = ::rpm::Package::open(package(&made, "rpm")).unwrap();
+        package.extract(&rpm).unwrap();
+        for root in [&deb, &rpm] {
+            for name in READ {
+                let text = fs::read_to_string(root.join(DOCUMENTS).join(name)).unwrap();
+                assert!(text.len() > 200, "{name}: {text}");
+            }
+            let readme = fs::read_to_string(root.join(DOCUMENTS).join("README.md")).unwrap();
+            assert!(readme.contains("(INSTALL.md)") && readme.contains("(TROUBLESHOOTING.md)"), "{readme}");
+        }
+        let entries = package.metadata.get_file_entries().unwrap();
+        for entry in entries {
+            let is_document = entry.path().starts_with(Path::new("/").join(DOCUMENTS));
+            assert_eq!(entry.flags().contains(::rpm::FileFlags::DOC), is_document, "{:?}", entry.path());
+        }
     }
 
     /// What a desktop reads of the app, by the tools of those who read it.
