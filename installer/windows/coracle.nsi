@@ -41,6 +41,7 @@ Section
   ; What an older version had and this one hasn't.
   RMDir /r "$INSTDIR\bin"
   RMDir /r "$INSTDIR\share"
+  RMDir /r "$INSTDIR\doc"
   SetOutPath "$INSTDIR"
   File /r "${FILES}/*"
   WriteUninstaller "$INSTDIR\uninstall.exe"

@@ -12,6 +12,7 @@
 
 mod bundled;
 mod deb;
+mod documents;
 mod macos;
 mod rpm;
 mod sbom;
@@ -30,11 +31,13 @@ use crate::{debian, stage, target_dir, ui, workspace};
 
 /// Where the stage lies once installed.
 const HOME: &str = "usr/lib/coracle";
+/// Where people look for what there is to read.
+const DOCUMENTS: &str = "usr/share/doc/coracle";
 /// Programs that travel; the app where it was built.
 const PROGRAMS: &[&str] = &["coracle", "coracle-share", "coracle-engine", "coracle-shim"];
 const DESKTOP: &str = "coracle-desktop";
 /// What a package may weigh (`SPECIFICATION.md`).
-const MOST_BYTES: u64 = 120 << 20;
+const MOST_BYTES: u64 = 120_000_000;
 
 /// A file of a package.
 pub struct File {
@@ -75,12 +78,13 @@ pub fn run(os: &str, without: Without, stage: Option<&Path>) -> Result<PathBuf> 
     let out = target_dir().join("dist");
     match (os, stage) {
         ("windows", Some(stage)) => return windows_packages(stage, &out, without, version()),
-        ("windows", None) => return windows_packages(&windows_stage()?, &out, without, version()),
+        ("windows", None) => return windows_packages(&windows_stage(without)?, &out, without, version()),
         ("macos", Some(stage)) => return macos_packages(stage, &out, without),
-        ("macos", None) => return macos_packages(&macos_stage()?, &out, without),
+        ("macos", None) => return macos_packages(&macos_stage(without)?, &out, without),
         (_, Some(stage)) => return packages(stage, &out, without),
         (_, None) => {}
     }
+    bundled::need("linux", debian::host_arch(), !without.plugins, &stage::dir().join("bin"))?;
     stage::build()?;
     crate::image_of(debian::host_arch())?;
     if !without.app {
@@ -111,8 +115,9 @@ fn packages(stage: &Path, out: &Path, without: Without) -> Result<PathBuf> {
 }
 
 /// Windows' stage, cross-compiled: `target/stage/windows`.
-fn windows_stage() -> Result<PathBuf> {
+fn windows_stage(without: Without) -> Result<PathBuf> {
     let stage = stage::dir().join("windows");
+    bundled::need("windows", "amd64", !without.plugins, &stage.join("bin"))?;
     let program = crate::wine::build(&["build", "--release", "--package", "cli", "--bin", "coracle"])?;
     stage::install(&program, &stage.join("bin/coracle.exe"))?;
     let programs = stage::build_guest("amd64")?;
@@ -141,9 +146,10 @@ pub fn windows_packages(stage: &Path, out: &Path, without: Without, version: &st
 }
 
 /// macOS' stage: the command line built on a Mac, or linked here by cargo-zigbuild, and the guest's image of arm64.
-fn macos_stage() -> Result<PathBuf> {
+fn macos_stage(without: Without) -> Result<PathBuf> {
     const TRIPLE: &str = "aarch64-apple-darwin";
     let stage = stage::dir().join("macos");
+    bundled::need("macos", "arm64", !without.plugins, &stage.join("bin"))?;
     let mut cargo = stage::cargo(&stage::build_id());
     cargo.arg(if cfg!(target_os = "macos") { "build" } else { "zigbuild" });
     cargo.args(["--release", "--locked", "--target", TRIPLE, "--package", "cli", "--bin", "coracle"]);
@@ -249,7 +255,7 @@ fn write(out: &Path, made: &[(String, Vec<u8>)]) -> Result<PathBuf> {
         );
         fs::write(out.join(name), bytes)?;
         sums.push_str(&format!("{}  {name}\n", debian::hex(&Sha256::digest(bytes))));
-        eprintln!("{name}: {:.1} MiB", bytes.len() as f64 / f64::from(1 << 20));
+        eprintln!("{name}: {:.1} MB", bytes.len() as f64 / 1e6);
     }
     fs::write(out.join("SHA256SUMS"), sums)?;
     Ok(out.to_owned())
@@ -285,10 +291,10 @@ fn files(stage: &Path, about: &About) -> Result<Vec<File>> {
         ensure!(said.status.success(), "coracle completions {shell} failed");
         add(to, said.stdout, 0o644);
     }
-    for name in ["README.md", "SECURITY.md", "CHANGELOG.md"] {
-        add(&format!("usr/share/doc/coracle/{name}"), read(workspace().join(name))?, 0o644);
+    for (name, text) in documents::all(documents::Readers::Markdown)? {
+        add(&format!("{DOCUMENTS}/{name}"), text, 0o644);
     }
-    add("usr/share/doc/coracle/copyright", read(workspace().join("LICENSE"))?, 0o644);
+    add(&format!("{DOCUMENTS}/copyright"), read(workspace().join("LICENSE"))?, 0o644);
     if about.has_app {
         add(&format!("{HOME}/bin/{DESKTOP}"), read(stage.join("bin").join(DESKTOP))?, 0o755);
         let entry = "dev.coracle.Coracle";
@@ -408,6 +414,51 @@ mod tests {
         let about = String::from_utf8_lossy(&about.stdout).into_owned();
         assert!(about.contains("Package: coracle\n") && about.contains("Depends: "), "{about}");
         assert!(root.join("usr/lib/systemd/user/coracle.service").is_file());
+    }
+
+    /// What there is to read lies where people of Linux look for it, in both packages; `rpm -qd` lists it.
+    #[test]
+    fn documents_come_with_both_packages_of_linux() {
+        const READ: [&str; 6] =
+            ["README.md", "INSTALL.md", "TROUBLESHOOTING.md", "SECURITY.md", "CHANGELOG.md", "copyright"];
+        let dir = tempfile::tempdir().unwrap();
+        let made = packages(&stage_in(dir.path()), &dir.path().join("made"), BARE).unwrap();
+        let (deb, rpm) = (dir.path().join("deb"), dir.path().join("rpm"));
+        let unpacked = Command::new("dpkg-deb").arg("-x").arg(package(&made, "deb")).arg(&deb).status();
+        assert!(unpacked.unwrap().success());
+        let package = ::rpm::Package::open(package(&made, "rpm")).unwrap();
+        package.extract(&rpm).unwrap();
+        for root in [&deb, &rpm] {
+            for name in READ {
+                let text = fs::read_to_string(root.join(DOCUMENTS).join(name)).unwrap();
+                assert!(text.len() > 200, "{name}: {text}");
+            }
+            let readme = fs::read_to_string(root.join(DOCUMENTS).join("README.md")).unwrap();
+            assert!(readme.contains("(INSTALL.md)") && readme.contains("(TROUBLESHOOTING.md)"), "{readme}");
+        }
+        let entries = package.metadata.get_file_entries().unwrap();
+        for entry in entries {
+            let is_document = entry.path().starts_with(Path::new("/").join(DOCUMENTS));
+            assert_eq!(entry.flags().contains(::rpm::FileFlags::DOC), is_document, "{:?}", entry.path());
+        }
+    }
+
+    /// The sums beside the packages are of what lies there, for `sha256sum -c`; what is too big for a download is refused by its name.
+    #[test]
+    fn sums_hold_and_what_is_too_big_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = |bytes: Vec<u8>| [("a.zip".to_owned(), b"a".to_vec()), ("b.dmg".to_owned(), bytes)];
+        let out = write(&dir.path().join("out"), &made(b"b".to_vec())).unwrap();
+        let held = || {
+            let mut check = Command::new("sha256sum");
+            check.args(["--check", "--strict", "--quiet", "SHA256SUMS"]).current_dir(&out);
+            check.output().unwrap().status.success()
+        };
+        assert!(held());
+        fs::write(out.join("b.dmg"), "c").unwrap();
+        assert!(!held());
+        let refused = write(&out, &made(vec![0; MOST_BYTES as usize + 1])).unwrap_err().to_string();
+        assert!(refused.starts_with("b.dmg has 120000001 bytes"), "{refused}");
     }
 
     /// What a desktop reads of the app, by the tools of those who read it.

@@ -183,20 +183,34 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
     };
     setup("1.2.3")?;
     let home = installed("Programs/Coracle")?;
-    for name in
-        ["bin/coracle.exe", "share/coracle/guest/amd64/wsl/root.tar.gz", "doc/LICENSE", "uninstall.exe"]
-    {
+    for name in [
+        "bin/coracle.exe",
+        "share/coracle/guest/amd64/wsl/root.tar.gz",
+        "doc/LICENSE.txt",
+        "doc/README.txt",
+        "doc/INSTALL.txt",
+        "doc/TROUBLESHOOTING.txt",
+        "doc/SECURITY.txt",
+        "doc/CHANGELOG.txt",
+        "uninstall.exe",
+    ] {
         ensure!(home.join(name).is_file(), "{name} was not installed");
     }
     let program = home.join("bin/coracle.exe").display().to_string();
     let said = wine.run(&program, &["version"])?;
     ensure!(said.status.success() && text(&said).contains("coracle "), "{}", text(&said));
     // An upgrade stops the daemon that runs, and takes away what is no longer part of it.
-    fs::write(home.join("bin/old.dll"), "")?;
+    for old in ["bin/old.dll", "doc/OLD.md"] {
+        fs::write(home.join(old), "")?;
+    }
     let said = wine.run(&program, &["autostart", "on"])?;
     ensure!(said.status.success(), "{}", text(&said));
     setup("1.2.4")?;
     ensure!(home.join("bin/coracle.exe").is_file() && !home.join("bin/old.dll").exists(), "not upgraded");
+    ensure!(
+        home.join("doc/INSTALL.txt").is_file() && !home.join("doc/OLD.md").exists(),
+        "documents not upgraded"
+    );
     let registry =
         || wine.run("reg.exe", &["query", r"HKCU\Environment", "/v", "Path"]).map(|said| text(&said));
     let path = registry()?;

@@ -88,16 +88,34 @@ impl Program {
             .context("run curl")?;
         ensure!(
             fetched.status.success(),
-            "{} {} could not be fetched ({}). Put the file that {} gives at {}, or pack without compose and buildx \
-             (--without-plugins)",
+            "{} {} could not be fetched ({}). Put the file that {} gives at {}{}",
             self.name,
             self.version,
             String::from_utf8_lossy(&fetched.stderr).trim(),
             self.url,
-            bin.join(&self.name).display()
+            bin.join(&self.name).display(),
+            if PLUGINS.contains(&self.name.as_str()) {
+                ", or pack without compose and buildx (--without-plugins)"
+            } else {
+                ""
+            }
         );
         Ok(fetched.stdout)
     }
+}
+
+/// Makes sure, before anything is built for minutes, of all that a package brings of others.
+pub fn need(os: &str, arch: &str, has_plugins: bool, bin: &Path) -> Result<()> {
+    let mut missing = Vec::new();
+    for program in listed(os, arch)? {
+        if (has_plugins || !PLUGINS.contains(&program.name.as_str()))
+            && let Err(error) = program.bytes(bin)
+        {
+            missing.push(format!("{error:#}"));
+        }
+    }
+    ensure!(missing.is_empty(), "the packages want what is not here:\n{}", missing.join("\n"));
+    Ok(())
 }
 
 /// Compose and buildx, where they are wanted and listed, each with its name and bytes.
@@ -130,6 +148,19 @@ mod tests {
         assert_eq!(tool.bytes(dir.path()).unwrap(), b"the listed one");
         fs::write(dir.path().join("tool"), "another").unwrap();
         assert!(tool.bytes(dir.path()).unwrap_err().to_string().contains("it is not packed"));
+    }
+
+    /// All that is missing is said at once, and what can be done about each.
+    #[test]
+    fn what_is_missing_is_said_before_anything_is_built() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["vfkit", "docker-compose"] {
+            fs::write(dir.path().join(name), "another").unwrap();
+        }
+        let said = need("macos", "arm64", true, dir.path()).unwrap_err().to_string();
+        assert!(said.contains("\nvfkit 0.") && said.contains("\ndocker-compose 2."), "{said}");
+        let said = need("macos", "arm64", false, dir.path()).unwrap_err().to_string();
+        assert!(said.contains("\nvfkit 0.") && !said.contains("docker-compose"), "{said}");
     }
 
     /// Every line of our own list is whole, and says what a package may be made of.

@@ -4,7 +4,8 @@
 //! Coracle.app/Contents/Info.plist
 //!   MacOS/coracle  coracle-desktop  vfkit  docker-compose  docker-buildx   (the last three of installer/programs.txt)
 //!   Resources/share/coracle/guest/<arch>/...        the guest's image
-//!   Resources/doc/...
+//!   Resources/doc/...                                     what there is to read
+//! Read Me.txt  Applications -> /Applications              beside it, of the .dmg
 //! ```
 //!
 //! Signed ad hoc where a signer is (`codesign` of macOS, or `rcodesign` of the crate apple-codesign): without a signature
@@ -20,15 +21,27 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{About, bundled};
+use super::{About, bundled, documents};
 use crate::{debian::Debian, stage, workspace};
 
 const SUITE: &str = "bookworm";
 const APP: &str = "coracle-desktop";
+/// What lies beside the app in the `.dmg`, for an app's folder opens to nobody by itself.
+const READ_ME: &str = "Read Me.txt";
 
 /// The `.zip` and the `.dmg` of a stage of macOS' programs; `work` is a folder of its own.
 pub fn build(stage: &Path, about: &About, work: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
+    let vfkit = bundled::listed("macos", &about.arch)?.into_iter().find(|program| program.name == "vfkit");
+    let vfkit = vfkit.context("vfkit is on no list")?.bytes(&stage.join("bin"))?;
     let folder = work.join("image");
+    lay(stage, about, &folder, &vfkit)?;
+    sign(&folder.join("Coracle.app"), &workspace().join("installer/macos/vfkit.entitlements"))?;
+    times(&folder, about.time)?;
+    Ok((zip(&folder, work)?, dmg(&folder, work, about)?))
+}
+
+/// Lays out what is packed, not yet signed.
+fn lay(stage: &Path, about: &About, folder: &Path, vfkit: &[u8]) -> Result<()> {
     let contents = folder.join("Coracle.app/Contents");
     let put = |bytes: &[u8], to: &str, mode: u32| -> Result<()> {
         let to = contents.join(to);
@@ -46,8 +59,7 @@ pub fn build(stage: &Path, about: &About, work: &Path) -> Result<(Vec<u8>, Vec<u
     if about.has_app {
         put(&read(stage.join("bin").join(APP))?, &format!("MacOS/{APP}"), 0o755)?;
     }
-    let vfkit = bundled::listed("macos", &about.arch)?.into_iter().find(|program| program.name == "vfkit");
-    put(&vfkit.context("vfkit is on no list")?.bytes(&stage.join("bin"))?, "MacOS/vfkit", 0o755)?;
+    put(vfkit, "MacOS/vfkit", 0o755)?;
     for (name, bytes) in bundled::plugins("macos", about, &stage.join("bin"))? {
         put(&bytes, &format!("MacOS/{name}"), 0o755)?;
     }
@@ -55,13 +67,13 @@ pub fn build(stage: &Path, about: &About, work: &Path) -> Result<(Vec<u8>, Vec<u
     for name in ["kernel", "initrd", "root.erofs", "boot.efi", "manifest.json"] {
         put(&read(stage.join(&guest).join(name))?, &format!("Resources/{guest}/{name}"), 0o644)?;
     }
-    for name in ["README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"] {
-        put(&read(workspace().join(name))?, &format!("Resources/doc/{name}"), 0o644)?;
+    put(&read(workspace().join("LICENSE"))?, "Resources/doc/LICENSE", 0o644)?;
+    for (name, text) in documents::all(documents::Readers::Markdown)? {
+        put(&text, &format!("Resources/doc/{name}"), 0o644)?;
     }
-    sign(&folder.join("Coracle.app"), &installer.join("vfkit.entitlements"))?;
     std::os::unix::fs::symlink("/Applications", folder.join("Applications"))?; // of the .dmg
-    times(&folder, about.time)?;
-    Ok((zip(&folder, work)?, dmg(&folder, work, about)?))
+    fs::copy(installer.join(READ_ME), folder.join(READ_ME))?;
+    Ok(())
 }
 
 /// Signs ad hoc, vfkit with its entitlements; says so where nobody can.
@@ -128,4 +140,68 @@ fn dmg(folder: &Path, work: &Path, about: &About) -> Result<Vec<u8>> {
     iso.arg(&out).arg(folder).env("SOURCE_DATE_EPOCH", about.time.to_string());
     stage::run(&mut iso)?;
     fs::read(&out).context("read the .dmg")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both archives, read by tools that didn't write them. What is in `bin` only says who it is.
+    #[test]
+    fn an_app_is_laid_out_with_all_there_is_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stage, folder) = (dir.path().join("stage"), dir.path().join("image"));
+        let guest = stage.join("share/coracle/guest/arm64");
+        fs::create_dir_all(stage.join("bin")).unwrap();
+        fs::create_dir_all(&guest).unwrap();
+        fs::write(stage.join("bin/coracle"), "coracle").unwrap();
+        for name in ["kernel", "initrd", "root.erofs", "boot.efi", "manifest.json"] {
+            fs::write(guest.join(name), name).unwrap();
+        }
+        let about = About {
+            version: "1.2.3".into(),
+            arch: "arm64".into(),
+            time: 1_795_305_600,
+            has_app: false,
+            has_plugins: false,
+        };
+        lay(&stage, &about, &folder, b"vfkit").unwrap();
+        times(&folder, about.time).unwrap();
+        let plist = fs::read_to_string(folder.join("Coracle.app/Contents/Info.plist")).unwrap();
+        assert!(plist.contains("1.2.3") && !plist.contains('@'), "{plist}");
+
+        let unpacked = dir.path().join("unpacked");
+        let archive = zip(&folder, dir.path()).unwrap();
+        fs::write(dir.path().join("a.zip"), &archive).unwrap();
+        let mut unzip = Command::new("python3");
+        unzip.args(["-m", "zipfile", "-e"]).arg(dir.path().join("a.zip")).arg(&unpacked);
+        assert!(unzip.status().unwrap().success());
+        let image = dmg(&folder, dir.path(), &about).unwrap();
+        let tree = Debian::open(SUITE).unwrap().tree("xorriso", &["xorriso"]).unwrap();
+        let listed = tree
+            .command("/usr/bin/xorriso")
+            .args(["-indev"])
+            .arg(dir.path().join("out.dmg"))
+            .args(["-find", "/", "-exec", "echo"])
+            .output()
+            .unwrap();
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        for name in
+            ["README.md", "INSTALL.md", "TROUBLESHOOTING.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"]
+        {
+            let path = format!("Coracle.app/Contents/Resources/doc/{name}");
+            assert!(fs::metadata(unpacked.join(&path)).unwrap().len() > 200, "{name}");
+            assert!(listed.contains(&path), "{name}: {listed}");
+        }
+        assert!(listed.contains(READ_ME) && listed.contains("/Applications"), "{listed}");
+        assert!(image.len() > archive.len());
+        // The same once more.
+        let again = dir.path().join("again");
+        lay(&stage, &about, &again, b"vfkit").unwrap();
+        times(&again, about.time).unwrap();
+        let work = dir.path().join("work");
+        fs::create_dir_all(&work).unwrap();
+        assert!(zip(&again, &work).unwrap() == archive, "another .zip of the same");
+        assert!(dmg(&again, &work, &about).unwrap() == image, "another .dmg of the same");
+    }
 }

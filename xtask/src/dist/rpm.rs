@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use rpm::{BuildConfig, CompressionWithLevel, Dependency, FileOptions, PackageBuilder};
 
-use super::{About, Content, File, preremove};
+use super::{About, Content, DOCUMENTS, File, preremove};
 
 /// What the programs need. QEMU's package is named otherwise by each distribution: any that has the program will do.
 const QEMU: (&str, &str) = ("/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-aarch64");
@@ -36,6 +36,7 @@ pub fn build(files: &[File], about: &About) -> Result<Vec<u8>> {
         match &file.content {
             Content::Bytes { bytes, mode } => {
                 let options = FileOptions::new(to).permissions(*mode as u16);
+                let options = if file.to.starts_with(DOCUMENTS) { options.doc() } else { options };
                 package.with_file_contents(bytes.clone(), options)?;
             }
             Content::Link(target) => {

@@ -19,7 +19,8 @@ const GUEST: &[&str] = &["engine", "runtime", "guest"];
 pub fn build(stage: &Path, about: &About, os: &str, triple: &str, host: &[&str]) -> Result<Vec<u8>> {
     let manifest = workspace().join("Cargo.toml");
     let mut components = crates(&manifest, host, triple)?;
-    components.extend(crates(&manifest, GUEST, &crate::stage::triple())?);
+    let processor = if about.arch == "arm64" { "aarch64" } else { "x86_64" };
+    components.extend(crates(&manifest, GUEST, &format!("{processor}-unknown-linux-gnu"))?);
     if about.has_app {
         components.extend(crates(&workspace().join("src-tauri/Cargo.toml"), &["coracle-desktop"], triple)?);
     }
@@ -136,4 +137,61 @@ fn packages(stage: &Path, about: &About) -> Result<Vec<Part>> {
         }
     });
     Ok(parts.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a package brings is on its list, and what only others' bring is not.
+    #[test]
+    fn each_system_has_a_list_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        for (os, triple, host, arch, own) in [
+            ("linux", "x86_64-unknown-linux-gnu", LINUX, "amd64", ["nix", "docker-buildx"]),
+            ("windows", "x86_64-pc-windows-gnu", HOST, "amd64", ["windows-sys", "docker-compose"]),
+            ("macos", "aarch64-apple-darwin", HOST, "arm64", ["nix", "vfkit"]),
+        ] {
+            let image = dir.path().join("share/coracle/guest").join(arch);
+            fs::create_dir_all(&image).unwrap();
+            let package =
+                r#"{"packages":[{"name":"nftables","version":"1","sha256":"ab","licence":["GPL-2"]}]}"#;
+            fs::write(image.join("manifest.json"), package).unwrap();
+            let about = About {
+                version: "1.2.3".into(),
+                arch: arch.into(),
+                time: 0,
+                has_app: false,
+                has_plugins: true,
+            };
+            let list: Value =
+                serde_json::from_slice(&build(dir.path(), &about, os, triple, host).unwrap()).unwrap();
+            assert_eq!(
+                (&list["bomFormat"], &list["specVersion"]),
+                (&json!("CycloneDX"), &json!("1.5")),
+                "{os}"
+            );
+            let parts = list["components"].as_array().unwrap();
+            let named = |name: &str| parts.iter().find(|part| part["name"] == name);
+            for name in own.iter().chain(&["tokio", "nftables", "docker-compose"]) {
+                assert!(named(name).is_some(), "{os}: {name} is not listed");
+            }
+            assert_eq!(named("vfkit").is_some(), os == "macos");
+            assert_eq!(named("windows-sys").is_some(), os == "windows");
+            for part in parts {
+                let licences = part["licenses"].as_array().unwrap();
+                assert!(licences.iter().any(|l| l["license"]["name"] != ""), "{os}: {part}");
+                assert!(part["purl"].as_str().unwrap().starts_with("pkg:"), "{os}: {part}");
+            }
+            // Each once: identities in a list are unique.
+            let mut names: Vec<_> = parts.iter().map(|part| part["bom-ref"].as_str().unwrap()).collect();
+            let all = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), all, "{os}");
+            let is_sum =
+                |part: &Value| part["hashes"][0]["content"].as_str().is_some_and(|sum| sum.len() == 64);
+            assert!(is_sum(named("docker-compose").unwrap()), "{os}");
+        }
+    }
 }

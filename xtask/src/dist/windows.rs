@@ -7,7 +7,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{About, bundled};
+use super::{About, bundled, documents};
 use crate::{debian::Debian, workspace};
 
 /// The suite whose NSIS it is.
@@ -39,8 +39,9 @@ pub fn build(stage: &Path, about: &About, work: &Path) -> Result<Vec<u8>> {
         let name = format!("{guest}/{name}");
         put(&stage.join(&name), &name)?;
     }
-    for name in ["README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"] {
-        put(&workspace().join(name), &format!("doc/{name}"))?;
+    put(&workspace().join("LICENSE"), "doc/LICENSE.txt")?;
+    for (name, text) in documents::all(documents::Readers::Notepad)? {
+        fs::write(files.join("doc").join(name), text)?;
     }
     let tree = Debian::open(SUITE)?.tree("nsis", &["nsis"])?;
     let out = work.join("setup.exe");
