@@ -57,7 +57,7 @@ test("settings of the machine are checked in place and act", async () => {
   await page.getByLabel("Memory").fill("1");
   await page.getByText(/A whole number, at least 512/).waitFor();
   await page.getByLabel("Memory").fill("1100");
-  await button("Keep").click();
+  await button("Save").click();
   await page.getByText("Acts after a restart.").waitFor();
   assert.equal(await coracle("settings", "get", "memory-mib"), "1100");
   await button("Machine’s console").click();

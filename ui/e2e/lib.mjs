@@ -39,7 +39,7 @@ export function dockerInBackground(...args) {
   return spawn(need("DOCKER"), args, { stdio: "ignore" });
 }
 
-export async function open({ theme = "light", width = 1280, height = 800, scale = 1 } = {}) {
+export async function open({ theme = "light", width = 1280, height = 800, scale = 1, language } = {}) {
   const browser = await chromium.launch({
     executablePath: need("CORACLE_CHROMIUM"),
     args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb"],
@@ -47,6 +47,9 @@ export async function open({ theme = "light", width = 1280, height = 800, scale 
   const context = await browser.newContext({ viewport: { width, height }, colorScheme: theme, deviceScaleFactor: scale, acceptDownloads: true, locale: "en-GB", reducedMotion: "reduce" });
   await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: new URL(url).origin });
   const page = await context.newPage();
+  if (language) {
+    await page.addInitScript((own) => Object.defineProperty(Navigator.prototype, "language", { get: () => own, configurable: true }), language);
+  }
   page.setDefaultTimeout(Number(process.env.CORACLE_PATIENCE ?? 20_000));
   const errors = [];
   page.on("pageerror", (error) => errors.push(error.stack ?? String(error)));

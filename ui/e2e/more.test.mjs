@@ -445,7 +445,7 @@ test("registries: signed in, kept where docker keeps it, signed out", async () =
 test("settings of the engine: lists, the whole text, and what is wrong with them", async () => {
   await section(page, "Settings");
   const card = page.getByRole("region", { name: "Engine’s settings" });
-  const keep = card.getByRole("button", { name: "Keep" });
+  const keep = card.getByRole("button", { name: "Save" });
   const file = join(folder, "c/engine.json");
   await card.getByLabel("Mirrors").fill("mirror.example.com");
   await card.getByText(/is no URL/).waitFor();

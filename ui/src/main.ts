@@ -4,6 +4,7 @@ import { mount } from "svelte";
 
 import { setBackend } from "./lib/backend";
 import { http } from "./lib/backend/http";
+import { usable } from "./lib/pure/language";
 import { setTexts } from "./lib/texts";
 
 /** Translations that are there: each a file beside `texts/en.json`. */
@@ -23,6 +24,8 @@ async function texts() {
 }
 
 async function start() {
+  const language = usable(navigator.language);
+  if (language !== navigator.language) Object.defineProperty(navigator, "language", { value: language });
   await texts();
   if ("__TAURI_INTERNALS__" in window) setBackend((await import("./lib/backend/tauri")).tauri());
   else setBackend(http());

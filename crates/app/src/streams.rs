@@ -160,7 +160,11 @@ impl Window {
             // The daemon's socket has no event to wait for. Any input asks for a look at once.
             tokio::select! {
                 () = sleep(pause) => {}
-                input = self.input.recv() => if input.is_none() { return Err(End::Gone) },
+                input = self.input.recv() => match input {
+                    // Who asks may have missed a state between two looks that were alike: it is told again.
+                    Some(_) => last = None,
+                    None => return Err(End::Gone),
+                },
             }
         }
     }

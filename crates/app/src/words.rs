@@ -615,6 +615,8 @@ pub struct LogLine {
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(tag = "input", rename_all = "snake_case")]
 pub enum Input {
+    /// Of [`Open::Machine`]: its state once more, as it is now.
+    Look,
     /// Lines of the log, by their numbers.
     LogLines {
         /// Comes back with the answer.

@@ -525,7 +525,7 @@ text: string,
  * Which of the containers that were asked for.
  */
 source: number, };
-export type Input = { "input": "log_lines", 
+export type Input = { "input": "look" } | { "input": "log_lines", 
 /**
  * Comes back with the answer.
  */

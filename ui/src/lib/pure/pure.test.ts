@@ -9,12 +9,19 @@ import { groups, matches, published, status, touched } from "./containers";
 import { entries, listOf, withList, wrongList, wrongText } from "./engine-settings";
 import { frames, join, listing, preview, tar, untar } from "./files";
 import { ago, quote, size, span, words } from "./format";
+import { usable } from "./language";
 import { fraction, nothing, progress, reference } from "./pull";
 import { blank, body, check, envFile, fromImage, line, memory, service } from "./run";
 import { sample } from "./stats";
 import { topology } from "./topology";
 
 const container = (over: object) => ({ Id: "a".repeat(64), Names: ["/x"], Labels: {}, State: "exited", ...over }) as Container;
+
+describe("languages", () => {
+  it("are those that numbers can be written in", () => {
+    expect(["de-DE", "en", "C", "", undefined].map(usable)).toEqual(["de-DE", "en", "en-US", "en-US", "en-US"]);
+  });
+});
 
 describe("words", () => {
   it("sizes are Docker's", () => {

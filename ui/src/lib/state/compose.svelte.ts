@@ -2,6 +2,7 @@
 import { api } from "../backend";
 import type { ComposeVerb } from "../backend/words";
 import type { Container } from "../docker/client";
+import { base } from "../pure/paths";
 import { t } from "../texts";
 import { engine } from "./engine.svelte";
 import { ask, choose } from "./form.svelte";
@@ -69,7 +70,7 @@ export function compose(of: Pick<Project, "name" | "folder" | "files">, verb: Co
   const operation = operations.stream(
     services.length ? `${TITLES[verb.verb](of.name)}: ${services.join(", ")}` : TITLES[verb.verb](of.name),
     { open: "tool", tool: { tool: "compose", project: of.name || null, folder: files ? (of.folder ?? null) : null, files: files ? of.files : [], verb, services } },
-    { ...(verb.verb === "config" ? {} : { line: composeLine }), quiet, failed: t("Compose could not do it with {name}", { name: of.name }) },
+    { ...(verb.verb === "config" ? {} : { line: composeLine }), quiet, failed: t("Compose could not do it with {name}", { name: of.name || base(of.folder ?? "") }) },
   );
   return operation;
 }

@@ -98,7 +98,7 @@ class Engine {
   changes = $state(0);
 
   start() {
-    api().open(
+    this.#stream = api().open(
       { open: "machine" },
       {
         message: (message) => {
@@ -112,11 +112,14 @@ class Engine {
     );
   }
 
+  /** The one who tells the machine's state: an answer from elsewhere could be older than what it told last. */
+  #stream: Channel | undefined;
+
   #machine(machine: Machine) {
     const was = this.running;
     this.machine = machine;
     this.lost = undefined;
-    if (machine.state === "running" && !was) this.#listen();
+    if (machine.state === "running" && (!was || !this.#events)) this.#listen();
     if (machine.state !== "running") {
       this.#events?.close();
       this.#events = undefined;
@@ -142,7 +145,7 @@ class Engine {
               this.containers.state = "failed";
               this.containers.error = message.message === "failed" ? message.failure.message : t("the engine ended the stream of its events");
             }
-            setTimeout(() => void this.#again(), AGAIN_MS);
+            setTimeout(() => this.#again(), AGAIN_MS);
           }
         },
       },
@@ -150,10 +153,8 @@ class Engine {
   }
 
   /** Asks the daemon first: a machine that has just fallen asleep would be woken by who looks for its engine. */
-  async #again() {
-    const answer = await api().control({ control: "machine" }).catch(() => undefined);
-    if (answer?.answer === "machine") this.#machine(answer.machine);
-    if (this.running && !this.#events) this.#listen();
+  #again() {
+    this.#stream?.send({ input: "look" });
   }
 
   #event(line: string) {
