@@ -57,7 +57,8 @@ test("settings of the machine are checked in place and act", async () => {
   await page.getByLabel("Memory").fill("1");
   await page.getByText(/A whole number, at least 512/).waitFor();
   await page.getByLabel("Memory").fill("1100");
-  await button("Save").click();
+  const form = page.locator("form").filter({ has: page.getByLabel("Memory") });
+  await form.getByRole("button", { name: "Save", exact: true }).click();
   await page.getByText("Acts after a restart.").waitFor();
   assert.equal(await coracle("settings", "get", "memory-mib"), "1100");
   await button("Machine’s console").click();

@@ -506,7 +506,7 @@ test("diagnostics have what helps, and no secrets", async () => {
   const file = join(folder, "diagnostics.tar.gz");
   await button("Write diagnostics…").click();
   await page.getByLabel("File", { exact: true }).fill(file);
-  await button("Save").click();
+  await page.getByRole("dialog").getByRole("button", { name: "Save", exact: true }).click();
   await status("Diagnostics written").first().waitFor();
   const text = gunzipSync(await readFile(file)).toString("latin1");
   for (const name of ["coracle/versions.txt", "coracle/settings.txt", "coracle/daemon.log", "coracle/engine-info.json"]) assert.ok(text.includes(name), name);
