@@ -8,7 +8,7 @@
 //!
 //! What runs in the guest is static (no libraries travel with it); the shim is also at a fixed address, which
 //! saves each of them the pages that relocation would dirty. The engine, which keeps its random address, has its
-//! relocations packed: 1.3 MB less that is read when it starts, and then stays in memory.
+//! relocations packed: 1.3 MB less to read when it starts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

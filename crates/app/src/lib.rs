@@ -70,7 +70,6 @@ impl App {
     /// Asks for something that concerns the machine itself.
     pub async fn control(&self, request: Control) -> Result<ControlAnswer, AppError> {
         match request {
-            Control::Machine => Ok(ControlAnswer::Machine { machine: Box::new(self.machine().await?) }),
             Control::Start => {
                 Settings::load(&self.home)?;
                 self.home.create()?;

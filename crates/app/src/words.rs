@@ -11,8 +11,6 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(tag = "control", rename_all = "snake_case")]
 pub enum Control {
-    /// How is it?
-    Machine,
     /// Start it, and the daemon first where there is none. Answered when it runs or has failed.
     Start,
     /// Stop it in order; the daemon ends with it.

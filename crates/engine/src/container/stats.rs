@@ -4,14 +4,12 @@
 //! them. A reader that is slow skips samples.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use super::{Handle, Record, Status};
+use super::{Handle, Status};
 use crate::engine::Engine;
 
 /// Between two samples.
@@ -88,39 +86,18 @@ fn interfaces(text: &str) -> Vec<Interface> {
     text.lines().filter_map(line).collect()
 }
 
-/// Reads one run of one container. Its files stay open, so a new run has a new one.
+/// Reads the group of one run of one container. Its files stay open, so a new run has a new one.
 struct Meter {
     pid: u32,
     group: runtime::Meter,
-    /// `/proc/PID/net/dev`; `None`: the interfaces are not its own.
-    interfaces: Option<File>,
 }
 
 impl Meter {
-    fn of(record: &Record, container: &runtime::Container) -> Self {
-        let own = !record.networks.contains_key("host") && !super::links::shares_network(&record.host);
-        let pid = container.pid();
-        let interfaces = own.then(|| File::open(format!("/proc/{pid}/net/dev")).ok()).flatten();
-        Self { pid, group: container.meter(), interfaces }
-    }
-
     /// How many may stay open: theirs are at most half of the files that this process may have.
     fn kept() -> usize {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-        files / 2 / (runtime::Meter::FILES + 1)
-    }
-
-    fn interfaces(&self) -> Vec<Interface> {
-        /// Bytes asked for at once: what the kernel says at once.
-        const PAGE: usize = 4096;
-        let Some(file) = &self.interfaces else { return Vec::new() };
-        let (mut text, mut have) = (vec![0; PAGE], 0);
-        while let Ok(read @ 1..) = file.read_at(&mut text[have..], have as u64) {
-            have += read;
-            text.resize(have + PAGE, 0);
-        }
-        interfaces(std::str::from_utf8(&text[..have]).unwrap_or_default())
+        files / 2 / runtime::Meter::FILES
     }
 }
 
@@ -130,8 +107,14 @@ fn sample(handle: &Handle, meter: &mut Option<Meter>, machine: Machine) -> Sampl
     let (used, interfaces) = match &view.status {
         Status::Running { container, .. } => {
             let same = meter.take_if(|m| m.pid == container.pid());
-            let meter = meter.insert(same.unwrap_or_else(|| Meter::of(&view.record, container)));
-            (Some(meter.group.read()), meter.interfaces())
+            let new = || Meter { pid: container.pid(), group: container.meter() };
+            let own = !view.record.networks.contains_key("host")
+                && !super::links::shares_network(&view.record.host);
+            // Not kept open: it would keep the network of a container that has ended, with all addresses in it.
+            let text =
+                own.then(|| std::fs::read_to_string(format!("/proc/{}/net/dev", container.pid())).ok());
+            let used = meter.insert(same.unwrap_or_else(new)).group.read();
+            (Some(used), interfaces(&text.flatten().unwrap_or_default()))
         }
         _ => {
             *meter = None;

@@ -1,6 +1,6 @@
 // Made from crates/app/src/words.rs by its test; `CORACLE_WRITE_TYPES=1 cargo test -p app words` writes it.
 
-export type Control = { "control": "machine" } | { "control": "start" } | { "control": "stop" } | { "control": "settings" } | { "control": "set", 
+export type Control = { "control": "start" } | { "control": "stop" } | { "control": "settings" } | { "control": "set", 
 /**
  * As `coracle settings` names it.
  */
