@@ -9,11 +9,9 @@
 //! ```
 
 use std::{
-    collections::VecDeque,
-    io::{BufRead, BufReader},
     net::Ipv4Addr,
     process::{Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,7 +24,10 @@ use tokio::{
 };
 use wire::{control::Engine as State, setup::Setup};
 
-use crate::{GuestError, cmdline::Arguments, disk, modules, ports, reaper::Reaper, say, setup, sys};
+use crate::{
+    GuestError, cmdline::Arguments, disk, last_words::LastWords, modules, ports, reaper::Reaper, say, setup,
+    sys,
+};
 
 /// The engine's API.
 pub const SOCKET: &str = "/run/docker.sock";
@@ -40,10 +41,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 const GOOD_RUN: Duration = Duration::from_secs(30);
 /// Pause between two looks whether the socket answers, while the engine starts.
 const SOCKET_POLL: Duration = Duration::from_millis(10);
-/// Lines of its last words.
-const LAST_WORDS: usize = 12;
-/// Longest of its lines that is kept for them, in bytes.
-const LINE: usize = 400;
 /// Set-ups that wait to be taken.
 const SETUPS: usize = 4;
 /// How long an engine that is to be set up anew may take to end; its containers go on.
@@ -97,8 +94,6 @@ enum End {
     /// By itself.
     Died(String),
 }
-
-type LastWords = Arc<Mutex<VecDeque<String>>>;
 
 impl Engine {
     /// Starts it once `booted` is through.
@@ -224,16 +219,12 @@ impl Engine {
         setups: &mut Setups,
         first: &mut bool,
     ) -> End {
-        let last_words = LastWords::default();
         let started = reaper.spawn(|| {
             let mut child = command(&self.arguments, setups)?.spawn()?;
-            listen(child.stdout.take(), &last_words);
-            listen(child.stderr.take(), &last_words);
-            let pid = child.id();
-            Ok(((), pid))
+            Ok((LastWords::of(&mut child), child.id()))
         });
-        let (pid, mut ended) = match started {
-            Ok(((), pid, ended)) => (pid, ended),
+        let (last_words, pid, mut ended) = match started {
+            Ok(started) => started,
             Err(error) => return End::Died(format!("could not be started: {error}")),
         };
         let mut answering = std::pin::pin!(socket_answers());
@@ -276,7 +267,7 @@ impl Engine {
                 }
             }
         };
-        let words = last_words.lock().unwrap_or_else(PoisonError::into_inner).make_contiguous().join(" | ");
+        let words = last_words.said().await;
         End::Died(if words.is_empty() { how } else { format!("{how}; its last words: {words}") })
     }
 }
@@ -300,23 +291,6 @@ fn command(arguments: &Arguments, setups: &Setups) -> std::io::Result<Command> {
     }
     setup::apply(&setups.current, setups.gateway.map(Into::into), &mut command)?;
     Ok(command)
-}
-
-/// Passes the engine's lines on to the console and keeps the last; a thread, which ends with the pipe.
-fn listen(pipe: Option<impl std::io::Read + Send + 'static>, last_words: &LastWords) {
-    let Some(pipe) = pipe else { return };
-    let last_words = last_words.clone();
-    std::thread::spawn(move || {
-        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line);
-            eprintln!("{line}");
-            let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
-            if words.len() == LAST_WORDS {
-                words.pop_front();
-            }
-            words.push_back(line.chars().take(LINE).collect());
-        }
-    });
 }
 
 async fn stop_wished(wish: &mut watch::Receiver<Wish>) -> Duration {

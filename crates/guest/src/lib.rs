@@ -33,6 +33,7 @@ mod echo;
 mod engine;
 pub mod hosted;
 mod idle;
+mod last_words;
 mod modules;
 mod network;
 mod ports;
