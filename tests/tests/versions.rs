@@ -48,6 +48,75 @@ fn a_network_of_both_versions() {
 }
 
 #[test]
+fn a_network_of_version_6_alone() {
+    let engine = Engine::with_busybox();
+    engine.load(images::web);
+    let neighbour = Neighbour::of(&engine.sandbox);
+    engine.docker(&["network", "create", "--ipv4=false", "--ipv6", "six"]).ok();
+    let shown = "{{.EnableIPv4}} {{.EnableIPv6}} {{len .IPAM.Config}}";
+    assert_eq!(engine.docker(&["network", "inspect", "-f", shown, "six"]).ok(), "false true 1");
+    let web = ["run", "-d", "--network", "six", "--name", "web", "-p", "8080:80", "web"];
+    engine.docker(&web).ok();
+    let shown =
+        "{{with .NetworkSettings.Networks.six}}{{.IPAddress}}|{{.Gateway}}|{{.GlobalIPv6Address}}{{end}}";
+    let shown = engine.docker(&["inspect", "-f", shown, "web"]).ok();
+    let v6 = shown.strip_prefix("||").expect("no address of version 4");
+    // Its names, its way out and its way in are of version 6.
+    let run =
+        |script: &str| engine.docker(&["run", "--rm", "--network", "six", "busybox", "sh", "-c", script]);
+    assert!(run("wget -T 2 -qO- http://web/").ok().contains(PAGE));
+    let inside = run("ip -4 -o addr show dev eth0; ip -6 route show default; tail -n 1 /etc/hosts").ok();
+    assert!(inside.starts_with("default via fd") && inside.lines().count() == 2, "{inside}");
+    assert!(run("ping -c 1 -W 2 fd98::2").ok().contains("1 packets received"));
+    assert_eq!(engine.docker(&["port", "web"]).ok(), "80/tcp -> [::]:8080");
+    assert_eq!(neighbour.curl("http://[fd98::1]:8080/").ok(), PAGE);
+    assert_eq!(engine.curl(&["http://[::1]:8080/"]).ok(), PAGE);
+    assert_ne!(engine.curl(&["http://127.0.0.1:8080/"]).code, Some(0));
+    // Beside networks of version 4 it has both ways out; each falls to another network with the one that gave it.
+    let routes = || {
+        let both = ["exec", "web", "sh", "-c", "ip route show default; ip -6 route show default"];
+        engine.docker(&both).ok()
+    };
+    let other = ["network", "create", "--ipv6", "--subnet", "10.74.0.0/24", "--subnet", "fd74::/64", "tail"];
+    engine.docker(&other).ok();
+    for (word, network, ways) in [
+        ("connect", "bridge", ["default via 172.", "default via fd"]),
+        ("connect", "tail", ["default via 172.", "default via fd"]),
+        ("disconnect", "bridge", ["default via 10.74.", "default via fd"]),
+        ("disconnect", "six", ["default via 10.74.", "default via fd74:"]),
+        ("connect", "six", ["default via 10.74.", "default via fd"]),
+    ] {
+        engine.docker(&["network", word, network, "web"]).ok();
+        assert!(ways.iter().all(|way| routes().contains(way)), "{word} {network}: {}", routes());
+    }
+    engine.docker(&["restart", "-t", "0", "web"]).ok();
+    assert!(routes().contains("default via 10.74.") && !routes().contains("via fd74:"), "{}", routes());
+    engine.docker(&["network", "disconnect", "tail", "web"]).ok();
+
+    // An engine that comes back knows its addresses.
+    let mut engine = engine;
+    engine.crash();
+    engine.launch();
+    let again = engine.docker(&[
+        "run",
+        "--rm",
+        "--network",
+        "six",
+        "busybox",
+        "wget",
+        "-T",
+        "2",
+        "-qO-",
+        "http://web/",
+    ]);
+    assert!(again.ok().contains(PAGE));
+    let run = ["run", "--rm", "--network", "six", "busybox", "ip", "-6", "-o", "addr", "show", "dev", "eth0"];
+    assert!(!engine.docker(&run).ok().contains(&format!("{v6}/")), "nobody else's address");
+    engine.docker(&["rm", "-f", "web"]).ok();
+    engine.docker(&["network", "rm", "six"]).ok();
+}
+
+#[test]
 fn fixed_addresses_of_version_6() {
     let engine = Engine::with_busybox();
     let net = ["network", "create", "--ipv6", "--subnet", "fd55::/64", "--gateway", "fd55::99", "six"];

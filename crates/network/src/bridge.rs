@@ -1,13 +1,12 @@
 //! Bridge networks: the link and a container's end. Their rules are [`crate::firewall`]'s.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netlink_packet_route::AddressFamily;
+use ipnet::IpNet;
 use rand::Rng;
 
 use crate::error::{Code, Error, Result};
@@ -21,37 +20,36 @@ use crate::vlan::{self, Vlan};
 pub struct Bridge {
     /// The link's name, at most 15 bytes.
     pub link: String,
-    /// Addresses of the network.
-    pub subnet: Ipv4Net,
-    /// The bridge's own address, the containers' way out.
-    pub gateway: Ipv4Addr,
-    /// Addresses of version 6, if it has such.
-    pub v6: Option<BridgeV6>,
+    /// Its addresses: of one version of IP, or of each.
+    pub sides: Vec<Side>,
     /// No way in or out of the network.
     pub internal: bool,
     /// The bridge itself has no address: not even this host is reached.
     pub isolated: bool,
     /// Containers may talk to each other.
     pub icc: bool,
-    /// What leaves gets the host's address.
-    pub masquerade: bool,
-    /// What may come in from outside.
-    pub entry: Entry,
     /// Largest packet in bytes.
     pub mtu: u32,
 }
 
-/// The side of version 6 of a bridge network.
+/// A bridge network's addresses of one version of IP.
 #[derive(Clone, Debug)]
-pub struct BridgeV6 {
+pub struct Side {
     /// Addresses of the network.
-    pub subnet: Ipv6Net,
-    /// The bridge's own address.
-    pub gateway: Ipv6Addr,
+    pub subnet: IpNet,
+    /// The bridge's own address, the containers' way out; of the subnet's version.
+    pub gateway: IpAddr,
     /// What leaves gets the host's address.
     pub masquerade: bool,
     /// What may come in from outside.
     pub entry: Entry,
+}
+
+impl Bridge {
+    /// Its addresses of IPv4, or of IPv6.
+    pub fn side(&self, v6: bool) -> Option<&Side> {
+        self.sides.iter().find(|side| side.gateway.is_ipv6() == v6)
+    }
 }
 
 /// What may come into a network from outside.
@@ -84,10 +82,30 @@ pub struct Endpoint {
     pub addresses: Vec<IpNet>,
     /// Hardware address.
     pub mac: [u8; 6],
-    /// Default routes, if this network gives them.
-    pub gateways: Vec<IpAddr>,
-    /// The default routes lead out of the link itself, without a gateway.
-    pub on_link: bool,
+    /// Default routes, if this network gives them: one at most for each version of IP.
+    pub ways_out: Vec<WayOut>,
+}
+
+/// A default route of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WayOut {
+    /// By the address of a router.
+    Gateway(IpAddr),
+    /// Out of the link itself, of IPv4 or IPv6.
+    Link {
+        /// IPv6.
+        v6: bool,
+    },
+}
+
+impl WayOut {
+    /// Whether it is one of IPv6.
+    pub fn is_v6(&self) -> bool {
+        match self {
+            Self::Gateway(ip) => ip.is_ipv6(),
+            Self::Link { v6 } => *v6,
+        }
+    }
 }
 
 impl Endpoint {
@@ -118,19 +136,18 @@ pub async fn ensure(firewall: &Arc<Firewall>, bridge: &Bridge) -> Result<()> {
         let netlink = Netlink::open()?;
         let index = netlink.add_bridge(&b.link, b.mtu)?;
         if !b.isolated {
-            let net = Ipv4Net::new(b.gateway, b.subnet.prefix_len());
-            let net = net.map_err(|e| Error::new(Code::InvalidArgument, e.to_string()))?;
-            netlink.add_address(index, net.into())?;
-            if let Some(v6) = &b.v6 {
-                let net = Ipv6Net::new(v6.gateway, v6.subnet.prefix_len());
+            for side in &b.sides {
+                let net = IpNet::new(side.gateway, side.subnet.prefix_len());
                 let net = net.map_err(|e| Error::new(Code::InvalidArgument, e.to_string()))?;
-                netlink.add_address(index, net.into())?;
+                netlink.add_address(index, net)?;
             }
         }
         netlink.up(index)?;
         if !b.internal {
-            sysctl("ipv4/ip_forward", "1")?;
-            if b.v6.is_some() {
+            if b.side(false).is_some() {
+                sysctl("ipv4/ip_forward", "1")?;
+            }
+            if b.side(true).is_some() {
                 forward_v6()?;
             }
         }
@@ -138,7 +155,7 @@ pub async fn ensure(firewall: &Arc<Firewall>, bridge: &Bridge) -> Result<()> {
     })
     .await?;
     firewall.ensure(bridge).await?;
-    if bridge.internal {
+    if bridge.internal || bridge.side(false).is_none() {
         return Ok(());
     }
     // Ports published on loopback are led to the bridge from there. What arrives from the bridge itself for a
@@ -266,19 +283,19 @@ fn configure(e: &Endpoint) -> Result<()> {
         netlink.add_address(index, *address)?;
     }
     netlink.up(index)?;
-    if e.on_link {
-        netlink.set_default_link(index, AddressFamily::Inet)?;
-        if v6 {
-            netlink.set_default_link(index, AddressFamily::Inet6)?;
-        }
-        return Ok(());
-    }
-    e.gateways.iter().try_for_each(|gateway| netlink.set_default_route(*gateway))
+    e.ways_out.iter().try_for_each(|way| netlink.set_way_out(index, *way))
 }
 
-/// Sends what the namespace at `netns` has no route for to `gateway`, in place of where its family went before.
-pub async fn set_default_route(netns: &Path, gateway: IpAddr) -> Result<()> {
-    sys::in_netns(netns, move || Netlink::open()?.set_default_route(gateway)).await
+/// Sends what the namespace at `netns` has no route for that way, by its link `interface`, in place of where its
+/// version went before.
+pub async fn set_way_out(netns: &Path, interface: &str, way: WayOut) -> Result<()> {
+    let link = interface.to_owned();
+    sys::in_netns(netns, move || {
+        let netlink = Netlink::open()?;
+        let index = netlink.index(&link)?;
+        netlink.set_way_out(index.ok_or_else(|| Error::new(Code::NotFound, format!("{link} is gone")))?, way)
+    })
+    .await
 }
 
 /// Removes a container's end: by the host end of a veth pair, or inside the namespace where there is none. One that

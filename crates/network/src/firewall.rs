@@ -17,6 +17,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ipnet::IpNet;
+
 use crate::bridge::{Bridge, Entry};
 use crate::error::Result;
 use crate::ports::Protocol;
@@ -317,9 +319,12 @@ fn rules(b: &Bridge) -> String {
     }
     add(format!("rule inet coracle to-{link} iifname {link} {icc}"));
     add(format!("rule inet coracle to-{link} ct state established,related accept"));
-    for (family, entry) in [(4, b.entry), (6, b.v6.as_ref().map_or(Entry::Published, |v6| v6.entry))] {
-        let (ip, ping) = if family == 4 { ("ip", "icmp") } else { ("ip6", "icmpv6") };
-        match entry {
+    for side in &b.sides {
+        let (family, ip, ping) = match side.subnet {
+            IpNet::V4(_) => (4, "ip", "icmp"),
+            IpNet::V6(_) => (6, "ip6", "icmpv6"),
+        };
+        match side.entry {
             Entry::Published => {}
             _ if b.internal => {}
             Entry::All => add(format!("rule inet coracle to-{link} meta nfproto ipv{family} accept")),
@@ -335,14 +340,9 @@ fn rules(b: &Bridge) -> String {
         add(format!("rule inet coracle from-{link} oifname != {link} drop"));
         add(format!("element inet coracle from {{ {link} : jump from-{link} }}"));
     } else {
-        let mut leaves = |family: &str, subnet: String| {
+        for side in b.sides.iter().filter(|side| side.masquerade && side.entry != Entry::Routed) {
+            let (family, subnet) = (if side.gateway.is_ipv4() { "ip" } else { "ip6" }, side.subnet);
             add(format!("rule inet coracle nat-{link} {family} saddr {subnet} oifname != {link} masquerade"));
-        };
-        if b.masquerade && b.entry != Entry::Routed {
-            leaves("ip", b.subnet.to_string());
-        }
-        if let Some(v6) = b.v6.as_ref().filter(|v6| v6.masquerade && v6.entry != Entry::Routed) {
-            leaves("ip6", v6.subnet.to_string());
         }
         add(format!("rule inet coracle nat-{link} ip saddr 127.0.0.0/8 oifname {link} masquerade"));
     }

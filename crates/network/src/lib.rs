@@ -26,8 +26,8 @@ mod watch;
 
 pub use addresses::{AddressPool, choose_subnet, choose_subnet6, routed_subnets, unique_local};
 pub use bridge::{
-    Bridge, BridgeV6, Carrier, Endpoint, Entry, attach, detach, ensure, ensure_once, link_exists, remove,
-    set_default_route,
+    Bridge, Carrier, Endpoint, Entry, Side, WayOut, attach, detach, ensure, ensure_once, link_exists, remove,
+    set_way_out,
 };
 pub use error::{Code, Error, Result};
 pub use firewall::{Firewall, Redirect};

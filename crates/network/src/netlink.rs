@@ -19,6 +19,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use crate::bridge::WayOut;
 use crate::error::{Code, Error, Result};
 
 /// A socket to the kernel's routing tables of the namespace it was opened in.
@@ -251,19 +252,20 @@ impl Netlink {
         }
     }
 
-    /// Sets the default route of the gateway's family, in place of another if there is one.
-    pub(crate) fn set_default_route(&self, gateway: IpAddr) -> Result<()> {
-        let (family, via) = match gateway {
-            IpAddr::V4(ip) => (AddressFamily::Inet, RouteAddress::Inet(ip)),
-            IpAddr::V6(ip) => (AddressFamily::Inet6, RouteAddress::Inet6(ip)),
+    /// Sets the default route of its version, in place of another if there is one; `index` is the link it leaves by.
+    pub(crate) fn set_way_out(&self, index: u32, way: WayOut) -> Result<()> {
+        let family = if way.is_v6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        let (what, to) = match way {
+            WayOut::Gateway(ip) => {
+                let via = match ip {
+                    IpAddr::V4(ip) => RouteAddress::Inet(ip),
+                    IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+                };
+                (format!("set default route via {ip}"), RouteAttribute::Gateway(via))
+            }
+            WayOut::Link { .. } => ("set default route".to_owned(), RouteAttribute::Oif(index)),
         };
-        let what = format!("set default route via {gateway}");
-        self.default_route(&what, family, RouteAttribute::Gateway(via), NLM_F_REPLACE)
-    }
-
-    /// Sends what has no other route out of a link, with no gateway.
-    pub(crate) fn set_default_link(&self, index: u32, family: AddressFamily) -> Result<()> {
-        self.default_route("set default route", family, RouteAttribute::Oif(index), NLM_F_REPLACE)
+        self.default_route(&what, family, to, NLM_F_REPLACE)
     }
 
     fn default_route(&self, what: &str, family: AddressFamily, to: RouteAttribute, flags: u16) -> Result<()> {

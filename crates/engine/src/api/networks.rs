@@ -13,7 +13,7 @@ use crate::container::config::EndpointSettings;
 use crate::container::{Command, Handle};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-use crate::networks::{Members, Network, NetworkRequest, PoolRequest};
+use crate::networks::{Driver, Members, Network, NetworkRequest, Plan, Pool, PoolRequest};
 
 fn json(network: &Network, members: &Members, detailed: bool) -> Value {
     let mut containers = serde_json::Map::new();
@@ -29,40 +29,56 @@ fn json(network: &Network, members: &Members, detailed: bool) -> Value {
             );
         }
     }
-    let pools = network.driver.pools();
-    let config = pools.map_or(Value::Null, |pools| {
-        let auxiliary = |right: fn(&IpAddr) -> bool| {
-            let of = pools.auxiliary.iter().filter(|(_, ip)| right(ip));
-            of.map(|(name, ip)| (name.clone(), json!(ip.to_string()))).collect::<serde_json::Map<_, _>>()
-        };
-        let one = |subnet: IpNet, range: Option<IpNet>, gateway: IpAddr, auxiliary: serde_json::Map<_, _>| {
-            let mut one = json!({ "Subnet": subnet.to_string(), "Gateway": gateway.to_string() });
-            if let Some(range) = range {
-                one["IPRange"] = json!(range.to_string());
-            }
-            if !auxiliary.is_empty() {
-                one["AuxiliaryAddresses"] = Value::Object(auxiliary);
-            }
-            one
-        };
-        let range = pools.ip_range.map(IpNet::V4);
-        let v4 = one(pools.subnet.into(), range, pools.gateway.into(), auxiliary(IpAddr::is_ipv4));
-        let v6 = pools.v6.as_ref().map(|v6| {
-            let range = v6.ip_range.map(IpNet::V6);
-            one(v6.subnet.into(), range, v6.gateway.into(), auxiliary(IpAddr::is_ipv6))
-        });
-        json!(std::iter::once(v4).chain(v6).collect::<Vec<_>>())
-    });
+    let (config, v4, v6) = addresses(&network.driver);
     json!({
         "Name": network.name, "Id": network.id, "Created": network.created, "Scope": "local",
-        "Driver": network.driver.name(), "EnableIPv4": true, "EnableIPv6": pools.is_some_and(|p| p.v6.is_some()),
+        "Driver": network.driver.name(), "EnableIPv4": v4, "EnableIPv6": v6,
         "IPAM": {
             "Driver": "default", "Options": network.ipam_options, "Config": config,
         },
         "Internal": network.internal, "Attachable": network.attachable, "Ingress": false,
-        "ConfigFrom": { "Network": "" }, "ConfigOnly": false, "Containers": containers,
+        "ConfigFrom": { "Network": network.config_from },
+        "ConfigOnly": matches!(network.driver, Driver::Config(_)), "Containers": containers,
         "Options": network.options, "Labels": network.labels,
     })
+}
+
+/// A network's subnets, and whether it has addresses of IPv4 and of IPv6.
+fn addresses(driver: &Driver) -> (Value, bool, bool) {
+    let one = |subnet: Option<IpNet>,
+               range: Option<IpNet>,
+               gateway: Option<IpAddr>,
+               auxiliary: &mut dyn Iterator<Item = (&String, &IpAddr)>| {
+        let mut one = serde_json::Map::new();
+        let mut set = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                one.insert(key.to_owned(), json!(value));
+            }
+        };
+        set("Subnet", subnet.map(|net| net.to_string()));
+        set("IPRange", range.map(|net| net.to_string()));
+        set("Gateway", gateway.map(|ip| ip.to_string()));
+        let auxiliary: serde_json::Map<_, _> =
+            auxiliary.map(|(name, ip)| (name.clone(), json!(ip.to_string()))).collect();
+        if !auxiliary.is_empty() {
+            one.insert("AuxiliaryAddresses".to_owned(), Value::Object(auxiliary));
+        }
+        Value::Object(one)
+    };
+    if let Driver::Config(plan) = driver {
+        // As asked for: what was left open is chosen by each network that is made from it.
+        let asked = plan.v4.iter().chain(&plan.v6).filter(|p| **p != PoolRequest::default());
+        let asked: Vec<Value> =
+            asked.map(|p| one(p.subnet, p.ip_range, p.gateway, &mut p.auxiliary.iter())).collect();
+        let config = if asked.is_empty() { Value::Null } else { json!(asked) };
+        return (config, plan.v4.is_some(), plan.v6.is_some());
+    }
+    let Some(pools) = driver.pools() else { return (Value::Null, true, false) };
+    let pool = |p: &Pool| {
+        let mut same = pools.auxiliary.iter().filter(|(_, ip)| ip.is_ipv6() == p.gateway.is_ipv6());
+        one(Some(p.subnet), p.ip_range, Some(p.gateway), &mut same)
+    };
+    (json!(pools.both().map(pool).collect::<Vec<_>>()), pools.v4.is_some(), pools.v6.is_some())
 }
 
 pub async fn list(engine: Arc<Engine>, call: Call) -> Result<Reply> {
@@ -112,6 +128,26 @@ struct CreateBody {
     ipam: Ipam,
     options: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+}
+
+impl CreateBody {
+    /// A network that takes over another's configuration has none of its own.
+    fn check_taken_over(&self) -> Result<()> {
+        let of_its_own = self.enable_ipv6 == Some(true)
+            || !self.labels.is_empty()
+            || !self.ipam.config.is_empty()
+            || self.ipam.options.as_ref().is_some_and(|options| !options.is_empty());
+        let words = if self.config_only {
+            "a configuration network cannot depend on another configuration network"
+        } else if of_its_own {
+            "user specified configurations are not supported if the network depends on a configuration network"
+        } else if !self.options.is_empty() {
+            "network driver options are not supported if the network depends on a configuration network"
+        } else {
+            return Ok(());
+        };
+        Err(Error::forbidden(words))
+    }
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -189,12 +225,14 @@ fn pools(configs: Vec<IpamConfig>) -> Result<(Option<PoolRequest>, Option<PoolRe
 
 pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let body: CreateBody = call.json().await?;
-    let missing = |what: &str| Err(Error::not_implemented(format!("{what} is not there yet")));
-    if body.enable_ipv4 == Some(false) {
-        return missing("networks without IPv4");
-    }
     if body.driver == "overlay" {
         return Err(Error::forbidden(super::NO_SWARM));
+    }
+    if body.config_only && (body.ingress || body.internal || body.attachable || !body.scope.is_empty()) {
+        return Err(Error::forbidden(
+            "configuration network can only contain network specific fields. Network operator fields like \
+             [ ingress | internal | attachable | scope ] are not supported.",
+        ));
     }
     if body.ingress {
         return Err(Error::forbidden("Ingress network can only be global scope network"));
@@ -202,12 +240,8 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     if body.scope == "swarm" {
         return Err(Error::forbidden("cannot create a swarm scoped network when swarm is not active"));
     }
-    if body.config_only {
-        return missing("config-only networks");
-    }
     if !body.config_from.network.is_empty() {
-        let name = body.config_from.network;
-        return Err(Error::not_found(format!("configuration network {name:?} does not exist")));
+        body.check_taken_over()?;
     }
     if !matches!(body.ipam.driver.as_str(), "" | "default") {
         return Err(Error::not_found(format!("plugin \"{}\" not found", body.ipam.driver)));
@@ -221,8 +255,12 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             driver: body.driver,
             internal: body.internal,
             attachable: body.attachable,
-            v4: v4.unwrap_or_default(),
-            v6: (body.enable_ipv6 == Some(true)).then(|| v6.unwrap_or_default()),
+            config_only: body.config_only,
+            config_from: body.config_from.network,
+            plan: Plan {
+                v4: (body.enable_ipv4 != Some(false)).then(|| v4.unwrap_or_default()),
+                v6: (body.enable_ipv6 == Some(true)).then(|| v6.unwrap_or_default()),
+            },
             ipam_options,
             options: body.options,
             labels: body.labels,
@@ -288,8 +326,8 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             engine.containers.list().iter().any(|c| c.view().record.networks.contains_key(&network.name));
         let made = crate::time::parse(&network.created);
         let old = until.is_none_or(|until| made.is_some_and(|made| made < until));
-        if network.is_predefined() || used || !members.is_empty() || !old || !filters.labels(&network.labels)
-        {
+        let kept = network.is_predefined() || matches!(network.driver, Driver::Config(_));
+        if kept || used || !members.is_empty() || !old || !filters.labels(&network.labels) {
             continue;
         }
         engine.networks.remove(&network.id).await?;

@@ -140,7 +140,8 @@ pub(super) async fn run(worker: &EngineWorker, run: Run<'_>, draft: &Draft) -> R
         let settings = EndpointSettings::default();
         let member = engine.networks.join(&network, (&id, &id), &settings).await?;
         let member = running.member.insert(member);
-        engine.networks.plug(member, &container.netns(), "eth0", true).await?;
+        let routes = member.ways_out();
+        engine.networks.plug(member, &container.netns(), "eth0", routes).await?;
     }
     let want = runtime::AttachWant { stdout: true, stderr: true, ..Default::default() };
     let attached = container.attach(want).await.map_err(of_runtime)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Record, links};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::networks::{Member, primary};
+use crate::networks::{Member, leading};
 
 /// Resolvers a container's questions go to: its own `--dns`, else the engine's.
 pub fn upstreams(engine: &Engine, record: &Record) -> Vec<SocketAddr> {
@@ -63,7 +63,10 @@ pub async fn remove_from_hosts(engine: &Engine, record: &Record, address: IpAddr
 /// Where a container finds this host: what the settings say, else the way out of its network.
 fn host_addresses(engine: &Engine, members: &[Member]) -> Vec<IpAddr> {
     match engine.networks.host_gateway() {
-        [] => primary(members).into_iter().flat_map(Member::gateways).collect(),
+        [] => {
+            let gateway = |v6| leading(members, v6)?.gateways().find(|ip| ip.is_ipv6() == v6);
+            [false, true].into_iter().filter_map(gateway).collect()
+        }
         given => given.to_vec(),
     }
 }

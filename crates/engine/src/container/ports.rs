@@ -32,7 +32,7 @@ pub fn port_requests(
         for binding in asked {
             let ips: Vec<IpAddr> = match (binding.host_ip.as_str(), own_address) {
                 ("", Some(own)) => vec![own],
-                ("", None) => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+                ("", None) => everywhere(member),
                 (text, _) => {
                     vec![text.parse().map_err(|_| Error::invalid(format!("invalid IP address: {text}")))?]
                 }
@@ -46,6 +46,13 @@ pub fn port_requests(
         }
     }
     Ok(requests)
+}
+
+/// All addresses of the host from which a container is reached: those of IPv6 in any case, by a relay if it has none
+/// itself; those of IPv4 not if it has none, as with dockerd.
+fn everywhere(member: &Member) -> Vec<IpAddr> {
+    let v4 = member.address.map(|_| Ipv4Addr::UNSPECIFIED.into());
+    v4.into_iter().chain([Ipv6Addr::UNSPECIFIED.into()]).collect()
 }
 
 /// Refuses ports to publish that are none.

@@ -1,12 +1,13 @@
 //! What a network is: its driver, its addresses, its options, and what the kernel is to have for it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use network::vlan::{Ipvlan, IpvlanFlag, Macvlan, Parent, Vlan, VlanMode};
-use network::{AddressPool, Bridge, BridgeV6, Carrier, Entry, IpNet, Ipv4Net, Ipv6Net};
+use network::{AddressPool, Bridge, Carrier, Entry, IpNet, Side};
 use serde::{Deserialize, Serialize};
 
+use super::make::PoolRequest;
 use crate::container::config::EndpointSettings;
 use crate::error::{Error, Result};
 use crate::truth::truth;
@@ -54,62 +55,68 @@ pub enum Driver {
     Host,
     /// No network.
     Null,
+    /// No network either, but what others are made from.
+    Config(Plan),
 }
 
-/// The addresses of a network.
+/// What a network made from this one is given in place of what it would ask for itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Addresses of version 4, unless it has none.
+    pub v4: Option<PoolRequest>,
+    /// Addresses of version 6, if it has such.
+    pub v6: Option<PoolRequest>,
+}
+
+/// The addresses of a network: of one version of IP at least.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pools {
-    /// Addresses.
-    pub subnet: Ipv4Net,
-    /// The bridge's address, or what the containers take for their way out.
-    pub gateway: Ipv4Addr,
-    /// Where addresses are given out, if not from all of the subnet.
-    pub ip_range: Option<Ipv4Net>,
-    /// The subnet was asked for: then addresses may be, too.
-    #[serde(default)]
-    pub by_user: bool,
+    /// Those of version 4; beside the rest, as records of earlier versions have them.
+    #[serde(flatten)]
+    pub v4: Option<Pool>,
     /// Addresses that are never given out, by the names people gave them; of both versions.
     #[serde(default)]
     pub auxiliary: BTreeMap<String, IpAddr>,
-    /// Addresses of version 6, if the network has such.
+    /// Those of version 6.
     #[serde(default)]
-    pub v6: Option<PoolV6>,
+    pub v6: Option<Pool>,
 }
 
-/// The addresses of version 6 of a network.
+/// The addresses of one version of a network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PoolV6 {
+pub struct Pool {
     /// Addresses.
-    pub subnet: Ipv6Net,
-    /// The bridge's address.
-    pub gateway: Ipv6Addr,
+    pub subnet: IpNet,
+    /// The bridge's address, or what the containers take for their way out.
+    pub gateway: IpAddr,
     /// Where addresses are given out, if not from all of the subnet.
-    pub ip_range: Option<Ipv6Net>,
+    pub ip_range: Option<IpNet>,
     /// The subnet was asked for: then addresses may be, too.
     #[serde(default)]
     pub by_user: bool,
 }
 
 impl Pools {
-    /// Who gives out the addresses of version 4.
-    pub fn pool(&self) -> AddressPool {
-        let reserved = self.auxiliary.values().filter(|ip| ip.is_ipv4()).copied();
-        let reserved = reserved.chain([IpAddr::V4(self.gateway)]);
-        AddressPool::new(self.subnet.into(), self.ip_range.map(IpNet::V4), reserved)
+    /// Those of one version.
+    pub fn of(&self, v6: bool) -> Option<&Pool> {
+        if v6 { self.v6.as_ref() } else { self.v4.as_ref() }
     }
 
-    /// Who gives out those of version 6.
-    pub fn pool6(&self) -> Option<AddressPool> {
-        let v6 = self.v6.as_ref()?;
-        let reserved = self.auxiliary.values().filter(|ip| ip.is_ipv6()).copied();
-        let reserved = reserved.chain([IpAddr::V6(v6.gateway)]);
-        Some(AddressPool::new(v6.subnet.into(), v6.ip_range.map(IpNet::V6), reserved))
+    /// Both, as far as there are such.
+    pub fn both(&self) -> impl Iterator<Item = &Pool> {
+        self.v4.iter().chain(&self.v6)
+    }
+
+    /// Who gives out the addresses of one version.
+    pub fn given_out(&self, v6: bool) -> Option<AddressPool> {
+        let pool = self.of(v6)?;
+        let reserved = self.auxiliary.values().filter(|ip| ip.is_ipv6() == v6).copied();
+        Some(AddressPool::new(pool.subnet, pool.ip_range, reserved.chain([pool.gateway])))
     }
 
     /// Whether two networks would have an address in common.
     pub fn overlaps(&self, subnet: &IpNet) -> bool {
-        let with = |own: IpNet| own.contains(subnet) || subnet.contains(&own);
-        with(self.subnet.into()) || self.v6.as_ref().is_some_and(|v6| with(v6.subnet.into()))
+        self.both().any(|own| own.subnet.contains(subnet) || subnet.contains(&own.subnet))
     }
 }
 
@@ -121,7 +128,7 @@ impl Driver {
             Self::Macvlan { .. } => "macvlan",
             Self::Ipvlan { .. } => "ipvlan",
             Self::Host => "host",
-            Self::Null => "null",
+            Self::Null | Self::Config(_) => "null",
         }
     }
 
@@ -131,7 +138,7 @@ impl Driver {
             Self::Bridge { pools, .. } | Self::Macvlan { pools, .. } | Self::Ipvlan { pools, .. } => {
                 Some(pools)
             }
-            Self::Host | Self::Null => None,
+            Self::Host | Self::Null | Self::Config(_) => None,
         }
     }
 }
@@ -152,6 +159,9 @@ pub struct Network {
     pub internal: bool,
     /// For swarm; kept and shown.
     pub attachable: bool,
+    /// The network whose configuration it was made from, by name; empty: none.
+    #[serde(default)]
+    pub config_from: String,
     /// Options of who gives out addresses, as given: none, or an empty list of them, are told apart.
     #[serde(default)]
     pub ipam_options: Option<BTreeMap<String, String>>,
@@ -171,32 +181,27 @@ impl Network {
     pub fn bridge(&self) -> Option<Bridge> {
         let Driver::Bridge { link, pools, .. } = &self.driver else { return None };
         let options = BridgeOptions::read(&self.options, self.internal).unwrap_or_default();
+        let side = |pool: &Pool| Side {
+            subnet: pool.subnet,
+            gateway: pool.gateway,
+            masquerade: options.masquerade,
+            entry: options.mode_of(pool.gateway.is_ipv6()).entry(),
+        };
         Some(Bridge {
             link: link.clone(),
-            subnet: pools.subnet,
-            gateway: pools.gateway,
-            v6: pools.v6.as_ref().map(|v6| BridgeV6 {
-                subnet: v6.subnet,
-                gateway: v6.gateway,
-                masquerade: options.masquerade,
-                entry: options.mode6.entry(),
-            }),
+            sides: pools.both().map(side).collect(),
             internal: self.internal,
             isolated: options.mode == GatewayMode::Isolated,
             icc: options.icc,
-            masquerade: options.masquerade,
-            entry: options.mode.entry(),
             mtu: options.mtu,
         })
     }
 
     /// Whether a port asked for is not one of this host's: who routes to the container comes to it there.
     pub fn is_routed_to(&self, port: &network::PortRequest) -> bool {
-        let mode = match port.host_ip {
-            IpAddr::V4(_) => self.bridge().map(|b| b.entry),
-            IpAddr::V6(_) => self.bridge().and_then(|b| b.v6).map(|v6| v6.entry),
-        };
-        mode == Some(Entry::Routed) && port.host_ip.is_ipv4() == port.target.is_ipv4()
+        let bridge = self.bridge();
+        let side = bridge.as_ref().and_then(|b| b.side(port.host_ip.is_ipv6()));
+        side.is_some_and(|s| s.entry == Entry::Routed) && port.host_ip.is_ipv4() == port.target.is_ipv4()
     }
 
     /// What containers' ends are ends of.
@@ -216,7 +221,7 @@ impl Network {
                 let parent = parent(&self.options, *own_parent, &self.id);
                 Some(Vlan { mode: VlanMode::Ipvlan(mode, flag), parent })
             }
-            Driver::Bridge { .. } | Driver::Host | Driver::Null => None,
+            Driver::Bridge { .. } | Driver::Host | Driver::Null | Driver::Config(_) => None,
         }
     }
 
@@ -244,9 +249,7 @@ impl Network {
         check_hardware(settings)?;
         let Some(asked) = &settings.ipam_config else { return Ok(()) };
         let pools = self.driver.pools();
-        let by_user = |v6: bool| {
-            pools.is_some_and(|p| if v6 { p.v6.as_ref().is_some_and(|v6| v6.by_user) } else { p.by_user })
-        };
+        let pool = |v6: bool| pools.and_then(|p| p.of(v6));
         let mut wrong = Vec::new();
         for (v6, text) in [(false, asked.ipv4_address.as_str()), (true, asked.ipv6_address.as_str())] {
             if text.is_empty() {
@@ -259,12 +262,8 @@ impl Network {
             if address.is_none() {
                 wrong.push(format!("invalid {} address: {text}", if v6 { "IPv6" } else { "IPv4" }));
             }
-            let inside = pools.is_some_and(|p| match address {
-                Some(IpAddr::V4(ip)) => p.subnet.contains(&ip),
-                Some(IpAddr::V6(ip)) => p.v6.as_ref().is_some_and(|v6| v6.subnet.contains(&ip)),
-                None => false,
-            });
-            if !by_user(v6) {
+            let inside = address.is_some_and(|ip| pool(v6).is_some_and(|p| p.subnet.contains(&ip)));
+            if !pool(v6).is_some_and(|p| p.by_user) {
                 wrong.push("user specified IP address is supported only when connecting to networks with user configured subnets".to_owned());
             } else if !inside {
                 wrong.push(format!("no configured subnet or ip-range contain the IP address {text}"));
@@ -353,6 +352,11 @@ impl Default for BridgeOptions {
 }
 
 impl BridgeOptions {
+    /// How it and the world meet by one version of IP.
+    fn mode_of(&self, v6: bool) -> GatewayMode {
+        if v6 { self.mode6 } else { self.mode }
+    }
+
     /// Reads and checks them, in Docker's words. Unknown ones are ignored, as with dockerd.
     pub fn read(options: &BTreeMap<String, String>, internal: bool) -> Result<Self> {
         let mut read = Self::default();
@@ -491,7 +495,8 @@ mod tests {
         let record = r#"{"id":"1","name":"n","created":"","driver":"bridge","link":"br-1","subnet":"10.0.0.0/24",
             "gateway":"10.0.0.1","ip_range":null,"internal":false,"attachable":false,"options":{},"labels":{}}"#;
         let network: Network = serde_json::from_str(record).unwrap();
-        assert_eq!(network.bridge().unwrap().subnet.to_string(), "10.0.0.0/24");
+        assert_eq!(network.bridge().unwrap().side(false).unwrap().subnet.to_string(), "10.0.0.0/24");
+        assert!(network.bridge().unwrap().side(true).is_none());
         let again: Network = serde_json::from_str(&serde_json::to_string(&network).unwrap()).unwrap();
         assert_eq!(again.driver, network.driver);
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use network::vlan::Parent;
 use network::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 
-use super::driver::{BridgeOptions, Driver, Network, PoolV6, Pools, ipvlan_mode, macvlan_mode, tagged};
+use super::driver::{BridgeOptions, Driver, Network, Plan, Pool, Pools, ipvlan_mode, macvlan_mode, tagged};
 use super::{Networks, entry};
 use crate::error::{Error, Result};
 use crate::names::random_id;
@@ -21,17 +22,30 @@ pub struct NetworkRequest {
     pub driver: String,
     pub internal: bool,
     pub attachable: bool,
-    pub v4: PoolRequest,
-    /// With `--ipv6`.
-    pub v6: Option<PoolRequest>,
+    /// What others are to be made from, no network itself.
+    pub config_only: bool,
+    /// The network whose configuration it takes in place of one of its own; empty: none.
+    pub config_from: String,
+    /// Addresses asked for.
+    pub plan: Plan,
     /// Options of who gives out addresses: shown again.
     pub ipam_options: Option<BTreeMap<String, String>>,
     pub options: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
 }
 
+impl NetworkRequest {
+    /// Itself, if it asks for addresses of a version at least.
+    fn with_addresses(self) -> Result<Self> {
+        if self.plan == Plan::default() {
+            return Err(Error::invalid("IPv4 or IPv6 must be enabled"));
+        }
+        Ok(self)
+    }
+}
+
 /// The addresses of one version a network asks for; a subnet, where there is one, holds the rest.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct PoolRequest {
     pub subnet: Option<IpNet>,
@@ -42,76 +56,48 @@ pub struct PoolRequest {
 
 impl Networks {
     /// The addresses for a network: those asked for, or some that nothing else has.
-    pub(super) fn choose_pools(&self, r: &NetworkRequest) -> Result<Pools> {
+    pub(super) fn choose_pools(&self, plan: &Plan) -> Result<Pools> {
         let known: Vec<Arc<Network>> = self.lock().values().map(|e| e.network.clone()).collect();
-        let pools = || known.iter().filter_map(|n| n.driver.pools());
-        for subnet in [Some(&r.v4), r.v6.as_ref()].into_iter().flatten().filter_map(|p| p.subnet) {
-            if pools().any(|p| p.overlaps(&subnet)) {
-                return Err(Error::forbidden(
-                    "invalid pool request: Pool overlaps with other one on this address space",
-                ));
-            }
+        let known: Vec<&Pools> = known.iter().filter_map(|n| n.driver.pools()).collect();
+        let asked = || plan.v4.iter().chain(&plan.v6);
+        if asked().filter_map(|p| p.subnet).any(|subnet| known.iter().any(|p| p.overlaps(&subnet))) {
+            return Err(Error::forbidden(
+                "invalid pool request: Pool overlaps with other one on this address space",
+            ));
         }
-        let subnet = match r.v4.subnet {
-            Some(IpNet::V4(subnet)) => subnet,
-            _ => {
-                let mut taken = network::routed_subnets()?;
-                taken.extend(pools().map(|p| p.subnet));
-                let outside = [&taken[..], &self.taken_outside()].concat();
-                // Rather one that the host outside has as well than none.
-                network::choose_subnet(self.pools.as_deref(), &outside)
-                    .or_else(|_| network::choose_subnet(self.pools.as_deref(), &taken))?
-            }
+        let choose = |asked: &PoolRequest, v6: bool| -> Result<Pool> {
+            let subnet = match asked.subnet {
+                Some(subnet) => subnet,
+                None if v6 => self.free_subnet6(&known)?.into(),
+                None => self.free_subnet(&known)?.into(),
+            };
+            let gateway = match asked.gateway {
+                Some(gateway) => gateway,
+                None => first_free(asked, subnet)
+                    .ok_or_else(|| Error::invalid(format!("subnet {subnet} has no room")))?,
+            };
+            Ok(Pool { subnet, gateway, ip_range: asked.ip_range, by_user: asked.subnet.is_some() })
         };
-        let gateway = match r.v4.gateway {
-            Some(IpAddr::V4(gateway)) => gateway,
-            _ => {
-                let range = v4(r.v4.ip_range).unwrap_or(subnet);
-                let free = |ip: &std::net::Ipv4Addr| {
-                    *ip != subnet.network() && !r.v4.auxiliary.values().any(|taken| *taken == IpAddr::V4(*ip))
-                };
-                let room = || Error::invalid(format!("subnet {subnet} has no room"));
-                range.hosts().find(free).ok_or_else(room)?
-            }
-        };
-        let v6 = match &r.v6 {
-            None => None,
-            Some(asked) => {
-                let subnet = match asked.subnet {
-                    Some(IpNet::V6(subnet)) => subnet,
-                    _ => {
-                        let taken: Vec<Ipv6Net> =
-                            pools().filter_map(|p| Some(p.v6.as_ref()?.subnet)).collect();
-                        network::choose_subnet6(self.base6, &taken)?
-                    }
-                };
-                let gateway = match asked.gateway {
-                    Some(IpAddr::V6(gateway)) => gateway,
-                    _ => {
-                        let range = v6(asked.ip_range).unwrap_or(subnet);
-                        let free = |ip: &std::net::Ipv6Addr| {
-                            *ip != subnet.network()
-                                && !asked.auxiliary.values().any(|taken| *taken == IpAddr::V6(*ip))
-                        };
-                        let room = || Error::invalid(format!("subnet {subnet} has no room"));
-                        range.hosts().find(free).ok_or_else(room)?
-                    }
-                };
-                let ip_range = v6(asked.ip_range);
-                Some(PoolV6 { subnet, gateway, ip_range, by_user: asked.subnet.is_some() })
-            }
-        };
-        let auxiliary = |p: &PoolRequest| p.auxiliary.clone();
-        let mut all = auxiliary(&r.v4);
-        all.extend(r.v6.as_ref().map(auxiliary).unwrap_or_default());
         Ok(Pools {
-            subnet,
-            gateway,
-            ip_range: v4(r.v4.ip_range),
-            by_user: r.v4.subnet.is_some(),
-            auxiliary: all,
-            v6,
+            v4: plan.v4.as_ref().map(|asked| choose(asked, false)).transpose()?,
+            v6: plan.v6.as_ref().map(|asked| choose(asked, true)).transpose()?,
+            auxiliary: asked().flat_map(|p| p.auxiliary.clone()).collect(),
         })
+    }
+
+    fn free_subnet(&self, known: &[&Pools]) -> Result<Ipv4Net> {
+        let mut taken = network::routed_subnets()?;
+        taken.extend(known.iter().filter_map(|p| v4(p.v4.as_ref()?.subnet)));
+        let outside = [&taken[..], &self.taken_outside()].concat();
+        // Rather one that the host outside has as well than none.
+        let found = network::choose_subnet(self.pools.as_deref(), &outside)
+            .or_else(|_| network::choose_subnet(self.pools.as_deref(), &taken))?;
+        Ok(found)
+    }
+
+    fn free_subnet6(&self, known: &[&Pools]) -> Result<Ipv6Net> {
+        let taken: Vec<Ipv6Net> = known.iter().filter_map(|p| v6(p.v6.as_ref()?.subnet)).collect();
+        Ok(network::choose_subnet6(self.base6, &taken)?)
     }
 
     /// Where the host outside has its own network. What is no subnet is skipped: who wrote it has said so.
@@ -135,6 +121,7 @@ impl Networks {
             driver,
             internal: r.internal,
             attachable: r.attachable,
+            config_from: r.config_from,
             ipam_options: r.ipam_options,
             options: r.options,
             labels: r.labels,
@@ -150,18 +137,21 @@ impl Networks {
     pub async fn create(&self, r: NetworkRequest) -> Result<Arc<Network>> {
         let _one_at_a_time = self.changing.lock().await;
         self.check_name(&r.name)?;
+        let mut r = self.configured(r)?;
         let id = random_id();
         let driver = match r.driver.as_str() {
+            // Whatever it says: a network made from it has one of its own.
+            _ if r.config_only => Driver::Config(r.plan.clone()),
             "" | "bridge" | "default" => self.bridge_driver(&id, &r).await?,
             "macvlan" => {
                 macvlan_mode(&r.options)?;
                 let own_parent = self.check_parent(&r).await?;
-                Driver::Macvlan { own_parent, pools: self.choose_pools(&r)? }
+                Driver::Macvlan { own_parent, pools: self.choose_pools(&r.plan)? }
             }
             "ipvlan" => {
                 ipvlan_mode(&r.options)?;
                 let own_parent = self.check_parent(&r).await?;
-                Driver::Ipvlan { own_parent, pools: self.choose_pools(&r)? }
+                Driver::Ipvlan { own_parent, pools: self.choose_pools(&r.plan)? }
             }
             "host" | "null" | "none" => {
                 return Err(Error::forbidden(format!(
@@ -173,7 +163,6 @@ impl Networks {
                 return Err(Error::not_found(format!("plugin \"{other}\" not found")));
             }
         };
-        let mut r = r;
         // Over a link that leads nowhere there is no way out.
         r.internal |= matches!(driver, Driver::Macvlan { .. } | Driver::Ipvlan { .. })
             && r.options.get("parent").is_none_or(String::is_empty);
@@ -187,6 +176,24 @@ impl Networks {
             return Err(e);
         }
         Ok(network)
+    }
+
+    /// What a network is to be that is made from the configuration of another.
+    fn configured(&self, mut r: NetworkRequest) -> Result<NetworkRequest> {
+        if r.config_from.is_empty() {
+            return if r.config_only { Ok(r) } else { r.with_addresses() };
+        }
+        let name = &r.config_from;
+        let entries = self.lock();
+        let found = entries.values().map(|e| &e.network).find(|n| n.name == *name);
+        let Some((network, Driver::Config(plan))) = found.map(|n| (n, &n.driver)) else {
+            return Err(Error::not_found(format!("configuration network {name:?} does not exist")));
+        };
+        r.plan = plan.clone();
+        r.ipam_options.clone_from(&network.ipam_options);
+        r.options.clone_from(&network.options);
+        r.labels.clone_from(&network.labels);
+        r.with_addresses()
     }
 
     fn check_name(&self, name: &str) -> Result<()> {
@@ -222,7 +229,7 @@ impl Networks {
             )));
         }
         let foreign = given && network::link_exists(&link).await?;
-        Ok(Driver::Bridge { link, foreign, pools: self.choose_pools(r)? })
+        Ok(Driver::Bridge { link, foreign, pools: self.choose_pools(&r.plan)? })
     }
 
     /// Looks at the link a macvlan or ipvlan asks for. Answers whether it is ours to make.
@@ -300,16 +307,29 @@ impl Networks {
                 &member.endpoint_id[..12]
             )));
         }
+        let is_config = matches!(network.driver, Driver::Config(_));
+        if is_config && self.lock().values().any(|e| e.network.config_from == network.name) {
+            return Err(Error::forbidden(format!(
+                "error while removing network: configuration network {:?} is in use",
+                network.name
+            )));
+        }
         self.unmake(&network).await?;
         self.forget(&network.id).await?;
         Ok(network)
     }
 }
 
-fn v4(net: Option<IpNet>) -> Option<Ipv4Net> {
-    if let Some(IpNet::V4(net)) = net { Some(net) } else { None }
+/// The first address that a gateway can have.
+fn first_free(asked: &PoolRequest, subnet: IpNet) -> Option<IpAddr> {
+    let taken = |ip: &IpAddr| *ip == subnet.network() || asked.auxiliary.values().any(|other| other == ip);
+    asked.ip_range.unwrap_or(subnet).hosts().find(|ip| !taken(ip))
 }
 
-fn v6(net: Option<IpNet>) -> Option<Ipv6Net> {
-    if let Some(IpNet::V6(net)) = net { Some(net) } else { None }
+fn v4(net: IpNet) -> Option<Ipv4Net> {
+    if let IpNet::V4(net) = net { Some(net) } else { None }
+}
+
+fn v6(net: IpNet) -> Option<Ipv6Net> {
+    if let IpNet::V6(net) = net { Some(net) } else { None }
 }

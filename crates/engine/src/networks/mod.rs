@@ -12,10 +12,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use network::{AddressPool, Firewall, IpNet, Ipv4Net, Ipv6Net};
+use network::{AddressPool, Firewall, IpNet, Ipv4Net, Ipv6Net, WayOut};
 use serde::{Deserialize, Serialize};
 
-pub use driver::{Driver, Network, Pools, check_words};
+pub use driver::{Driver, Network, Plan, Pool, Pools, check_words};
 pub use make::{NetworkRequest, PoolRequest};
 pub use names::ContainerNames;
 
@@ -83,19 +83,39 @@ impl Member {
         self.gateway.map(IpAddr::V4).into_iter().chain(self.gateway6.map(IpAddr::V6))
     }
 
-    /// Whether it leads out of the network.
-    fn leads_out(&self) -> bool {
-        self.gateway.is_some() || self.gateway6.is_some() || self.on_link
+    /// The default routes it can give: one at most for each version of IP.
+    pub fn ways_out(&self) -> Vec<WayOut> {
+        if self.on_link {
+            return self.addresses().map(|ip| WayOut::Link { v6: ip.is_ipv6() }).collect();
+        }
+        self.gateways().map(WayOut::Gateway).collect()
+    }
+
+    fn leads_out(&self, v6: bool) -> bool {
+        self.ways_out().iter().any(|way| way.is_v6() == v6)
     }
 }
 
 /// Who is in a network: container id -> (container name, its place).
 pub type Members = BTreeMap<String, (String, Member)>;
 
-/// The place that gives the default route and carries published ports: the highest priority, then the first name.
-pub fn primary(members: &[Member]) -> Option<&Member> {
-    let leads_out = members.iter().filter(|m| m.leads_out());
+/// The place that gives the default route of a version of IP: the highest priority, then the first name.
+pub fn leading(members: &[Member], v6: bool) -> Option<&Member> {
+    let leads_out = members.iter().filter(|m| m.leads_out(v6));
     leads_out.min_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.network.cmp(&b.network)))
+}
+
+/// The place that carries published ports: where IPv4 leads out, or IPv6 where that does not.
+pub fn primary(members: &[Member]) -> Option<&Member> {
+    leading(members, false).or_else(|| leading(members, true))
+}
+
+/// The default routes that `member` gives among `members`.
+pub fn routes_of(member: &Member, members: &[Member]) -> Vec<WayOut> {
+    let leads = |way: &WayOut| {
+        leading(members, way.is_v6()).is_some_and(|leading| leading.network_id == member.network_id)
+    };
+    member.ways_out().into_iter().filter(leads).collect()
 }
 
 struct Entry {
@@ -172,7 +192,7 @@ impl Networks {
             .chain([("com.docker.network.driver.mtu".to_owned(), this.mtu.to_string())])
             .collect();
             let request = NetworkRequest { options, ..NetworkRequest::default() };
-            let pools = this.choose_pools(&request)?;
+            let pools = this.choose_pools(&Plan { v4: Some(PoolRequest::default()), v6: None })?;
             let driver = Driver::Bridge { link: DEFAULT_LINK.into(), foreign: false, pools };
             this.record("bridge", random_id(), driver, request).await?;
         }
@@ -228,6 +248,9 @@ impl Networks {
         settings: &EndpointSettings,
     ) -> Result<Member> {
         let (id, name) = container;
+        if matches!(network.driver, Driver::Config(_)) {
+            return Err(Error::forbidden("cannot create endpoint on configuration-only network"));
+        }
         if let Some(bridge) = network.bridge() {
             network::ensure_once(&self.firewall, &bridge).await?;
         }
@@ -263,18 +286,30 @@ impl Networks {
             links: settings.links.iter().flatten().map(|link| split_link(link)).collect(),
             names: settings.aliases.clone().unwrap_or_default(),
         };
-        if let (Some(pool), Some(pools)) = (&mut entry.pool, entry.network.driver.pools()) {
-            let v4 = pool.allocate(wanted)?;
-            if let IpAddr::V4(ip) = v4 {
-                member.address = Ipv4Net::new(ip, pools.subnet.prefix_len()).ok();
+        if let Some(pools) = entry.network.driver.pools() {
+            let taken = match &mut entry.pool {
+                Some(pool) => Some(pool.allocate(wanted)?),
+                None => None,
+            };
+            let taken6 = match &mut entry.pool6 {
+                Some(pool6) => Some(pool6.allocate(wanted6).inspect_err(|_| {
+                    if let (Some(pool), Some(ip)) = (&mut entry.pool, taken) {
+                        pool.release(ip);
+                    }
+                })?),
+                None => None,
+            };
+            if let (Some(IpAddr::V4(ip)), Some(v4)) = (taken, &pools.v4) {
+                member.address = Ipv4Net::new(ip, v4.subnet.prefix_len()).ok();
             }
-            member.gateway = leads_out.then_some(pools.gateway);
-            if let (Some(pool6), Some(v6)) = (&mut entry.pool6, &pools.v6) {
-                let taken = pool6.allocate(wanted6).inspect_err(|_| pool.release(v4))?;
-                if let IpAddr::V6(ip) = taken {
-                    member.address6 = Ipv6Net::new(ip, v6.subnet.prefix_len()).ok();
+            if let (Some(IpAddr::V6(ip)), Some(v6)) = (taken6, &pools.v6) {
+                member.address6 = Ipv6Net::new(ip, v6.subnet.prefix_len()).ok();
+            }
+            for gateway in pools.both().map(|pool| pool.gateway).filter(|_| leads_out) {
+                match gateway {
+                    IpAddr::V4(ip) => member.gateway = Some(ip),
+                    IpAddr::V6(ip) => member.gateway6 = Some(ip),
                 }
-                member.gateway6 = leads_out.then_some(v6.gateway);
             }
             if !matches!(entry.network.driver, Driver::Ipvlan { .. }) {
                 member.mac = format_mac(mac);
@@ -285,13 +320,13 @@ impl Networks {
         Ok(member)
     }
 
-    /// Gives the member its link inside the namespace.
+    /// Gives the member its link inside the namespace, and the namespace these default routes.
     pub async fn plug(
         &self,
         member: &mut Member,
         netns: &Path,
         interface: &str,
-        default_route: bool,
+        ways_out: Vec<WayOut>,
     ) -> Result<()> {
         let network = self.find(&member.network_id)?;
         let Some(carrier) = network.carrier() else { return Ok(()) };
@@ -299,8 +334,7 @@ impl Networks {
             interface: interface.to_owned(),
             addresses: member.nets().collect(),
             mac: if member.mac.is_empty() { [0; 6] } else { parse_mac(&member.mac)? },
-            gateways: member.gateways().filter(|_| default_route).collect(),
-            on_link: member.on_link && default_route,
+            ways_out,
         };
         interface.clone_into(&mut member.interface);
         member.host_link = network::attach(&carrier, netns, &endpoint).await?;
@@ -309,7 +343,7 @@ impl Networks {
 
     /// Takes the member's link away while its container runs on; [`Self::leave`] gives back the rest.
     pub async fn unplug(&self, member: &Member, netns: &Path) -> Result<()> {
-        if member.interface.is_empty() || member.address.is_none() {
+        if member.interface.is_empty() || member.nets().next().is_none() {
             return Ok(());
         }
         network::detach(&member.host_link, netns, &member.interface).await.map_err(Error::from)
@@ -379,7 +413,7 @@ impl Networks {
 
 fn entry(network: Network) -> Entry {
     let pools = network.driver.pools();
-    let (pool, pool6) = (pools.map(Pools::pool), pools.and_then(Pools::pool6));
+    let (pool, pool6) = (pools.and_then(|p| p.given_out(false)), pools.and_then(|p| p.given_out(true)));
     Entry { network: Arc::new(network), pool, pool6, members: BTreeMap::new() }
 }
 
@@ -428,4 +462,41 @@ fn format_mac(mac: [u8; 6]) -> String {
 pub fn split_link(link: &str) -> (String, String) {
     let (name, alias) = link.split_once(':').unwrap_or((link, link));
     (alias.trim_start_matches('/').to_owned(), name.trim_start_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(network: &str, priority: i64, gateways: &[&str]) -> Member {
+        let mut json = serde_json::json!({
+            "network_id": network, "network": network, "endpoint_id": "", "address": null, "gateway": null,
+            "mac": "", "host_link": "", "priority": priority, "names": [],
+        });
+        for gateway in gateways {
+            json[if gateway.contains(':') { "gateway6" } else { "gateway" }] = serde_json::json!(gateway);
+        }
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn leaders(members: &[Member]) -> [Option<&str>; 3] {
+        [leading(members, false), leading(members, true), primary(members)]
+            .map(|m| m.map(|m| m.network.as_str()))
+    }
+
+    #[test]
+    fn each_version_of_ip_leads_out_where_it_can() {
+        let six = member("a", 0, &["fd00::1"]);
+        let four = member("b", 0, &["10.0.0.1"]);
+        let both = member("c", 0, &["10.0.1.1", "fd01::1"]);
+        assert_eq!(leaders(&[six.clone(), four.clone()]), [Some("b"), Some("a"), Some("b")]);
+        assert_eq!(leaders(&[six.clone(), four.clone(), both.clone()]), [Some("b"), Some("a"), Some("b")]);
+        assert_eq!(leaders(std::slice::from_ref(&six)), [None, Some("a"), Some("a")]);
+        let first = member("d", 1, &["10.0.2.1", "fd02::1"]);
+        let all = [six, four, both, first];
+        assert_eq!(leaders(&all), [Some("d"), Some("d"), Some("d")]);
+        assert_eq!(routes_of(&all[3], &all).len(), 2);
+        assert_eq!(routes_of(&all[0], &all), []);
+        assert_eq!(leaders(&[member("none", 0, &[])]), [None, None, None]);
+    }
 }

@@ -75,6 +75,6 @@ impl network::dns::Names for ContainerNames {
     fn upstreams(&self) -> Vec<SocketAddr> {
         let entries = self.networks.lock();
         let mut own = entries.values().filter_map(|e| e.members.get(&self.container));
-        if own.any(|(_, own)| own.leads_out()) { self.upstreams.clone() } else { Vec::new() }
+        if own.any(|(_, own)| !own.ways_out().is_empty()) { self.upstreams.clone() } else { Vec::new() }
     }
 }

@@ -7,7 +7,7 @@ use crate::container::config::EndpointSettings;
 use crate::container::{PublishedPort, Record, links, names, ports};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::networks::{ContainerNames, Driver, Member, Network, primary};
+use crate::networks::{ContainerNames, Driver, Member, Network, primary, routes_of};
 use crate::store::Durability;
 
 /// What goes before a failure here, as dockerd says it.
@@ -35,12 +35,11 @@ impl Task {
             // Entered before it is plugged, so that a failure gives the address back.
             run.members.push(member);
         }
-        let leads_out = primary(&run.members).map(|m| m.network_id.clone());
-        for (n, member) in run.members.iter_mut().enumerate() {
-            let default_route = leads_out.as_ref() == Some(&member.network_id);
+        let routes: Vec<_> = run.members.iter().map(|m| routes_of(m, &run.members)).collect();
+        for (n, (member, ways_out)) in run.members.iter_mut().zip(routes).enumerate() {
             let network = engine.networks.find(&member.network_id)?;
             let interface = format!("{}{n}", network.interface_prefix());
-            let plugged = engine.networks.plug(member, &netns, &interface, default_route).await;
+            let plugged = engine.networks.plug(member, &netns, &interface, ways_out).await;
             plugged.map_err(|e| e.context(CONTEXT))?;
             engine.network_event(&network, "connect", &self.record.id);
         }
@@ -158,10 +157,10 @@ impl Task {
         let interface = format!("{}{next}", network.interface_prefix());
         let before = primary(&run.members).map(|m| m.network_id.clone());
         run.members.push(member.clone());
-        let leads_out = primary(&run.members).is_some_and(|m| m.network_id == network.id);
+        let carries = primary(&run.members).is_some_and(|m| m.network_id == network.id);
+        let routes = routes_of(&member, &run.members);
         run.members.pop();
-        if let Err(e) = engine.networks.plug(&mut member, &run.container.netns(), &interface, leads_out).await
-        {
+        if let Err(e) = engine.networks.plug(&mut member, &run.container.netns(), &interface, routes).await {
             engine.networks.leave(&self.record.id, &member);
             return Err(e);
         }
@@ -178,7 +177,7 @@ impl Task {
             }
         }
         engine.network_event(network, "connect", &self.record.id);
-        if leads_out && before.is_some() { self.move_ports(run).await } else { Ok(()) }
+        if carries && before.is_some() { self.move_ports(run).await } else { Ok(()) }
     }
 
     async fn quit(&mut self, run: &mut Run, network: &Network) -> Result<()> {
@@ -186,7 +185,8 @@ impl Task {
         let Some(n) = run.members.iter().position(|m| m.network_id == network.id) else {
             return Ok(());
         };
-        let led_out = primary(&run.members).is_some_and(|m| m.network_id == network.id);
+        let carried = primary(&run.members).is_some_and(|m| m.network_id == network.id);
+        let lost = routes_of(&run.members[n], &run.members);
         engine.networks.unplug(&run.members[n], &run.container.netns()).await?;
         let member = run.members.remove(n);
         engine.networks.leave(&self.record.id, &member);
@@ -194,11 +194,14 @@ impl Task {
             names::remove_from_hosts(&engine, &self.record, address).await?;
         }
         engine.network_event(network, "disconnect", &self.record.id);
-        if !led_out {
-            return Ok(());
+        for other in &run.members {
+            let instead = routes_of(other, &run.members);
+            for way in instead.into_iter().filter(|way| lost.iter().any(|lost| lost.is_v6() == way.is_v6())) {
+                network::set_way_out(&run.container.netns(), &other.interface, way).await?;
+            }
         }
-        for gateway in primary(&run.members).into_iter().flat_map(Member::gateways) {
-            network::set_default_route(&run.container.netns(), gateway).await?;
+        if !carried {
+            return Ok(());
         }
         self.move_ports(run).await
     }
