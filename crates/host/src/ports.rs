@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -124,38 +124,81 @@ impl Ports {
     }
 
     fn publish(&self, port: &Port, target: SocketAddr) -> io::Result<Published> {
-        let (kind, protocol) = match port.proto {
-            Proto::Tcp => (Type::STREAM, Protocol::TCP),
-            Proto::Udp => (Type::DGRAM, Protocol::UDP),
-        };
-        let address = SocketAddr::new(port.host_ip, port.host_port);
-        let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?; // Docker asks for both families by two ports
-        }
-        if port.proto == Proto::Tcp {
-            platform::reuse_address(&socket)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&SockAddr::from(address))?;
+        let (socket, guests) = self.0.bind(port)?;
+        self.serve(port, socket, guests, target)
+    }
+
+    fn serve(
+        &self,
+        port: &Port,
+        socket: Socket,
+        guests: Guests,
+        target: SocketAddr,
+    ) -> io::Result<Published> {
         let (sender, receiver) = watch::channel(target);
-        let (shared, bound);
+        let (shared, bound) = (self.0.clone(), socket.local_addr()?.as_socket().map_or(0, |at| at.port()));
         let task = match port.proto {
             Proto::Tcp => {
                 socket.listen(BACKLOG)?;
-                let listener = TcpListener::from_std(socket.into())?;
-                bound = listener.local_addr()?.port();
-                shared = self.0.clone();
-                tokio::spawn(tcp(listener, receiver, shared))
+                tokio::spawn(tcp(TcpListener::from_std(socket.into())?, guests, receiver, shared))
             }
-            Proto::Udp => {
-                let socket = UdpSocket::from_std(socket.into())?;
-                bound = socket.local_addr()?.port();
-                shared = self.0.clone();
-                tokio::spawn(udp(socket, receiver, shared))
-            }
+            Proto::Udp => tokio::spawn(udp(UdpSocket::from_std(socket.into())?, guests, receiver, shared)),
         };
         Ok(Published { proto: port.proto, host_ip: port.host_ip, bound, target: sender, task })
+    }
+}
+
+impl Shared {
+    /// A socket at the port's place: or, where a loopback address is the right of root alone and all addresses are
+    /// everybody's, at all of them, for this computer's own programs.
+    fn bind(&self, port: &Port) -> io::Result<(Socket, Guests)> {
+        let at = |ip: IpAddr| bind(port.proto, SocketAddr::new(ip, port.host_port));
+        match at(port.host_ip) {
+            Err(error)
+                if platform::LOW_PORTS_ON_ALL_ADDRESSES
+                    && port.host_ip.is_loopback()
+                    && error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                let all: IpAddr = match port.host_ip {
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                Ok((at(all)?, Guests::ThisComputer))
+            }
+            other => Ok((other?, Guests::All)),
+        }
+    }
+}
+
+fn bind(proto: Proto, address: SocketAddr) -> io::Result<Socket> {
+    let (kind, protocol) = match proto {
+        Proto::Tcp => (Type::STREAM, Protocol::TCP),
+        Proto::Udp => (Type::DGRAM, Protocol::UDP),
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?; // Docker asks for both families by two ports
+    }
+    if proto == Proto::Tcp {
+        platform::reuse_address(&socket)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+/// Who is served at a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guests {
+    /// Whoever gets there.
+    All,
+    /// Programs of this computer that come from loopback: nobody else's packets do.
+    ThisComputer,
+}
+
+impl Guests {
+    fn welcomes(self, from: SocketAddr) -> bool {
+        self == Self::All || from.ip().to_canonical().is_loopback()
     }
 }
 
@@ -184,7 +227,12 @@ fn session(route: &watch::Receiver<Route>) -> Result<Arc<Session>, LinkError> {
     }
 }
 
-async fn tcp(listener: TcpListener, target: watch::Receiver<SocketAddr>, shared: Arc<Shared>) {
+async fn tcp(
+    listener: TcpListener,
+    guests: Guests,
+    target: watch::Receiver<SocketAddr>,
+    shared: Arc<Shared>,
+) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -197,6 +245,9 @@ async fn tcp(listener: TcpListener, target: watch::Receiver<SocketAddr>, shared:
                 continue;
             }
         };
+        if !guests.welcomes(from) {
+            continue;
+        }
         let (to, route) = (*target.borrow(), shared.route.clone());
         connections.spawn(async move {
             let serve = async {
@@ -212,12 +263,15 @@ async fn tcp(listener: TcpListener, target: watch::Receiver<SocketAddr>, shared:
     }
 }
 
-async fn udp(socket: UdpSocket, target: watch::Receiver<SocketAddr>, shared: Arc<Shared>) {
+async fn udp(socket: UdpSocket, guests: Guests, target: watch::Receiver<SocketAddr>, shared: Arc<Shared>) {
     let socket = Arc::new(socket);
     let mut peers: HashMap<SocketAddr, (mpsc::Sender<Vec<u8>>, AbortOnDrop)> = HashMap::new();
     let mut datagram = vec![0; DATAGRAM];
     loop {
         let Ok((len, from)) = socket.recv_from(&mut datagram).await else { continue };
+        if !guests.welcomes(from) {
+            continue;
+        }
         if peers.get(&from).is_none_or(|(queue, _)| queue.is_closed()) {
             peers.retain(|_, (queue, _)| !queue.is_closed());
             if peers.len() >= MAX_PEERS {
@@ -324,6 +378,46 @@ mod tests {
         assert_eq!(bound(&ports.apply(&set(4, &[port("c", first)])).await, 0), first);
         ports.apply(&set(5, &[])).await;
         std::net::TcpListener::bind(("127.0.0.1", first)).expect("the port is free again");
+    }
+
+    /// As where a loopback address' low ports are root's alone.
+    #[tokio::test]
+    async fn a_listener_on_all_addresses_serves_this_computer_alone() {
+        let (mut ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let limit = Duration::from_secs(20);
+        let (host, guest) =
+            tokio::join!(link::in_step::host(&mut ours, limit), link::in_step::guest(&mut theirs));
+        host.and(guest).unwrap();
+        let (host, guest) = (Session::host(ours), Session::guest(theirs));
+        tokio::spawn(async move {
+            while let Ok(mut stream) = guest.accept().await {
+                link::header(&mut stream).await.unwrap();
+                link::write_frame(&mut stream, &wire::open::Opened::Ok).await.unwrap();
+                stream.write_all(b"served").await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        });
+        let (_route, receiver) = watch::channel(Route::Link(Arc::new(host)));
+        let ports = Ports::new(receiver);
+        let asked = port("a", 0);
+        let target = SocketAddr::new(asked.target_ip, asked.target_port);
+        let socket = bind(Proto::Tcp, "0.0.0.0:0".parse().unwrap()).unwrap();
+        let published = ports.serve(&asked, socket, Guests::ThisComputer, target).unwrap();
+        // Where packets to elsewhere would go out: an address of this computer that is not loopback.
+        let way_out = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let own = way_out.connect("192.0.2.1:9").and_then(|()| way_out.local_addr()).map(|at| at.ip());
+        let said = async |ip: IpAddr| {
+            let mut client = tokio::net::TcpStream::connect((ip, published.bound)).await.unwrap();
+            let mut said = String::new();
+            // Who is not served finds the connection ended, or reset.
+            let _ = client.read_to_string(&mut said).await;
+            said
+        };
+        assert_eq!(said(Ipv4Addr::LOCALHOST.into()).await, "served");
+        if let Ok(own) = own {
+            assert_eq!(said(own).await, "", "{own} is seen by others");
+        }
+        published.task.abort();
     }
 
     #[tokio::test]

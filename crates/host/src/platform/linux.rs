@@ -47,6 +47,9 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// On Linux a low port is root's on every address.
+pub const LOW_PORTS_ON_ALL_ADDRESSES: bool = false;
+
 /// How a port is had that is refused to ordinary users.
 pub fn low_ports(port: u16) -> String {
     format!(

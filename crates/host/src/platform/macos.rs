@@ -25,10 +25,13 @@ pub fn mounted_below(_folder: &Path) -> Option<std::path::PathBuf> {
     None
 }
 
+/// On macOS anybody may have a low port on all addresses, but on none in particular (since 10.14).
+pub const LOW_PORTS_ON_ALL_ADDRESSES: bool = true;
+
 /// How a port is had that is refused to ordinary users.
 pub fn low_ports(port: u16) -> String {
     format!(
-        "ports below 1024 are everybody's here on all addresses alone: publish {port} without an address, or another port"
+        "ports below 1024 are everybody's here on loopback and on all addresses alone: publish {port} without an address, or another port"
     )
 }
 

@@ -60,6 +60,9 @@ pub fn docker_host(socket: &Path) -> String {
 /// A pipe's name goes with its last handle.
 pub fn unbind(_: &Path) {}
 
+/// On Windows no port is root's.
+pub const LOW_PORTS_ON_ALL_ADDRESSES: bool = false;
+
 /// How a port is had that is refused.
 pub fn low_ports(port: u16) -> String {
     format!(
