@@ -164,15 +164,16 @@ impl Driver {
         }
     }
 
-    /// Lets a guest stand still whose hypervisor doesn't do so by itself when the data disk can't be written; whether
-    /// it is such a one.
-    pub fn pause(&self) -> bool {
-        match self {
-            Self::Vfkit(vfkit) => {
-                vfkit.pause();
-                true
-            }
-            Self::Qemu(_) | Self::Wsl(_) | Self::Local(_) => false,
+    /// Whether a guest goes on, and its writes fail, when the data disk can't be written: then it is for us to let it
+    /// stand still before.
+    pub fn may_run_out(&self) -> bool {
+        matches!(self, Self::Vfkit(_))
+    }
+
+    /// Lets a guest stand still that [`Self::may_run_out`]; others do so by themselves.
+    pub fn pause(&self) {
+        if let Self::Vfkit(vfkit) = self {
+            vfkit.pause();
         }
     }
 

@@ -55,8 +55,6 @@ const LOST_LIMIT: Duration = Duration::from_secs(30);
 const STOP_SLACK: Duration = Duration::from_secs(15);
 /// Time in which a killed process must be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How often room for a guest that stands still is looked for, and logs are bounded.
-const LOOK: Duration = Duration::from_secs(2);
 /// Lines of the console in which a panic is looked for: its trace is long.
 const PANIC_LINES: usize = 400;
 /// Lines of what a share said that make an error.
@@ -218,8 +216,7 @@ struct Owner {
 
 impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut look = Instant::now();
         loop {
             let deadline = self.deadline();
             tokio::select! {
@@ -234,7 +231,7 @@ impl Owner {
                 () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {
                     self.late().await;
                 }
-                _ = look.tick() => self.look().await,
+                () = sleep_until(look) => look = Instant::now() + self.look().await,
             }
             // Somebody came while it was falling asleep.
             if matches!(self.state, State::Stopped | State::Asleep) && !self.starting.is_empty() {

@@ -303,7 +303,8 @@ fn qemu(asked: &Asked) -> Result<Child, String> {
         add("-append", format!("{} coracle.link=serial", asked.cmdline));
     }
     for (n, disk) in disks.iter().enumerate() {
-        add("-drive", format!("if=none,id=disk{n},format=raw,file={}", path(disk)));
+        // A write that finds no room fails for the guest; QEMU by itself would stop it.
+        add("-drive", format!("if=none,id=disk{n},format=raw,werror=report,file={}", path(disk)));
         add("-device", format!("virtio-blk-pci,drive=disk{n}"));
     }
     add("-device", "virtio-serial-pci".into());
