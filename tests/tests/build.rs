@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use tests::building::{Context, LIMIT, built, cached, nothing_runs};
-use tests::{Engine, Outcome, engine::signal, eventually, store};
+use tests::engine::{Cli, signal};
+use tests::{Engine, Outcome, eventually, store};
 
 const STAGES: &str = r#"
 FROM busybox AS tools
@@ -381,7 +382,6 @@ CMD ["sh", "-c", "cat /here/first /here/word; ls -A /here/context"]
 
 #[test]
 fn the_classic_builder_tells_of_each_instruction() {
-    use tests::engine::Cli;
     let engine = Engine::with_busybox();
     let context = Context::new(&engine, "classic", CLASSIC);
     context.write(".dockerignore", "ignored\nDockerfile\n.dockerignore\n");
@@ -433,7 +433,6 @@ fn the_classic_builder_tells_of_each_instruction() {
 
 #[test]
 fn steps_of_the_classic_builder_have_the_limits_that_are_said() {
-    use tests::engine::Cli;
     let engine = Engine::with_busybox();
     let dockerfile =
         "FROM busybox\nRUN grep Cpus_allowed_list: /proc/self/status; ulimit -n; df -k /dev/shm\n";
@@ -464,8 +463,44 @@ fn steps_of_the_classic_builder_have_the_limits_that_are_said() {
 }
 
 #[test]
+fn steps_of_the_classic_builder_are_in_the_network_they_are_given() {
+    let engine = Engine::with_busybox();
+    engine.docker(&["network", "create", "--subnet", "10.75.0.0/24", "net"]).ok();
+    let other = ["run", "-d", "--name", "other", "--network", "net", "busybox", "sleep", "1000"];
+    engine.docker(&other).ok();
+    let look = "RUN ip -4 -o addr show eth0; nslookup other";
+    let context = Context::new(&engine, "networked", &format!("FROM busybox\n{look}\n"));
+    let built = |network: &str| {
+        let outcome = context.classic(Cli::V28, &["--no-cache", "--network", network]);
+        assert_eq!(outcome.code, Some(0), "{}{}", outcome.out, outcome.err);
+        outcome.out
+    };
+    let address = "{{.NetworkSettings.Networks.net.IPAddress}}";
+    let address = engine.docker(&["inspect", "-f", address, "other"]).ok();
+    // In the network itself, with a place of its own that is given back; by name, or by the beginning of its id.
+    let id = engine.docker(&["network", "inspect", "-f", "{{slice .Id 0 12}}", "net"]).ok();
+    for network in ["net", &id] {
+        let out = built(network);
+        assert!(out.contains(" 10.75.0.") && !out.contains(&format!("inet {address}/")), "{out}");
+        assert!(out.contains(&format!("Address: {address}")), "{out}");
+    }
+    let members = engine.docker(&["network", "inspect", "-f", "{{len .Containers}}", "net"]);
+    assert_eq!(members.ok(), "1");
+    // In that of a container: its address is theirs, and it must run.
+    let out = built("container:other");
+    assert!(
+        out.contains(&format!("inet {address}/")) && out.contains(&format!("Address: {address}")),
+        "{out}"
+    );
+    engine.docker(&["stop", "-t", "0", "other"]).ok();
+    let outcome = context.classic(Cli::V28, &["--no-cache", "--network", "container:other"]);
+    let words = "cannot join network namespace of a non running container: container other is exited";
+    assert!(outcome.err.contains(words), "{}", outcome.err);
+    nothing_runs(&engine);
+}
+
+#[test]
 fn the_classic_builder_fails_in_words() {
-    use tests::engine::Cli;
     let engine = Engine::with_busybox();
     let context = Context::new(&engine, "failing", "FROM busybox\nRUN true\nRUN echo words; exit 7\n");
     let fails = |more: &[&str], words: &str| {
@@ -488,8 +523,9 @@ fn the_classic_builder_fails_in_words() {
     fails(&["--target", "none"], "target stage \"none\" could not be found");
     fails(&["--memory", "1m"], "Minimum memory limit allowed is 6MB");
     fails(&["--cpuset-cpus", "900"], "Requested CPUs are not available");
-    fails(&["--security-opt", "seccomp=unconfined"], "option securityopt is not there");
-    fails(&["--network", "container:x"], "network container:x for steps is not there");
+    fails(&["--security-opt", "seccomp=unconfined"], "security options are not supported on linux");
+    fails(&["--no-cache", "--network", "container:x"], "joining network namespace of container: No such container: x");
+    fails(&["--no-cache", "--network", "x"], "failed to set up container networking: network x not found");
     let cached = context.classic(Cli::V28, &["--cache-from", "some:image"]);
     assert!(cached.out.contains("[Warning] importing cache from some:image is not there"), "{}", cached.out);
     nothing_runs(&engine);

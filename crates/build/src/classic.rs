@@ -114,6 +114,8 @@ pub struct Order {
     pub entitlements: Vec<String>,
     /// What each step's program may use.
     pub limits: Limits,
+    /// The network of its steps: see [`Context::network`].
+    pub network: String,
     /// For registries.
     pub credentials: Credentials,
     /// Names of the image.
@@ -138,11 +140,12 @@ pub async fn build<W: Worker>(
     order: Order,
     tell: &mpsc::Sender<Told>,
 ) -> Result<MadeImage, Error> {
-    let Order { options, context, entitlements, limits, credentials, names } = order;
+    let Order { options, context, entitlements, limits, network, credentials, names } = order;
     let names = names.iter().map(|n| builder.worker.full_name(n)).collect::<Result<Vec<_>, _>>()?;
     let context = Context {
         entitlements,
         limits,
+        network,
         folder: context.map(Arc::new),
         credentials: Arc::new(credentials),
         ..Context::default()

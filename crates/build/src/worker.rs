@@ -128,6 +128,8 @@ pub struct Run<'a> {
     pub exec: &'a Exec,
     /// What it may use.
     pub limits: &'a Limits,
+    /// The network it has in place of the default one: see [`crate::solve::Context::network`].
+    pub network: &'a str,
     /// Its root, below the new layer.
     pub base: &'a Tree,
     /// Further mounts.

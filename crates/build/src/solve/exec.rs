@@ -85,6 +85,7 @@ impl<W: Worker> Solve<W> {
         let run = Run {
             exec,
             limits: &self.solver.context.limits,
+            network: &self.solver.context.network,
             base,
             mounts: std::mem::take(&mut held.mounts),
             env: std::mem::take(&mut held.env),

@@ -53,6 +53,9 @@ pub struct Context {
     pub credentials: Arc<crate::worker::Credentials>,
     /// What each step's program may use. No part of what a step is: with other limits it is found in the cache.
     pub limits: crate::worker::Limits,
+    /// A network that the worker knows, in place of the one that steps have by default; empty: that. No part of what a
+    /// step is either.
+    pub network: String,
     /// Caches elsewhere to look into (`--cache-from`).
     pub caches: Vec<bollard_buildkit_proto::moby::buildkit::v1::CacheOptionsEntry>,
 }

@@ -200,10 +200,12 @@ fn refuse(call: &Call) -> Result<()> {
     if call.flag("squash") {
         return Err(Error::invalid("squash is not supported: a build's layers stay as its steps made them"));
     }
-    for name in ["securityopt", "outputs"] {
-        if !matches!(call.get(name), "" | "null" | "[]") {
-            return Err(missing(format_args!("option {name}")));
-        }
+    let given = |name: &str| !matches!(call.get(name), "" | "null" | "[]");
+    if given("outputs") {
+        return Err(missing("option outputs"));
+    }
+    if given("securityopt") {
+        return Err(Error::invalid("security options are not supported on linux"));
     }
     if !matches!(call.get("isolation"), "" | "default") {
         return Err(Error::invalid(format!("unsupported isolation: {:?}", call.get("isolation"))));
@@ -273,7 +275,7 @@ fn order(engine: &Engine, call: &Call) -> Result<Order> {
             put("force-network-mode", "host".into());
             order.entitlements.push("network.host".into());
         }
-        other => return Err(missing(format_args!("network {other} for steps"))),
+        other => order.network = other.to_owned(),
     }
     let mut put = |key: String, value: String| order.options.insert(key, value);
     match call.get("remote") {

@@ -14,10 +14,10 @@ use tokio::io::AsyncReadExt;
 use super::PREFIX;
 use super::worker::{Draft, EngineWorker};
 use crate::container::config::{Config, EndpointSettings, HostConfig, Ulimit};
-use crate::container::{Record, spec, user};
+use crate::container::{Record, links, names, spec, user};
 use crate::engine::Engine;
 use crate::error::{Error as EngineError, Result as EngineResult};
-use crate::networks::Member;
+use crate::networks::{self, Member};
 use crate::rootfs::{self, Layers};
 
 /// Host name of a step that has none of its own: BuildKit's.
@@ -76,12 +76,15 @@ struct Running {
     id: String,
     container: Option<runtime::Container>,
     member: Option<Member>,
+    /// Its name server, in a network that has names.
+    names: Option<network::dns::Server>,
     /// The layer stays until nobody writes to it.
     draft: Option<Arc<image::NewBuilt>>,
 }
 
 impl Running {
     async fn end(&mut self) {
+        self.names = None;
         if let Some(member) = self.member.take() {
             self.engine.networks.leave(&self.id, &member);
         }
@@ -105,6 +108,7 @@ impl Drop for Running {
             id: self.id.clone(),
             container: self.container.take(),
             member: self.member.take(),
+            names: self.names.take(),
             draft: self.draft.take(),
         };
         tokio::spawn(async move { rest.end().await });
@@ -120,28 +124,21 @@ pub(super) async fn run(worker: &EngineWorker, run: Run<'_>, draft: &Draft) -> R
     let id = format!("{PREFIX}{}", &crate::names::random_id()[..32]);
     let rootfs = draft.new.rootfs(&draft.stack, true);
     let (mounts, _held) = mounts(worker, &run).await?;
-    let record = record(&run, &id);
+    let record = record(&engine, &run, &id)?;
     // Before its folder is made: that goes with it, however far the step comes.
     let mut running = Running {
         engine: engine.clone(),
         id: id.clone(),
         container: None,
         member: None,
+        names: None,
         draft: Some(draft.new.clone()),
     };
     let bundle = bundle(&engine, &run, &record, rootfs.clone(), mounts).await?;
     let container = engine.runtime.create(bundle).await.map_err(of_runtime)?;
     running.container = Some(container.clone());
-    if run.exec.network != Network::Host {
-        network::loopback_up(&container.netns()).await.map_err(EngineError::from)?;
-    }
-    if run.exec.network == Network::Default {
-        let network = engine.networks.find("bridge")?;
-        let settings = EndpointSettings::default();
-        let member = engine.networks.join(&network, (&id, &id), &settings).await?;
-        let member = running.member.insert(member);
-        let routes = member.ways_out();
-        engine.networks.plug(member, &container.netns(), "eth0", routes).await?;
+    if run.exec.network != Network::Host && !links::shares_network(&record.host) {
+        connect(&mut running, &record, &container.netns()).await?;
     }
     let want = runtime::AttachWant { stdout: true, stderr: true, ..Default::default() };
     let attached = container.attach(want).await.map_err(of_runtime)?;
@@ -161,6 +158,38 @@ pub(super) async fn run(worker: &EngineWorker, run: Run<'_>, draft: &Draft) -> R
         .await
         .map_err(|e| EngineError::internal(e.to_string()))?;
     Ok(Ended { code: exit.code, out_of_memory: exit.oom_killed })
+}
+
+/// Gives the step a network of its own: loopback, and the one it is to be in.
+async fn connect(running: &mut Running, record: &Record, netns: &Path) -> EngineResult<()> {
+    let engine = running.engine.clone();
+    network::loopback_up(netns).await?;
+    for (name, settings) in record.networks.iter().filter(|(name, _)| *name != "none") {
+        let network = engine.networks.find(name)?;
+        let member = engine.networks.join(&network, (&record.id, &record.name), settings).await;
+        let member = running.member.insert(member.map_err(|e| e.context(networks::CONTEXT))?);
+        let routes = member.ways_out();
+        engine.networks.plug(member, netns, "eth0", routes).await?;
+        if !network.is_predefined() {
+            running.names = Some(names::serve(&engine, record, netns).await?);
+        }
+    }
+    Ok(())
+}
+
+/// The network of a step as a container's: the mode, and the network that it is in by its own name.
+fn network_of(engine: &Engine, run: &Run<'_>) -> EngineResult<(String, Option<String>)> {
+    let of_its_own = |name: &str| (name.to_owned(), Some(name.to_owned()));
+    Ok(match (run.exec.network, run.network) {
+        (Network::None, _) => of_its_own("none"),
+        (Network::Host, _) => of_its_own("host"),
+        (Network::Default, "") => of_its_own("bridge"),
+        (Network::Default, name) if name.starts_with("container:") => (name.to_owned(), None),
+        (Network::Default, name) => {
+            let found = engine.networks.find(name).map_err(|e| e.context(networks::CONTEXT))?;
+            of_its_own(&found.name)
+        }
+    })
 }
 
 /// Passes output on until it ends.
@@ -252,13 +281,13 @@ fn one(target: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
 }
 
 /// The step as a container's record: what the runtime is told comes the same way as for any container.
-fn record(run: &Run<'_>, id: &str) -> Record {
+fn record(engine: &Engine, run: &Run<'_>, id: &str) -> EngineResult<Record> {
+    let (mode, network) = network_of(engine, run)?;
+    Ok(record_in(run, id, mode, network))
+}
+
+fn record_in(run: &Run<'_>, id: &str, network_mode: String, network: Option<String>) -> Record {
     let exec = run.exec;
-    let mode = match exec.network {
-        Network::Default => "bridge",
-        Network::None => "none",
-        Network::Host => "host",
-    };
     let hostname = if exec.hostname.is_empty() { HOSTNAME } else { &exec.hostname };
     let shm = if exec.shm_size == 0 { runtime::spec::DEFAULT_SHM_SIZE } else { exec.shm_size };
     let ulimit = |u: &build::graph::Ulimit| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard };
@@ -271,7 +300,7 @@ fn record(run: &Run<'_>, id: &str) -> Record {
         cpu_quota: limits.cpu_quota,
         cpuset_cpus: limits.cpus,
         cpuset_mems: limits.memory_nodes,
-        network_mode: mode.into(),
+        network_mode,
         shm_size: i64::try_from(shm).unwrap_or(i64::MAX),
         cgroup_parent: exec.cgroup_parent.clone(),
         privileged: exec.security == Security::Insecure,
@@ -295,7 +324,7 @@ fn record(run: &Run<'_>, id: &str) -> Record {
         image_id: String::new(),
         config,
         host,
-        networks: [(mode.to_owned(), EndpointSettings::default())].into(),
+        networks: network.map(|name| (name, EndpointSettings::default())).into_iter().collect(),
         links: Vec::new(),
         mounts: Vec::new(),
         path: args.next().unwrap_or_default(),
@@ -316,9 +345,10 @@ async fn bundle(
     let lower = rootfs.lower.clone();
     let mut bundle = spec::bundle(engine, record, rootfs, None).await?;
     let own = engine.paths.container(&record.id);
-    tokio::fs::write(own.join("hosts"), hosts(run, &record.config.hostname))
-        .await
-        .map_err(EngineError::from)?;
+    if !links::shares_network(&record.host) {
+        let text = hosts(run, &record.config.hostname);
+        tokio::fs::write(own.join("hosts"), text).await.map_err(EngineError::from)?;
+    }
     let mut all: Vec<Mount> = bundle.spec.mounts().clone().unwrap_or_default();
     // As BuildKit has it: no file for the name, and those for names and addresses are not to be written.
     all.retain(|m| m.destination() != Path::new("/etc/hostname"));
@@ -446,13 +476,15 @@ mod tests {
             let run = Run {
                 exec: &exec,
                 limits,
+                network: "",
                 base: &base,
                 mounts: Vec::new(),
                 env: Vec::new(),
                 output: tokio::sync::mpsc::channel(1).0,
                 scratch: PathBuf::new(),
             };
-            serde_json::to_value(spec::resources(&record(&run, "build-x")).unwrap()).unwrap()
+            serde_json::to_value(spec::resources(&record_in(&run, "build-x", "none".into(), None)).unwrap())
+                .unwrap()
         };
         let limited = told(&limits);
         assert_eq!(limited["memory"], serde_json::json!({ "limit": 64 << 20, "swap": 96 << 20 }));

@@ -1,12 +1,13 @@
 //! The files by which a container knows names: `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Record, links};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::networks::{Member, leading};
+use crate::networks::{ContainerNames, Member, leading};
 
 /// Resolvers a container's questions go to: its own `--dns`, else the engine's.
 pub fn upstreams(engine: &Engine, record: &Record) -> Vec<SocketAddr> {
@@ -20,6 +21,16 @@ pub fn upstreams(engine: &Engine, record: &Record) -> Vec<SocketAddr> {
         .filter_map(|ip| ip.parse::<IpAddr>().ok())
         .map(|ip| SocketAddr::new(ip, 53))
         .collect()
+}
+
+/// A name server in the namespace at `netns`, for what the container's networks know.
+pub async fn serve(engine: &Engine, record: &Record, netns: &Path) -> Result<network::dns::Server> {
+    let names = ContainerNames {
+        networks: engine.networks.clone(),
+        container: record.id.clone(),
+        upstreams: upstreams(engine, record),
+    };
+    Ok(network::dns::serve(netns, Arc::new(names)).await?)
 }
 
 /// Where the files are: with `--network container:` they are the other container's, as its network is.

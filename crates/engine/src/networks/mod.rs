@@ -25,6 +25,8 @@ use crate::error::{Error, Result};
 use crate::names::random_id;
 use crate::store::{Kind, Store};
 
+/// What the error begins with where a network cannot be entered.
+pub const CONTEXT: &str = "failed to set up container networking";
 /// The default bridge's link.
 const DEFAULT_LINK: &str = "docker0";
 

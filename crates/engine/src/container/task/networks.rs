@@ -7,11 +7,8 @@ use crate::container::config::EndpointSettings;
 use crate::container::{PublishedPort, Record, links, names, ports};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::networks::{ContainerNames, Driver, Member, Network, primary, routes_of};
+use crate::networks::{CONTEXT, Driver, Member, Network, primary, routes_of};
 use crate::store::Durability;
-
-/// What goes before a failure here, as dockerd says it.
-const CONTEXT: &str = "failed to set up container networking";
 
 impl Task {
     pub(super) async fn join_networks(&mut self, run: &mut Run) -> Result<()> {
@@ -244,12 +241,7 @@ pub(super) async fn serve_names(engine: &Arc<Engine>, record: &Record, run: &mut
     if run.names.is_some() || !run.members.iter().any(named) {
         return Ok(());
     }
-    let names = ContainerNames {
-        networks: engine.networks.clone(),
-        container: record.id.clone(),
-        upstreams: names::upstreams(engine, record),
-    };
-    run.names = Some(network::dns::serve(&run.container.netns(), Arc::new(names)).await?);
+    run.names = Some(names::serve(engine, record, &run.container.netns()).await?);
     Ok(())
 }
 
