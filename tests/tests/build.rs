@@ -524,7 +524,10 @@ fn the_classic_builder_fails_in_words() {
     fails(&["--memory", "1m"], "Minimum memory limit allowed is 6MB");
     fails(&["--cpuset-cpus", "900"], "Requested CPUs are not available");
     fails(&["--security-opt", "seccomp=unconfined"], "security options are not supported on linux");
-    fails(&["--no-cache", "--network", "container:x"], "joining network namespace of container: No such container: x");
+    fails(
+        &["--no-cache", "--network", "container:x"],
+        "joining network namespace of container: No such container: x",
+    );
     fails(&["--no-cache", "--network", "x"], "failed to set up container networking: network x not found");
     let cached = context.classic(Cli::V28, &["--cache-from", "some:image"]);
     assert!(cached.out.contains("[Warning] importing cache from some:image is not there"), "{}", cached.out);

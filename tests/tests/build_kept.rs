@@ -1,6 +1,8 @@
 //! What is kept of builds: records of the past, the cache and its limits; and results that say when, for what and by
 //! whose leave.
 
+use std::collections::BTreeSet;
+
 use tests::building::{Context, built, cached, nothing_runs};
 use tests::{Engine, eventually};
 
@@ -153,8 +155,38 @@ fn the_same_steps_at_another_time_are_the_same_image_where_times_are_rewritten()
     assert_eq!(history.lines().filter(|l| l.starts_with("1998-07-09")).count(), 4, "{history}");
     let refused = |output: &str, words: &str| context.build(&["-o", output]).fails(1, words);
     refused("type=image,source-date-epoch=soon", "invalid SOURCE_DATE_EPOCH: soon");
-    let folder = format!("type=local,dest={},source-date-epoch=1", engine.path("out").display());
-    refused(&folder, "source-date-epoch of the exporter local is not there");
+}
+
+#[test]
+fn all_files_of_a_result_have_the_time_they_are_given() {
+    use std::os::unix::fs::MetadataExt as _;
+    let engine = Engine::with_busybox();
+    let dockerfile = "FROM busybox AS b\nRUN mkdir -p /o/d; echo x > /o/d/f; ln /o/d/f /o/d/h; ln -s f /o/d/l\n\
+        FROM scratch\nCOPY --from=b /o /\n";
+    let context = Context::new(&engine, "dated", dockerfile);
+    let out = engine.path("out");
+    let times = |kind: &str, more: &str| {
+        let dest = out.join(if kind == "tar" { "tree.tar" } else { "tree" });
+        std::fs::create_dir_all(&out).unwrap();
+        let output = format!("type={kind},dest={}{more}", dest.display());
+        let args = ["buildx", "build", "--progress=plain", "-o", &output, context.folder.to_str().unwrap()];
+        built(context.command(&args).env("SOURCE_DATE_EPOCH", "1000000000").output().expect("docker").into());
+        let tree = out.join("tree");
+        if kind == "tar" {
+            std::fs::create_dir(&tree).unwrap();
+            let mut tar = std::process::Command::new("tar");
+            assert!(tar.arg("-xf").arg(&dest).arg("-C").arg(&tree).status().unwrap().success());
+        }
+        let time = |path: &str| tree.join(path).symlink_metadata().unwrap().mtime();
+        let found: BTreeSet<i64> = ["d", "d/f", "d/h", "d/l"].map(time).into();
+        std::fs::remove_dir_all(&out).unwrap();
+        found
+    };
+    for kind in ["local", "tar"] {
+        assert_eq!(times(kind, ""), BTreeSet::from([1_000_000_000]), "{kind}: the build's");
+        let own = times(kind, ",source-date-epoch=900000000");
+        assert_eq!(own, BTreeSet::from([900_000_000]), "{kind}: the result's own");
+    }
 }
 
 #[test]

@@ -34,8 +34,20 @@ pub struct CreateOptions {
     pub whiteouts: Whiteouts,
     /// Write no end-of-archive mark: more follows, and at last [`end`].
     pub unended: bool,
-    /// No member is younger: in seconds after 1970.
-    pub youngest: Option<i64>,
+    /// Which times members have.
+    pub times: Times,
+}
+
+/// Times of an archive's members, in seconds after 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Times {
+    /// Those that the files have.
+    #[default]
+    Own,
+    /// No member is younger.
+    NotAfter(i64),
+    /// All have this one.
+    All(i64),
 }
 
 impl Default for CreateOptions {
@@ -48,7 +60,7 @@ impl Default for CreateOptions {
             ids: None,
             whiteouts: Whiteouts::Literal,
             unended: false,
-            youngest: None,
+            times: Times::Own,
         }
     }
 }
@@ -85,7 +97,7 @@ pub fn create(
         without_contents: &options.without_contents,
         ids: options.ids.as_ref(),
         overlay: options.whiteouts == Whiteouts::Overlay,
-        youngest: options.youngest,
+        times: options.times,
     };
     let name = if name.is_empty() { &b"."[..] } else { name };
     let shown = match &options.rename {
@@ -144,7 +156,7 @@ struct Walk<'a, W> {
     /// Whiteouts are written as a layer has them.
     overlay: bool,
     /// No member is younger.
-    youngest: Option<i64>,
+    times: Times,
 }
 
 impl<W: Write> Walk<'_, W> {
@@ -273,9 +285,11 @@ impl<W: Write> Walk<'_, W> {
 
     fn member(&self, path: &[u8], stat: &Stat) -> Member {
         let mut member = Member::new(path, stat);
-        if let Some(youngest) = self.youngest {
-            member.mtime = member.mtime.min((youngest, 0));
-        }
+        member.mtime = match self.times {
+            Times::Own => member.mtime,
+            Times::NotAfter(youngest) => member.mtime.min((youngest, 0)),
+            Times::All(time) => (time, 0),
+        };
         member
     }
 

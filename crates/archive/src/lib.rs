@@ -27,7 +27,7 @@ mod ids;
 mod path;
 mod reader;
 
-pub use create::{CreateOptions, create, end, file};
+pub use create::{CreateOptions, Times, create, end, file};
 pub use error::Error;
 pub use extract::{ExtractOptions, Owner, Summary, Whiteouts, extract};
 pub use header::{Entry, Kind, Segment, Sparse};

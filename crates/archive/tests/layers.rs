@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use archive::{CreateOptions, ExtractOptions, OVERLAY_OPAQUE};
+use archive::{CreateOptions, ExtractOptions, OVERLAY_OPAQUE, Times};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
 fn device(path: &Path, number: u64) {
@@ -84,7 +84,7 @@ fn nothing_is_younger_than_it_may_be_and_what_is_older_stays_so() {
     // Half a second too young is too young.
     at("young", 1000, 500_000_000);
     let mut tar = Vec::new();
-    let options = CreateOptions { youngest: Some(1000), ..CreateOptions::layer() };
+    let options = CreateOptions { times: Times::NotAfter(1000), ..CreateOptions::layer() };
     archive::create(File::open(upper.path()).unwrap().as_fd(), b"", &options, &mut tar).unwrap();
     let mut reader = archive::Reader::new(tar.as_slice(), archive::Limits::default());
     let mut times = Vec::new();

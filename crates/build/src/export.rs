@@ -75,13 +75,9 @@ fn exporters(request: &proto::SolveRequest) -> Vec<proto::Exporter> {
 /// What is asked for that is not there.
 pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
     for wanted in exporters(request) {
-        let kind = exporter(&wanted.r#type)?;
+        exporter(&wanted.r#type)?;
         packing(&wanted.attrs)?;
-        let epoch = own_epoch(&wanted.attrs)?;
-        if let (Some(Exporter::Local | Exporter::Tar), Some(Some(_))) = (kind, epoch) {
-            let words = format!("source-date-epoch of the exporter {} is not there", wanted.r#type);
-            return Err(Status::new(Code::Unimplemented, words));
-        }
+        own_epoch(&wanted.attrs)?;
     }
     attest::wanted(request)?;
     for wanted in caches(request) {
@@ -420,7 +416,8 @@ impl<W: Worker> One<'_, W> {
     }
 
     /// What was made, as files: each platform in a folder of its own where there are several.
-    fn parts(&self) -> Vec<send::Part> {
+    fn parts(&self) -> Result<Vec<send::Part>, Status> {
+        let own_epoch = own_epoch(self.attrs)?;
         let several = self.returned.multi_platform && self.returned.solved.len() > 1;
         let one = |solved: &Solved| {
             let platform = solved.target.as_ref().map(|t| t.platform.to_string()).unwrap_or_default();
@@ -431,11 +428,11 @@ impl<W: Worker> One<'_, W> {
             send::Part {
                 folder: several.then(|| platform.replace('/', "_")),
                 tree: solved.tree.clone(),
-                time: solved.target.as_ref().and_then(|t| t.epoch),
+                time: own_epoch.unwrap_or_else(|| solved.target.as_ref().and_then(|t| t.epoch)),
                 statement,
             }
         };
-        self.returned.solved.iter().map(one).collect()
+        Ok(self.returned.solved.iter().map(one).collect())
     }
 
     async fn local(&self) -> Result<(), Status> {
@@ -443,7 +440,7 @@ impl<W: Worker> One<'_, W> {
         let done = async {
             let part = step.part("copying files");
             let metadata = self.metadata(&HashMap::new());
-            let sent = send::trees(self.builder, self.session()?, &metadata, self.parts()).await?;
+            let sent = send::trees(self.builder, self.session()?, &metadata, self.parts()?).await?;
             part.done(sent);
             Ok(())
         }
@@ -457,7 +454,7 @@ impl<W: Worker> One<'_, W> {
         let done = async {
             let part = step.part("sending tarball");
             let metadata = self.metadata(&HashMap::new());
-            send::archive(self.builder, self.session()?, &metadata, self.parts()).await?;
+            send::archive(self.builder, self.session()?, &metadata, self.parts()?).await?;
             part.done(0);
             Ok(())
         }

@@ -261,7 +261,8 @@ fn pack_older(store: &Arc<Store>, id: i64, packing: Packing) -> Result<(Packed, 
 fn write_folder(store: &Arc<Store>, id: i64, packing: Packing) -> Result<(Digest, NewBlob), Error> {
     let folder = store.layer_path(id);
     let opened = File::open(&folder).map_err(|e| Error::os("open", &folder, e))?;
-    let options = archive::CreateOptions { youngest: packing.youngest, ..archive::CreateOptions::layer() };
+    let times = packing.youngest.map_or(archive::Times::Own, archive::Times::NotAfter);
+    let options = archive::CreateOptions { times, ..archive::CreateOptions::layer() };
     write(store, packing, |out| {
         archive::create(opened.as_fd(), b"", &options, out)?;
         Ok(())

@@ -106,7 +106,8 @@ pub struct Part {
     pub folder: Option<String>,
     /// What goes there.
     pub tree: Tree,
-    /// Time of what is made beside it, in seconds after 1970; now, where there is none.
+    /// Time that all of it has, in seconds after 1970; where there is none, files have their own, and what is made beside
+    /// them is of now.
     pub time: Option<i64>,
     /// Says something of its files, in a file beside them.
     pub statement: Option<Say>,
@@ -202,6 +203,7 @@ pub async fn archive<W: Worker>(
                 bare: part.folder.is_none(),
                 rename: part.folder.clone().map(String::into_bytes),
                 unended: true,
+                times: part.time.map_or(archive::Times::Own, archive::Times::All),
                 ..Default::default()
             };
             archive::create(top(root)?.as_fd(), b"", &options, &mut out).map_err(|e| failed(&e))?;
@@ -242,7 +244,8 @@ pub async fn trees<W: Worker>(
     let requests = Mutex::new(requests);
     let work = move |view: View| {
         let mut requests = requests.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let sender = Sender { out: tx, files: HashMap::new(), beside: HashMap::new(), next: 0, sent: 0 };
+        let (files, beside) = (HashMap::new(), HashMap::new());
+        let sender = Sender { out: tx, files, beside, time: None, next: 0, sent: 0 };
         sender.run(parts, &view.read, &mut requests)
     };
     let send = async move {
@@ -283,6 +286,8 @@ struct Sender {
     files: HashMap<u32, (usize, String)>,
     /// Contents of files that are in none.
     beside: HashMap<u32, Vec<u8>>,
+    /// What all files of the tree at hand have in place of their own time.
+    time: Option<i64>,
     next: u32,
     sent: u64,
 }
@@ -300,9 +305,10 @@ impl Sender {
     ) -> Result<u64, Error> {
         for (n, (part, root)) in parts.into_iter().zip(roots).enumerate() {
             let top = top(root)?;
+            self.time = part.time;
             if let Some(name) = &part.folder {
                 let stat = rustix::fs::fstat(&top).map_err(|e| crate::files::fault("stat", "/", e))?;
-                self.describe(stat_of(name.clone(), &stat, String::new()))?;
+                self.describe(stat_of(name.clone(), &stat, String::new(), self.time))?;
             }
             let mut beside = say(part.statement, part.time, root)?;
             let before = part.folder.unwrap_or_default();
@@ -419,7 +425,7 @@ impl Sender {
                 FileType::RegularFile | FileType::Directory => {}
                 _ => continue,
             }
-            let id = self.describe(stat_of(shown.clone(), &stat, link))?;
+            let id = self.describe(stat_of(shown.clone(), &stat, link, self.time))?;
             if kind == FileType::RegularFile {
                 self.files.insert(id, (n, path.clone()));
             }
@@ -434,14 +440,16 @@ impl Sender {
     }
 }
 
-fn stat_of(path: String, stat: &rustix::fs::Stat, linkname: String) -> Stat {
+fn stat_of(path: String, stat: &rustix::fs::Stat, linkname: String, time: Option<i64>) -> Stat {
+    let own = (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+    let (seconds, nanos) = time.map_or(own, |time| (time, 0));
     Stat {
         path,
         mode: files::go_mode(stat.st_mode),
         uid: stat.st_uid,
         gid: stat.st_gid,
         size: if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile { stat.st_size } else { 0 },
-        mod_time: stat.st_mtime * 1_000_000_000 + i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        mod_time: seconds.saturating_mul(1_000_000_000).saturating_add(nanos),
         linkname,
         ..Default::default()
     }
