@@ -87,7 +87,7 @@ pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
 }
 
 /// How layers are to be compressed: `compression`, `compression-level`, `force-compression`.
-fn packing(attrs: &HashMap<String, String>) -> Result<Packing, Status> {
+pub(crate) fn packing(attrs: &HashMap<String, String>) -> Result<Packing, Status> {
     let compression = match attrs.get("compression").map(String::as_str) {
         None | Some("gzip") => Compression::Gzip,
         Some("zstd") => Compression::Zstd,
@@ -150,7 +150,7 @@ pub async fn all<W: Worker>(
         return Ok(response);
     }
     let inline = caches(request).any(|c| c.r#type == "inline");
-    let inline = if inline { inside(job, returned).await? } else { Vec::new() };
+    let inline = if inline { inside(job, request, returned).await? } else { Vec::new() };
     for (n, wanted) in exporters(request).iter().enumerate() {
         let Some(kind) = exporter(&wanted.r#type)? else { continue };
         let beside = matches!(wanted.r#type.as_str(), "docker" | "local" | "tar");
@@ -175,9 +175,17 @@ pub async fn all<W: Worker>(
 }
 
 /// What images hold of the cache inside, one for each result.
-async fn inside<W: Worker>(job: &Arc<Job<W>>, returned: &Returned) -> Result<Vec<String>, Status> {
+async fn inside<W: Worker>(
+    job: &Arc<Job<W>>,
+    request: &proto::SolveRequest,
+    returned: &Returned,
+) -> Result<Vec<String>, Status> {
+    // Layers are packed for the image before it is made: as it wants them.
+    let image =
+        exporters(request).into_iter().find(|e| matches!(exporter(&e.r#type), Ok(Some(Exporter::Image))));
+    let packing = image.map_or(Ok(Packing::default()), |image| packing(&image.attrs))?;
     let mut step = job.progress.begin("preparing layers for inline cache");
-    let done = remote::for_images(&job.solver, returned).await;
+    let done = remote::for_images(&job.solver, returned, packing).await;
     step.complete(done.as_ref().err().map(|e| e.message.as_str()));
     done.map_err(status)
 }

@@ -403,7 +403,11 @@ pub trait Worker: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Layers that are kept as blobs, in this order.
-    fn pack(&self, layers: Vec<i64>) -> impl Future<Output = Result<Vec<Packed>, Error>> + Send;
+    fn pack(
+        &self,
+        layers: Vec<i64>,
+        packing: Packing,
+    ) -> impl Future<Output = Result<Vec<Packed>, Error>> + Send;
 
     /// Makes a layer of a blob, which is held against its digests; gives its number and what it uses.
     fn unpack(

@@ -48,11 +48,11 @@ impl Images {
     ///
     /// # Errors
     /// Faults of the disk.
-    pub async fn pack_built(&self, ids: Vec<i64>) -> Result<Vec<PackedLayer>, Error> {
+    pub async fn pack_built(&self, ids: Vec<i64>, packing: Packing) -> Result<Vec<PackedLayer>, Error> {
         let store = self.store.clone();
         blocking(move || {
             let one = |id: i64| {
-                let (Packed { descriptor, diff_id, blob, .. }, pin) = pack(&store, id, Packing::default())?;
+                let (Packed { descriptor, diff_id, blob, .. }, pin) = pack(&store, id, packing)?;
                 let file = match &blob {
                     Some(new) => new.lease.path().to_path_buf(),
                     None => store.blob_path(&descriptor.digest),

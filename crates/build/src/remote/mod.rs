@@ -26,13 +26,14 @@ use crate::cache::Kept;
 use crate::control::status;
 use crate::dockerfile::text::parse_bool;
 use crate::error::Kind;
+use crate::export;
 use crate::hex;
 use crate::jobs::Returned;
 use crate::progress::Step;
 use crate::rpc::{Code, Status};
 use crate::session::content::ContentStore;
 use crate::solve::{Solver, from_session};
-use crate::worker::{Artifact, Asker, Blob, Layer, Packed, Tree, Worker};
+use crate::worker::{Artifact, Asker, Blob, Layer, Packed, Packing, Tree, Worker};
 
 /// Largest document that is read, in bytes.
 const DOCUMENT: u64 = 64 << 20;
@@ -88,11 +89,7 @@ pub(crate) fn check(options: &Options) -> Result<(), Status> {
         "local" => needs("dest")?,
         other => return Err(Status::new(Code::Unimplemented, no_such(other))),
     }
-    if let Some(other) = options.attrs.get("compression").filter(|c| *c != "gzip") {
-        let words = format!("a cache with compression={other} is not there: gzip is");
-        return Err(Status::new(Code::Unimplemented, words));
-    }
-    Ok(())
+    export::packing(&options.attrs).map(drop)
 }
 
 fn no_such(kind: &str) -> String {
@@ -379,11 +376,15 @@ async fn chosen<W: Worker>(solver: &Solver<W>, returned: &Returned, mode: Mode) 
 }
 
 /// These records, their layers as blobs.
-async fn pack<W: Worker>(builder: &Builder<W>, kept: Vec<Kept>) -> Result<(Vec<Record>, Vec<Packed>), Error> {
+async fn pack<W: Worker>(
+    builder: &Builder<W>,
+    kept: Vec<Kept>,
+    packing: Packing,
+) -> Result<(Vec<Record>, Vec<Packed>), Error> {
     let mut layers: Vec<i64> = kept.iter().flat_map(|k| k.tree.built()).collect();
     layers.sort_unstable();
     layers.dedup();
-    let packed = builder.worker.pack(layers.clone()).await?;
+    let packed = builder.worker.pack(layers.clone(), packing).await?;
     let by_layer: HashMap<i64, &Blob> = layers.into_iter().zip(packed.iter().map(|p| &p.blob)).collect();
     let record = |kept: Kept| {
         let piece = |layer: &Layer| match layer {
@@ -413,9 +414,10 @@ async fn pack<W: Worker>(builder: &Builder<W>, kept: Vec<Kept>) -> Result<(Vec<R
 pub(crate) async fn for_images<W: Worker>(
     solver: &Solver<W>,
     returned: &Returned,
+    packing: Packing,
 ) -> Result<Vec<String>, Error> {
     let kept = chosen(solver, returned, Mode::Min).await?;
-    let (records, packed) = pack(&solver.builder, kept).await?;
+    let (records, packed) = pack(&solver.builder, kept, packing).await?;
     let mut out = Vec::new();
     for solved in &returned.solved {
         let numbers: Vec<i64> = solved.tree.built().collect();
@@ -458,7 +460,8 @@ async fn export_in<W: Worker>(
     let builder = &solver.builder;
     let part = step.part("preparing build cache for export");
     let kept = chosen(solver, returned, mode(options)?).await.map_err(status)?;
-    let (records, packed) = pack(builder, kept).await.map_err(status)?;
+    let packing = export::packing(&options.attrs)?;
+    let (records, packed) = pack(builder, kept, packing).await.map_err(status)?;
     let document = format::write(&records);
     let data = serde_json::to_vec(&document).map_err(|e| status(malformed(e)))?;
     let config = Blob {

@@ -395,8 +395,9 @@ impl Worker for EngineWorker {
         saved
     }
 
-    async fn pack(&self, layers: Vec<i64>) -> Result<Vec<Packed>, Error> {
-        let packed = self.engine()?.images.pack_built(layers.clone()).await.map_err(of_image)?;
+    async fn pack(&self, layers: Vec<i64>, wanted: Packing) -> Result<Vec<Packed>, Error> {
+        let images = &self.engine()?.images;
+        let packed = images.pack_built(layers.clone(), packing(wanted)).await.map_err(of_image)?;
         let one = |(layer, packed): (i64, image::PackedLayer)| Packed {
             layer,
             blob: Blob {
