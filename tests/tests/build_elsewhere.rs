@@ -629,3 +629,75 @@ fn the_clients_ssh_agent_is_forwarded() {
     context.build(&[]).fails(1, "unset ssh forward key default");
     nothing_runs(&engine);
 }
+
+/// What the bake files below build: a target that stands on another's result, and one that takes files from it.
+const LINKED: &str = r#"
+group "default" { targets = ["app", "files"] }
+target "base" {
+  context = "CONTEXT"
+  dockerfile = "base.Dockerfile"
+}
+target "app" {
+  contexts = { base = "target:base" }
+  dockerfile-inline = "FROM base\nRUN echo $WORD-$(cat /made) > /app\n"
+  tags = ["app"]
+}
+target "files" {
+  contexts = { base = "target:base" }
+  dockerfile-inline = "FROM busybox\nCOPY --from=base /made /taken\n"
+  tags = ["files"]
+}
+"#;
+const BASE: &str = "FROM busybox\nENV WORD=linked\nCOPY word /made\n";
+
+#[test]
+fn targets_of_a_bake_stand_on_each_others_results() {
+    let engine = Engine::with_busybox();
+    let context = Context::new(&engine, "linked", "");
+    let here = context.folder.to_str().unwrap();
+    context.write("docker-bake.hcl", &LINKED.replace("CONTEXT", here));
+    context.write("base.Dockerfile", BASE);
+    let file = context.folder.join("docker-bake.hcl");
+    let bake = |word: &str| {
+        context.write("word", word);
+        built(context.run(&["buildx", "bake", "--progress=plain", "-f", file.to_str().unwrap()]));
+        let read = |image: &str, path: &str| engine.docker(&["run", "--rm", image, "cat", path]).ok();
+        (read("app", "/app"), read("files", "/taken"))
+    };
+    assert_eq!(bake("one\n"), ("linked-one".into(), "one".into()));
+    // The base's own configuration goes with it, and what it is made of is looked at again.
+    assert_eq!(bake("two\n"), ("linked-two".into(), "two".into()));
+    nothing_runs(&engine);
+    assert_eq!(store::faults(&engine.root()), [""; 0]);
+}
+
+#[test]
+fn what_is_baked_may_be_elsewhere_altogether() {
+    let engine = Engine::with_busybox();
+    let repository = Repository::new(&engine);
+    let bake = LINKED.replace("CONTEXT", ".");
+    let files = [("docker-bake.hcl", bake.as_str()), ("base.Dockerfile", BASE), ("word", "from-afar\n")];
+    let folder = repository.make("baked");
+    repository.commit(&folder, &files);
+    repository.git(&repository.folder, &["clone", "-q", "--bare", "baked", "baked.git"]);
+    let context = Context::new(&engine, "baking", "");
+    let baked = |from: &str| {
+        let done = built(context.run(&["buildx", "bake", "--progress=plain", from]));
+        let app = engine.docker(&["run", "--rm", "app", "cat", "/app"]).ok();
+        engine.docker(&["rmi", "-f", "app", "files"]).ok();
+        assert_eq!(app, "linked-from-afar", "{done}");
+    };
+    let served = repository.serve_http(8082, None);
+    baked("http://127.0.0.1:8082/baked.git");
+    drop(served);
+    // A file alone, whose context is the client's.
+    files[1..].iter().for_each(|(path, text)| context.write(path, text));
+    let file = LINKED.replace("CONTEXT", context.folder.to_str().unwrap());
+    std::fs::write(engine.path("file.hcl"), file).unwrap();
+    let mut server = engine.sandbox.command(tool("CORACLE_TEST_BUSYBOX"));
+    server.args(["httpd", "-f", "-p", "127.0.0.1:8083", "-h", engine.folder.path().to_str().unwrap()]);
+    let _served = Served(server.spawn().unwrap());
+    eventually("files are served", || engine.curl(&["-f", "http://127.0.0.1:8083/file.hcl"]).code == Some(0));
+    baked("http://127.0.0.1:8083/file.hcl");
+    nothing_runs(&engine);
+}

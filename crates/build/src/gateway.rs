@@ -1,10 +1,11 @@
 //! What a frontend asks of the builder (`LLBBridge`): here it is the client's own, which hands Dockerfiles over to ours.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bollard_buildkit_proto::fsutil::types::Stat;
 use bollard_buildkit_proto::moby::buildkit::v1 as proto;
+use bollard_buildkit_proto::pb;
 use proto::apicaps::ApiCap;
 use proto::frontend::{self, result};
 use rustix::fs::{AtFlags, OFlags};
@@ -16,6 +17,7 @@ use crate::files::{Found, Root, names};
 use crate::frontend::{Host, ImageRequest};
 use crate::graph::ResolveMode;
 use crate::jobs::{Answered, Job, Returned, Solved};
+use crate::llb;
 use crate::platform::Platform;
 use crate::rpc::{Answer, Code, Request, Status};
 use crate::session::files::go_mode;
@@ -36,6 +38,7 @@ const GATEWAY: &[&str] = &[
     "proto.refarray",
     "reference.output",
     "frontend.caps",
+    "frontend.inputs",
     "gateway.solve.evaluate",
     "gateway.warnings",
 ];
@@ -181,14 +184,23 @@ pub(crate) async fn call<W: Worker>(
 }
 
 async fn solve<W: Worker>(job: &Arc<Job<W>>, request: frontend::SolveRequest) -> Result<Answer, Status> {
-    if request.frontend != DOCKERFILE {
-        let what = match request.frontend.as_str() {
-            "" => "definitions in LLB are not taken: this engine builds Dockerfiles".to_owned(),
-            other => format!("frontend {other} is not there: {DOCKERFILE} is"),
-        };
-        return Err(Status::new(Code::Unimplemented, what));
+    let refs = |refs| {
+        let result = describe(refs, false, request.allow_result_array_ref);
+        Answer::one(&frontend::SolveResponse { r#ref: String::new(), result: Some(result) })
+    };
+    match request.frontend.as_str() {
+        "" => {
+            let definition = request.definition.unwrap_or_default();
+            return Ok(refs(vec![job.definition(&definition).await.map_err(status)?]));
+        }
+        DOCKERFILE => {}
+        other => {
+            let words = format!("frontend {other} is not there: {DOCKERFILE} is");
+            return Err(Status::new(Code::Unimplemented, words));
+        }
     }
-    let options = request.frontend_opt.into_iter().collect();
+    let mut options: BTreeMap<String, String> = request.frontend_opt.into_iter().collect();
+    inputs(job, request.frontend_inputs, &mut options).await?;
     let result = match job.dockerfile(&options).await.map_err(status)? {
         Answered::Metadata(metadata) => {
             frontend::Result { metadata: metadata.into_iter().collect(), ..Default::default() }
@@ -196,6 +208,29 @@ async fn solve<W: Worker>(job: &Arc<Job<W>>, request: frontend::SolveRequest) ->
         Answered::Refs(refs, list) => describe(refs, list, request.allow_result_array_ref),
     };
     Ok(Answer::one(&frontend::SolveResponse { r#ref: String::new(), result: Some(result) }))
+}
+
+/// Takes the inputs of a request: contexts that come by what they are made of, in place of by name.
+async fn inputs<W: Worker>(
+    job: &Arc<Job<W>>,
+    inputs: HashMap<String, pb::Definition>,
+    options: &mut BTreeMap<String, String>,
+) -> Result<(), Status> {
+    const CONTEXT: &str = "context";
+    const FILE: &str = "dockerfile";
+    // Clients name the same for both: the Dockerfile is looked for in the context.
+    if inputs.get(FILE).is_some_and(|file| inputs.get(CONTEXT) != Some(file)) {
+        let words = "a Dockerfile by an input of its own is not there: it is read from the context's";
+        return Err(Status::new(Code::Unimplemented, words));
+    }
+    for (name, definition) in inputs.iter().filter(|(name, _)| *name != FILE) {
+        let tree = job.solver.definition(definition).await.map_err(status)?;
+        job.solver.add_input(name, tree, None);
+    }
+    if inputs.contains_key(CONTEXT) {
+        options.insert(CONTEXT.into(), format!("input:{CONTEXT}"));
+    }
+    Ok(())
 }
 
 /// What was made, as a frontend is told of it.
@@ -208,11 +243,8 @@ fn describe(refs: Vec<(String, Solved)>, list: bool, by_message: bool) -> fronte
     if !list && refs.len() == 1 {
         let (id, solved) = refs.into_iter().next().unwrap_or_else(|| unreachable!("one ref"));
         metadata.insert(CONFIG.to_owned(), config(&solved));
-        let result = if by_message {
-            result::Result::Ref(frontend::Ref { id, def: None })
-        } else {
-            result::Result::RefDeprecated(id)
-        };
+        let result =
+            if by_message { result::Result::Ref(named(id)) } else { result::Result::RefDeprecated(id) };
         return frontend::Result { metadata, result: Some(result), ..Default::default() };
     }
     let mut map = HashMap::new();
@@ -231,12 +263,18 @@ fn describe(refs: Vec<(String, Solved)>, list: bool, by_message: bool) -> fronte
         serde_json::json!({ "Platforms": platforms }).to_string().into_bytes(),
     );
     let result = if by_message {
-        let refs = map.into_iter().map(|(k, id)| (k, frontend::Ref { id, def: None })).collect();
+        let refs = map.into_iter().map(|(k, id)| (k, named(id))).collect();
         result::Result::Refs(frontend::RefMap { refs })
     } else {
         result::Result::RefsDeprecated(frontend::RefMapDeprecated { refs: map })
     };
     frontend::Result { metadata, result: Some(result), ..Default::default() }
+}
+
+/// A ref with the definition by which other builds have it.
+fn named(id: String) -> frontend::Ref {
+    let def = Some(llb::of_ref(&id));
+    frontend::Ref { id, def }
 }
 
 /// What the client's frontend came to.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bollard_buildkit_proto::pb;
 use tokio::sync::watch;
 
 use crate::builder::Builder;
@@ -136,6 +137,12 @@ impl<W: Worker> Builder<W> {
         tokio::time::timeout(ARRIVAL, find).await.ok().flatten().ok_or_else(none)
     }
 
+    /// What a ref of any build under way stands for, and what keeps it.
+    pub(crate) fn find_ref(&self, id: &str) -> Option<(Tree, Arc<Solver<W>>)> {
+        let jobs: Vec<Arc<Job<W>>> = self.lock_jobs().values().cloned().collect();
+        jobs.iter().find_map(|job| Some((job.find_ref(id).ok()?.0.tree, job.solver.clone())))
+    }
+
     /// The build of this name, which may be about to begin.
     ///
     /// # Errors
@@ -182,6 +189,15 @@ impl<W: Worker> Job<W> {
     /// The Dockerfile that was built last.
     pub(crate) fn source(&self) -> Option<crate::graph::Source> {
         self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Does what a definition in LLB says; gives the ref of its result.
+    ///
+    /// # Errors
+    /// Those of [`Solver::definition`].
+    pub(crate) async fn definition(&self, definition: &pb::Definition) -> Result<(String, Solved), Error> {
+        let solved = Solved { tree: self.solver.definition(definition).await?, target: None };
+        Ok((self.add_ref(solved.clone(), false), solved))
     }
 
     fn add_ref(&self, solved: Solved, list: bool) -> String {

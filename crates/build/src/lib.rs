@@ -39,6 +39,7 @@ pub mod gc;
 mod git;
 pub mod graph;
 pub mod jobs;
+mod llb;
 pub mod options;
 pub mod outline;
 pub mod patterns;

@@ -30,6 +30,7 @@ use crate::cache::{self, InUse, NewRecord};
 use crate::error::Kind;
 use crate::graph::{CopySource, Graph, MountKind, Op, Slot, Vertex, VertexRef};
 use crate::hex;
+use crate::llb;
 use crate::progress::{Progress, Step};
 use crate::remote::{Imported, Remote};
 use crate::session::{Index, Session};
@@ -43,8 +44,6 @@ pub const STEPS_PER_CPU: usize = 2;
 pub struct Context {
     /// The client's session.
     pub session: Option<Arc<Session>>,
-    /// Inputs of the solve request, by name.
-    pub inputs: HashMap<String, Tree>,
     /// `network.host`, `security.insecure`: what was allowed.
     pub entitlements: Vec<String>,
     /// The client's files, where they came with the request: then no session is asked for them.
@@ -82,6 +81,15 @@ pub struct Solver<W: Worker> {
     pub(crate) materials: Mutex<crate::attest::Materials>,
     /// Steps of this build that were found there.
     found: Mutex<Vec<Arc<Remote>>>,
+    /// Inputs of the solve requests, by name; results of other builds by their refs.
+    inputs: Mutex<HashMap<String, Input<W>>>,
+}
+
+/// A tree that comes with a request.
+struct Input<W: Worker> {
+    tree: Tree,
+    /// Keeps it, where it is another build's.
+    _of: Option<Arc<Solver<W>>>,
 }
 
 /// Files of a source, once they are there.
@@ -131,6 +139,7 @@ impl<W: Worker> Solver<W> {
             imported: OnceCell::new(),
             materials: Mutex::default(),
             found: Mutex::default(),
+            inputs: Mutex::default(),
         })
     }
 
@@ -147,6 +156,40 @@ impl<W: Worker> Solver<W> {
         }
         let results: Vec<Option<VertexRef>> = graph.results.iter().map(|t| t.output).collect();
         self.run(graph.vertices.clone(), graph.source.clone(), &results).await
+    }
+
+    /// What a definition in LLB gives.
+    ///
+    /// # Errors
+    /// Definitions that are none; refs of builds that are over; the first step's that failed.
+    pub(crate) async fn definition(
+        self: &Arc<Self>,
+        definition: &bollard_buildkit_proto::pb::Definition,
+    ) -> Result<Tree, Error> {
+        let steps = llb::steps(definition)?;
+        for step in &steps {
+            let Op::Input { name } = &step.op else { continue };
+            let none = || Error::invalid(format!("ref {name} is of no build that is under way"));
+            let (tree, of) = self.builder.find_ref(name).ok_or_else(none)?;
+            self.add_input(name, tree.clone(), Some(of));
+            if steps.len() == 1 {
+                return Ok(tree);
+            }
+        }
+        let last = steps.len().checked_sub(1).map(VertexRef);
+        let trees = self.run(steps, crate::graph::Source::default(), &[last]).await?;
+        Ok(trees.into_iter().next().unwrap_or_default())
+    }
+
+    /// A tree that steps of this build have by that name ([`Op::Input`]); `of` keeps it.
+    pub(crate) fn add_input(&self, name: &str, tree: Tree, of: Option<Arc<Solver<W>>>) {
+        let mut inputs = self.inputs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        inputs.insert(name.to_owned(), Input { tree, _of: of });
+    }
+
+    fn input(&self, name: &str) -> Option<Tree> {
+        let inputs = self.inputs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        inputs.get(name).map(|input| input.tree.clone())
     }
 
     fn allowed(&self, exec: &crate::graph::Exec) -> Result<(), Error> {
@@ -378,7 +421,7 @@ impl<W: Worker> Solve<W> {
                 return Ok(Keyed::known(output, Tree(vec![layer])));
             }
             Op::Input { name } => {
-                let tree = self.solver.context.inputs.get(name).cloned();
+                let tree = self.solver.input(name);
                 let tree = tree.ok_or_else(|| Error::invalid(format!("input {name} is not there")))?;
                 let output = key(&["input", &serde_json::to_string(&tree).unwrap_or_default()]);
                 return Ok(Keyed::known(output, tree));
