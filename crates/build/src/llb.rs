@@ -295,4 +295,47 @@ mod tests {
         let many = pb::Definition { def: vec![Vec::new(); STEPS + 1], ..Default::default() };
         assert!(words(&many).contains("more than"));
     }
+
+    proptest::proptest! {
+        /// Steps of a definition name only what stands before them.
+        #[test]
+        fn any_definition_is_read_or_refused(
+            ops in proptest::collection::vec((0usize..5, -3i64..6, -3i64..6, 0usize..9), 0..8),
+            raw in proptest::collection::vec(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40), 0..4),
+        ) {
+            let mut made: Vec<(Kind, Vec<usize>)> = Vec::new();
+            for (kind, input, other, at) in ops {
+                let (before, copy) = (made.len(), pb::FileActionCopy::default());
+                let action = pb::FileAction {
+                    input,
+                    secondary_input: other,
+                    output: 0,
+                    action: Some(if kind == 4 { Action::Rm(Default::default()) } else { Action::Copy(copy) }),
+                };
+                made.push(match kind {
+                    0 => (from("coracle-ref://x", &[]), vec![]),
+                    1 => (from("git://#:", &[("git.fullurl", "#")]), vec![]),
+                    2 => (from("://", &[("local.followpaths", "[")]), vec![]),
+                    _ => (
+                        Kind::File(pb::FileOp { actions: vec![action.clone(), action] }),
+                        (0..before.min(at)).collect(),
+                    ),
+                });
+            }
+            let mut whole = if made.is_empty() { pb::Definition::default() } else { definition(made) };
+            for definition in [whole.clone(), { whole.def.extend(raw); whole }] {
+                let Ok(steps) = steps(&definition) else { continue };
+                for (n, step) in steps.iter().enumerate() {
+                    assert!(step.inputs.iter().all(|input| input.0 < n), "{steps:?}");
+                    let Op::Copy(copy) = &step.op else { continue };
+                    let from = copy.steps.iter().map(|s| match &s.from {
+                        CopySource::Tree { from, .. } => *from,
+                        CopySource::Inline { .. } => None,
+                    });
+                    let slots = from.chain([copy.base]).flatten();
+                    assert!(slots.into_iter().all(|slot| slot.0 < step.inputs.len()), "{steps:?}");
+                }
+            }
+        }
+    }
 }
