@@ -26,6 +26,9 @@ export interface Question {
 }
 
 const THEME = "coracle.theme";
+/** How long good news stay; longer where something can be done about them. */
+const NEWS_MS = 4000;
+const OFFER_MS = 10_000;
 let notes = 0;
 
 class Ui {
@@ -65,7 +68,7 @@ export function notify(kind: Note["kind"], title: string, text = "", action?: No
   const id = ++notes;
   ui.notes = [...ui.notes.slice(-3), { id, kind, title, text, action }];
   // Errors stay until they are read.
-  if (kind === "done") setTimeout(() => dismiss(id), 4000);
+  if (kind === "done") setTimeout(() => dismiss(id), action ? OFFER_MS : NEWS_MS);
 }
 
 export function dismiss(id: number) {

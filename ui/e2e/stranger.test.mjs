@@ -1,0 +1,111 @@
+// What somebody who had never seen the app stumbled over, one test for each: whoever brings it back sees it here.
+import assert from "node:assert/strict";
+import { readdir, truncate } from "node:fs/promises";
+import { join } from "node:path";
+import { after, before, test as plain } from "node:test";
+
+import { accessible, coracle, docker, eventually, load, need, open, row, section, tab, url } from "./lib.mjs";
+
+const folder = need("CORACLE_FOLDER");
+const REGISTRY = "127.0.0.1:5000";
+let browser;
+let page;
+let errors;
+
+before(async () => {
+  await coracle("start");
+  await load(need("CORACLE_BUSYBOX"));
+  await load(need("CORACLE_WELCOME"));
+  await docker("run", "-d", "--name", "web", "-p", "18080:80", "coracle/welcome");
+  ({ browser, page, errors } = await open());
+  await row(page, "web").waitFor();
+});
+after(async () => {
+  await browser?.close();
+});
+
+/** A test; where it fails, what the page showed is kept beside the other pictures. */
+const test = (name, steps) =>
+  plain(name, { skip: !!process.env.CORACLE_ONLY && !name.includes(process.env.CORACLE_ONLY) }, async () => {
+    try {
+      await steps();
+    } catch (error) {
+      console.log(`${name}: ${error.message.slice(0, 700)}`);
+      if (process.env.CORACLE_SHOTS) await page.screenshot({ path: join(process.env.CORACLE_SHOTS, `failed-${name.replaceAll(/\W+/g, "-").slice(0, 40)}.png`) });
+      for (let n = 0; n < 3; n++) await page.keyboard.press("Escape");
+      throw error;
+    }
+  });
+const button = (name) => page.getByRole("button", { name, exact: true });
+const dialog = (name) => page.getByRole("dialog", { name });
+const status = (text) => page.getByRole("status").filter({ hasText: text });
+const forgetNotes = () => page.evaluate(() => document.querySelectorAll('[aria-label="Dismiss"]').forEach((b) => b.click()));
+
+test("a port's button says what it opens, and that it was opened", async () => {
+  await row(page, "web").click();
+  const open = page.getByRole("region", { name: "Container web" }).getByRole("button", { name: "Open :18080", exact: true });
+  assert.equal(await open.getAttribute("title"), "Open http://localhost:18080/ in the browser");
+  const popup = page.waitForEvent("popup");
+  await open.click();
+  await (await popup).close();
+  await status("Opened in the browser").getByText("http://localhost:18080/").first().waitFor();
+  await forgetNotes();
+});
+
+test("a load ends with what was loaded, and leads there", async () => {
+  const archive = join(folder, "two.tar");
+  await docker("tag", "busybox", "loaded/one:1");
+  await docker("tag", "busybox", "loaded/two:2");
+  await docker("save", "-o", archive, "loaded/one:1", "loaded/two:2");
+  await docker("rmi", "loaded/one:1", "loaded/two:2");
+  await section(page, "Images");
+  await button("Load").click();
+  await page.getByLabel("File", { exact: true }).fill(archive);
+  await button("Choose").click();
+  const note = status("2 images loaded");
+  await note.getByText("loaded/one:1, loaded/two:2").first().waitFor();
+  await accessible(page, "a load is done");
+  await note.getByRole("button", { name: "Show" }).first().click();
+  await page.getByRole("region", { name: /^Image / }).getByRole("definition").filter({ hasText: "loaded/one:1" }).waitFor();
+  await docker("rmi", "loaded/one:1", "loaded/two:2");
+  await forgetNotes();
+});
+
+test("a pull that failed says so in one place, and shows no progress beside it", async () => {
+  // A registry that begins, and then has not what it promised: layers are told of before the error.
+  const name = `${REGISTRY}/broken:1`;
+  await docker("run", "--name", "breaks", "busybox", "sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=3 2>/dev/null");
+  await docker("commit", "breaks", name);
+  await docker("rm", "breaks");
+  await docker("push", "-q", name);
+  await docker("rmi", name);
+  const manifest = await (await fetch(`http://${REGISTRY}/v2/broken/manifests/1`, { headers: { accept: "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json" } })).json();
+  const digest = manifest.layers.at(-1).digest.replace("sha256:", "");
+  const blob = (await readdir(folder, { recursive: true })).find((path) => path.endsWith(join("sha256", digest.slice(0, 2), digest, "data")));
+  await truncate(join(folder, blob), 1000);
+  await section(page, "Images");
+  await button("Pull").click();
+  const form = dialog("Pull an image");
+  await form.getByLabel("Image", { exact: true }).fill(name);
+  await form.getByRole("button", { name: "Pull", exact: true }).click();
+  await form.getByRole("alert").waitFor();
+  assert.equal(await form.getByRole("progressbar").count(), 0);
+  assert.equal(await form.getByText(/Pulling|Downloading|Waiting/).count(), 0);
+  assert.equal(await form.getByRole("listitem").count(), 0);
+  await form.getByRole("button", { name: "Try again" }).waitFor();
+  await form.getByRole("button", { name: "Close" }).last().click();
+  // The same from the dialog that runs.
+  await page.locator("body").press("n");
+  const run = dialog("Run a container");
+  await run.getByLabel("Image").fill(`${REGISTRY}/never-pushed:1`);
+  await run.getByRole("button", { name: "Pull and run" }).click();
+  await run.getByRole("alert").waitFor();
+  assert.equal(await run.getByRole("progressbar").count(), 0);
+  await run.getByRole("button", { name: "Pull and run" }).waitFor();
+  await run.getByRole("button", { name: "Cancel", exact: true }).waitFor();
+  await page.keyboard.press("Escape");
+});
+
+test("no fault was seen in the browser on the way", () => {
+  assert.deepEqual(errors, []);
+});
