@@ -493,7 +493,7 @@ test("activity: what runs, what is on the disk", async () => {
   await section(page, "Activity");
   await page.getByRole("listitem").filter({ hasText: "busy" }).getByText(/%/).waitFor();
   await page.getByRole("cell", { name: "Images", exact: true }).waitFor();
-  await page.getByRole("figure", { name: /^Processor: [\d.]+ % of/ }).waitFor();
+  await page.getByRole("figure", { name: /^Processor: [\d.]+ %/ }).waitFor();
   await accessible(page, "activity");
   await docker("rm", "-f", "busy");
   await page.getByText("Nothing runs").waitFor();

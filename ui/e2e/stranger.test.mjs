@@ -106,6 +106,95 @@ test("a pull that failed says so in one place, and shows no progress beside it",
   await page.keyboard.press("Escape");
 });
 
+test("what could be freed is what is freed, by each choice", async () => {
+  // An image without a name, an unused one with a name, one that shares its layers with what stays; what serves the app.
+  const make = async (name, megabytes) => {
+    await docker("run", "--name", "grows", "busybox", "sh", "-c", `dd if=/dev/urandom of=/big bs=1M count=${megabytes} 2>/dev/null`);
+    await docker("commit", "grows", name);
+    await docker("rm", "grows");
+  };
+  await make("grown:1", 2);
+  await make("grown:1", 3);
+  await docker("run", "--name", "leaves", "busybox", "sh", "-c", "dd if=/dev/zero of=/left bs=1k count=64 2>/dev/null");
+  await docker("volume", "create", "free");
+  await docker("run", "--rm", "-v", "free:/v", "busybox", "sh", "-c", "echo 12345 > /v/x");
+  await section(page, "Volumes");
+  await row(page, "free").click();
+  await tab(page, "Files");
+  await page.getByRole("button", { name: /^x / }).waitFor();
+  await tab(page, "Overview");
+  await section(page, "Activity");
+  const line = (what) => page.getByRole("row").filter({ has: page.getByRole("cell", { name: what, exact: true }) });
+  await line("Images").getByText("1 without a name").waitFor();
+  // The new one; busybox and the page's image are in use, and what serves the app is nobody's to count.
+  await line("Images").getByText("2 all that nobody uses").waitFor();
+  await accessible(page, "disk");
+  const said = async (what, which = "") => {
+    const text = (await line(what).locator("td").nth(2).locator("div").filter({ hasText: which }).first().innerText()).replace(/\s+/g, " ");
+    return /^[\d.]+ [kMG]?B/.exec(text)[0];
+  };
+  const free = async (what, option) => {
+    await button(`Free: ${what}`).click();
+    const asked = page.getByRole("dialog");
+    if (option) await asked.getByLabel(option).check();
+    return asked;
+  };
+  const both = { first: await said("Images", "without a name"), all: await said("Images", "all that nobody uses") };
+  let asked = await free("Images");
+  await asked.getByText(`1 image without a name goes: ${both.first}.`).waitFor();
+  await asked.getByLabel(`Also those that have a name: 2 images in all, ${both.all}`).waitFor();
+  await asked.getByRole("button", { name: "Remove", exact: true }).click();
+  await status("Unused images removed").getByText(`${both.first} freed`).first().waitFor();
+  await forgetNotes();
+  // Without one there is nothing to do but by the other choice.
+  await line("Images").getByText("0 without a name").waitFor();
+  const rest = await said("Images", "all that nobody uses");
+  asked = await free("Images");
+  assert.ok(await asked.getByRole("button", { name: "Remove", exact: true }).isDisabled());
+  await asked.getByLabel(/Also those that have a name/).check();
+  await asked.getByRole("button", { name: "Remove", exact: true }).click();
+  await status("Unused images removed").getByText(`${rest} freed`).first().waitFor();
+  await forgetNotes();
+  assert.equal(await docker("images", "-q", "grown"), "");
+  assert.notEqual(await docker("images", "-q", "coracle/files"), "");
+  for (const [what, words] of [["Containers", "container removed"], ["Volumes", "volume removed"]]) {
+    const bytes = await said(what);
+    asked = await free(what);
+    await asked.getByText(`${bytes} are freed.`).waitFor();
+    await asked.getByRole("button", { name: /^Remove/ }).click();
+    await status(words).getByText(`${bytes} freed`).first().waitFor();
+    await forgetNotes();
+  }
+});
+
+test("images and volumes have one size wherever it is shown", async () => {
+  await docker("run", "--name", "grows", "busybox", "sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=2 2>/dev/null");
+  await docker("commit", "grows", "sized:1");
+  await docker("rm", "grows");
+  await docker("volume", "create", "sized");
+  await section(page, "Images");
+  const shown = page.getByTitle(/^What all images take on the disk/);
+  await row(page, "sized:1").click();
+  const fact = (name) => page.locator("dt", { hasText: new RegExp(`^${name}$`) }).locator("+ dd");
+  const [whole, own] = /^([\d.]+ MB), ([\d.]+ MB) its own/.exec(await fact("Size").innerText()).slice(1);
+  await row(page, "sized:1").getByText(`${whole} (${own} its own)`).waitFor();
+  assert.notEqual(own, whole);
+  const total = (await shown.innerText()).replace(" on the disk", "");
+  await section(page, "Activity");
+  await page.getByRole("row").filter({ has: page.getByRole("cell", { name: "Images", exact: true }) }).getByText(total, { exact: true }).waitFor();
+  // What a container writes is told by nobody: who looks sees it.
+  await section(page, "Volumes");
+  await row(page, "sized").click();
+  await page.getByRole("region", { name: "Volume sized" }).locator("dd", { hasText: /^0 B$/ }).waitFor();
+  await docker("run", "--rm", "-v", "sized:/v", "busybox", "sh", "-c", "printf %44s x > /v/x");
+  await page.getByRole("region", { name: "Volume sized" }).locator("dd", { hasText: /^44 B$/ }).waitFor();
+  await row(page, "sized").getByText("44 B", { exact: true }).waitFor();
+  await section(page, "Activity");
+  await page.getByRole("row").filter({ has: page.getByRole("cell", { name: "Volumes", exact: true }) }).getByText("44 B", { exact: true }).first().waitFor();
+  await docker("rmi", "sized:1");
+  await docker("volume", "rm", "sized");
+});
+
 test("no fault was seen in the browser on the way", () => {
   assert.deepEqual(errors, []);
 });

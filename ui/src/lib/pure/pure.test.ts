@@ -1,6 +1,6 @@
 import { counted, none, record, take } from "./build";
 import { registryOf } from "./paths";
-import { disk, History, hottest } from "./usage";
+import { History, hottest, parts, percent, steady } from "./usage";
 import { offsets, part } from "./window";
 import { describe, expect, it } from "vitest";
 
@@ -197,9 +197,27 @@ crw-rw-rw- 1 0 0 1, 3 Nov 21 12:00 null
 });
 
 describe("use", () => {
-  it("what could go is counted, also where it takes nothing", () => {
-    const parts = disk({ LayersSize: 9, Images: [{ Size: 5, SharedSize: 2, Containers: 0 }, { Size: 4, SharedSize: -1, Containers: 1 }], Containers: [{ SizeRw: 0, State: "exited" }, { SizeRw: 7, State: "running" }] });
-    expect(parts.map((p) => [p.what, p.size, p.free, p.idle])).toEqual([["images", 9, 3, 1], ["containers", 7, 0, 1], ["volumes", 0, 0, 0], ["builds", 0, 0, 0]]);
+  it("what could be freed is what a prune takes, by each choice", () => {
+    const found = parts(
+      {
+        LayersSize: 9,
+        Containers: [{ SizeRw: 3, State: "exited" }, { SizeRw: 7, State: "running" }, { SizeRw: 5, State: "restarting" }, { SizeRw: 0, State: "created" }],
+        Volumes: [{ Name: "used", UsageData: { Size: 4, RefCount: 1 } }, { Name: "free", UsageData: { Size: 2, RefCount: 0 } }, { Name: "elsewhere", Options: { type: "nfs" }, UsageData: { Size: 8, RefCount: 0 } }],
+        BuildCache: [{ Size: 6, InUse: false, Shared: false }, { Size: 5, InUse: true, Shared: false }, { Size: 100, InUse: false, Shared: true }],
+      },
+      { unnamed: { Count: 1, SpaceReclaimable: 2 }, unused: { Count: 3, SpaceReclaimable: 8 } },
+    );
+    expect(found.map((p) => [p.what, p.size, ...p.choices.map((c) => [c.bytes, c.count])])).toEqual([
+      ["images", 9, [2, 1], [8, 3]],
+      ["containers", 15, [3, 2]],
+      ["volumes", 14, [2, 1]],
+      ["builds", 11, [6, 1]],
+    ]);
+    // An engine that can't tell promises nothing.
+    expect(parts({ LayersSize: 9 })[0]?.choices).toEqual([]);
+  });
+  it("a processor's share is one number wherever it is shown", () => {
+    expect([steady([]), steady([100]), steady([900, 100, 100, 100, 100, 100]), percent(0.04), percent(9.96), percent(199.6)]).toEqual([0, 100, 100, "0.0 %", "10 %", "200 %"]);
   });
   it("rates and sums of what comes each second", () => {
     const use = { cpu: 50, memory: 10, limit: 100, received: 0, sent: 0, read: 0, written: 0, processes: 1 };

@@ -22,6 +22,8 @@ export interface Question {
   verb: string;
   /** A further choice, such as volumes that go along. */
   option?: string;
+  /** Whether without the choice there is nothing to do. */
+  needed?: boolean;
   answer: (yes: boolean, option: boolean) => void;
 }
 
