@@ -127,11 +127,11 @@ test("what could be freed is what is freed, by each choice", async () => {
   const line = (what) => page.getByRole("row").filter({ has: page.getByRole("cell", { name: what, exact: true }) });
   await line("Images").getByText("1 without a name").waitFor();
   // The new one; busybox and the page's image are in use, and what serves the app is nobody's to count.
-  await line("Images").getByText("2 all that nobody uses").waitFor();
+  await line("Images").getByText("2 that nobody uses").waitFor();
   await accessible(page, "disk");
   const said = async (what, which = "") => {
     const text = (await line(what).locator("td").nth(2).locator("div").filter({ hasText: which }).first().innerText()).replace(/\s+/g, " ");
-    return /^[\d.]+ [kMG]?B/.exec(text)[0];
+    return /[\d.]+ [kMG]?B$/.exec(text.trim())[0];
   };
   const free = async (what, option) => {
     await button(`Free: ${what}`).click();
@@ -139,7 +139,7 @@ test("what could be freed is what is freed, by each choice", async () => {
     if (option) await asked.getByLabel(option).check();
     return asked;
   };
-  const both = { first: await said("Images", "without a name"), all: await said("Images", "all that nobody uses") };
+  const both = { first: await said("Images", "without a name"), all: await said("Images", "that nobody uses") };
   let asked = await free("Images");
   await asked.getByText(`1 image without a name goes: ${both.first}.`).waitFor();
   await asked.getByLabel(`Also those that have a name: 2 images in all, ${both.all}`).waitFor();
@@ -148,7 +148,7 @@ test("what could be freed is what is freed, by each choice", async () => {
   await forgetNotes();
   // Without one there is nothing to do but by the other choice.
   await line("Images").getByText("0 without a name").waitFor();
-  const rest = await said("Images", "all that nobody uses");
+  const rest = await said("Images", "that nobody uses");
   asked = await free("Images");
   assert.ok(await asked.getByRole("button", { name: "Remove", exact: true }).isDisabled());
   await asked.getByLabel(/Also those that have a name/).check();
@@ -193,6 +193,40 @@ test("images and volumes have one size wherever it is shown", async () => {
   await page.getByRole("row").filter({ has: page.getByRole("cell", { name: "Volumes", exact: true }) }).getByText("44 B", { exact: true }).first().waitFor();
   await docker("rmi", "sized:1");
   await docker("volume", "rm", "sized");
+});
+
+test("a container's limits stand in its overview, in words", async () => {
+  await docker("run", "-d", "--name", "limited", "--stop-timeout", "0", "--memory", "64m", "--cpus", "0.5", "--pids-limit", "50", "--restart", "on-failure:3", "busybox", "sleep", "1000");
+  await section(page, "Containers");
+  await row(page, "limited").click();
+  await tab(page, "Overview");
+  const facts = page.getByRole("region", { name: "Container limited" });
+  const fact = (name) => facts.locator("dt", { hasText: new RegExp(`^${name}$`) }).locator("+ dd");
+  await fact("Memory").getByText(/^67.1 MB/).waitFor();
+  assert.equal(await fact("Processors").innerText(), "0.5");
+  assert.equal(await fact("Processes").innerText(), "50");
+  assert.equal(await fact("Restart").innerText(), "when it fails, up to 3 times");
+  await accessible(page, "limits in the overview");
+  await tab(page, "Stats");
+  await facts.getByText("100 % is one processor. It may use 0.5.").waitFor();
+  await docker("rm", "-f", "limited");
+});
+
+test("a container that ends at once shows what it said, and its code", async () => {
+  await section(page, "Containers");
+  await page.locator("body").press("n");
+  const run = dialog("Run a container");
+  await run.getByLabel("Image").fill("busybox");
+  await run.getByLabel("Name", { exact: true }).fill("brief");
+  await run.getByLabel("Command", { exact: true }).fill("sh -c 'echo goodbye; exit 5'");
+  await run.getByRole("button", { name: "Run", exact: true }).click();
+  await page.getByRole("log", { name: "Log of brief" }).getByText("goodbye").waitFor();
+  await status(/^It ended .* with code 5\.$/).waitFor();
+  await accessible(page, "the log of what has ended");
+  // Only once: who looks at it again gets what they ask for.
+  await tab(page, "Overview");
+  await page.getByRole("region", { name: "Container brief" }).getByText("Limits", { exact: true }).waitFor();
+  await docker("rm", "brief");
 });
 
 test("no fault was seen in the browser on the way", () => {

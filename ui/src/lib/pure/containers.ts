@@ -1,6 +1,7 @@
 // What the lists show of containers: words for states, ports, groups by compose project.
 import type { Container } from "../docker/client";
 import { t } from "../texts";
+import { ago } from "./format";
 
 export type Tone = "running" | "stopped" | "warn" | "error" | "busy";
 
@@ -48,6 +49,15 @@ export function status(container: Pick<Container, "State" | "Status">, pending?:
 
 export function isRunning(container: Pick<Container, "State">): boolean {
   return container.State === "running" || container.State === "paused" || container.State === "restarting";
+}
+
+/** How a container ended, in words; nothing for one that has not. */
+export function endWords(state: { Status?: string; ExitCode?: number; FinishedAt?: string; OOMKilled?: boolean; Error?: string } | undefined, now = Date.now()): string {
+  if (state?.Status === "created") return state.Error ? t("It could not be started: {error}", { error: state.Error }) : t("It was never started.");
+  if (state?.Status !== "exited" && state?.Status !== "dead") return "";
+  const code = state.ExitCode ?? 0;
+  const why = state.OOMKilled ? t(", for want of memory") : code === 137 ? t(", killed") : code === 143 ? t(", stopped") : "";
+  return t("It ended {when} with code {code}{why}.", { when: ago(state.FinishedAt, now), code, why });
 }
 
 export interface Published {

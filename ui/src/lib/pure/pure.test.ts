@@ -1,11 +1,12 @@
 import { counted, none, record, take } from "./build";
 import { registryOf } from "./paths";
+import { limits, restartWords } from "./limits";
 import { History, hottest, parts, percent, steady } from "./usage";
 import { offsets, part } from "./window";
 import { describe, expect, it } from "vitest";
 
 import type { Container, ImageDetail } from "../docker/client";
-import { groups, matches, published, status, touched } from "./containers";
+import { endWords, groups, matches, published, status, touched } from "./containers";
 import { entries, listOf, withList, wrongList, wrongText } from "./engine-settings";
 import { frames, join, listing, preview, tar, untar } from "./files";
 import { ago, quote, size, span, words } from "./format";
@@ -193,6 +194,31 @@ crw-rw-rw- 1 0 0 1, 3 Nov 21 12:00 null
   it("a picture that could hold a script is text", () => {
     expect(preview("x.svg", new TextEncoder().encode("<svg onload=1>")).kind).toBe("text");
     expect(preview("x.bin", new Uint8Array([1, 0, 2])).kind).toBe("none");
+  });
+});
+
+describe("ends", () => {
+  it("are said with their code and why", () => {
+    const now = Date.parse("2026-01-01T00:01:00Z");
+    const said = (state: Parameters<typeof endWords>[0]) => endWords(state && { FinishedAt: "2026-01-01T00:00:00Z", ...state }, now);
+    expect(said({ Status: "exited", ExitCode: 3 })).toBe("It ended 1 minute ago with code 3.");
+    expect(said({ Status: "exited", ExitCode: 137, OOMKilled: true })).toBe("It ended 1 minute ago with code 137, for want of memory.");
+    expect(said({ Status: "exited", ExitCode: 143 })).toBe("It ended 1 minute ago with code 143, stopped.");
+    expect([said({ Status: "running" }), said(undefined), said({ Status: "created" })]).toEqual(["", "", "It was never started."]);
+  });
+});
+
+describe("limits", () => {
+  it("are said in words, and where there is none as well", () => {
+    expect(limits({}).map((l) => [l.what, l.says, l.set])).toEqual([["Memory", "no limit", false], ["Processors", "no limit", false], ["Processes", "no limit", false]]);
+    const says = (host: Parameters<typeof limits>[0]) => limits(host).map((l) => l.says);
+    expect(says({ Memory: 512_000_000, MemorySwap: 1_024_000_000, NanoCpus: 1.5e9, PidsLimit: 1000 })).toEqual(["512 MB, 512 MB of swap", "1.5", "1,000"]);
+    expect(says({ Memory: 512_000_000, MemorySwap: -1, CpuQuota: 50_000, CpuPeriod: 100_000, PidsLimit: -1 })).toEqual(["512 MB, swap without a limit", "0.5", "no limit"]);
+    expect(says({ Memory: 512_000_000, MemorySwap: 512_000_000, CpusetCpus: "0-1" })).toEqual(["512 MB, no swap", "only number 0-1", "no limit"]);
+  });
+  it("a restart policy is said in words", () => {
+    const says = (Name: string, MaximumRetryCount = 0) => restartWords({ RestartPolicy: { Name, MaximumRetryCount } } as Parameters<typeof restartWords>[0]);
+    expect([says(""), says("always"), says("on-failure"), says("on-failure", 1), says("on-failure", 5), restartWords({ AutoRemove: true })]).toEqual(["never", "always", "when it fails", "when it fails, once", "when it fails, up to 5 times", "never; it is removed when it ends"]);
   });
 });
 

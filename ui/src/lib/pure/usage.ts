@@ -1,6 +1,6 @@
 // What containers use over the last minutes, and what it means.
 import type { DiskUse, Prunable } from "../docker/client";
-import { t } from "../texts";
+import { t, tn } from "../texts";
 import { size } from "./format";
 
 export interface Use {
@@ -109,7 +109,7 @@ export function hottest(rows: Row[], sum: Sum, all: { cpus: number; memory: numb
 
 /** What could be freed, by one of the choices that a person has. */
 export interface Choice {
-  /** Which choice, where there are several. */
+  /** How many of what. */
   label: string;
   bytes: number;
   count: number;
@@ -130,12 +130,12 @@ export function parts(use: DiskUse, images?: { unnamed: Prunable; unused: Prunab
   const containers = (use.Containers ?? []).filter((c) => c.State === "created" || c.State === "exited").map((c) => c.SizeRw);
   const volumes = (use.Volumes ?? []).filter((v) => !v.UsageData?.RefCount && !Object.keys(v.Options ?? {}).length).map((v) => v.UsageData?.Size);
   const builds = own.filter((b) => !b.InUse).map((b) => b.Size);
-  const one = (sizes: (number | undefined)[]) => [{ label: "", bytes: sum(sizes), count: sizes.length }];
-  const choice = (label: string, { Count, SpaceReclaimable }: Prunable) => ({ label, bytes: SpaceReclaimable, count: Count });
+  const one = (label: (n: number) => string, sizes: (number | undefined)[]) => [{ label: label(sizes.length), bytes: sum(sizes), count: sizes.length }];
+  const choice = (label: (n: number) => string, { Count, SpaceReclaimable }: Prunable) => ({ label: label(Count), bytes: SpaceReclaimable, count: Count });
   return [
-    { what: "images", label: t("Images"), size: use.LayersSize ?? 0, choices: images ? [choice(t("without a name"), images.unnamed), choice(t("all that nobody uses"), images.unused)] : [] },
-    { what: "containers", label: t("Containers"), size: sum((use.Containers ?? []).map((c) => c.SizeRw)), choices: one(containers) },
-    { what: "volumes", label: t("Volumes"), size: sum((use.Volumes ?? []).map((v) => v.UsageData?.Size)), choices: one(volumes) },
-    { what: "builds", label: t("Build cache"), size: sum(own.map((b) => b.Size)), choices: one(builds) },
+    { what: "images", label: t("Images"), size: use.LayersSize ?? 0, choices: images ? [choice((n) => t("{n} without a name", { n }), images.unnamed), choice((n) => t("{n} that nobody uses", { n }), images.unused)] : [] },
+    { what: "containers", label: t("Containers"), size: sum((use.Containers ?? []).map((c) => c.SizeRw)), choices: one((n) => t("{n} stopped", { n }), containers) },
+    { what: "volumes", label: t("Volumes"), size: sum((use.Volumes ?? []).map((v) => v.UsageData?.Size)), choices: one((n) => t("{n} that nobody uses", { n }), volumes) },
+    { what: "builds", label: t("Build cache"), size: sum(own.map((b) => b.Size)), choices: one((n) => tn("{n} step", "{n} steps", n), builds) },
   ];
 }

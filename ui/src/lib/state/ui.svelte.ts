@@ -40,6 +40,8 @@ class Ui {
   tab = $state<Tab>("overview");
   filter = $state("");
   palette = $state(false);
+  /** A container that a person has just run, and until when its end is news to them. */
+  fresh = $state.raw<{ id: string; until: number } | undefined>();
   run = $state<{ image: string; form?: RunForm } | undefined>();
   pull = $state<{ image: string; then?: "run" } | undefined>();
   question = $state.raw<Question | undefined>();
