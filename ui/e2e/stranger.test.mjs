@@ -229,6 +229,130 @@ test("a container that ends at once shows what it said, and its code", async () 
   await docker("rm", "brief");
 });
 
+test("the right button shows a row's own menu, and the web view's only where text is", async () => {
+  await section(page, "Containers");
+  await row(page, "web").click({ button: "right" });
+  const menu = page.getByRole("menu", { name: "web" });
+  for (const name of ["Open :18080", "Stop", "Restart", "Logs", "Rename…", "Copy the id", "Remove…"]) await menu.getByRole("menuitem", { name, exact: true }).waitFor();
+  await accessible(page, "a row's menu");
+  const box = await menu.boundingBox();
+  const { width, height } = page.viewportSize();
+  assert.ok(box.x >= 0 && box.y >= 0 && box.x + box.width <= width && box.y + box.height <= height, JSON.stringify(box));
+  await menu.getByRole("menuitem", { name: "Copy the id" }).click();
+  assert.equal(await page.evaluate(() => navigator.clipboard.readText()), await docker("inspect", "-f", "{{.Id}}", "web"));
+  await menu.waitFor({ state: "hidden" });
+  // By its key, and walked by arrows; Escape gives the focus back.
+  await row(page, "web").focus();
+  await page.keyboard.press("Shift+F10");
+  await menu.waitFor();
+  await page.keyboard.press("ArrowDown");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Stop");
+  await page.keyboard.press("Escape");
+  await menu.waitFor({ state: "hidden" });
+  await page.keyboard.press("Shift+F10");
+  await menu.getByRole("menuitem", { name: "Logs", exact: true }).click();
+  await page.getByRole("log", { name: "Log of web" }).waitFor();
+  for (const [screen, name, item] of [["Images", "coracle/welcome:latest", "Run…"], ["Networks", "bridge", "Copy the id"]]) {
+    await section(page, screen);
+    await row(page, name).click({ button: "right" });
+    await page.getByRole("menuitem", { name: item }).first().waitFor();
+    await page.keyboard.press("Escape");
+  }
+  // Who asks where there is neither a row nor text gets nothing.
+  const kept = (selector) =>
+    page.evaluate((where) => {
+      const event = new MouseEvent("contextmenu", { bubbles: true, cancelable: true });
+      document.querySelector(where).dispatchEvent(event);
+      return !event.defaultPrevented;
+    }, selector);
+  assert.equal(await kept("nav"), false);
+  assert.equal(await kept("#filter"), true);
+  await row(page, "bridge").click();
+  await page.evaluate(() => getSelection().selectAllChildren(document.querySelector("dl.facts dd")));
+  assert.equal(await kept("dl.facts dd"), true);
+  await page.evaluate(() => getSelection().removeAllRanges());
+  assert.equal(await kept("dl.facts dd"), false);
+});
+
+test("files: the preview is closed, a text is edited, and what stands in the way is said", async () => {
+  await docker("run", "-d", "--name", "desk", "--stop-timeout", "0", "-v", "desk:/data", "-v", "desk:/fixed:ro", "busybox", "sh", "-c", "mkdir /w; printf 'one\\r\\ntwo\\r\\n' > /w/win.txt; echo plain > /w/plain.txt; chown 1000:1001 /w/plain.txt; chmod 640 /w/plain.txt; ln -s /etc /w/link; printf 'caf\\351' > /w/latin.txt; dd if=/dev/zero of=/w/large.txt bs=1k count=1100 2>/dev/null; echo volume > /data/v.txt; sleep 1000");
+  const inside = (...args) => docker("exec", "desk", ...args);
+  await section(page, "Containers");
+  await row(page, "desk").click();
+  await tab(page, "Files");
+  const go = (name) => page.getByRole("button", { name: new RegExp(`^${name} `) }).click();
+  const preview = (name) => page.getByRole("region", { name: `Preview of ${name}` });
+  await go("w");
+  assert.match(await page.getByRole("button", { name: /^link/ }).innerText(), /^link\s*→ \/etc/);
+  await go("plain.txt");
+  await preview("plain.txt").getByText("plain", { exact: true }).last().waitFor();
+  await button("Close the preview").click();
+  await preview("plain.txt").waitFor({ state: "detached" });
+  // Saved with its owner and mode.
+  await go("plain.txt");
+  await button("Edit").click();
+  const area = (name) => page.getByRole("textbox", { name: `Text of ${name}` });
+  await area("plain.txt").fill("changed\n");
+  await accessible(page, "a file that is edited");
+  await page.keyboard.press("Control+s");
+  await status("plain.txt saved").first().waitFor();
+  assert.equal(await inside("stat", "-c", "%u:%g %a", "/w/plain.txt"), "1000:1001 640");
+  assert.equal(await inside("cat", "/w/plain.txt"), "changed");
+  await preview("plain.txt").getByText("changed", { exact: true }).waitFor();
+  // Lines end as they did.
+  await go("win.txt");
+  await button("Edit").click();
+  await area("win.txt").fill("one\nthree\n");
+  await button("Save").click();
+  await status("win.txt saved").first().waitFor();
+  assert.equal(await inside("od", "-An", "-c", "/w/win.txt"), "o   n   e  \\r  \\n   t   h   r   e   e  \\r  \\n");
+  // What was typed outlives a look elsewhere; what was written meanwhile is not lost.
+  await go("plain.txt");
+  await button("Edit").click();
+  await area("plain.txt").fill("mine\n");
+  await tab(page, "Logs");
+  await inside("sh", "-c", "echo theirs > /w/plain.txt");
+  await tab(page, "Files");
+  await go("w");
+  await go("plain.txt");
+  assert.equal(await area("plain.txt").inputValue(), "mine\n");
+  await button("Save").click();
+  const alert = preview("plain.txt").getByRole("alert");
+  await alert.getByText(/changed by somebody else/).waitFor();
+  await accessible(page, "changed meanwhile");
+  assert.equal(await inside("cat", "/w/plain.txt"), "theirs");
+  await button("Save all the same").click();
+  await eventually("it is saved", async () => (await inside("cat", "/w/plain.txt").catch(() => "")) === "mine");
+  await preview("plain.txt").getByText("mine", { exact: true }).waitFor();
+  // What can't be edited says why.
+  await go("latin.txt");
+  await preview("latin.txt").getByText(/not in UTF-8/).waitFor();
+  assert.equal(await button("Edit").count(), 0);
+  await go("large.txt");
+  await preview("large.txt").getByText(/Files of up to 1.0 MB are shown and edited here/).waitFor();
+  await button("Up").click();
+  await go("fixed");
+  await go("v.txt");
+  await button("Edit").click();
+  await area("v.txt").fill("no\n");
+  await button("Save").click();
+  await preview("v.txt").getByRole("alert").getByText(/read-only/).waitFor();
+  await button("Discard").click();
+  // The volume itself, which one container has at two places.
+  await section(page, "Volumes");
+  await row(page, "desk").click();
+  await tab(page, "Files");
+  await go("v.txt");
+  await button("Edit").click();
+  await area("v.txt").fill("written here\n");
+  await button("Save").click();
+  await eventually("it is in the volume", async () => (await inside("cat", "/data/v.txt").catch(() => "")) === "written here");
+  await docker("rm", "-f", "desk");
+  await tab(page, "Overview");
+  await docker("volume", "rm", "desk");
+  await forgetNotes();
+});
+
 test("no fault was seen in the browser on the way", () => {
   assert.deepEqual(errors, []);
 });

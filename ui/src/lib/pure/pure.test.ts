@@ -8,7 +8,7 @@ import { describe, expect, it } from "vitest";
 import type { Container, ImageDetail } from "../docker/client";
 import { endWords, groups, matches, published, status, touched } from "./containers";
 import { entries, listOf, withList, wrongList, wrongText } from "./engine-settings";
-import { frames, join, listing, preview, tar, untar } from "./files";
+import { editable, edited, frames, join, listing, preview, replaced, tar, untar } from "./files";
 import { ago, quote, size, span, words } from "./format";
 import { usable } from "./language";
 import { fraction, nothing, progress, reference } from "./pull";
@@ -194,6 +194,49 @@ crw-rw-rw- 1 0 0 1, 3 Nov 21 12:00 null
   it("a picture that could hold a script is text", () => {
     expect(preview("x.svg", new TextEncoder().encode("<svg onload=1>")).kind).toBe("text");
     expect(preview("x.bin", new Uint8Array([1, 0, 2])).kind).toBe("none");
+  });
+});
+
+describe("a file that is edited", () => {
+  const bytes = (text: string) => new TextEncoder().encode(text);
+  const text = (all: Uint8Array | undefined) => new TextDecoder().decode(all);
+  it("keeps its name, owner and mode; its time is now", () => {
+    const long = `${"n".repeat(120)}.txt`;
+    for (const name of ["a.txt", long]) {
+      const packed = tar(name, bytes("before"));
+      // As the engine sends it: another owner and mode.
+      const head = packed.subarray(name === long ? 1024 : 0);
+      head.set(bytes("0000750\0"), 100);
+      head.set(bytes("0001750\0"), 108);
+      const now = replaced(packed, bytes("after, and longer than it was"), 1_700_000_000_000);
+      expect(text(untar(now ?? new Uint8Array()))).toBe("after, and longer than it was");
+      const fresh = (now ?? new Uint8Array()).subarray(name === long ? 1024 : 0);
+      expect([text(fresh.subarray(100, 107)), text(fresh.subarray(108, 115)), Number.parseInt(text(fresh.subarray(136, 147)), 8)]).toEqual(["0000750", "0001750", 1_700_000_000]);
+      const sum = fresh.slice(0, 512).fill(32, 148, 156).reduce((all, b) => all + b, 0);
+      expect(Number.parseInt(text(fresh.subarray(148, 154)), 8)).toBe(sum);
+      if (name === long) expect(text(now)).toContain(`path=${long}`);
+    }
+    expect(replaced(new Uint8Array(1024), bytes("x"))).toBeUndefined();
+  });
+  it("keeps attributes, and says nothing of its old size and time", () => {
+    const record = (words: string) => `${words.length + 4} ${words}\n`;
+    const pax = bytes(record("mtime=1.25") + record("SCHILY.xattr.user.a=b") + record("size=6"));
+    const head = tar("pax", pax).subarray(0, 1024);
+    head[156] = 120;
+    const packed = new Uint8Array([...head, ...tar("a.txt", bytes("before"))]);
+    const now = text(replaced(packed, bytes("after")));
+    expect(now).toContain("SCHILY.xattr.user.a=b");
+    expect(now).not.toMatch(/mtime=|size=/);
+    expect(text(untar(bytes(now)))).toBe("after");
+  });
+  it("has its own line ends afterwards, or is not edited", () => {
+    for (const whole of ["a\nb\n", "a\r\nb\r\n", "", "one", "\ufeffmarked\n", "äöü ✓"]) {
+      const found = editable(bytes(whole));
+      if ("why" in found) throw new Error(found.why);
+      expect(found.text).not.toContain("\r");
+      expect(edited(found.text, found.crlf)).toEqual(bytes(whole));
+    }
+    for (const mixed of [bytes("a\r\nb\n"), bytes("old\rmac"), new Uint8Array([0xff, 0x41])]) expect(editable(mixed)).toHaveProperty("why");
   });
 });
 

@@ -27,6 +27,12 @@ export interface Question {
   answer: (yes: boolean, option: boolean) => void;
 }
 
+export interface MenuItem {
+  label: string;
+  run: () => unknown;
+  danger?: boolean;
+}
+
 const THEME = "coracle.theme";
 /** How long good news stay; longer where something can be done about them. */
 const NEWS_MS = 4000;
@@ -44,6 +50,8 @@ class Ui {
   fresh = $state.raw<{ id: string; until: number } | undefined>();
   run = $state<{ image: string; form?: RunForm } | undefined>();
   pull = $state<{ image: string; then?: "run" } | undefined>();
+  /** The menu of a row, and where it was asked for. */
+  context = $state.raw<{ x: number; y: number; label: string; items: MenuItem[] } | undefined>();
   question = $state.raw<Question | undefined>();
   notes = $state<Note[]>([]);
   theme = $state<Theme>("system");
