@@ -1,6 +1,6 @@
 // What somebody who had never seen the app stumbled over, one test for each: whoever brings it back sees it here.
 import assert from "node:assert/strict";
-import { readdir, truncate } from "node:fs/promises";
+import { mkdir, readdir, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test as plain } from "node:test";
 
@@ -351,6 +351,76 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await tab(page, "Overview");
   await docker("volume", "rm", "desk");
   await forgetNotes();
+});
+
+test("columns have heads, counts and names say what they are", async () => {
+  await section(page, "Containers");
+  const running = (await docker("ps", "-q")).split("\n").filter(Boolean).length;
+  const all = (await docker("ps", "-aq")).split("\n").filter(Boolean).length;
+  await page.getByRole("navigation", { name: "Sections" }).getByRole("button", { name: new RegExp(`^Containers ${running} of ${all} running`) }).waitFor();
+  await page.locator("body").press("n");
+  const run = dialog("Run a container");
+  await run.getByLabel("Image").fill("coracle/welcome");
+  for (const head of ["On this computer", "In the container", "Protocol"]) await run.getByText(head, { exact: true }).first().waitFor();
+  const left = async (locator) => (await locator.boundingBox()).x;
+  const near = async (a, b) => Math.abs((await left(a)) - (await left(b))) < 10;
+  assert.ok(await near(run.getByText("In the container", { exact: true }).first(), run.getByLabel("Port in the container")), "a head stands above its column");
+  assert.ok(await near(run.getByText("Protocol", { exact: true }).first(), run.getByLabel("Protocol")), "a head stands above its column");
+  await page.keyboard.press("Escape");
+});
+
+test("a build has one name, while it goes on and afterwards, and its ticks stand in line", async () => {
+  const app = join(folder, "orders");
+  await mkdir(app, { recursive: true });
+  await writeFile(join(app, "own.Dockerfile"), "FROM busybox\nRUN echo built\n");
+  await section(page, "Builds");
+  await button("Build an image").or(button("Build")).first().click();
+  const form = dialog("Build an image");
+  await form.getByLabel("Folder", { exact: true }).fill(app);
+  await form.getByLabel("Dockerfile").fill("own.Dockerfile");
+  await form.getByLabel("Name of the image").fill("shop/orders:9");
+  await form.getByRole("button", { name: "Build", exact: true }).click();
+  await status("shop/orders:9 built").first().waitFor({ timeout: 60_000 });
+  const heading = page.getByRole("heading", { level: 1, name: "orders/own.Dockerfile", exact: true });
+  await heading.waitFor();
+  const step = page.getByRole("button", { name: /RUN echo built/ });
+  const middle = async (locator) => {
+    const box = await locator.boundingBox();
+    return box.y + box.height / 2;
+  };
+  assert.ok(Math.abs((await middle(step.locator("svg"))) - (await middle(step.locator("code")))) <= 1.5, "a tick stands in the middle of its line");
+  await row(page, "orders/own.Dockerfile").click();
+  await page.getByRole("region", { name: "Build orders/own.Dockerfile" }).waitFor();
+  await heading.waitFor();
+  await docker("rmi", "shop/orders:9");
+  await forgetNotes();
+});
+
+test("Rosetta is a setting where the machine can have it, and nowhere else", async () => {
+  await section(page, "Settings");
+  await page.getByText("on this Linux itself").first().waitFor();
+  assert.equal(await page.getByLabel("Run programs of amd64 by Rosetta").count(), 0);
+  // A Mac is not here: its settings are made up.
+  const context = await browser.newContext();
+  const mac = await context.newPage();
+  const set = [];
+  await mac.route("**/control", async (route) => {
+    const asked = route.request().postDataJSON();
+    if (asked.control === "set") set.push([asked.key, asked.value]);
+    if (asked.control !== "settings" && asked.control !== "set") return route.continue();
+    await route.fulfill({ json: { answer: "settings", settings: { driver: "vfkit", cpus: "4", "memory-mib": "4096", "disk-gib": "64", "idle-stop-s": "0", shares: "", rosetta: set.at(-1)?.[1] ?? "true" } } });
+  });
+  await mac.goto(url);
+  await section(mac, "Settings");
+  await mac.getByText("in a virtual machine of this Mac’s own").waitFor();
+  const rosetta = mac.getByLabel("Run programs of amd64 by Rosetta");
+  assert.ok(await rosetta.isChecked());
+  await rosetta.uncheck();
+  await accessible(mac, "settings of a Mac");
+  await mac.getByRole("region", { name: "Machine" }).getByRole("button", { name: "Save" }).click();
+  await eventually("it is sent", () => set.length > 0);
+  assert.deepEqual(set, [["rosetta", "false"]]);
+  await context.close();
 });
 
 test("no fault was seen in the browser on the way", () => {

@@ -1,6 +1,7 @@
-import { counted, none, record, take } from "./build";
+import { buildName, counted, none, record, take } from "./build";
 import { registryOf } from "./paths";
 import { limits, restartWords } from "./limits";
+import { whereItRuns } from "./machine";
 import { History, hottest, parts, percent, steady } from "./usage";
 import { offsets, part } from "./window";
 import { describe, expect, it } from "vitest";
@@ -237,6 +238,24 @@ describe("a file that is edited", () => {
       expect(edited(found.text, found.crlf)).toEqual(bytes(whole));
     }
     for (const mixed of [bytes("a\r\nb\n"), bytes("old\rmac"), new Uint8Array([0xff, 0x41])]) expect(editable(mixed)).toHaveProperty("why");
+  });
+});
+
+describe("where the engine runs", () => {
+  const machine = (driver: string, accel: string | null = null, accel_note: string | null = null) => whereItRuns({ driver, accel, accel_note });
+  it("is said without a technical word; what is slow says why, and what to do", () => {
+    for (const runs of [machine("local"), machine("wsl"), machine("vfkit"), machine("krunkit"), machine("qemu"), machine("qemu", "kvm"), machine("qemu", "tcg")]) {
+      expect(runs.words).not.toMatch(/tcg|kvm|qemu|vfkit/i);
+      expect(runs.words).not.toBe("");
+    }
+    const slow = machine("qemu", "tcg", "/dev/kvm: Permission denied.");
+    expect([slow.words.includes("slow"), slow.why, slow.next?.includes("/dev/kvm")]).toEqual([true, "/dev/kvm: Permission denied", true]);
+  });
+});
+
+describe("names of builds", () => {
+  it("are those that the engine's history gives them", () => {
+    expect([buildName("/home/me/orders", "", ""), buildName("/home/me/orders/", "Dockerfile", ""), buildName("/x/orders", "broken.Dockerfile", ""), buildName("/x/orders", "", "test"), buildName("C:\\x\\orders", "", "")]).toEqual(["orders", "orders", "orders/broken.Dockerfile", "orders (test)", "orders"]);
   });
 });
 
