@@ -209,6 +209,9 @@ test("a container's limits stand in its overview, in words", async () => {
   await accessible(page, "limits in the overview");
   await tab(page, "Stats");
   await facts.getByText("100 % is one processor. It may use 0.5.").waitFor();
+  // One share of a processor: the one of `ps` is over a process' whole life, and another number.
+  await page.getByRole("columnheader", { name: "PID", exact: true }).waitFor();
+  assert.equal(await page.getByRole("columnheader", { name: "C", exact: true }).count(), 0);
   await docker("rm", "-f", "limited");
 });
 
@@ -421,6 +424,98 @@ test("Rosetta is a setting where the machine can have it, and nowhere else", asy
   await eventually("it is sent", () => set.length > 0);
   assert.deepEqual(set, [["rosetta", "false"]]);
   await context.close();
+});
+
+test("containers are sorted by what a person chooses, and it is kept", async () => {
+  await docker("create", "--name", "aaa-older", "busybox", "true");
+  // A list has its times in whole seconds.
+  const second = Math.floor(Date.now() / 1000);
+  await eventually("another second", () => Math.floor(Date.now() / 1000) > second);
+  await docker("create", "--name", "bbb-newer", "busybox", "true");
+  await section(page, "Containers");
+  await row(page, "bbb-newer").waitFor();
+  const order = async () => {
+    const names = await page.getByRole("grid", { name: "Containers" }).locator(".title").allInnerTexts();
+    return names.filter((name) => /^(aaa|bbb)-/.test(name)).join(" ");
+  };
+  assert.equal(await order(), "aaa-older bbb-newer");
+  await button("Order").click();
+  await accessible(page, "the menu of orders");
+  await page.getByRole("menuitemradio", { name: "Newest first" }).click();
+  await eventually("the newest is first", async () => (await order()) === "bbb-newer aaa-older");
+  await page.reload();
+  await row(page, "bbb-newer").waitFor();
+  assert.equal(await order(), "bbb-newer aaa-older");
+  await button("Order").click();
+  await page.getByRole("menuitemradio", { name: "By name" }).click();
+  await docker("rm", "aaa-older", "bbb-newer");
+});
+
+test("a container's checks of its health are a history", async () => {
+  await docker("run", "-d", "--name", "checked", "--stop-timeout", "0", "--health-cmd", "echo looked; exit 1", "--health-interval", "1s", "--health-retries", "2", "busybox", "sleep", "1000");
+  await row(page, "checked").click();
+  await tab(page, "Overview");
+  const card = page.locator(".card", { has: page.getByRole("heading", { name: /^Health:/ }) });
+  await eventually("several checks are shown", async () => (await card.getByText("looked", { exact: true }).count()) >= 2);
+  await card.getByText(/^The last( \d+)? checks? failed\.$/).waitFor();
+  await accessible(page, "a history of health");
+  await docker("rm", "-f", "checked");
+});
+
+test("a network is inspected as the engine tells it", async () => {
+  await section(page, "Networks");
+  await row(page, "bridge").click();
+  await tab(page, "Inspect");
+  await page.getByText(/"EnableIPv6"|EnableIPv6/).first().waitFor();
+  await page.getByText(await docker("inspect", "-f", "{{.Id}}", "web")).first().waitFor();
+  await accessible(page, "a network, inspected");
+  await tab(page, "Overview");
+});
+
+test("who was made to be typed into is typed into, and outlives that somebody looks away", async () => {
+  // As docker run -it makes it: its input is one client's, and ends with it.
+  await docker("create", "-it", "--name", "typed", "--stop-timeout", "0", "busybox", "sh");
+  await docker("start", "typed");
+  await section(page, "Containers");
+  await row(page, "typed").click();
+  await tab(page, "Terminal");
+  assert.equal(await page.getByLabel("Shell").inputValue(), "own");
+  const screen = page.locator(".xterm-accessibility");
+  await screen.getByText(/BusyBox/).first().waitFor();
+  // A line that has no end yet is in no log: the prompt that stands there comes with the next one.
+  await page.keyboard.press("Enter");
+  await screen.getByText("#").first().waitFor();
+  await page.keyboard.type("echo me=$$; stty size\n");
+  await screen.getByText("me=1", { exact: true }).waitFor();
+  const size = await eventually("stty answers", async () => /^(\d+) (\d+)$/m.exec(await page.locator(".xterm-accessibility-tree").innerText()));
+  assert.ok(Number(size[2]) > 60, size[0]);
+  await accessible(page, "attached");
+  await tab(page, "Overview");
+  await tab(page, "Terminal");
+  // What it said before is there again.
+  await screen.getByText("me=1", { exact: true }).waitFor();
+  assert.equal(await docker("inspect", "-f", "{{.State.Running}}", "typed"), "true");
+  await page.getByLabel("Shell").selectOption("sh");
+  await screen.getByText("#").first().waitFor();
+  assert.equal(await docker("inspect", "-f", "{{.State.Running}}", "typed"), "true");
+  await docker("rm", "-f", "typed");
+});
+
+test("rights are added by name, and a wrong one is refused in place", async () => {
+  await page.locator("body").press("n");
+  const run = dialog("Run a container");
+  await run.getByLabel("Image").fill("busybox");
+  await run.getByLabel("Name", { exact: true }).fill("entitled");
+  await run.getByLabel("Command", { exact: true }).fill("sleep 1000");
+  await run.getByText("More", { exact: true }).click();
+  await run.getByLabel("Rights").fill("net-admin");
+  await run.getByText(/NET-ADMIN is no capability/).waitFor();
+  await run.getByLabel("Rights").fill("net_admin");
+  await run.getByText(/--cap-add NET_ADMIN/).waitFor();
+  await run.getByRole("button", { name: "Run", exact: true }).click();
+  await row(page, "entitled").getByText("running").waitFor();
+  assert.match(await docker("inspect", "-f", "{{.HostConfig.CapAdd}}", "entitled"), /NET_ADMIN/);
+  await docker("rm", "-f", "entitled");
 });
 
 test("no fault was seen in the browser on the way", () => {

@@ -131,6 +131,7 @@ export const docker = {
       ...(tty ? { Env: ["TERM=xterm-256color"] } : { Env: ["LC_ALL=C"] }),
       ...(size ? { ConsoleSize: size } : {}),
     }),
+  resize: (name: string, rows: number, columns: number) => call<void>("POST", path(`/containers/${id(name)}/resize`, { h: rows, w: columns })),
   resizeExec: (exec: string, rows: number, columns: number) => call<void>("POST", path(`/exec/${id(exec)}/resize`, { h: rows, w: columns })),
   execCode: async (exec: string) => (await call<{ ExitCode: number | null }>("GET", `/exec/${id(exec)}/json`)).ExitCode,
 };

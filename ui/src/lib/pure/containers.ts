@@ -96,8 +96,12 @@ export interface Group {
 
 const PROJECT = "com.docker.compose.project";
 
-/** Projects first, by name, then what belongs to none; within, what runs comes first, then by name. */
-export function groups(containers: Container[]): Group[] {
+/** What a list is sorted by. */
+export const ORDERS = ["name", "newest", "image"] as const;
+export type Order = (typeof ORDERS)[number];
+
+/** Projects first, by name, then what belongs to none; within, by name and image what runs comes first. */
+export function groups(containers: Container[], by: Order = "name"): Group[] {
   const projects = new Map<string, Container[]>();
   const rest: Container[] = [];
   for (const container of containers) {
@@ -105,7 +109,13 @@ export function groups(containers: Container[]): Group[] {
     if (!project) rest.push(container);
     else projects.set(project, [...(projects.get(project) ?? []), container]);
   }
-  const order = (a: Container, b: Container) => Number(isRunning(b)) - Number(isRunning(a)) || name(a).localeCompare(name(b));
+  const named = (a: Container, b: Container) => Number(isRunning(b)) - Number(isRunning(a)) || name(a).localeCompare(name(b));
+  const orders: Record<Order, typeof named> = {
+    name: named,
+    newest: (a, b) => (b.Created ?? 0) - (a.Created ?? 0) || named(a, b),
+    image: (a, b) => (a.Image ?? "").localeCompare(b.Image ?? "") || named(a, b),
+  };
+  const order = orders[by];
   const out: Group[] = [...projects]
     .sort(([a], [b]) => a.localeCompare(b))
     .map(([project, members]) => ({ project, containers: members.sort(order) }));

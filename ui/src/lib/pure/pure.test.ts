@@ -270,6 +270,24 @@ describe("ends", () => {
   });
 });
 
+describe("orders and rights", () => {
+  it("containers are sorted by what a person chose, within their projects", () => {
+    const made = (Name: string, Created: number, Image: string, State = "running") => ({ Id: Name, Names: [`/${Name}`], Created, Image, State });
+    const all = [made("b", 1, "x"), made("a", 2, "y"), made("c", 3, "w", "exited")] as Parameters<typeof groups>[0];
+    const by = (order?: Parameters<typeof groups>[1]) => groups(all, order)[0]?.containers.map((c) => c.Id).join("");
+    expect([by(), by("newest"), by("image")]).toEqual(["abc", "cab", "cba"]);
+  });
+  it("capabilities are checked, sent, and in the line", () => {
+    const form = { ...blank("busybox"), caps: "net_admin, SYS_PTRACE" };
+    expect(check(form).caps).toBeUndefined();
+    expect(body(form).HostConfig.CapAdd).toEqual(["NET_ADMIN", "SYS_PTRACE"]);
+    expect(line(form)).toContain("--cap-add NET_ADMIN --cap-add SYS_PTRACE");
+    expect(service(form)).toContain('cap_add: ["NET_ADMIN","SYS_PTRACE"]');
+    expect(check({ ...form, caps: "net admin; rm" }).caps).toContain("ADMIN;");
+    expect(body(blank("busybox")).HostConfig.CapAdd).toBeUndefined();
+  });
+});
+
 describe("limits", () => {
   it("are said in words, and where there is none as well", () => {
     expect(limits({}).map((l) => [l.what, l.says, l.set])).toEqual([["Memory", "no limit", false], ["Processors", "no limit", false], ["Processes", "no limit", false]]);

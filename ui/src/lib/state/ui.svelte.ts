@@ -1,4 +1,5 @@
 // Where the person is and what is open above it.
+import { type Order, ORDERS } from "../pure/containers";
 import type { RunForm } from "../pure/run";
 import { t } from "../texts";
 
@@ -31,9 +32,12 @@ export interface MenuItem {
   label: string;
   run: () => unknown;
   danger?: boolean;
+  /** Whether it is the one chosen, of several that exclude each other. */
+  chosen?: boolean;
 }
 
 const THEME = "coracle.theme";
+const ORDER = "coracle.containers.order";
 /** How long good news stay; longer where something can be done about them. */
 const NEWS_MS = 4000;
 const OFFER_MS = 10_000;
@@ -55,15 +59,23 @@ class Ui {
   question = $state.raw<Question | undefined>();
   notes = $state<Note[]>([]);
   theme = $state<Theme>("system");
+  /** What containers are sorted by. */
+  order = $state<Order>("name");
 
   constructor() {
     const kept = globalThis.localStorage?.getItem(THEME);
     if (kept === "light" || kept === "dark") this.theme = kept;
+    this.order = ORDERS.find((o) => o === globalThis.localStorage?.getItem(ORDER)) ?? "name";
   }
 
   setTheme(theme: Theme) {
     this.theme = theme;
     localStorage.setItem(THEME, theme);
+  }
+
+  setOrder(order: Order) {
+    this.order = order;
+    localStorage.setItem(ORDER, order);
   }
 
   go(section: Section, selected?: string, tab?: Tab) {
