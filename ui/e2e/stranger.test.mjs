@@ -1,6 +1,6 @@
 // What somebody who had never seen the app stumbled over, one test for each: whoever brings it back sees it here.
 import assert from "node:assert/strict";
-import { mkdir, readdir, truncate, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test as plain } from "node:test";
 
@@ -516,6 +516,33 @@ test("rights are added by name, and a wrong one is refused in place", async () =
   await row(page, "entitled").getByText("running").waitFor();
   assert.match(await docker("inspect", "-f", "{{.HostConfig.CapAdd}}", "entitled"), /NET_ADMIN/);
   await docker("rm", "-f", "entitled");
+});
+
+test("a log is shown by output: all, what was meant to be said, errors", async () => {
+  await docker("run", "--name", "speaks", "busybox", "sh", "-c", "echo said; echo complained >&2; echo said again");
+  await section(page, "Containers");
+  await row(page, "speaks").click();
+  await tab(page, "Logs");
+  const log = page.getByRole("log", { name: "Log of speaks" });
+  const which = page.getByLabel("Which output");
+  await page.getByText(/^3 lines/).waitFor();
+  await which.selectOption("stderr");
+  await page.getByText(/^1 line,/).waitFor();
+  assert.equal((await log.innerText()).trim(), "complained");
+  await page.getByLabel("Search the log").fill("said");
+  await page.getByText("nothing found").waitFor();
+  await which.selectOption("stdout");
+  await page.getByText("2 of 2", { exact: true }).or(page.getByText("1 of 2", { exact: true })).waitFor();
+  await page.getByText(/^2 lines/).waitFor();
+  assert.deepEqual((await log.innerText()).trim().split(/\n+/), ["said", "said again"]);
+  const download = page.waitForEvent("download");
+  await button("Download the log").click();
+  assert.equal(await readFile(await (await download).path(), "utf8"), "said\nsaid again\n");
+  await accessible(page, "a log by output");
+  await page.getByLabel("Search the log").fill("");
+  await which.selectOption("");
+  await page.getByText(/^3 lines/).waitFor();
+  await docker("rm", "speaks");
 });
 
 test("no fault was seen in the browser on the way", () => {
