@@ -261,6 +261,12 @@ test("the right button shows a row's own menu, and the web view's only where tex
     await page.getByRole("menuitem", { name: item }).first().waitFor();
     await page.keyboard.press("Escape");
   }
+  // A click elsewhere closes it, and is a click.
+  await row(page, "bridge").click({ button: "right" });
+  await page.getByRole("menu", { name: "bridge" }).waitFor();
+  await page.locator("#filter").click();
+  await page.getByRole("menu", { name: "bridge" }).waitFor({ state: "hidden" });
+  assert.equal(await page.evaluate(() => document.activeElement.id), "filter");
   // Who asks where there is neither a row nor text gets nothing.
   const kept = (selector) =>
     page.evaluate((where) => {

@@ -274,7 +274,7 @@ async fn pruning_takes_what_filters_say() {
     let told = images.prunable(&labelled, &unused).await.unwrap();
     let pruned = images.prune(labelled, &unused).await.unwrap();
     assert_eq!(pruned.removed.len(), 1);
-    // What it would do is what it did: a layer that another image has as well is not counted.
+    // What it would do is what it did.
     assert_eq!((told.images, told.bytes), (1, pruned.space_reclaimed));
     assert_eq!(before - images.disk_usage().await.unwrap().total, pruned.space_reclaimed);
     let all = PruneOptions { all: true, ..PruneOptions::default() };

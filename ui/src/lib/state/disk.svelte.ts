@@ -3,7 +3,7 @@ import { docker, type DiskUse, HELPER, type Prunable } from "../docker/client";
 import { engine, words } from "./engine.svelte";
 
 /** It costs the engine a walk over the volumes' files: not more often than this. */
-const PAUSE_MS = 1000;
+const PAUSE_MS = 2000;
 
 class Disk {
   use = $state.raw<DiskUse | undefined>();
@@ -51,10 +51,13 @@ class Disk {
 
 export const disk = new Disk();
 
-/** Called by a screen that shows it: it is read while the screen is there, whenever something has changed. */
-export function watchDisk() {
+/**
+ * Called by a screen that shows it: it is read while the screen is there, whenever something has changed; where only
+ * images are shown, what containers do changes nothing.
+ */
+export function watchDisk(imagesAlone = false) {
   $effect(() => {
-    void engine.changes;
+    if (!imagesAlone) void engine.changes;
     void engine.can;
     void engine.images.items;
     void engine.volumes.items;
