@@ -354,6 +354,10 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await go("v.txt");
   await button("Edit").click();
   await area("v.txt").fill("written here\n");
+  await tab(page, "Overview");
+  await tab(page, "Files");
+  await go("v.txt");
+  assert.equal(await area("v.txt").inputValue(), "written here\n");
   await button("Save").click();
   await eventually("it is in the volume", async () => (await inside("cat", "/data/v.txt").catch(() => "")) === "written here");
   await docker("rm", "-f", "desk");
@@ -505,6 +509,7 @@ test("who was made to be typed into is typed into, and outlives that somebody lo
   await screen.getByText("#").first().waitFor();
   assert.equal(await docker("inspect", "-f", "{{.State.Running}}", "typed"), "true");
   await docker("rm", "-f", "typed");
+  await row(page, "typed").waitFor({ state: "detached" });
 });
 
 test("rights are added by name, and a wrong one is refused in place", async () => {
