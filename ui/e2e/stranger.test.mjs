@@ -207,8 +207,15 @@ test("a container's limits stand in its overview, in words", async () => {
   assert.equal(await fact("Processes").innerText(), "50");
   assert.equal(await fact("Restart").innerText(), "when it fails, up to 3 times");
   await accessible(page, "limits in the overview");
+  // Another limit leaves the policy as it is.
+  await button("More actions").click();
+  await page.getByRole("menuitem", { name: "Limits and restarts…" }).click();
+  await dialog("Limits of limited").getByLabel("Processors").fill("0.75");
+  await button("Apply").click();
+  await eventually("it is shown", async () => (await fact("Processors").innerText()) === "0.75");
+  assert.equal(await fact("Restart").innerText(), "when it fails, up to 3 times");
   await tab(page, "Stats");
-  await facts.getByText("100 % is one processor. It may use 0.5.").waitFor();
+  await facts.getByText("100 % is one processor. It may use 0.75.").waitFor();
   // One share of a processor: the one of `ps` is over a process' whole life, and another number.
   await page.getByRole("columnheader", { name: "PID", exact: true }).waitFor();
   assert.equal(await page.getByRole("columnheader", { name: "C", exact: true }).count(), 0);

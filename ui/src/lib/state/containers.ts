@@ -86,7 +86,8 @@ async function limits(container: Container) {
         // Swap goes with memory, as `docker run -m` sets it; without a limit of the one there is none of the other.
         ...(bytes !== was ? { Memory: bytes, MemorySwap: bytes ? bytes * 2 : -1 } : {}),
         ...(values.cpus || host.NanoCpus ? { NanoCpus: Math.round(Number(values.cpus || 0) * 1e9) } : {}),
-        ...(host.AutoRemove ? {} : { RestartPolicy: { Name: values.restart } }),
+        // One that stays keeps how often it tries.
+        ...(host.AutoRemove || values.restart === (host.RestartPolicy?.Name || "no") ? {} : { RestartPolicy: { Name: values.restart } }),
       });
       notify("done", t("Limits of {name} changed", { name: title }));
     },

@@ -13,9 +13,18 @@ class Disk {
   readonly #volumes = $derived(new Map((this.use?.Volumes ?? []).map((v) => [v.Name, v.UsageData?.Size])));
   #reading: Promise<void> | undefined;
   #again = false;
+  #hurry = false;
+  #wake: (() => void) | undefined;
 
-  /** Reads it; asked meanwhile, it is read once more. Done when what was there at the call is shown. */
-  refresh(): Promise<void> {
+  /**
+   * Reads it; asked meanwhile, it is read once more. Done when what was there at the call is shown. `now`: somebody
+   * waits for it, so there is no pause before.
+   */
+  refresh(now = false): Promise<void> {
+    if (now) {
+      this.#hurry = true;
+      this.#wake?.();
+    }
     if (this.#reading) this.#again = true;
     else this.#reading = this.#read().finally(() => (this.#reading = undefined));
     return this.#reading;
@@ -23,7 +32,7 @@ class Disk {
 
   async #read() {
     for (;;) {
-      this.#again = false;
+      this.#again = this.#hurry = false;
       try {
         const can = engine.can.has("CoraclePrunable");
         const [use, unnamed, unused] = await Promise.all([docker.diskUse(), can ? docker.prunable(false) : undefined, can ? docker.prunable(true) : undefined]);
@@ -35,7 +44,12 @@ class Disk {
         return;
       }
       if (!this.#again) return;
-      await new Promise((done) => setTimeout(done, PAUSE_MS));
+      if (this.#hurry) continue;
+      await new Promise<void>((done) => {
+        this.#wake = done;
+        setTimeout(done, PAUSE_MS);
+      });
+      this.#wake = undefined;
     }
   }
 

@@ -43,7 +43,7 @@ const brief = (names: string[]) => names.slice(0, MOST_NAMES).map((n) => (/^[0-9
 
 export async function prune(what: Prunes) {
   // What was read a while ago may not be true any more.
-  await disk.refresh();
+  await disk.refresh(true);
   const yes = await confirm({ verb: t("Remove"), ...question(what) });
   if (!yes) return;
   const act: Record<Prunes, () => Promise<{ SpaceReclaimed?: number; gone: string }>> = {
@@ -60,5 +60,5 @@ export async function prune(what: Prunes) {
   };
   const done = await attempt(t("It could not be removed"), act[what]);
   if (done) notify("done", done.gone, t("{size} freed", { size: size(done.SpaceReclaimed) }));
-  await Promise.all([disk.refresh(), ...(what === "builds" ? [] : [engine[what].refresh()])]);
+  await Promise.all([disk.refresh(true), ...(what === "builds" ? [] : [engine[what].refresh()])]);
 }
