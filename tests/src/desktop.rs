@@ -12,6 +12,8 @@ pub struct Desktop {
     /// Where it runs.
     pub sandbox: Sandbox,
     folder: tempfile::TempDir,
+    /// The home's folder, below the test's own.
+    home: &'static str,
     bridge: Option<Child>,
     /// QEMU's program, where a guest runs the engine.
     qemu: Option<PathBuf>,
@@ -20,25 +22,36 @@ pub struct Desktop {
 impl Desktop {
     /// Makes a home whose engine runs on this Linux itself.
     pub fn new() -> Self {
-        Self::with(r#"{"driver":"local"}"#, None)
+        Self::with("c", r#"{"driver":"local"}"#, None)
+    }
+
+    /// The same as the user's own home, which may touch docker's configuration.
+    pub fn of_user() -> Self {
+        Self::with(".coracle", r#"{"driver":"local"}"#, None)
     }
 
     /// Makes a home with a machine, emulated.
     pub fn in_machine() -> Self {
-        Self::with(r#"{"accel":"tcg","memory-mib":1024}"#, Some(tool("CORACLE_TEST_QEMU")))
+        Self::with("c", r#"{"accel":"tcg","memory-mib":1024}"#, Some(tool("CORACLE_TEST_QEMU")))
     }
 
-    fn with(settings: &str, qemu: Option<PathBuf>) -> Self {
+    fn with(home: &'static str, settings: &str, qemu: Option<PathBuf>) -> Self {
         // Short: a socket's path has 104 bytes at most.
         let folder = tempfile::Builder::new().prefix("ca-").tempdir_in("/tmp").expect("a temporary folder");
-        std::fs::create_dir(folder.path().join("c")).expect("make the home");
-        std::fs::write(folder.path().join("c/settings.json"), settings).expect("settings");
-        Self { sandbox: Sandbox::new(), folder, bridge: None, qemu }
+        let root = folder.path().join(home);
+        std::fs::create_dir(&root).expect("make the home");
+        std::fs::write(root.join("settings.json"), settings).expect("settings");
+        Self { sandbox: Sandbox::new(), folder, home, bridge: None, qemu }
     }
 
     /// A path below the test's own folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A path in the home.
+    pub fn in_home(&self, name: &str) -> PathBuf {
+        self.path(self.home).join(name)
     }
 
     /// A command in the sandbox that knows the home.
@@ -50,14 +63,14 @@ impl Desktop {
         command
             .env("PATH", format!("{nft}:{}", std::env::var("PATH").unwrap_or_default()))
             .env("HOME", self.folder.path())
-            .env("CORACLE_HOME", self.path("c"))
+            .env("CORACLE_HOME", self.path(self.home))
             .env("CORACLE_PROGRAM", bin.join("coracle"))
             .env("CORACLE", bin.join("coracle"))
             .env("DOCKER", Cli::V28.program())
             .env("CORACLE_COMPOSE", tool("CORACLE_TEST_COMPOSE"))
             .env("CORACLE_BUILDX", tool("CORACLE_TEST_BUILDX"))
             .env("CORACLE_FOLDER", self.folder.path())
-            .env("DOCKER_HOST", format!("unix://{}", self.path("c/run/docker.sock").display()))
+            .env("DOCKER_HOST", format!("unix://{}", self.in_home("run/docker.sock").display()))
             .env("DOCKER_CONFIG", self.path("docker"))
             .env("DOCKER_CLI_HINTS", "false")
             .stdin(Stdio::null());
@@ -111,8 +124,8 @@ impl Default for Desktop {
 impl Drop for Desktop {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for log in ["c/logs/daemon.log", "c/machine/engine.log"] {
-                eprintln!("---- {log}\n{}", std::fs::read_to_string(self.path(log)).unwrap_or_default());
+            for log in ["logs/daemon.log", "machine/engine.log"] {
+                eprintln!("---- {log}\n{}", std::fs::read_to_string(self.in_home(log)).unwrap_or_default());
             }
         }
         if let Some(mut bridge) = self.bridge.take() {
@@ -121,7 +134,7 @@ impl Drop for Desktop {
         }
         let coracle = tool("CORACLE_TEST_BIN").join("coracle");
         // Not there any more is fine.
-        let docker = self.path("c/run/docker.sock");
+        let docker = self.in_home("run/docker.sock");
         if docker.exists() {
             let ids = self.command(Cli::V28.program()).args(["ps", "-aq"]).output();
             let ids = ids.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();

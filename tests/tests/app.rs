@@ -31,6 +31,27 @@ fn builds_compose_registries_and_files() {
 }
 
 #[test]
+fn what_a_stranger_stumbled_over() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let _registry = Registry::start(&desktop.sandbox, desktop.folder());
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "stranger.test.mjs", &url);
+    assert!(node.status().expect("node").success(), "the tests in the browser failed (above is which)");
+}
+
+#[test]
+fn docker_in_a_terminal_is_led_here_and_back() {
+    let mut desktop = Desktop::of_user();
+    let config = desktop.path("docker");
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::write(config.join("config.json"), r#"{"auths":{"a.example:1":{"auth":"dTpw"}},"psFormat":"x"}"#)
+        .unwrap();
+    let url = desktop.bridge();
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "context.test.mjs", &url);
+    assert!(node.status().expect("node").success(), "the tests in the browser failed (above is which)");
+}
+
+#[test]
 fn another_engine_is_imported() {
     let other = Engine::with_busybox();
     let mut desktop = Desktop::new();

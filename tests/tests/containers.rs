@@ -1,7 +1,9 @@
 //! The first container, by the stock CLI against the engine on bare Linux.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tests::{Cli, Engine, Outcome, engine::signal, images, seconds_now};
 
@@ -471,6 +473,37 @@ fn bad_requests_get_dockers_own_errors_and_leave_nothing() {
     assert_eq!(status, 400);
     assert_eq!(engine.docker(&["ps", "-aq"]).ok(), "");
     assert_eq!(engine.request("GET", "/_ping", None), (200, "OK".into()));
+}
+
+/// What the engine answers on a connection of its own, after its head.
+fn asked(engine: &Engine, path: &str) -> BufReader<UnixStream> {
+    let mut stream = UnixStream::connect(engine.socket()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let (mut answer, mut line) = (BufReader::new(stream), String::new());
+    while line != "\r\n" {
+        line.clear();
+        assert_ne!(answer.read_line(&mut line).unwrap(), 0, "{path}: no answer");
+    }
+    answer
+}
+
+#[test]
+fn who_hears_of_an_end_and_asks_then_is_not_told_that_it_runs() {
+    let engine = Engine::with_busybox();
+    let mut events = asked(&engine, "/events?filters=%7B%22event%22%3A%5B%22die%22%5D%7D");
+    engine.docker(&["create", "--name", "ends", "--network", "none", "busybox", "true"]).ok();
+    for _ in 0..20 {
+        engine.docker(&["start", "ends"]).ok();
+        let mut line = String::new();
+        while !line.contains(r#""Action":"die""#) {
+            line.clear();
+            assert_ne!(events.read_line(&mut line).unwrap(), 0, "the events ended");
+        }
+        let mut told = String::new();
+        asked(&engine, "/containers/ends/json").read_to_string(&mut told).unwrap();
+        assert!(told.contains(r#""Status":"exited""#), "{told}");
+    }
 }
 
 #[test]

@@ -71,7 +71,7 @@ task("run a web server and see its page, by mouse", 3, async () => {
   await eventually("its port is proposed", async () => (await dialog.getByLabel("Port in the container").inputValue().catch(() => "")) === "80");
   await click(dialog.getByRole("button", { name: "Run", exact: true }));
   const popup = page.waitForEvent("popup");
-  await click(page.getByRole("region", { name: /^Container / }).getByRole("button", { name: /^80\d\d$/ }));
+  await click(page.getByRole("region", { name: /^Container / }).getByRole("button", { name: /^Open :80\d\d$/ }));
   const opened = await popup;
   await opened.getByText("This page comes from a container").waitFor();
   await opened.close();
@@ -105,7 +105,7 @@ task("get a file out of a volume, by mouse", 4, async () => {
 
 task("start a compose project of a folder and take it away, by mouse", 6, async () => {
   await click(page.getByRole("navigation", { name: "Sections" }).getByRole("button", { name: /^Containers/ }));
-  await click(button("Start a compose project from a folder"));
+  await click(button("Compose"));
   await page.getByLabel("Folder", { exact: true }).fill(join(folder, "site"));
   await click(button("Choose"));
   await click(button("Start"));

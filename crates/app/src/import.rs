@@ -29,7 +29,7 @@ const MOST: usize = 64 << 20;
 /// How long another engine may take to list what it has.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// An image without anything in it, for containers that are only there to reach a volume.
-const HELPER_IMAGE: (&str, &str) = ("coracle/files", "1");
+const HELPER_IMAGE: (&str, &str) = ("coracle/files", "2");
 /// What tells such containers from a person's.
 const HELPER_LABEL: &str = "dev.coracle.helper";
 /// Where a volume is in its helper.
@@ -328,8 +328,10 @@ impl Helper {
             Err(error) => return Err(error),
         };
         if missing {
-            let import = Request::post(format!("/images/create?fromSrc=-&repo={repository}&tag={tag}"))
-                .header("content-type", "application/x-tar");
+            let label = format!("changes=LABEL%20{HELPER_LABEL}%3Dfiles");
+            let import =
+                Request::post(format!("/images/create?fromSrc=-&repo={repository}&tag={tag}&{label}"))
+                    .header("content-type", "application/x-tar");
             collect(ask(socket, import.body(body_of(EMPTY_ARCHIVE.to_vec()))).await?).await?;
         }
         let made = made.insert(Self { container: String::new(), image: missing });

@@ -81,11 +81,11 @@ impl App {
                 Ok(ControlAnswer::Machine { machine: Box::new(self.machine().await?) })
             }
             Control::Settings => {
-                let settings = Settings::load(&self.home)?.all().into_iter().collect();
+                let settings = Settings::load(&self.home)?.acting().into_iter().collect();
                 Ok(ControlAnswer::Settings { settings })
             }
             Control::Set { key, value } => {
-                let settings = Settings::set(&self.home, &key, &value)?.all().into_iter().collect();
+                let settings = Settings::set(&self.home, &key, &value)?.acting().into_iter().collect();
                 Ok(ControlAnswer::Settings { settings })
             }
             Control::Log { guest, lines } => {

@@ -18,7 +18,7 @@ use crate::{
     AppError, docker, empty,
     logs::{self, Lines, Reader, expression},
     streams::{End, Gone, In, Window},
-    words::{Input, LogOf, Message},
+    words::{Input, LogOf, Message, Output},
 };
 
 /// How often a window hears of a log that grows.
@@ -38,9 +38,17 @@ pub(crate) fn plain_name(container: &str) -> Result<&str, AppError> {
     Err(AppError::Request(format!("{container:?} is no container's name")))
 }
 
-async fn open(window: &Window, of: &LogOf, tail: &str) -> Result<Response<Incoming>, AppError> {
+async fn open(
+    window: &Window,
+    of: &LogOf,
+    tail: &str,
+    only: Option<Output>,
+) -> Result<Response<Incoming>, AppError> {
     let container = plain_name(&of.id)?;
-    let path = format!("/containers/{container}/logs?follow=1&stdout=1&stderr=1&timestamps=1&tail={tail}");
+    let (stdout, stderr) = (u8::from(only != Some(Output::Stderr)), u8::from(only != Some(Output::Stdout)));
+    let path = format!(
+        "/containers/{container}/logs?follow=1&stdout={stdout}&stderr={stderr}&timestamps=1&tail={tail}"
+    );
     let request = Request::get(path).body(empty()).map_err(|e| AppError::Request(e.to_string()))?;
     let response = window.app.docker(request).await?;
     if response.status().is_success() { Ok(response) } else { Err(docker::refusal(response).await) }
@@ -76,7 +84,11 @@ impl Unordered {
 }
 
 /// Follows logs until the window lets go of them.
-pub(crate) async fn follow(window: &mut Window, containers: &[LogOf]) -> Result<(), End> {
+pub(crate) async fn follow(
+    window: &mut Window,
+    containers: &[LogOf],
+    only: Option<Output>,
+) -> Result<(), End> {
     if containers.is_empty() || containers.len() > MOST {
         return Err(AppError::Request(format!("logs of 1 to {MOST} containers can be shown")).into());
     }
@@ -85,7 +97,7 @@ pub(crate) async fn follow(window: &mut Window, containers: &[LogOf]) -> Result<
     let (to, mut from) = mpsc::channel(QUEUE);
     let (mut readers, mut tasks) = (Vec::new(), Readers(Vec::new()));
     for (source, of) in (0_u16..).zip(containers) {
-        let answer = open(window, of, &tail).await?;
+        let answer = open(window, of, &tail, only).await?;
         // The engine says what it sends; one that doesn't leaves us with what the window knows.
         let kind =
             answer.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();

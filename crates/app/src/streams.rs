@@ -118,7 +118,7 @@ pub fn open(app: App, what: Open) -> Stream {
         let ended = match what {
             Open::Machine => window.machine().await,
             Open::Lines { method, path, registry } => window.lines(&method, &path, registry.as_deref()).await,
-            Open::Logs { containers } => log_stream::follow(&mut window, &containers).await,
+            Open::Logs { containers, only } => log_stream::follow(&mut window, &containers, only).await,
             Open::Usage => usage::follow(&mut window).await,
             Open::Tree { container, path } => window.tree(&container, &path).await,
             Open::Send { method, path, file, pack } => {

@@ -291,6 +291,8 @@ pub enum Open {
     Logs {
         /// Of these.
         containers: Vec<LogOf>,
+        /// What they wrote there alone; else to both.
+        only: Option<Output>,
     },
     /// What all running containers use, once a second.
     Usage,
@@ -347,6 +349,17 @@ pub enum Open {
         /// The request's body, JSON.
         body: Option<String>,
     },
+}
+
+/// Where a program writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    /// Its output.
+    Stdout,
+    /// Its errors and notes.
+    Stderr,
 }
 
 /// One of several logs.
@@ -666,6 +679,7 @@ mod tests {
             Machine::decl(&config),
             State::decl(&config),
             Open::decl(&config),
+            Output::decl(&config),
             LogOf::decl(&config),
             Tool::decl(&config),
             ComposeVerb::decl(&config),

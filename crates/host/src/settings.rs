@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Home, HostError, home::write_whole, platform};
+use crate::{Home, HostError, driver::vfkit::Kind, home::write_whole, parts, platform};
 
 /// Least memory of a guest, in MiB.
 const MIN_MEMORY: u64 = 512;
@@ -136,6 +136,16 @@ impl Settings {
     pub fn all(&self) -> Vec<(String, String)> {
         let serde_json::Value::Object(fields) = self.json() else { unreachable!("a struct is an object") };
         fields.into_iter().map(|(key, value)| (key, plain(&value))).collect()
+    }
+
+    /// Those that do something here: what the driver, or a guest of this processor, can't have is left out.
+    pub fn acting(&self) -> Vec<(String, String)> {
+        self.acting_on(parts::arch())
+    }
+
+    fn acting_on(&self, arch: &str) -> Vec<(String, String)> {
+        let rosetta = arch == "arm64" && Kind::of(self.driver).is_some_and(|kind| kind.has_rosetta);
+        self.all().into_iter().filter(|(key, _)| key != "rosetta" || rosetta).collect()
     }
 
     /// One value.
@@ -272,6 +282,20 @@ mod tests {
             let set = Settings::set(&home, "driver", &kind.to_string());
             assert_eq!(set.is_ok(), platform::DRIVERS.contains(&kind), "{kind}");
         }
+    }
+
+    #[test]
+    fn rosetta_is_a_setting_only_where_it_can_be() {
+        let has = |driver, arch| {
+            let settings = Settings { driver, ..Settings::default() };
+            settings.acting_on(arch).iter().any(|(key, _)| key == "rosetta")
+        };
+        assert!(has(DriverKind::Vfkit, "arm64"));
+        assert!(!has(DriverKind::Vfkit, "amd64"));
+        for driver in [DriverKind::Krunkit, DriverKind::Qemu, DriverKind::Local, DriverKind::Wsl] {
+            assert!(!has(driver, "arm64"), "{driver}");
+        }
+        assert_eq!(Settings::default().acting_on("amd64").len() + 1, Settings::default().all().len());
     }
 
     #[test]

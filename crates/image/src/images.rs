@@ -1,5 +1,6 @@
 //! The handle to all of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,9 +13,9 @@ use crate::registry::Registries;
 use crate::store::{Commit, Store};
 use crate::{
     Credentials, Digest, DiskUsage, Distribution, Error, Found, Image, InUse, LayerFiles, LoadOptions,
-    Loaded, ManifestSummary, NewImage, Platform, ProgressSink, Proxies, PruneOptions, Pruned, PullOptions,
-    Pulled, PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, files, load, make, mount,
-    records, remove, save,
+    Loaded, ManifestSummary, NewImage, Platform, ProgressSink, Proxies, Prunable, PruneOptions, Pruned,
+    PullOptions, Pulled, PushOptions, Pushed, Reference, RemoveOptions, Removed, RootFs, files, load, make,
+    mount, records, remove, save,
 };
 
 /// Where images are kept and where they come from.
@@ -245,6 +246,26 @@ impl Images {
             }
             pruned.space_reclaimed = store.collect()?.bytes;
             Ok(pruned)
+        })
+        .await
+    }
+
+    /// What [`Images::prune`] would do now.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn prunable(&self, options: &PruneOptions, in_use: InUse<'_>) -> Result<Prunable, Error> {
+        let these: BTreeSet<String> = self
+            .list()
+            .await?
+            .into_iter()
+            .filter(|i| remove::is_prunable(i, options) && in_use(&i.id).is_empty())
+            .map(|i| i.id.to_string())
+            .collect();
+        let store = self.store.clone();
+        blocking(move || {
+            let bytes = store.read(|db| remove::needed_by(db, &these))?;
+            Ok(Prunable { images: these.len(), bytes })
         })
         .await
     }

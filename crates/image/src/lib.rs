@@ -53,6 +53,8 @@ pub use push::{PushOptions, Pushed};
 pub use records::{Image, ManifestKind, ManifestSummary};
 pub use reference::Reference;
 pub use registry::{Credentials, Distribution, Found, Proxies};
-pub use remove::{DiskUsage, ImageUsage, ImageUse, InUse, PruneOptions, Pruned, RemoveOptions, Removed};
+pub use remove::{
+    DiskUsage, ImageUsage, ImageUse, InUse, Prunable, PruneOptions, Pruned, RemoveOptions, Removed,
+};
 pub use spec::{Descriptor, History, ImageConfig};
 pub use store::make_room;

@@ -4,7 +4,7 @@
 //! * an ID takes all names, unless they are in several repositories and it is not forced;
 //! * a container keeps its image's name unless forced, and its content always.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction};
@@ -65,6 +65,15 @@ pub struct Pruned {
     pub removed: Vec<Removed>,
     /// Bytes of disk given back.
     pub space_reclaimed: u64,
+}
+
+/// What pruning would do now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Prunable {
+    /// Images that would go.
+    pub images: usize,
+    /// Bytes of disk that nothing else needs then.
+    pub bytes: u64,
 }
 
 /// What images use of the disk.
@@ -262,18 +271,7 @@ pub(crate) fn disk_usage(db: &Connection) -> Result<DiskUsage, Error> {
         [],
         |r| r.get(0),
     )?;
-    // Every piece of every image, once per image.
-    let mut pieces = db.prepare(
-        "WITH RECURSIVE reached(target, digest) AS (
-           SELECT digest, digest FROM image_target
-           UNION SELECT target, child FROM image_child JOIN reached ON parent = reached.digest)
-         SELECT target, 'b' || b.digest, size FROM reached JOIN image_blob b USING(digest)
-         UNION SELECT target, 'd' || d.digest, length(data) FROM reached JOIN image_document d USING(digest)
-         UNION SELECT target, 'l' || l.diff_id, disk_bytes FROM reached JOIN image_chain c ON c.manifest = reached.digest
-           JOIN image_layer l USING(diff_id)",
-    )?;
-    let rows: Vec<(String, String, i64)> =
-        pieces.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect::<Result<_, _>>()?;
+    let rows = pieces(db)?;
     let mut users: HashMap<&str, usize> = HashMap::new();
     for (_, piece, _) in &rows {
         *users.entry(piece).or_default() += 1;
@@ -295,6 +293,36 @@ pub(crate) fn disk_usage(db: &Connection) -> Result<DiskUsage, Error> {
         }
     }
     Ok(DiskUsage { total: total as u64, images })
+}
+
+/// Bytes that only these images need.
+pub(crate) fn needed_by(db: &Connection, these: &BTreeSet<String>) -> Result<u64, Error> {
+    let rows = pieces(db)?;
+    let others: HashSet<&str> = rows
+        .iter()
+        .filter(|(target, ..)| !these.contains(target))
+        .map(|(_, piece, _)| piece.as_str())
+        .collect();
+    let mut counted = HashSet::new();
+    let own = rows.iter().filter(|(target, piece, _)| {
+        these.contains(target) && !others.contains(piece.as_str()) && counted.insert(piece.as_str())
+    });
+    Ok(own.map(|(_, _, bytes)| *bytes as u64).sum())
+}
+
+/// Every piece of every image, once per image: the image, the piece, its bytes.
+fn pieces(db: &Connection) -> Result<Vec<(String, String, i64)>, Error> {
+    let mut pieces = db.prepare(
+        "WITH RECURSIVE reached(target, digest) AS (
+           SELECT digest, digest FROM image_target
+           UNION SELECT target, child FROM image_child JOIN reached ON parent = reached.digest)
+         SELECT target, 'b' || b.digest, size FROM reached JOIN image_blob b USING(digest)
+         UNION SELECT target, 'd' || d.digest, length(data) FROM reached JOIN image_document d USING(digest)
+         UNION SELECT target, 'l' || l.diff_id, disk_bytes FROM reached JOIN image_chain c ON c.manifest = reached.digest
+           JOIN image_layer l USING(diff_id)",
+    )?;
+    let rows = pieces.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Bytes on disk that a container has written.

@@ -6,8 +6,8 @@ mod support;
 use std::process::Command;
 
 use image::{
-    Code, Digest, Error, ImageUse, Images, LoadOptions, PruneOptions, PullOptions, Reference, RemoveOptions,
-    Removed,
+    Code, Digest, Error, ImageUse, Images, LoadOptions, Prunable, PruneOptions, PullOptions, Reference,
+    RemoveOptions, Removed,
 };
 use serde_json::json;
 use support::{
@@ -271,13 +271,19 @@ async fn pruning_takes_what_filters_say() {
     assert!(images.prune(early, &unused).await.unwrap().removed.is_empty());
     let before = images.disk_usage().await.unwrap().total;
     let labelled = PruneOptions { labels: vec!["kind=test".into()], ..PruneOptions::default() };
+    let told = images.prunable(&labelled, &unused).await.unwrap();
     let pruned = images.prune(labelled, &unused).await.unwrap();
     assert_eq!(pruned.removed.len(), 1);
+    // What it would do is what it did.
+    assert_eq!((told.images, told.bytes), (1, pruned.space_reclaimed));
     assert_eq!(before - images.disk_usage().await.unwrap().total, pruned.space_reclaimed);
     let all = PruneOptions { all: true, ..PruneOptions::default() };
     let used = |_: &Digest| vec![ImageUse { container: "c".into(), running: false }];
+    assert_eq!(images.prunable(&all, &used).await.unwrap(), Prunable::default());
     assert!(images.prune(all.clone(), &used).await.unwrap().removed.is_empty());
+    let told = images.prunable(&all, &unused).await.unwrap();
     let pruned = images.prune(all, &unused).await.unwrap();
+    assert_eq!((told.images, told.bytes), (1, pruned.space_reclaimed));
     assert_eq!(pruned.removed, [Removed::Untagged("app:1".into()), Removed::Deleted(named.to_string())]);
     place.settled().await;
 }

@@ -64,6 +64,7 @@ pub const OPERATIONS: &[Operation] = operations! {
     GET "/system/df" SystemDataUsage => system::disk_usage;
     POST "/auth" SystemAuth => registry::auth;
     GET "/coracle/v1/features" CoracleFeatures => system::features;
+    GET "/coracle/v1/images/prunable" CoraclePrunable => images::prunable;
     GET "/coracle/v1/images/{name...}/history" CoracleImageHistory => images::layers;
     GET "/coracle/v1/images/{name...}/files" CoracleLayerFiles => images::layer_files;
 

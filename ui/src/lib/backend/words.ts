@@ -224,7 +224,11 @@ registry: string | null, } | { "open": "logs",
 /**
  * Of these.
  */
-containers: Array<LogOf>, } | { "open": "usage" } | { "open": "tree", 
+containers: Array<LogOf>, 
+/**
+ * What they wrote there alone; else to both.
+ */
+only: Output | null, } | { "open": "usage" } | { "open": "tree", 
 /**
  * The container's id.
  */
@@ -289,6 +293,7 @@ path: string,
  * The request's body, JSON.
  */
 body: string | null, };
+export type Output = "stdout" | "stderr";
 export type LogOf = { 
 /**
  * The container's id or name.

@@ -16,10 +16,17 @@ export type Usage = definitions["ContainerUpdateResponse"];
 export interface DiskUse {
   LayersSize?: number;
   Images?: { Size: number; SharedSize: number; Containers: number }[] | null;
-  Containers?: { SizeRw?: number; State?: string }[] | null;
-  Volumes?: { Name: string; UsageData?: { Size: number; RefCount: number } | null }[] | null;
+  Containers?: { SizeRw?: number; State?: string; Labels?: Record<string, string> | null }[] | null;
+  Volumes?: { Name: string; Options?: Record<string, string> | null; UsageData?: { Size: number; RefCount: number } | null }[] | null;
   BuildCache?: { Size: number; InUse: boolean; Shared: boolean }[] | null;
 }
+/** Of Coracle's own `/coracle/v1/images/prunable`: what a prune with the same filters would do now. */
+export interface Prunable {
+  Count: number;
+  SpaceReclaimable: number;
+}
+/** The label of what serves the app alone: no list shows it, and no prune of the app's takes it. */
+export const HELPER = "dev.coracle.helper";
 /** Of Coracle's own `/coracle/v1/images/{name}/files`. */
 export interface LayerFile {
   Path: string;
@@ -56,6 +63,8 @@ async function call<T>(method: string, where: string, body?: unknown): Promise<T
 }
 
 const id = encodeURIComponent;
+/** Filters of a prune of images: those without a name, or all. */
+const pruned = (all: boolean) => JSON.stringify({ dangling: [all ? "false" : "true"], "label!": [HELPER] });
 
 export type ContainerAction = "start" | "stop" | "restart" | "pause" | "unpause" | "kill";
 
@@ -68,7 +77,7 @@ export const docker = {
   create: (name: string, body: CreateBody) =>
     call<{ Id: string; Warnings: string[] | null }>("POST", path("/containers/create", { name: name || undefined }), body),
   top: (name: string) => call<Processes>("GET", `/containers/${id(name)}/top`),
-  pruneContainers: () => call<{ ContainersDeleted: string[] | null; SpaceReclaimed: number }>("POST", "/containers/prune"),
+  pruneContainers: () => call<{ ContainersDeleted: string[] | null; SpaceReclaimed: number }>("POST", path("/containers/prune", { filters: JSON.stringify({ "label!": [HELPER] }) })),
 
   limits: (name: string, body: Record<string, unknown>) => call<{ Warnings: string[] | null }>("POST", `/containers/${id(name)}/update`, body),
   commit: (name: string, repo: string, tag: string) => call<{ Id: string }>("POST", path("/commit", { container: name, repo, tag })),
@@ -80,11 +89,8 @@ export const docker = {
   layerFiles: (name: string, layer: number) => call<{ DiffId: string; Files: LayerFile[]; Total: number }>("GET", `/coracle/v1/images/${id(name)}/files?layer=${layer}`),
   tag: (name: string, repo: string, tag: string) => call<void>("POST", path(`/images/${id(name)}/tag`, { repo, tag })),
   removeImage: (name: string, force = false) => call<unknown>("DELETE", path(`/images/${id(name)}`, { force })),
-  pruneImages: (all: boolean) =>
-    call<{ ImagesDeleted: unknown[] | null; SpaceReclaimed: number }>(
-      "POST",
-      path("/images/prune", { filters: JSON.stringify({ dangling: [all ? "false" : "true"] }) }),
-    ),
+  pruneImages: (all: boolean) => call<{ ImagesDeleted: unknown[] | null; SpaceReclaimed: number }>("POST", path("/images/prune", { filters: pruned(all) })),
+  prunable: (all: boolean) => call<Prunable>("GET", path("/coracle/v1/images/prunable", { filters: pruned(all) })),
 
   volumes: async () => (await call<{ Volumes: Volume[] | null }>("GET", "/volumes")).Volumes ?? [],
   createVolume: (name: string, labels: Record<string, string> = {}) => call<Volume>("POST", "/volumes/create", { Name: name, Labels: labels }),
@@ -125,6 +131,7 @@ export const docker = {
       ...(tty ? { Env: ["TERM=xterm-256color"] } : { Env: ["LC_ALL=C"] }),
       ...(size ? { ConsoleSize: size } : {}),
     }),
+  resize: (name: string, rows: number, columns: number) => call<void>("POST", path(`/containers/${id(name)}/resize`, { h: rows, w: columns })),
   resizeExec: (exec: string, rows: number, columns: number) => call<void>("POST", path(`/exec/${id(exec)}/resize`, { h: rows, w: columns })),
   execCode: async (exec: string) => (await call<{ ExitCode: number | null }>("GET", `/exec/${id(exec)}/json`)).ExitCode,
 };

@@ -1,4 +1,5 @@
 // A build, made of BuildKit's progress line by line (`--progress=rawjson`).
+import { base } from "./paths";
 
 export interface Step {
   digest: string;
@@ -18,6 +19,11 @@ export interface Build {
   warnings: string[];
   /** What is no progress: the reason of a failure, mostly. */
   rest: string[];
+}
+
+/** What the history of builds calls a build of this folder: the same name before and after. */
+export function buildName(folder: string, file: string, target: string): string {
+  return `${base(folder)}${file && file !== "Dockerfile" ? `/${file}` : ""}${target ? ` (${target})` : ""}`;
 }
 
 /** Lines of a step that are kept. */

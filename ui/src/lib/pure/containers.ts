@@ -1,6 +1,7 @@
 // What the lists show of containers: words for states, ports, groups by compose project.
 import type { Container } from "../docker/client";
 import { t } from "../texts";
+import { ago } from "./format";
 
 export type Tone = "running" | "stopped" | "warn" | "error" | "busy";
 
@@ -50,6 +51,15 @@ export function isRunning(container: Pick<Container, "State">): boolean {
   return container.State === "running" || container.State === "paused" || container.State === "restarting";
 }
 
+/** How a container ended, in words; nothing for one that has not. */
+export function endWords(state: { Status?: string; ExitCode?: number; FinishedAt?: string; OOMKilled?: boolean; Error?: string } | undefined, now = Date.now()): string {
+  if (state?.Status === "created") return state.Error ? t("It could not be started: {error}", { error: state.Error }) : t("It was never started.");
+  if (state?.Status !== "exited" && state?.Status !== "dead") return "";
+  const code = state.ExitCode ?? 0;
+  const why = state.OOMKilled ? t(", for want of memory") : code === 137 ? t(", killed") : code === 143 ? t(", stopped") : "";
+  return t("It ended {when} with code {code}{why}.", { when: ago(state.FinishedAt, now), code, why });
+}
+
 export interface Published {
   host: number;
   container: number;
@@ -86,8 +96,12 @@ export interface Group {
 
 const PROJECT = "com.docker.compose.project";
 
-/** Projects first, by name, then what belongs to none; within, what runs comes first, then by name. */
-export function groups(containers: Container[]): Group[] {
+/** What a list is sorted by. */
+export const ORDERS = ["name", "newest", "image"] as const;
+export type Order = (typeof ORDERS)[number];
+
+/** Projects first, by name, then what belongs to none; within, by name and image what runs comes first. */
+export function groups(containers: Container[], by: Order = "name"): Group[] {
   const projects = new Map<string, Container[]>();
   const rest: Container[] = [];
   for (const container of containers) {
@@ -95,7 +109,13 @@ export function groups(containers: Container[]): Group[] {
     if (!project) rest.push(container);
     else projects.set(project, [...(projects.get(project) ?? []), container]);
   }
-  const order = (a: Container, b: Container) => Number(isRunning(b)) - Number(isRunning(a)) || name(a).localeCompare(name(b));
+  const named = (a: Container, b: Container) => Number(isRunning(b)) - Number(isRunning(a)) || name(a).localeCompare(name(b));
+  const orders: Record<Order, typeof named> = {
+    name: named,
+    newest: (a, b) => (b.Created ?? 0) - (a.Created ?? 0) || named(a, b),
+    image: (a, b) => (a.Image ?? "").localeCompare(b.Image ?? "") || named(a, b),
+  };
+  const order = orders[by];
   const out: Group[] = [...projects]
     .sort(([a], [b]) => a.localeCompare(b))
     .map(([project, members]) => ({ project, containers: members.sort(order) }));

@@ -53,18 +53,90 @@ export function frames(bytes: Uint8Array): { out: string; err: string } {
   return { out: text(parts[0]), err: text(parts[1]) };
 }
 
-/** The first file of a tar archive; undefined when there is none (a folder, a link). */
-export function untar(tar: Uint8Array): Uint8Array | undefined {
+/** Where the first file of a tar archive stands: its head, and its bytes; undefined when there is none (a folder, a link). */
+function first(tar: Uint8Array): { head: number; from: number; size: number } | undefined {
   for (let at = 0; at + 512 <= tar.length; ) {
     const head = tar.subarray(at, at + 512);
     const size = Number.parseInt(new TextDecoder().decode(head.subarray(124, 136)).replace(/\0.*$/, "").trim() || "0", 8);
     if (!Number.isFinite(size) || head[0] === 0) return undefined;
     const type = String.fromCharCode(head[156] ?? 0);
-    if (type === "0" || type === "\0") return tar.subarray(at + 512, at + 512 + size);
+    if (type === "0" || type === "\0") return { head: at, from: at + 512, size };
     if (type !== "x" && type !== "g" && type !== "L" && type !== "K") return undefined;
     at += 512 + Math.ceil(size / 512) * 512;
   }
   return undefined;
+}
+
+/** The first file of a tar archive. */
+export function untar(tar: Uint8Array): Uint8Array | undefined {
+  const found = first(tar);
+  return found && tar.subarray(found.from, found.from + found.size);
+}
+
+const octal = (value: number, digits: number) => `${value.toString(8).padStart(digits, "0")}\0`;
+
+/** Writes a head's sum over it. */
+function summed(head: Uint8Array) {
+  head.set(new TextEncoder().encode("        "), 148);
+  const sum = head.reduce((all, b) => all + b, 0);
+  head.set(new TextEncoder().encode(`${octal(sum, 6)} `), 148);
+}
+
+function padded(bytes: Uint8Array): Uint8Array {
+  const out = new Uint8Array(Math.ceil(bytes.length / 512) * 512);
+  out.set(bytes);
+  return out;
+}
+
+function joined(parts: Uint8Array[]): Uint8Array {
+  const all = new Uint8Array(parts.reduce((sum, p) => sum + p.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+/** Records of a PAX head that tell of the file as it was, not as it becomes. */
+const PAST = /^(size|mtime|atime|ctime)=/;
+
+/**
+ * The archive of a file with other contents: name, owner, mode and extended attributes stay, the time is now.
+ * Undefined when there is no file in it.
+ */
+export function replaced(tar: Uint8Array, contents: Uint8Array, now = Date.now()): Uint8Array | undefined {
+  const found = first(tar);
+  if (!found) return undefined;
+  const encoder = new TextEncoder();
+  const parts: Uint8Array[] = [];
+  for (let at = 0; at < found.head; ) {
+    const head = tar.slice(at, at + 512);
+    const size = Number.parseInt(new TextDecoder().decode(head.subarray(124, 136)), 8) || 0;
+    let body: Uint8Array = tar.slice(at + 512, at + 512 + size);
+    if (head[156] === "x".charCodeAt(0)) body = joined(records(body).filter((record) => !PAST.test(new TextDecoder().decode(record).replace(/^\d+ /, ""))));
+    head.set(encoder.encode(octal(body.length, 11)), 124);
+    summed(head);
+    if (body.length) parts.push(head, padded(body));
+    at += 512 + Math.ceil(size / 512) * 512;
+  }
+  const head = tar.slice(found.head, found.head + 512);
+  head.set(encoder.encode(octal(contents.length, 11)), 124);
+  head.set(encoder.encode(octal(Math.floor(now / 1000), 11)), 136);
+  summed(head);
+  return joined([...parts, head, padded(contents), new Uint8Array(1024)]);
+}
+
+/** The records of a PAX head, each with its length before it. */
+function records(bytes: Uint8Array): Uint8Array[] {
+  const out: Uint8Array[] = [];
+  for (let at = 0; at < bytes.length; ) {
+    const length = Number.parseInt(new TextDecoder().decode(bytes.subarray(at, at + 12)), 10);
+    if (!(length > 0)) break;
+    out.push(bytes.subarray(at, at + length));
+    at += length;
+  }
+  return out;
 }
 
 /** A tar archive with one file. Names of more than 100 bytes get a PAX record. */
@@ -74,22 +146,15 @@ export function tar(name: string, contents: Uint8Array): Uint8Array {
     const head = new Uint8Array(512);
     head.set(title.subarray(0, 100), 0);
     const put = (text: string, at: number) => head.set(encoder.encode(text), at);
-    put("0000644\0", 100);
-    put("0000000\0", 108);
-    put("0000000\0", 116);
-    put(`${size.toString(8).padStart(11, "0")}\0`, 124);
-    put(`${Math.floor(Date.now() / 1000).toString(8).padStart(11, "0")}\0`, 136);
-    put("        ", 148);
+    put(octal(0o644, 7), 100);
+    put(octal(0, 7), 108);
+    put(octal(0, 7), 116);
+    put(octal(size, 11), 124);
+    put(octal(Math.floor(Date.now() / 1000), 11), 136);
     put(type, 156);
     put("ustar\x0000", 257);
-    const sum = head.reduce((all, b) => all + b, 0);
-    put(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
+    summed(head);
     return head;
-  };
-  const padded = (bytes: Uint8Array) => {
-    const out = new Uint8Array(Math.ceil(bytes.length / 512) * 512);
-    out.set(bytes);
-    return out;
   };
   const title = encoder.encode(name);
   const parts: Uint8Array[] = [];
@@ -103,13 +168,30 @@ export function tar(name: string, contents: Uint8Array): Uint8Array {
     parts.push(header(encoder.encode("pax"), "x", record.length), padded(record));
   }
   parts.push(header(title, "0", contents.length), padded(contents), new Uint8Array(1024));
-  const all = new Uint8Array(parts.reduce((sum, p) => sum + p.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
+  return joined(parts);
+}
+
+/** A text as an editor has it, and how its lines end; or why it can't be edited without changing more than a person does. */
+export type Editable = { text: string; crlf: boolean } | { why: string };
+
+export function editable(bytes: Uint8Array): Editable {
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    return { why: t("It is not in UTF-8: it can be looked at, not edited.") };
   }
-  return all;
+  const returns = text.split("\r").length - 1;
+  const pairs = text.split("\r\n").length - 1;
+  const lines = text.split("\n").length - 1;
+  if (returns === 0) return { text, crlf: false };
+  if (returns === pairs && pairs === lines) return { text: text.replaceAll("\r\n", "\n"), crlf: true };
+  return { why: t("Its lines end in different ways: an editor here would change them all.") };
+}
+
+/** The file's bytes of an edited text. */
+export function edited(text: string, crlf: boolean): Uint8Array {
+  return new TextEncoder().encode(crlf ? text.replaceAll("\n", "\r\n") : text);
 }
 
 const IMAGES: Record<string, string> = { png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif", webp: "image/webp" };

@@ -55,6 +55,11 @@ export function fraction(pull: Pull): number | undefined {
   return Math.min(1, pull.layers.reduce((sum, l) => sum + (l.done ? l.total : Math.min(l.current, l.total)), 0) / total);
 }
 
+/** What a load brought, by what the engine said: names, or ids of images without one. */
+export function loaded(lines: string[]): string[] {
+  return lines.flatMap((line) => /^Loaded image(?: ID)?: (\S+)$/.exec(line)?.[1] ?? []);
+}
+
 /** An image's name as the pull wants it: name and tag apart. Undefined when it can't be one. */
 export function reference(text: string): { name: string; tag: string } | undefined {
   const name = text.trim();

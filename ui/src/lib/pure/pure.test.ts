@@ -1,13 +1,15 @@
-import { counted, none, record, take } from "./build";
+import { buildName, counted, none, record, take } from "./build";
 import { registryOf } from "./paths";
-import { disk, History, hottest } from "./usage";
+import { limits, restartWords } from "./limits";
+import { whereItRuns } from "./machine";
+import { History, hottest, parts, percent, steady } from "./usage";
 import { offsets, part } from "./window";
 import { describe, expect, it } from "vitest";
 
 import type { Container, ImageDetail } from "../docker/client";
-import { groups, matches, published, status, touched } from "./containers";
+import { endWords, groups, matches, published, status, touched } from "./containers";
 import { entries, listOf, withList, wrongList, wrongText } from "./engine-settings";
-import { frames, join, listing, preview, tar, untar } from "./files";
+import { editable, edited, frames, join, listing, preview, replaced, tar, untar } from "./files";
 import { ago, quote, size, span, words } from "./format";
 import { usable } from "./language";
 import { fraction, nothing, progress, reference } from "./pull";
@@ -196,10 +198,132 @@ crw-rw-rw- 1 0 0 1, 3 Nov 21 12:00 null
   });
 });
 
+describe("a file that is edited", () => {
+  const bytes = (text: string) => new TextEncoder().encode(text);
+  const text = (all: Uint8Array | undefined) => new TextDecoder().decode(all);
+  it("keeps its name, owner and mode; its time is now", () => {
+    const long = `${"n".repeat(120)}.txt`;
+    for (const name of ["a.txt", long]) {
+      const packed = tar(name, bytes("before"));
+      // As the engine sends it: another owner and mode.
+      const head = packed.subarray(name === long ? 1024 : 0);
+      head.set(bytes("0000750\0"), 100);
+      head.set(bytes("0001750\0"), 108);
+      const now = replaced(packed, bytes("after, and longer than it was"), 1_700_000_000_000);
+      expect(text(untar(now ?? new Uint8Array()))).toBe("after, and longer than it was");
+      const fresh = (now ?? new Uint8Array()).subarray(name === long ? 1024 : 0);
+      expect([text(fresh.subarray(100, 107)), text(fresh.subarray(108, 115)), Number.parseInt(text(fresh.subarray(136, 147)), 8)]).toEqual(["0000750", "0001750", 1_700_000_000]);
+      const sum = fresh.slice(0, 512).fill(32, 148, 156).reduce((all, b) => all + b, 0);
+      expect(Number.parseInt(text(fresh.subarray(148, 154)), 8)).toBe(sum);
+      if (name === long) expect(text(now)).toContain(`path=${long}`);
+    }
+    expect(replaced(new Uint8Array(1024), bytes("x"))).toBeUndefined();
+  });
+  it("keeps attributes, and says nothing of its old size and time", () => {
+    const record = (words: string) => `${words.length + 4} ${words}\n`;
+    const pax = bytes(record("mtime=1.25") + record("SCHILY.xattr.user.a=b") + record("size=6"));
+    const head = tar("pax", pax).subarray(0, 1024);
+    head[156] = 120;
+    const packed = new Uint8Array([...head, ...tar("a.txt", bytes("before"))]);
+    const now = text(replaced(packed, bytes("after")));
+    expect(now).toContain("SCHILY.xattr.user.a=b");
+    expect(now).not.toMatch(/mtime=|size=/);
+    expect(text(untar(bytes(now)))).toBe("after");
+  });
+  it("has its own line ends afterwards, or is not edited", () => {
+    for (const whole of ["a\nb\n", "a\r\nb\r\n", "", "one", "\ufeffmarked\n", "äöü ✓"]) {
+      const found = editable(bytes(whole));
+      if ("why" in found) throw new Error(found.why);
+      expect(found.text).not.toContain("\r");
+      expect(edited(found.text, found.crlf)).toEqual(bytes(whole));
+    }
+    for (const mixed of [bytes("a\r\nb\n"), bytes("old\rmac"), new Uint8Array([0xff, 0x41])]) expect(editable(mixed)).toHaveProperty("why");
+  });
+});
+
+describe("where the engine runs", () => {
+  const machine = (driver: string, accel: string | null = null, accel_note: string | null = null) => whereItRuns({ driver, accel, accel_note });
+  it("is said without a technical word; what is slow says why, and what to do", () => {
+    for (const runs of [machine("local"), machine("wsl"), machine("vfkit"), machine("krunkit"), machine("qemu"), machine("qemu", "kvm"), machine("qemu", "tcg")]) {
+      expect(runs.words).not.toMatch(/tcg|kvm|qemu|vfkit/i);
+      expect(runs.words).not.toBe("");
+    }
+    const slow = machine("qemu", "tcg", "/dev/kvm: Permission denied.");
+    expect([slow.words.includes("slow"), slow.why, slow.next?.includes("/dev/kvm")]).toEqual([true, "/dev/kvm: Permission denied", true]);
+  });
+});
+
+describe("names of builds", () => {
+  it("are those that the engine's history gives them", () => {
+    expect([buildName("/home/me/orders", "", ""), buildName("/home/me/orders/", "Dockerfile", ""), buildName("/x/orders", "broken.Dockerfile", ""), buildName("/x/orders", "", "test"), buildName("C:\\x\\orders", "", "")]).toEqual(["orders", "orders", "orders/broken.Dockerfile", "orders (test)", "orders"]);
+  });
+});
+
+describe("ends", () => {
+  it("are said with their code and why", () => {
+    const now = Date.parse("2026-01-01T00:01:00Z");
+    const said = (state: Parameters<typeof endWords>[0]) => endWords(state && { FinishedAt: "2026-01-01T00:00:00Z", ...state }, now);
+    expect(said({ Status: "exited", ExitCode: 3 })).toBe("It ended 1 minute ago with code 3.");
+    expect(said({ Status: "exited", ExitCode: 137, OOMKilled: true })).toBe("It ended 1 minute ago with code 137, for want of memory.");
+    expect(said({ Status: "exited", ExitCode: 143 })).toBe("It ended 1 minute ago with code 143, stopped.");
+    expect([said({ Status: "running" }), said(undefined), said({ Status: "created" })]).toEqual(["", "", "It was never started."]);
+  });
+});
+
+describe("orders and rights", () => {
+  it("containers are sorted by what a person chose, within their projects", () => {
+    const made = (Name: string, Created: number, Image: string, State = "running") => ({ Id: Name, Names: [`/${Name}`], Created, Image, State });
+    const all = [made("b", 1, "x"), made("a", 2, "y"), made("c", 3, "w", "exited")] as Parameters<typeof groups>[0];
+    const by = (order?: Parameters<typeof groups>[1]) => groups(all, order)[0]?.containers.map((c) => c.Id).join("");
+    expect([by(), by("newest"), by("image")]).toEqual(["abc", "cab", "cba"]);
+  });
+  it("capabilities are checked, sent, and in the line", () => {
+    const form = { ...blank("busybox"), caps: "net_admin, SYS_PTRACE" };
+    expect(check(form).caps).toBeUndefined();
+    expect(body(form).HostConfig.CapAdd).toEqual(["NET_ADMIN", "SYS_PTRACE"]);
+    expect(line(form)).toContain("--cap-add NET_ADMIN --cap-add SYS_PTRACE");
+    expect(service(form)).toContain('cap_add: ["NET_ADMIN","SYS_PTRACE"]');
+    expect(check({ ...form, caps: "net admin; rm" }).caps).toContain("ADMIN;");
+    expect(body(blank("busybox")).HostConfig.CapAdd).toBeUndefined();
+  });
+});
+
+describe("limits", () => {
+  it("are said in words, and where there is none as well", () => {
+    expect(limits({}).map((l) => [l.what, l.says, l.set])).toEqual([["Memory", "no limit", false], ["Processors", "no limit", false], ["Processes", "no limit", false]]);
+    const says = (host: Parameters<typeof limits>[0]) => limits(host).map((l) => l.says);
+    expect(says({ Memory: 512_000_000, MemorySwap: 1_024_000_000, NanoCpus: 1.5e9, PidsLimit: 1000 })).toEqual(["512 MB, 512 MB of swap", "1.5", "1,000"]);
+    expect(says({ Memory: 512_000_000, MemorySwap: -1, CpuQuota: 50_000, CpuPeriod: 100_000, PidsLimit: -1 })).toEqual(["512 MB, swap without a limit", "0.5", "no limit"]);
+    expect(says({ Memory: 512_000_000, MemorySwap: 512_000_000, CpusetCpus: "0-1" })).toEqual(["512 MB, no swap", "only number 0-1", "no limit"]);
+  });
+  it("a restart policy is said in words", () => {
+    const says = (Name: string, MaximumRetryCount = 0) => restartWords({ RestartPolicy: { Name, MaximumRetryCount } } as Parameters<typeof restartWords>[0]);
+    expect([says(""), says("always"), says("on-failure"), says("on-failure", 1), says("on-failure", 5), restartWords({ AutoRemove: true })]).toEqual(["never", "always", "when it fails", "when it fails, once", "when it fails, up to 5 times", "never; it is removed when it ends"]);
+  });
+});
+
 describe("use", () => {
-  it("what could go is counted, also where it takes nothing", () => {
-    const parts = disk({ LayersSize: 9, Images: [{ Size: 5, SharedSize: 2, Containers: 0 }, { Size: 4, SharedSize: -1, Containers: 1 }], Containers: [{ SizeRw: 0, State: "exited" }, { SizeRw: 7, State: "running" }] });
-    expect(parts.map((p) => [p.what, p.size, p.free, p.idle])).toEqual([["images", 9, 3, 1], ["containers", 7, 0, 1], ["volumes", 0, 0, 0], ["builds", 0, 0, 0]]);
+  it("what could be freed is what a prune takes, by each choice", () => {
+    const found = parts(
+      {
+        LayersSize: 9,
+        Containers: [{ SizeRw: 3, State: "exited" }, { SizeRw: 7, State: "running" }, { SizeRw: 5, State: "restarting" }, { SizeRw: 0, State: "created" }],
+        Volumes: [{ Name: "used", UsageData: { Size: 4, RefCount: 1 } }, { Name: "free", UsageData: { Size: 2, RefCount: 0 } }, { Name: "elsewhere", Options: { type: "nfs" }, UsageData: { Size: 8, RefCount: 0 } }],
+        BuildCache: [{ Size: 6, InUse: false, Shared: false }, { Size: 5, InUse: true, Shared: false }, { Size: 100, InUse: false, Shared: true }],
+      },
+      { unnamed: { Count: 1, SpaceReclaimable: 2 }, unused: { Count: 3, SpaceReclaimable: 8 } },
+    );
+    expect(found.map((p) => [p.what, p.size, ...p.choices.map((c) => [c.bytes, c.count])])).toEqual([
+      ["images", 9, [2, 1], [8, 3]],
+      ["containers", 15, [3, 2]],
+      ["volumes", 14, [2, 1]],
+      ["builds", 11, [6, 1]],
+    ]);
+    // An engine that can't tell promises nothing.
+    expect(parts({ LayersSize: 9 })[0]?.choices).toEqual([]);
+  });
+  it("a processor's share is one number wherever it is shown", () => {
+    expect([steady([]), steady([100]), steady([900, 100, 100, 100, 100, 100]), percent(0.04), percent(9.96), percent(199.6)]).toEqual([0, 100, 100, "0.0 %", "10 %", "200 %"]);
   });
   it("rates and sums of what comes each second", () => {
     const use = { cpu: 50, memory: 10, limit: 100, received: 0, sent: 0, read: 0, written: 0, processes: 1 };

@@ -36,6 +36,8 @@ export interface RunForm {
   tty: boolean;
   remove: boolean;
   privileged: boolean;
+  /** Capabilities that are added, separated by spaces or commas. */
+  caps: string;
 }
 
 export function blank(image: string): RunForm {
@@ -55,6 +57,7 @@ export function blank(image: string): RunForm {
     tty: false,
     remove: false,
     privileged: false,
+    caps: "",
   };
 }
 
@@ -90,6 +93,12 @@ export function memory(text: string): number | undefined {
   if (!found) return undefined;
   const factor = { b: 1, k: 1024, m: 1024 ** 2, g: 1024 ** 3, "": 1 }[found[2]?.toLowerCase() ?? ""] ?? 1;
   return Math.floor(Number(found[1]) * factor);
+}
+
+const CAPABILITY = /^(CAP_)?[A-Z]+(_[A-Z]+)*$/;
+
+function capabilities(text: string): string[] {
+  return text.toUpperCase().split(/[\s,]+/).filter(Boolean);
 }
 
 function port(text: string): boolean {
@@ -129,6 +138,8 @@ export function check(form: RunForm, names: Iterable<string> = []): Record<strin
   if (form.memory && (bytes === undefined || bytes < 6 * 1024 ** 2)) wrong.memory = t("At least 6m, such as 512m or 2g");
   if (form.cpus && !(Number(form.cpus) > 0)) wrong.cpus = t("A number, such as 0.5 or 2");
   if (form.workdir && !form.workdir.startsWith("/")) wrong.workdir = t("A whole path");
+  const unknown = capabilities(form.caps).find((cap) => !CAPABILITY.test(cap));
+  if (unknown) wrong.caps = t("{cap} is no capability; they are called NET_ADMIN, SYS_PTRACE, or ALL", { cap: unknown });
   if (form.remove && form.restart !== "no") wrong.restart = t("A container that is removed at its end can’t be started again");
   return wrong;
 }
@@ -163,6 +174,7 @@ export function body(form: RunForm): CreateBody {
       RestartPolicy: { Name: form.restart },
       AutoRemove: form.remove,
       Privileged: form.privileged,
+      ...(form.caps.trim() ? { CapAdd: capabilities(form.caps) } : {}),
       ...(form.network && form.network !== "bridge" ? { NetworkMode: form.network } : {}),
       ...(form.memory && bytes ? { Memory: bytes } : {}),
       ...(form.cpus ? { NanoCpus: Math.round(Number(form.cpus) * 1e9) } : {}),
@@ -190,6 +202,7 @@ export function line(form: RunForm): string {
   if (form.user) add("-u", form.user);
   if (form.workdir) add("-w", form.workdir);
   if (form.privileged) add("--privileged");
+  for (const cap of capabilities(form.caps)) add("--cap-add", cap);
   add(form.image.trim());
   const parsed = words(form.command);
   if ("words" in parsed) add(...parsed.words);
@@ -217,6 +230,7 @@ export function service(form: RunForm): string {
     add("stdin_open", true);
   }
   if (form.privileged) add("privileged", true);
+  if (form.caps.trim()) add("cap_add", capabilities(form.caps));
   const volumes = form.mounts.filter((m) => m.source && !m.source.startsWith("/")).map((m) => m.source);
   if (volumes.length) out.push("volumes:", ...volumes.map((v) => `  ${v}:`));
   return `${out.join("\n")}\n`;
@@ -263,5 +277,6 @@ export function fromContainer(detail: ContainerDetail, image: ImageDetail | unde
   form.tty = config?.Tty ?? false;
   form.remove = host?.AutoRemove ?? false;
   form.privileged = host?.Privileged ?? false;
+  form.caps = (host?.CapAdd ?? []).join(" ");
   return form;
 }

@@ -2,7 +2,10 @@
 
 export interface Sample {
   at: number;
+  /** Percent of one processor. */
   cpu: number;
+  /** Processors that there are. */
+  cpus: number;
   memory: number;
   limit: number;
   received: number;
@@ -44,6 +47,7 @@ export function sample(line: string): Sample | undefined {
   return {
     at: at / 1000,
     cpu: !first && system > 0 && used > 0 ? (used / system) * cpus * 100 : 0,
+    cpus,
     memory: Math.max(0, memory - cache),
     limit: raw.memory_stats?.limit ?? 0,
     received: networks.reduce((all, n) => all + (n.rx_bytes ?? 0), 0),

@@ -1,6 +1,6 @@
 // What containers use over the last minutes, and what it means.
-import type { DiskUse } from "../docker/client";
-import { t } from "../texts";
+import type { DiskUse, Prunable } from "../docker/client";
+import { t, tn } from "../texts";
 import { size } from "./format";
 
 export interface Use {
@@ -17,7 +17,7 @@ export interface Use {
 export interface Row {
   id: string;
   use: Use;
-  /** The processor's share over some seconds: what the order goes by, so that rows don't jump. */
+  /** The processor's share over some seconds, in percent of one: what is shown, and what the order goes by. */
   steady: number;
   cpus: number[];
   /** Bytes a second. */
@@ -35,6 +35,19 @@ export interface Sum {
 /** Samples of each container, and sums, that are kept. */
 const SAMPLES = 60;
 const SUMS = 300;
+/** Samples that a shown share is the mean of. */
+const STEADY = 5;
+
+/** A share as it is shown wherever it is: the mean of the last seconds. */
+export function steady(values: number[]): number {
+  const recent = values.slice(-STEADY);
+  return recent.length ? recent.reduce((sum, v) => sum + v, 0) / recent.length : 0;
+}
+
+/** Percent of one processor: four that are busy are 400 %. */
+export function percent(share: number): string {
+  return `${share.toFixed(share < 9.95 ? 1 : 0)} %`;
+}
 
 export class History {
   #rows = new Map<string, Row>();
@@ -50,12 +63,11 @@ export class History {
       const before = this.#rows.get(id);
       const rate = (now: number, then: number | undefined) => (seconds > 0 && then !== undefined ? Math.max(0, (now - then) / seconds) : 0);
       const cpus = [...(before?.cpus ?? []), use.cpu].slice(-SAMPLES);
-      const recent = cpus.slice(-5);
       rows.set(id, {
         id,
         use,
         cpus,
-        steady: Math.round(recent.reduce((sum, v) => sum + v, 0) / recent.length),
+        steady: steady(cpus),
         network: rate(use.received + use.sent, before && before.use.received + before.use.sent),
         blocks: rate(use.read + use.written, before && before.use.read + before.use.written),
       });
@@ -85,38 +97,45 @@ export function line(values: number[], width: number, height: number): string {
 
 /** Why the computer is slow or hot, in a sentence; nothing when it is not. */
 export function hottest(rows: Row[], sum: Sum, all: { cpus: number; memory: number }, name: (id: string) => string): string {
-  const share = sum.cpu / (all.cpus * 100);
+  const busy = sum.cpu / 100;
   const top = [...rows].sort((a, b) => b.steady - a.steady)[0];
   const large = [...rows].sort((a, b) => b.use.memory - a.use.memory)[0];
-  if (share > 0.5 && top) return t("Containers keep {share} % of the processors busy, {name} most of all ({own} %).", { share: Math.round(share * 100), name: name(top.id), own: Math.round(top.steady) });
+  if (busy > all.cpus / 2 && top) return t("Containers keep {busy} of {all} processors busy, {name} most of all ({own}).", { busy: busy.toFixed(1), all: all.cpus, name: name(top.id), own: percent(top.steady) });
   if (all.memory && sum.memory / all.memory > 0.8 && large) return t("Memory is short: containers use {used}, {name} most of all ({own}).", { used: size(sum.memory), name: name(large.id), own: size(large.use.memory) });
   const full = rows.find((r) => r.use.limit && r.use.limit < all.memory && r.use.memory / r.use.limit > 0.9);
   if (full) return t("{name} is close to its limit of memory ({limit}).", { name: name(full.id), limit: size(full.use.limit) });
   return "";
 }
 
+/** What could be freed, by one of the choices that a person has. */
+export interface Choice {
+  /** How many of what. */
+  label: string;
+  bytes: number;
+  count: number;
+}
+
 export interface DiskPart {
   what: "images" | "containers" | "volumes" | "builds";
   label: string;
   size: number;
-  free: number;
-  /** How many of them nobody uses. */
-  idle: number;
+  /** The usual choice first. */
+  choices: Choice[];
 }
 
-/** What is on the disk, and what of it could go. */
-export function disk(use: DiskUse): DiskPart[] {
+/** What is on the disk, and what a prune would free of it: no more than that is promised. */
+export function parts(use: DiskUse, images?: { unnamed: Prunable; unused: Prunable }): DiskPart[] {
   const sum = (values: (number | undefined)[]) => values.reduce<number>((all, v) => all + Math.max(0, v ?? 0), 0);
-  const idle = {
-    images: (use.Images ?? []).filter((i) => !i.Containers),
-    containers: (use.Containers ?? []).filter((c) => c.State !== "running" && c.State !== "paused" && c.State !== "restarting"),
-    volumes: (use.Volumes ?? []).filter((v) => !v.UsageData?.RefCount),
-    builds: (use.BuildCache ?? []).filter((b) => !b.InUse),
-  };
+  const own = (use.BuildCache ?? []).filter((b) => !b.Shared);
+  const containers = (use.Containers ?? []).filter((c) => c.State === "created" || c.State === "exited").map((c) => c.SizeRw);
+  const volumes = (use.Volumes ?? []).filter((v) => !v.UsageData?.RefCount && !Object.keys(v.Options ?? {}).length).map((v) => v.UsageData?.Size);
+  const builds = own.filter((b) => !b.InUse).map((b) => b.Size);
+  const one = (label: (n: number) => string, sizes: (number | undefined)[]) => [{ label: label(sizes.length), bytes: sum(sizes), count: sizes.length }];
+  const choice = (label: (n: number) => string, { Count, SpaceReclaimable }: Prunable) => ({ label: label(Count), bytes: SpaceReclaimable, count: Count });
   return [
-    { what: "images", label: t("Images"), size: use.LayersSize ?? 0, free: sum(idle.images.map((i) => i.Size - Math.max(0, i.SharedSize))), idle: idle.images.length },
-    { what: "containers", label: t("Containers"), size: sum((use.Containers ?? []).map((c) => c.SizeRw)), free: sum(idle.containers.map((c) => c.SizeRw)), idle: idle.containers.length },
-    { what: "volumes", label: t("Volumes"), size: sum((use.Volumes ?? []).map((v) => v.UsageData?.Size)), free: sum(idle.volumes.map((v) => v.UsageData?.Size)), idle: idle.volumes.length },
-    { what: "builds", label: t("Build cache"), size: sum((use.BuildCache ?? []).map((b) => b.Size)), free: sum(idle.builds.map((b) => b.Size)), idle: idle.builds.length },
+    { what: "images", label: t("Images"), size: use.LayersSize ?? 0, choices: images ? [choice((n) => t("{n} without a name", { n }), images.unnamed), choice((n) => t("{n} that nobody uses", { n }), images.unused)] : [] },
+    { what: "containers", label: t("Containers"), size: sum((use.Containers ?? []).map((c) => c.SizeRw)), choices: one((n) => t("{n} stopped", { n }), containers) },
+    { what: "volumes", label: t("Volumes"), size: sum((use.Volumes ?? []).map((v) => v.UsageData?.Size)), choices: one((n) => t("{n} that nobody uses", { n }), volumes) },
+    { what: "builds", label: t("Build cache"), size: sum(own.map((b) => b.Size)), choices: one((n) => tn("{n} step", "{n} steps", n), builds) },
   ];
 }

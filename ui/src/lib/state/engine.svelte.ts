@@ -3,7 +3,7 @@ import { SvelteMap } from "svelte/reactivity";
 
 import { api, type Channel } from "../backend";
 import type { Failure, Machine } from "../backend/words";
-import { type Container, type ContainerAction, docker, path, type Image, type Network, type Volume } from "../docker/client";
+import { type Container, type ContainerAction, docker, HELPER, path, type Image, type Network, type Volume } from "../docker/client";
 import { name, type Pending, touched } from "../pure/containers";
 import { notify } from "./ui.svelte";
 import { t } from "../texts";
@@ -82,7 +82,7 @@ class Engine {
   /** What a person asked of the machine and is not done. */
   asked = $state<"start" | "stop" | "restart" | undefined>();
   containers = new List<Container>(async () => (await docker.containers()).filter((c) => !c.Labels?.[HELPER]));
-  images = new List<Image>(async () => (await docker.images()).filter((i) => !i.RepoTags?.every((tag) => tag.startsWith("coracle/files:")) || !i.RepoTags.length));
+  images = new List<Image>(async () => (await docker.images()).filter((i) => !i.Labels?.[HELPER]));
   volumes = new List<Volume>(docker.volumes);
   networks = new List<Network>(docker.networks);
   pending = new SvelteMap<string, Pending>();
@@ -247,9 +247,6 @@ const DONE: Record<ContainerAction | "remove", string> = {
   kill: "killed",
   remove: "removed",
 };
-
-/** The label of what serves the app alone. */
-export const HELPER = "dev.coracle.helper";
 
 export const engine = new Engine();
 

@@ -101,6 +101,7 @@ class Operations {
   /** Opens a stream as an operation; each line goes to `line`, which may tell of its progress. */
   stream(title: string, what: Open, hear: { line?: (line: string, operation: Operation) => void; quiet?: boolean; failed?: string } = {}): Operation {
     let channel: Channel | undefined;
+    let sent = false;
     const operation = this.add(new Operation(title, () => channel?.close()));
     const message = (message: Message) => {
       switch (message.message) {
@@ -109,7 +110,11 @@ class Operations {
           else operation.say(message.lines);
           break;
         case "moved":
+          if (sent) break;
           operation.fraction = message.of ? message.bytes / message.of : undefined;
+          // What is sent whole is not done: from here on only the engine knows how far it is.
+          sent = what.open === "send" && message.of !== null && message.bytes >= message.of;
+          if (sent) [operation.fraction, operation.status] = [undefined, t("sent; the engine works on it")];
           break;
         case "failed":
           operation.end("failed", message.failure.message);

@@ -31,6 +31,8 @@ export class Pulling {
             this.progress = now;
             this.operation.status = now.status;
             this.operation.fraction = fraction(now);
+            // Nothing comes after an error: the two are never shown beside each other.
+            if (now.error) this.#end(now.error);
           } else if (message.message === "failed") this.#end(message.failure.message);
           else if (message.message === "ended") this.#end(this.progress.error ?? "");
         },

@@ -1,4 +1,5 @@
 // Where the person is and what is open above it.
+import { type Order, ORDERS } from "../pure/containers";
 import type { RunForm } from "../pure/run";
 import { t } from "../texts";
 
@@ -22,10 +23,24 @@ export interface Question {
   verb: string;
   /** A further choice, such as volumes that go along. */
   option?: string;
+  /** Whether without the choice there is nothing to do. */
+  needed?: boolean;
   answer: (yes: boolean, option: boolean) => void;
 }
 
+export interface MenuItem {
+  label: string;
+  run: () => unknown;
+  danger?: boolean;
+  /** Whether it is the one chosen, of several that exclude each other. */
+  chosen?: boolean;
+}
+
 const THEME = "coracle.theme";
+const ORDER = "coracle.containers.order";
+/** How long good news stay; longer where something can be done about them. */
+const NEWS_MS = 4000;
+const OFFER_MS = 10_000;
 let notes = 0;
 
 class Ui {
@@ -35,20 +50,32 @@ class Ui {
   tab = $state<Tab>("overview");
   filter = $state("");
   palette = $state(false);
+  /** A container that a person has just run, and until when its end is news to them. */
+  fresh = $state.raw<{ id: string; until: number } | undefined>();
   run = $state<{ image: string; form?: RunForm } | undefined>();
   pull = $state<{ image: string; then?: "run" } | undefined>();
+  /** The menu of a row, and where it was asked for. */
+  context = $state.raw<{ x: number; y: number; label: string; items: MenuItem[] } | undefined>();
   question = $state.raw<Question | undefined>();
   notes = $state<Note[]>([]);
   theme = $state<Theme>("system");
+  /** What containers are sorted by. */
+  order = $state<Order>("name");
 
   constructor() {
     const kept = globalThis.localStorage?.getItem(THEME);
     if (kept === "light" || kept === "dark") this.theme = kept;
+    this.order = ORDERS.find((o) => o === globalThis.localStorage?.getItem(ORDER)) ?? "name";
   }
 
   setTheme(theme: Theme) {
     this.theme = theme;
     localStorage.setItem(THEME, theme);
+  }
+
+  setOrder(order: Order) {
+    this.order = order;
+    localStorage.setItem(ORDER, order);
   }
 
   go(section: Section, selected?: string, tab?: Tab) {
@@ -65,7 +92,7 @@ export function notify(kind: Note["kind"], title: string, text = "", action?: No
   const id = ++notes;
   ui.notes = [...ui.notes.slice(-3), { id, kind, title, text, action }];
   // Errors stay until they are read.
-  if (kind === "done") setTimeout(() => dismiss(id), 4000);
+  if (kind === "done") setTimeout(() => dismiss(id), action ? OFFER_MS : NEWS_MS);
 }
 
 export function dismiss(id: number) {

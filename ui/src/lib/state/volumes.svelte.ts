@@ -1,14 +1,14 @@
 // Files of volumes. Docker's API reaches a volume only through a container that has it; one that is made of an empty
 // image and never started does, and goes when it has served. Lists leave these out by their label.
 import { api, EngineError, engineWords } from "../backend";
-import { docker, path as url } from "../docker/client";
+import { docker, HELPER, path as url } from "../docker/client";
 import { t } from "../texts";
-import { engine, HELPER, words } from "./engine.svelte";
+import { engine, words } from "./engine.svelte";
 import { ask, choose } from "./form.svelte";
 import { operations } from "./operations.svelte";
 import { notify } from "./ui.svelte";
 
-const IMAGE = "coracle/files:1";
+const IMAGE = "coracle/files:2";
 /** Where a volume is in its helper. */
 export const ROOT = "/volume";
 
@@ -21,7 +21,7 @@ async function image() {
     const [repo = "", tag = ""] = IMAGE.split(":");
     const answer = await api().docker({
       method: "POST",
-      path: url("/images/create", { fromSrc: "-", repo, tag }),
+      path: url("/images/create", { fromSrc: "-", repo, tag, changes: `LABEL ${HELPER}=files` }),
       // An archive without entries.
       body: new Uint8Array(1024),
       headers: { "content-type": "application/x-tar" },

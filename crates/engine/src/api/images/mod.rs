@@ -365,7 +365,7 @@ pub async fn delete(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     Ok(Reply::json(told(&engine, removed, &id)))
 }
 
-pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+fn prune_options(call: &Call) -> Result<image::PruneOptions> {
     let filters = call.filters()?.only(&["dangling", "label", "label!", "until"])?;
     let until = match filters.values("until") {
         [] => None,
@@ -374,13 +374,22 @@ pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
             Some(at.ok_or_else(|| Error::invalid(format!("invalid filter 'until={text}'")))?.as_secs() as i64)
         }
     };
-    let options = image::PruneOptions {
+    Ok(image::PruneOptions {
         all: !filters.truth("dangling")?.unwrap_or(true),
         until,
         labels: filters.values("label").to_vec(),
         not_labels: filters.values("label!").to_vec(),
-    };
-    let pruned = engine.images.prune(options, &uses(&engine)).await?;
+    })
+}
+
+/// What a prune with the same filters would do now.
+pub async fn prunable(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let found = engine.images.prunable(&prune_options(&call)?, &uses(&engine)).await?;
+    Ok(Reply::json(json!({ "Count": found.images, "SpaceReclaimable": found.bytes })))
+}
+
+pub async fn prune(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let pruned = engine.images.prune(prune_options(&call)?, &uses(&engine)).await?;
     let space = pruned.space_reclaimed;
     let removed = told(&engine, pruned.removed, "");
     engine.prune_event("image", space);

@@ -49,20 +49,25 @@ impl Task {
         }
         self.record.last.ports.clear();
         self.exits += 1;
-        if untold {
-            self.emit("oom", &[]);
-        }
-        let died = [("exitCode", exit.code.to_string()), ("execDuration", ran_for.as_secs().to_string())];
-        self.emit("die", &died);
-        self.engine.volumes_event(&self.record, "unmount");
         let was_stopped = stopping.is_some();
         let Stopping { waiters, restart, mut remove, .. } = stopping.unwrap_or_default();
-        if !waiters.is_empty() || !restart.is_empty() {
-            self.emit("stop", &[]);
-        }
+        let stopped = !waiters.is_empty() || !restart.is_empty();
+        // Told when it can be seen: who hears of an end and asks then must not be told that it runs.
+        let tell_end = |task: &Self| {
+            if untold {
+                task.emit("oom", &[]);
+            }
+            let died = [("exitCode", exit.code.to_string()), ("execDuration", ran_for.as_secs().to_string())];
+            task.emit("die", &died);
+            task.engine.volumes_event(&task.record, "unmount");
+            if stopped {
+                task.emit("stop", &[]);
+            }
+        };
         if !restart.is_empty() {
             // A restart asked for wins over the policy, and over --rm.
             self.publish(Status::Exited);
+            tell_end(self);
             let result = self.start_anew().await;
             if result.is_ok() {
                 self.emit("restart", &[]);
@@ -75,12 +80,14 @@ impl Task {
             self.state = State::Waiting(Instant::now() + self.back_off.after(ran_for));
             self.save(self.run_durability()).await;
             self.publish(Status::Restarting);
+            tell_end(self);
             waiters.into_iter().for_each(|reply| tell(reply, Ok(())));
             return true;
         }
         let mut gone = false;
         if self.record.host.auto_remove || !remove.is_empty() {
             self.publish(Status::Exited);
+            tell_end(self);
             let volumes = self.record.host.auto_remove || remove.iter().any(|(volumes, _)| *volumes);
             let result = self.remove(volumes).await;
             gone = result.is_ok();
@@ -90,6 +97,7 @@ impl Task {
         } else {
             self.save(self.run_durability()).await;
             self.publish(Status::Exited);
+            tell_end(self);
         }
         waiters.into_iter().for_each(|reply| tell(reply, Ok(())));
         !gone
