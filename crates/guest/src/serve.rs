@@ -29,8 +29,8 @@ use crate::{
 pub const MAX_WORKERS: usize = 4;
 /// Pause before the port is looked at again while no host is there (virtio-serial has no event for it).
 const PORT_POLL: Duration = Duration::from_millis(20);
-/// Bytes a stream copies at a time, each way.
-const COPY: usize = 64 * 1024;
+/// Bytes a stream copies at a time, each way: a whole frame.
+const COPY: usize = wire::sync::MAX_BODY;
 /// Time in which an address in the guest must take a connection.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Time in which an engine that is starting must answer, before a Docker stream is refused.
