@@ -10,6 +10,8 @@ use crate::{Cli, Outcome, tool};
 
 /// The ordinary user that root becomes here: nobody's.
 const USER: u32 = 64_124;
+/// Beside a script that starts QEMU: what the daemon takes for this host's `resolv.conf`.
+const RESOLVERS: &str = "daemons-resolv.conf";
 /// Two processors and an emulated guest: one at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -49,11 +51,13 @@ impl Machine {
         Self::start_as(name, None, None)
     }
 
-    /// Boots one for which this host's resolver is another: the one at this address, for QEMU alone.
+    /// Boots one for which this host's resolver is another: the one at this address for QEMU alone, and for the daemon
+    /// none, until [`Self::resolvers`] are told.
     pub fn start_with_resolver(name: &str, resolver: std::net::IpAddr) -> Self {
         let folder = PathBuf::from(format!("/tmp/cq-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("make a folder");
         std::fs::write(folder.join("resolv.conf"), format!("nameserver {resolver}\n")).expect("write");
+        std::fs::write(folder.join(RESOLVERS), "").expect("write");
         let script = folder.join("qemu");
         // A version is asked as well: all goes through.
         let text = format!(
@@ -65,6 +69,13 @@ impl Machine {
         std::fs::write(&script, text).expect("write");
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("chmod");
         Self::start_as(name, None, Some(script))
+    }
+
+    /// From now on the daemon of one with a resolver asks these.
+    pub fn resolvers(&self, addresses: &[std::net::IpAddr]) {
+        let script = self.starter.as_ref().expect("started with a resolver");
+        let lines: String = addresses.iter().map(|address| format!("nameserver {address}\n")).collect();
+        std::fs::write(script.with_file_name(RESOLVERS), lines).expect("write");
     }
 
     /// Boots one of another architecture, translated.
@@ -128,7 +139,9 @@ impl Machine {
                 .env("CORACLE_ARCH", foreign.arch)
                 .env("CORACLE_QEMU", &foreign.qemu)
                 .envs(foreign.environment.iter().map(|(key, value)| (key, value))),
-            (None, Some(starter)) => command.env("CORACLE_QEMU", starter),
+            (None, Some(starter)) => command
+                .env("CORACLE_QEMU", starter)
+                .env("CORACLE_RESOLV_CONF", starter.with_file_name(RESOLVERS)),
             (None, None) => command.env("CORACLE_QEMU", tool("CORACLE_TEST_QEMU")),
         };
         command

@@ -215,20 +215,29 @@ fn subnets_are_chosen_beside_where_the_hosts_network_leads(machine: &Machine) {
     assert_ne!(subnet("after"), first);
 }
 
-/// A resolver that knows one address for every name, by UDP and TCP: 9.9.9.9 and 9.9.9.8.
-fn resolver(at: SocketAddr) {
-    fn answer(question: &[u8], last: u8) -> Option<Vec<u8>> {
+/// A resolver that knows an address for every name: by UDP the first that is given, by TCP the second. But there is no name
+/// that begins with `none`, and those that begin with `long` have a hundred addresses, too many for a datagram.
+fn resolver(at: IpAddr, addresses: [[u8; 4]; 2]) {
+    const ADDRESS: &[u8] = &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4];
+    fn answer(question: &[u8], address: [u8; 4], is_datagram: bool) -> Option<Vec<u8>> {
         let end = 12 + question.get(12..)?.iter().position(|b| *b == 0)? + 5;
-        let mut a = [&question[..2], &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0], question.get(12..end)?].concat();
-        a.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 9, 9, 9, last]);
+        let about = question.get(13..end)?;
+        let (flags, count) = match (about, is_datagram) {
+            ([b'n', b'o', b'n', b'e', ..], _) => ([0x81, 0x83], 0),
+            ([b'l', b'o', b'n', b'g', ..], true) => ([0x83, 0x80], 0),
+            ([b'l', b'o', b'n', b'g', ..], false) => ([0x81, 0x80], 100),
+            _ => ([0x81, 0x80], 1),
+        };
+        let mut a = [&question[..2], &flags, &[0, 1, 0, count, 0, 0, 0, 0], question.get(12..end)?].concat();
+        (0..count).for_each(|_| a.extend([ADDRESS, &address].concat()));
         Some(a)
     }
-    let (udp, tcp) = (UdpSocket::bind(at).unwrap(), TcpListener::bind(at).unwrap());
+    let (udp, tcp) = (UdpSocket::bind((at, 53)).unwrap(), TcpListener::bind((at, 53)).unwrap());
     // Both end with the test's process.
     std::thread::spawn(move || {
         let mut question = [0; 512];
         while let Ok((n, from)) = udp.recv_from(&mut question) {
-            answer(&question[..n], 9).and_then(|a| udp.send_to(&a, from).ok());
+            answer(&question[..n], addresses[0], true).and_then(|a| udp.send_to(&a, from).ok());
         }
     });
     std::thread::spawn(move || {
@@ -238,7 +247,7 @@ fn resolver(at: SocketAddr) {
                 stream.read_exact(&mut length).ok()?;
                 let mut question = vec![0; usize::from(u16::from_be_bytes(length))];
                 stream.read_exact(&mut question).ok()?;
-                let a = answer(&question, 8)?;
+                let a = answer(&question, addresses[1], false)?;
                 stream.write_all(&[&(a.len() as u16).to_be_bytes()[..], &a].concat()).ok()
             };
             let _ = serve();
@@ -246,32 +255,74 @@ fn resolver(at: SocketAddr) {
     });
 }
 
-/// Asks 127.0.0.11, or the resolver that `/etc/resolv.conf` names, for `private.test` by UDP and TCP.
+/// Asks 127.0.0.11, or the resolver that `/etc/resolv.conf` names, for a name by UDP and TCP, and says what came: how many
+/// addresses, and the last of them.
 const NAMES: &str = r#"
-import socket, struct
+import socket, struct, sys
 server = [l.split()[1] for l in open("/etc/resolv.conf") if l.startswith("nameserver")][0]
-q = struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + b"\x07private\x04test\0\0\x01\0\x01"
+labels = b"".join(bytes([len(l)]) + l.encode() for l in sys.argv[1].split("."))
+q = struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + labels + b"\0\0\x01\0\x01"
+def told(a):
+    assert a[:2] == q[:2] and a[2] & 0x80, a
+    if a[3] & 15: return ["", "FORMERR", "SERVFAIL", "NXDOMAIN"][a[3] & 15]
+    if a[2] & 2: return "cut"
+    return "%d %s" % (struct.unpack(">H", a[6:8])[0], socket.inet_ntoa(a[-4:]))
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(10)
+s.settimeout(8)
 s.sendto(q, (server, 53))
-t = socket.create_connection((server, 53), 10)
+t = socket.create_connection((server, 53), 8)
 t.sendall(struct.pack(">H", len(q)) + q)
-n = struct.unpack(">H", t.recv(2))[0]
-print(socket.inet_ntoa(s.recv(512)[-4:]), socket.inet_ntoa(t.recv(n)[-4:]))
+f = t.makefile("rb")
+n = struct.unpack(">H", f.read(2))[0]
+print(told(s.recv(512)) + ", " + told(f.read(n)))
 "#;
 
 #[test]
-fn names_of_the_world_are_asked_of_the_hosts_own_resolver() {
-    let at: SocketAddr = "127.0.0.77:53".parse().unwrap();
-    resolver(at);
-    let machine = Machine::start_with_resolver("names", at.ip());
+fn names_of_the_world_are_asked_of_the_hosts_own_resolvers() {
+    let address = |last: u8| IpAddr::from([127, 0, 0, last]);
+    // QEMU's own is asked only where the host has none.
+    let (qemus, hosts, silent) = (address(77), address(78), address(79));
+    resolver(qemus, [[9, 9, 7, 9], [9, 9, 7, 8]]);
+    resolver(hosts, [[9, 9, 9, 9], [9, 9, 9, 8]]);
+    let _never_answers = UdpSocket::bind((silent, 53)).unwrap();
+    let machine = Machine::start_with_resolver("names", qemus);
     let folder = tempfile::tempdir().unwrap();
     machine.load(&images::watcher(folder.path()));
     machine.docker(&["network", "create", "net"]).ok();
-    for network in ["bridge", "net", "host"] {
-        let run = ["run", "--rm", "--network", network, "watcher", "python3", "-c", NAMES];
-        assert_eq!(machine.docker(&run).ok(), "9.9.9.9 9.9.9.8", "{network}");
+    let networks = ["bridge", "net", "host"];
+    let ask = |network: &str, name: &str| {
+        let run = ["run", "--rm", "--network", network, "watcher", "python3", "-c", NAMES, name];
+        machine.docker(&run).ok()
+    };
+    for network in networks {
+        assert_eq!(
+            ask(network, "private.test"),
+            "1 9.9.7.9, 1 9.9.7.8",
+            "{network}, no resolver of the host's"
+        );
     }
+    // A VPN comes up: it is noticed, and what it knows is known in containers.
+    machine.resolvers(&[hosts]);
+    eventually("the host's resolver is asked", || ask("host", "private.test") == "1 9.9.9.9, 1 9.9.9.8");
+    for network in networks {
+        assert_eq!(ask(network, "private.test"), "1 9.9.9.9, 1 9.9.9.8", "{network}");
+        assert_eq!(ask(network, "none.test"), "NXDOMAIN, NXDOMAIN", "{network}");
+        assert_eq!(ask(network, "long.test"), "cut, 100 9.9.9.8", "{network}");
+    }
+    // All of them are dead: that is said, in time.
+    machine.resolvers(&[silent]);
+    eventually("nobody answers", || ask("host", "private.test") == "SERVFAIL, SERVFAIL");
+    for network in networks {
+        assert_eq!(ask(network, "private.test"), "SERVFAIL, SERVFAIL", "{network}");
+    }
+    // One is alive, though not the first.
+    machine.resolvers(&[silent, hosts]);
+    eventually("the other is asked", || ask("host", "private.test") == "1 9.9.9.9, 1 9.9.9.8");
+    assert_eq!(ask("net", "private.test"), "1 9.9.9.9, 1 9.9.9.8");
+    // Port 53 of the guest's network is its containers'.
+    let listen = "import socket; [socket.socket(socket.AF_INET, k).bind(('0.0.0.0', 53)) for k in (1, 2)]; print('free')";
+    let run = ["run", "--rm", "--network", "host", "watcher", "python3", "-c", listen];
+    assert_eq!(machine.docker(&run).ok(), "free");
 }
 
 /// A proxy on this host's loopback that leads every name to one port of the host's, and remembers what it was asked.

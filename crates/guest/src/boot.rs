@@ -8,7 +8,9 @@ use crate::{
     GuestError, IN_ROOT, binfmt,
     cmdline::{Arguments, Link, Share},
     dhcp::Lease,
-    disk, modules, network, say, sys,
+    disk, modules,
+    names::Names,
+    network, say, sys,
 };
 
 /// Time in which the root's device must appear after its driver was loaded.
@@ -121,6 +123,7 @@ pub fn root(words: Option<&str>) -> Arguments {
 /// to be kept. Gives the network's way out.
 pub fn services(
     arguments: &Arguments,
+    names: &Names,
     leased: impl FnOnce(Lease) + Send,
 ) -> Result<Option<Ipv4Addr>, GuestError> {
     let is_hosted = arguments.is_hosted();
@@ -130,8 +133,12 @@ pub fn services(
                 modules::load_stage("start"); // another kernel's are none of ours
                 // That kernel's programs as well: they are every distribution's.
                 binfmt::register(arguments.rosetta.as_deref());
+                // WSL's own resolver asks as Windows does.
+                if arguments.net.is_some() {
+                    problem(names.open());
+                }
             }
-            match network::up(arguments.net.as_ref()) {
+            match network::up(arguments.net.as_ref(), names) {
                 Ok((gateway, lease)) => {
                     if let Some(lease) = lease {
                         leased(lease);

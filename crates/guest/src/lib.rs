@@ -12,6 +12,7 @@
 //!               link: control, docker, tcp ...   serve    <--streams-- host
 //!               ports socket                     ports    <--frames--- coracle-engine
 //!               the host's changes, repeated     echo
+//!               names, asked of the host         names
 //!               orphans                          reaper
 //! ```
 //!
@@ -35,6 +36,7 @@ pub mod hosted;
 mod idle;
 mod last_words;
 mod modules;
+mod names;
 mod network;
 mod ports;
 mod reaper;
@@ -139,13 +141,15 @@ async fn run(arguments: cmdline::Arguments) {
     let ports = ports::Relay::default();
     let (stop, stopping) = tokio::sync::mpsc::channel(1);
     let echo = echo::Echo::start(arguments.shares.clone());
+    let names = names::Names::default();
     let booted = tokio::task::spawn_blocking({
-        let (arguments, echo) = (arguments.clone(), echo.clone());
+        let (arguments, echo, names) = (arguments.clone(), echo.clone(), names.clone());
         let runtime = tokio::runtime::Handle::current();
         boot::link_driver(&arguments.link);
         move || {
-            let keep = |lease| drop(runtime.spawn(network::keep(lease)));
-            let booted = boot::services(&arguments, keep);
+            let keep = |lease| drop(runtime.spawn(network::keep(lease, names.clone())));
+            let booted = boot::services(&arguments, &names, keep);
+            runtime.spawn(names.clone().serve());
             if !arguments.is_hosted() {
                 echo.meet_shares();
             }
@@ -154,7 +158,7 @@ async fn run(arguments: cmdline::Arguments) {
     });
     let engine = engine::Engine::start(reaper.clone(), booted, arguments.clone());
     tokio::spawn(ports.clone().serve());
-    let served = serve::Served::new(engine.clone(), ports, echo, arguments.data.clone(), stop, reaper);
+    let served = serve::Served::new(engine.clone(), ports, echo, names, arguments.data.clone(), stop, reaper);
     let link = tokio::spawn(served.link(arguments.link));
     let grace = shutdown::wait(stopping).await;
     // The link stays up while the engine stops, so that the host sees it.

@@ -11,6 +11,7 @@ use crate::{
     GuestError,
     cmdline::Net,
     dhcp::{self, Answer, Ask, Lease},
+    names::Names,
     say, sys,
 };
 
@@ -28,27 +29,29 @@ const DHCP_ANSWER: (Duration, Duration) = (Duration::from_millis(500), Duration:
 const DHCP_RETRY: Duration = Duration::from_secs(60);
 
 /// Brings the network up: the way out, if there is one, and its lease, to be kept by [`keep`].
-pub fn up(net: Option<&Net>) -> Result<(Option<Ipv4Addr>, Option<Lease>), GuestError> {
+///
+/// Programs are told to ask `names`, where it listens, and the network's own servers otherwise.
+pub fn up(net: Option<&Net>, names: &Names) -> Result<(Option<Ipv4Addr>, Option<Lease>), GuestError> {
     configure(&sys::Interface { name: "lo", address: (Ipv4Addr::LOCALHOST, 8), gateway: None })?;
     let Some(net) = net else { return Ok((None, None)) };
     sys::wait_for_path(&Path::new("/sys/class/net").join(FIRST), LIMIT)?;
     match net {
         Net::Fixed { address, prefix, gateway, dns } => {
-            name_servers(&[*dns])?;
+            name_servers(&[*dns], names)?;
             let address = (*address, *prefix);
             configure(&sys::Interface { name: FIRST, address, gateway: Some(*gateway) })?;
             Ok((Some(*gateway), None))
         }
         Net::Dhcp => {
             let lease = ask().map_err(GuestError::io("getting an address for", FIRST))?;
-            apply(&lease)?;
+            apply(&lease, names)?;
             Ok((lease.gateway, Some(lease)))
         }
     }
 }
 
 /// Renews a lease for as long as the guest runs. A new address is taken when the server wants it so.
-pub async fn keep(mut lease: Lease) {
+pub async fn keep(mut lease: Lease, names: Names) {
     let mut until = Instant::now() + lease.end;
     let mut pause = lease.renewal;
     loop {
@@ -58,7 +61,7 @@ pub async fn keep(mut lease: Lease) {
         match renewed.map_err(io::Error::other).flatten() {
             Ok(new) => {
                 if new != lease
-                    && let Err(error) = apply(&new)
+                    && let Err(error) = apply(&new, &names)
                 {
                     say(error);
                 }
@@ -73,8 +76,8 @@ pub async fn keep(mut lease: Lease) {
     }
 }
 
-fn apply(lease: &Lease) -> Result<(), GuestError> {
-    name_servers(&lease.dns)?;
+fn apply(lease: &Lease, names: &Names) -> Result<(), GuestError> {
+    name_servers(&lease.dns, names)?;
     let address = (lease.address, lease.prefix);
     configure(&sys::Interface { name: FIRST, address, gateway: lease.gateway })
 }
@@ -83,7 +86,10 @@ fn configure(interface: &sys::Interface) -> Result<(), GuestError> {
     sys::configure_interface(interface).map_err(GuestError::io("configuring", interface.name))
 }
 
-fn name_servers(all: &[Ipv4Addr]) -> Result<(), GuestError> {
+fn name_servers(all: &[Ipv4Addr], names: &Names) -> Result<(), GuestError> {
+    names.fall_back_to(all);
+    let own = names.address();
+    let all = own.as_ref().map_or(all, std::slice::from_ref);
     let lines: String = all.iter().map(|address| format!("nameserver {address}\n")).collect();
     fs::write(RESOLV, lines).map_err(GuestError::io("writing", RESOLV))
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::Path,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,16 +21,16 @@ use wire::{
 };
 
 use crate::{
-    BUILD, RELEASE, cmdline::Link, disk, echo::Echo, engine, engine::Engine, idle::Idle, ports::Relay,
-    reaper::Reaper, say, sys,
+    BUILD, RELEASE, cmdline::Link, disk, echo::Echo, engine, engine::Engine, idle::Idle, names::Names,
+    ports::Relay, reaper::Reaper, say, sys,
 };
 
 /// Most threads that serve streams.
 pub const MAX_WORKERS: usize = 4;
 /// Pause before the port is looked at again while no host is there (virtio-serial has no event for it).
 const PORT_POLL: Duration = Duration::from_millis(20);
-/// Bytes a stream copies at a time, each way.
-const COPY: usize = 64 * 1024;
+/// Bytes a stream copies at a time, each way: a whole frame.
+const COPY: usize = wire::sync::MAX_BODY;
 /// Time in which an address in the guest must take a connection.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Time in which an engine that is starting must answer, before a Docker stream is refused.
@@ -47,6 +48,7 @@ pub struct Served {
     engine: Engine,
     ports: Relay,
     echo: Echo,
+    names: Names,
     data: Option<String>,
     stop: mpsc::Sender<Duration>,
     reaper: Reaper,
@@ -58,11 +60,12 @@ impl Served {
         engine: Engine,
         ports: Relay,
         echo: Echo,
+        names: Names,
         data: Option<String>,
         stop: mpsc::Sender<Duration>,
         reaper: Reaper,
     ) -> Self {
-        Self { engine, ports, echo, data, stop, reaper }
+        Self { engine, ports, echo, names, data, stop, reaper }
     }
 
     /// Serves hosts, one after the other, for ever.
@@ -148,13 +151,14 @@ impl Served {
     async fn session(&self, session: Session) {
         // Dropping the set ends the streams with their session.
         let mut streams = JoinSet::new();
+        let session = Arc::new(session);
         loop {
             tokio::select! {
                 stream = session.accept() => {
                     let Ok(stream) = stream else { return };
-                    let served = self.clone();
+                    let (served, session) = (self.clone(), Arc::downgrade(&session));
                     streams.spawn(async move {
-                        if let Err(error) = served.stream(stream).await
+                        if let Err(error) = served.stream(stream, session).await
                             && !matches!(error, LinkError::Io(_) | LinkError::Closed | LinkError::Broken(_))
                         {
                             say(format_args!("a stream: {error}"));
@@ -166,9 +170,9 @@ impl Served {
         }
     }
 
-    async fn stream(self, mut stream: Stream) -> Result<(), LinkError> {
+    async fn stream(self, mut stream: Stream, session: Weak<Session>) -> Result<(), LinkError> {
         match header(&mut stream).await? {
-            Open::Control => self.control(stream).await,
+            Open::Control => self.control(stream, session).await,
             Open::Docker => {
                 let socket = self.docker().await;
                 join(stream, socket).await
@@ -185,6 +189,8 @@ impl Served {
                 join(stream, socket).await
             }
             Open::Udp { to, from: _ } => datagrams(stream, to).await,
+            // The host has resolvers of its own.
+            Open::Names { .. } => Ok(()),
             Open::Shell { columns, rows } => self.shell(stream, columns, rows).await,
         }
     }
@@ -206,7 +212,7 @@ impl Served {
         UnixStream::connect(engine::SOCKET).await.map_err(|error| format!("the engine's socket: {error}"))
     }
 
-    async fn control(&self, stream: Stream) -> Result<(), LinkError> {
+    async fn control(&self, stream: Stream, session: Weak<Session>) -> Result<(), LinkError> {
         let (reader, mut writer) = tokio::io::split(stream);
         let mut frames = Frames::new(reader);
         let ours = Hello::ours(RELEASE, BUILD);
@@ -239,6 +245,7 @@ impl Served {
                     Some(ToGuest::Setup(setup)) => taken = Some(self.engine.set_up(setup)),
                     Some(ToGuest::Changed { share, changes }) => self.echo.repeat(&share, changes),
                     Some(ToGuest::Routes { subnets }) => self.engine.avoid(&subnets),
+                    Some(ToGuest::Names) => self.names.ask_by(session.clone()),
                     Some(ToGuest::ShareLost { share }) => lost(&share),
                     Some(ToGuest::Ping { n }) => {
                         write_frame(&mut writer, &ToHost::Pong { n, quiet: idle.is_quiet() }).await?;

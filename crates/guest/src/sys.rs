@@ -100,6 +100,20 @@ pub fn in_namespaces(command: &mut Command, group: Option<PathBuf>) {
     }
 }
 
+/// Does something in a new network namespace, which what it opens keeps. The programs that it runs are in there as well.
+pub fn in_a_network_of_its_own<T: Send>(
+    work: impl FnOnce() -> Result<T, GuestError> + Send,
+) -> Result<T, GuestError> {
+    let here = || {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|e| GuestError::io("leaving", "the network")(e.into()))?;
+        work()
+    };
+    // A thread of its own: nobody else's network changes.
+    std::thread::scope(|scope| scope.spawn(here).join())
+        .unwrap_or_else(|_| Err(GuestError::Invalid("setting up a network of its own panicked".into())))
+}
+
 /// Standard output, without a buffer.
 pub fn standard_output() -> io::Result<OwnedFd> {
     std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()

@@ -19,8 +19,8 @@ use crate::{machine::Machine, platform};
 
 /// Connections to Docker's socket at once.
 const MAX_CONNECTIONS: usize = 1024;
-/// Bytes a stream copies at a time, each way.
-const COPY: usize = 64 * 1024;
+/// Bytes a stream copies at a time, each way: a whole frame.
+const COPY: usize = wire::sync::MAX_BODY;
 /// How long a connection waits for an engine that is starting.
 const ROUTE_LIMIT: Duration = Duration::from_secs(120);
 

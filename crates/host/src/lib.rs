@@ -7,6 +7,7 @@
 //!                                                   |   driver    qemu | vfkit, krunkit | wsl | local: starts, watches, stops
 //!                                                   |   guest     the host's end of the link
 //!  docker ------------------------docker socket---> | forward   bytes, not parsed
+//!  guest -------------------------link------------> | names     its questions, asked of this computer's resolvers
 //!  anybody -----------------------published port--> | ports     listeners, as the engine wants them
 //! ```
 //!
@@ -37,6 +38,7 @@ mod home;
 mod log;
 pub mod login;
 mod machine;
+mod names;
 mod parts;
 mod platform;
 mod ports;

@@ -17,7 +17,7 @@ use crate::LinkError;
 const HELLO_PAUSE: Duration = Duration::from_millis(100);
 /// Time from the guest's ACK to its GO: after it the connection is taken for one way only and made anew.
 const GO_LIMIT: Duration = Duration::from_millis(500);
-/// Bytes read at a time. One record must not be overrun: what follows a GO belongs to the session.
+/// Bytes read at a time, but where a GO is waited for: what follows that belongs to the session.
 const CHUNK: usize = 4096;
 
 /// The host's part: returns when the guest has said GO, or [`LinkError::NoAnswer`] after `limit`.
@@ -78,32 +78,41 @@ where
 }
 
 /// The guest's part: waits, without limit, for a host that begins.
+///
+/// Many bytes are read at a time: a flush is long, and a host sends nothing after its START until it has its GO. What
+/// another host sent behind it ends the session, which begins in the midst of that one's flush.
 pub async fn guest<C>(channel: &mut C) -> Result<(), LinkError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
     let mut scanner = Scanner::default();
+    let mut chunk = [0; CHUNK];
     let mut flushed = false;
     let mut acknowledged = None;
     loop {
-        let record = next_record_exactly(channel, &mut scanner).await?;
-        match record.kind {
-            Kind::Hello if acknowledged != Some(record.nonce) => {
-                if !flushed {
-                    // Now somebody reads: an old session at the host dies of it.
-                    channel.write_all(&[FLUSH_BYTE; FLUSH]).await?;
-                    flushed = true;
+        let n = read_some(channel, &mut chunk).await?;
+        let mut bytes = &chunk[..n];
+        while !bytes.is_empty() {
+            let (record, taken) = scanner.scan(bytes);
+            bytes = &bytes[taken..];
+            match record {
+                Some(Record { kind: Kind::Hello, nonce }) if acknowledged != Some(nonce) => {
+                    if !flushed {
+                        // Now somebody reads: an old session at the host dies of it.
+                        channel.write_all(&[FLUSH_BYTE; FLUSH]).await?;
+                        flushed = true;
+                    }
+                    channel.write_all(&Record { kind: Kind::Ack, nonce }.encode()).await?;
+                    channel.flush().await?;
+                    acknowledged = Some(nonce);
                 }
-                channel.write_all(&Record { kind: Kind::Ack, nonce: record.nonce }.encode()).await?;
-                channel.flush().await?;
-                acknowledged = Some(record.nonce);
+                Some(Record { kind: Kind::Start, nonce }) if acknowledged == Some(nonce) => {
+                    channel.write_all(&Record { kind: Kind::Go, nonce }.encode()).await?;
+                    channel.flush().await?;
+                    return Ok(());
+                }
+                Some(_) | None => {}
             }
-            Kind::Start if acknowledged == Some(record.nonce) => {
-                channel.write_all(&Record { kind: Kind::Go, nonce: record.nonce }.encode()).await?;
-                channel.flush().await?;
-                return Ok(());
-            }
-            Kind::Hello | Kind::Start | Kind::Ack | Kind::Go => {}
         }
     }
 }

@@ -4,7 +4,7 @@
 //!   channel (any AsyncRead + AsyncWrite)
 //!      | in_step::host / in_step::guest   put both ends in step, past stale bytes of earlier sessions
 //!      v
-//!   Session ---- driver task: yamux over a buffered writer
+//!   Session ---- driver task: yamux over a channel that gathers what is sent
 //!      | open(Open) -> Stream             header sent at once
 //!      | accept() -> (Open, Stream)       header read, within HEADER_LIMIT
 //! ```
@@ -14,6 +14,7 @@
 //! direction by itself (`shutdown` sends an end of file; reading goes on).
 
 mod frames;
+mod gathered;
 pub mod in_step;
 mod session;
 
@@ -26,8 +27,10 @@ use std::time::Duration;
 pub const MAX_STREAMS: usize = 4096;
 /// Bytes by which the receive windows of all streams together may outgrow their first 256 KiB each.
 pub const WINDOW_GROWTH: usize = 64 << 20;
-/// Bytes buffered before they are written to the channel: yamux writes its 12-byte headers alone.
-pub const WRITE_BUFFER: usize = 32 * 1024;
+/// Bytes gathered before they are written to the channel.
+pub const WRITE_BUFFER: usize = 128 * 1024;
+/// Bytes read from the channel at a time.
+pub const READ_BUFFER: usize = 64 * 1024;
 /// Streams that the peer opened and nobody has accepted yet.
 pub const ACCEPT_BACKLOG: usize = 256;
 /// Time in which the header of an incoming stream must arrive.

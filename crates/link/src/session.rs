@@ -3,15 +3,15 @@
 use std::{collections::VecDeque, future::poll_fn, task::Poll};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, BufWriter},
+    io::{AsyncRead, AsyncWrite},
     sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
 };
-use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use tokio_util::compat::FuturesAsyncReadCompatExt;
 use wire::open::{Open, Opened};
 
 use crate::{
-    ACCEPT_BACKLOG, HEADER_LIMIT, LinkError, MAX_STREAMS, WINDOW_GROWTH, WRITE_BUFFER, read_frame,
+    ACCEPT_BACKLOG, HEADER_LIMIT, LinkError, MAX_STREAMS, WINDOW_GROWTH, gathered::Gathered, read_frame,
     write_frame,
 };
 
@@ -49,12 +49,12 @@ impl Session {
         config
             .set_max_connection_receive_window(Some(MAX_STREAMS * FIRST_WINDOW + WINDOW_GROWTH))
             .set_max_num_streams(MAX_STREAMS)
-            .set_split_send_size(wire::sync::MAX_FRAME - 64);
-        let channel = BufWriter::with_capacity(WRITE_BUFFER, channel).compat();
-        let connection = yamux::Connection::new(channel, config, mode);
+            .set_split_send_size(wire::sync::MAX_BODY);
+        let channel = Gathered::new(channel);
+        let connection = yamux::Connection::new(channel.clone(), config, mode);
         let (open, requests) = mpsc::channel(OPEN_QUEUE);
         let (accepted, incoming) = mpsc::channel(ACCEPT_BACKLOG);
-        let driver = tokio::spawn(drive(connection, requests, accepted));
+        let driver = tokio::spawn(drive(connection, channel, requests, accepted));
         Self { open, incoming: Mutex::new(incoming), driver }
     }
 
@@ -98,12 +98,13 @@ pub async fn opened(from: &mut (impl AsyncRead + Unpin)) -> Result<(), LinkError
 }
 
 /// Polls the connection until it ends or every handle is gone: yamux makes progress only in here.
-async fn drive<T>(
-    mut connection: yamux::Connection<T>,
+async fn drive<C>(
+    mut connection: yamux::Connection<Gathered<C>>,
+    channel: Gathered<C>,
     mut requests: mpsc::Receiver<Reply>,
     accepted: mpsc::Sender<yamux::Stream>,
 ) where
-    T: futures_util::io::AsyncRead + futures_util::io::AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Unpin,
 {
     let mut waiting: VecDeque<Reply> = VecDeque::new();
     let end = poll_fn(|cx| {
@@ -142,8 +143,14 @@ async fn drive<T>(
                 Poll::Ready(None) => return Poll::Ready(Some(yamux::ConnectionError::Closed)),
                 Poll::Pending => {}
             }
-            if !progress {
-                return Poll::Pending;
+            if progress {
+                continue;
+            }
+            // Nothing more comes to be sent by itself: now it goes, as one.
+            match channel.poll_send(cx) {
+                Poll::Ready(Ok(false)) | Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(error.into())),
             }
         }
     })

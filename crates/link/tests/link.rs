@@ -97,6 +97,38 @@ async fn a_stalled_stream_blocks_no_other() {
 }
 
 #[tokio::test]
+async fn many_bytes_of_some_hold_up_no_word_of_another() {
+    let (host, guest) = pair().await;
+    let (host, guest) = (std::sync::Arc::new(host), std::sync::Arc::new(guest));
+    // Both ways, as fast as the channel goes, while words come and go.
+    let mut bulk = tokio::task::JoinSet::new();
+    for (from, to) in [(host.clone(), guest.clone()), (guest.clone(), host.clone())] {
+        let mut sends = from.open(&Open::Docker).await.unwrap();
+        let mut takes = to.accept().await.unwrap();
+        bulk.spawn(async move { while sends.write_all(&[7; 65536]).await.is_ok() {} });
+        bulk.spawn(async move {
+            let mut chunk = vec![0; 65536];
+            while takes.read(&mut chunk).await.is_ok_and(|n| n > 0) {}
+        });
+    }
+    let mut words = host.open(&Open::Docker).await.unwrap();
+    let mut answers = guest.accept().await.unwrap();
+    header(&mut answers).await.unwrap();
+    bulk.spawn(async move {
+        while let Ok(word) = answers.read_u32().await {
+            answers.write_u32(word).await.unwrap();
+        }
+    });
+    for word in 0..200 {
+        let began = std::time::Instant::now();
+        words.write_u32(word).await.unwrap();
+        assert_eq!(timeout(LIMIT, words.read_u32()).await.unwrap().unwrap(), word);
+        // What a word waits for is bounded by windows and buffers, not by how much the others have to say.
+        assert!(began.elapsed() < Duration::from_secs(2), "word {word} took {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_streams_at_once() {
     let (host, guest) = pair().await;
     tokio::spawn(echo(guest));

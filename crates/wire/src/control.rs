@@ -11,6 +11,7 @@
 //!  | Changed{share, changes} ---------> |   what the host did in a shared folder
 //!  | ShareLost{share} ----------------> |   whoever serves that folder has died: nobody shall begin to wait for it
 //!  | Routes{subnets} -----------------> |   where the host's network leads, after Hello and when that changes
+//!  | Names -------------------------->  |   questions about names may be passed on (`names`)
 //!  | Ping{n} --------------------------> |   watchdog, both ways: a Pong carries the same n
 //!  | Shutdown{grace_ms} ---------------> |
 //!  | <------------------------- Stopping |   then the guest turns itself off
@@ -61,6 +62,9 @@ pub enum ToGuest {
         /// The share's tag.
         share: String,
     },
+    /// This host asks its own resolvers in the guest's place: [`Open::Names`](crate::open::Open::Names) is served from now
+    /// on.
+    Names,
     /// Are you there?
     Ping {
         /// Comes back in the [`ToHost::Pong`].

@@ -6,12 +6,14 @@
 //!   cleanly stop any guest.
 //! - [`ports`]: published ports, which engine, guest and host pass along.
 //! - [`changes`]: what the host changes in shared folders.
+//! - [`names`]: questions about names, which the host asks in the guest's place.
 //! - [`setup`]: what the host's user set for the engine.
 //! - [`frame`]: the framing of all of these.
 
 pub mod changes;
 pub mod control;
 pub mod frame;
+pub mod names;
 pub mod open;
 pub mod ports;
 pub mod setup;

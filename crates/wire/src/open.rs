@@ -29,6 +29,11 @@ pub enum Open {
         /// The peer that sends on the host.
         from: Option<SocketAddr>,
     },
+    /// One question about a name, opened by the guest where the host says that it asks ([`names`](crate::names)).
+    Names {
+        /// Whether it came by TCP, and is to be asked so.
+        tcp: bool,
+    },
     /// A terminal in the guest, for looking after it.
     Shell {
         /// Columns of the terminal.

@@ -17,8 +17,10 @@
 
 /// Bytes of a record.
 pub const RECORD: usize = 32;
+/// Most bytes of a stream in one frame: where the guest is translated, a frame costs more than its bytes do.
+pub const MAX_BODY: usize = 64 * 1024;
 /// Longest frame that may be sent in a session: what a flush must overrun.
-pub const MAX_FRAME: usize = 16 * 1024;
+pub const MAX_FRAME: usize = MAX_BODY + 64;
 /// Bytes of 0xFF sent on opening.
 pub const FLUSH: usize = MAX_FRAME + 64;
 /// The byte a flush consists of.

@@ -114,9 +114,11 @@ pub fn run(options: &Options) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     println!("{}", versions.join("; "));
-    if options.wants(Part::Outside) {
-        let shared = ours.shared("bench")?;
+    if options.wants(Part::Ports) {
         bench.ports(&ours_side, &ours, &ways)?;
+    }
+    if options.wants(Part::Folders) {
+        let shared = ours.shared("bench")?;
         bench.folders(&ours_side, &ours, &shared)?;
         bench.news(&ours_side, &shared)?;
     }

@@ -49,8 +49,10 @@ const SLOW_RUNS: usize = 3;
 enum Part {
     /// Daemons of their own, or boots of guests
     Fresh,
-    /// Ports and folders of a guest
-    Outside,
+    /// Ports of a guest
+    Ports,
+    /// Shared folders of a guest
+    Folders,
     /// One container: run, exec
     One,
     /// Many at once: run -d, rm -f, ps, their shims

@@ -10,6 +10,10 @@ pub const DEFAULT_DRIVER: DriverKind = DriverKind::Qemu;
 /// What can run it here; vfkit and krunkit are macOS's and wsl Windows': here they are what the tests put in their places.
 pub const DRIVERS: &[DriverKind] =
     &[DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Krunkit, DriverKind::Wsl];
+/// Where this computer's resolvers are listed.
+pub const RESOLV_CONF: Option<&str> = Some("/etc/resolv.conf");
+/// Where those of single domains are.
+pub const RESOLVERS_OF_DOMAINS: Option<&str> = None;
 
 /// Whether a process' command line has `word`: a pid alone says little, after a reboot it may be anybody's.
 pub fn command_names(pid: u32, word: &str) -> bool {

@@ -13,6 +13,10 @@ pub const DRIVERS: &[DriverKind] = if cfg!(target_arch = "aarch64") {
 } else {
     &[DriverKind::Vfkit]
 };
+/// Where the system lists its resolvers, those of a VPN first.
+pub const RESOLV_CONF: Option<&str> = Some("/etc/resolv.conf");
+/// Where those of single domains are.
+pub const RESOLVERS_OF_DOMAINS: Option<&str> = Some("/etc/resolver");
 
 /// Whether a process' command line has `word`: a pid alone says little, after a reboot it may be anybody's.
 pub fn command_names(pid: u32, word: &str) -> bool {

@@ -35,6 +35,10 @@ pub const SOCKET_PATH: usize = 256;
 pub const DEFAULT_DRIVER: DriverKind = DriverKind::Wsl;
 /// What can run it here.
 pub const DRIVERS: &[DriverKind] = &[DriverKind::Wsl];
+/// Windows lists its resolvers in no file: the guest asks by WSL's own, or the hypervisor's.
+pub const RESOLV_CONF: Option<&str> = None;
+/// Where those of single domains are.
+pub const RESOLVERS_OF_DOMAINS: Option<&str> = None;
 /// Exit code of a process that was made to end.
 const ENDED: u32 = 1;
 

@@ -1,0 +1,212 @@
+//! Names of the world: a resolver for everything in the guest, which asks the host over the link.
+//!
+//! ```text
+//!   engine (127.0.0.11's own questions, pulls), containers of the bridge and of the network `host`
+//!     '--> ADDRESS:53 --> names --link--> host --> whatever the host asks: VPN, split DNS, a stub of its own
+//!                           '--> the hypervisor's resolver, where the link is down or the host knows none
+//! ```
+//! Messages pass as they are. The sockets are in a network namespace of their own ([`place`]): port 53 of the guest's
+//! network belongs to its containers.
+
+mod place;
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use link::{LinkError, Session};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+    time::timeout,
+};
+use wire::{
+    names::{MAX_ASKED, MAX_QUESTION, failure},
+    open::Open,
+};
+
+use place::Sockets;
+
+use crate::{GuestError, say};
+
+/// Time in which the host must answer: it tells its own failures sooner.
+const LINK_LIMIT: Duration = Duration::from_secs(4);
+/// Time in which a resolver of the hypervisor's must answer, before the next is asked.
+const FALLBACK_LIMIT: Duration = Duration::from_secs(3);
+/// How long a TCP connection may say nothing.
+const IDLE: Duration = Duration::from_secs(10);
+/// TCP connections at once.
+const MAX_CONNECTIONS: usize = 128;
+/// Longest answer by UDP.
+const DATAGRAM: usize = 65_535;
+
+/// The resolver; a handle. Without sockets it answers nobody.
+#[derive(Clone, Default)]
+pub struct Names(Arc<Shared>);
+
+struct Shared {
+    sockets: Mutex<Option<Sockets>>,
+    listens: AtomicBool,
+    /// The link to a host that asks.
+    link: Mutex<Weak<Session>>,
+    /// The hypervisor's resolvers.
+    fallback: Mutex<Vec<Ipv4Addr>>,
+    places: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            sockets: Mutex::default(),
+            listens: AtomicBool::new(false),
+            link: Mutex::default(),
+            fallback: Mutex::default(),
+            places: Arc::new(Semaphore::new(MAX_ASKED)),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        }
+    }
+}
+
+impl Names {
+    /// Listens; who asks from now on waits for [`Self::serve`].
+    pub fn open(&self) -> Result<(), GuestError> {
+        let sockets = Sockets::open()?;
+        *self.0.sockets.lock().unwrap_or_else(PoisonError::into_inner) = Some(sockets);
+        self.0.listens.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Where it can be asked.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.0.listens.load(Ordering::Acquire).then_some(place::THERE)
+    }
+
+    /// From now on this link's host is asked, for as long as the link is there.
+    pub fn ask_by(&self, session: Weak<Session>) {
+        *self.0.link.lock().unwrap_or_else(PoisonError::into_inner) = session;
+    }
+
+    /// Who is asked otherwise.
+    pub fn fall_back_to(&self, servers: &[Ipv4Addr]) {
+        *self.0.fallback.lock().unwrap_or_else(PoisonError::into_inner) = servers.to_vec();
+    }
+
+    /// Answers for ever, where it listens.
+    pub async fn serve(self) {
+        let sockets = self.0.sockets.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Sockets { udp, tcp }) = sockets else { return };
+        match (UdpSocket::from_std(udp), TcpListener::from_std(tcp)) {
+            (Ok(udp), Ok(tcp)) => {
+                tokio::join!(self.udp(Arc::new(udp)), self.tcp(tcp));
+            }
+            (Err(error), _) | (_, Err(error)) => say(format_args!("names: {error}")),
+        }
+    }
+
+    async fn udp(&self, socket: Arc<UdpSocket>) {
+        let mut question = [0; MAX_QUESTION];
+        loop {
+            let Ok((len, from)) = socket.recv_from(&mut question).await else { continue };
+            // Above the limit a question is lost, as datagrams may be: it is asked again.
+            let Ok(place) = self.0.places.clone().try_acquire_owned() else { continue };
+            let (names, socket, question) = (self.clone(), socket.clone(), question[..len].to_vec());
+            tokio::spawn(async move {
+                if let Some(answer) = names.answer(&question, false).await {
+                    let _ = socket.send_to(&answer, from).await;
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn tcp(&self, listener: TcpListener) {
+        loop {
+            let Ok(place) = self.0.connections.clone().acquire_owned().await else { return };
+            let Ok((mut client, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+                continue;
+            };
+            let names = self.clone();
+            tokio::spawn(async move {
+                while let Ok(Ok(question)) = timeout(IDLE, read_message(&mut client, MAX_QUESTION)).await {
+                    let Ok(_turn) = names.0.places.acquire().await else { break };
+                    let Some(answer) = names.answer(&question, true).await else { break };
+                    if !matches!(timeout(IDLE, write_message(&mut client, &answer)).await, Ok(Ok(()))) {
+                        break;
+                    }
+                }
+                drop(place);
+            });
+        }
+    }
+
+    /// The answer, or that there is none; nothing to what is no question.
+    async fn answer(&self, question: &[u8], tcp: bool) -> Option<Vec<u8>> {
+        let failed = failure(question)?;
+        let session = self.0.link.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(session) = session
+            && let Ok(Ok(answer)) = timeout(LINK_LIMIT, by_link(&session, question, tcp)).await
+            && !answer.is_empty()
+        {
+            return Some(answer);
+        }
+        let servers = self.0.fallback.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for server in servers {
+            let server = SocketAddr::from((server, 53));
+            if let Ok(Ok(answer)) = timeout(FALLBACK_LIMIT, directly(server, question, tcp)).await {
+                return Some(answer);
+            }
+        }
+        Some(failed)
+    }
+}
+
+async fn by_link(session: &Session, question: &[u8], tcp: bool) -> Result<Vec<u8>, LinkError> {
+    let mut stream = session.open(&Open::Names { tcp }).await?;
+    write_message(&mut stream, question).await?;
+    Ok(read_message(&mut stream, DATAGRAM).await?)
+}
+
+async fn directly(server: SocketAddr, question: &[u8], tcp: bool) -> io::Result<Vec<u8>> {
+    if tcp {
+        let mut stream = TcpStream::connect(server).await?;
+        write_message(&mut stream, question).await?;
+        return read_message(&mut stream, DATAGRAM).await;
+    }
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.connect(server).await?;
+    socket.send(question).await?;
+    let mut answer = vec![0; DATAGRAM];
+    loop {
+        let len = socket.recv(&mut answer).await?;
+        // Only the answer to this question counts.
+        if len >= 2 && answer[..2] == question[..2] {
+            answer.truncate(len);
+            return Ok(answer);
+        }
+    }
+}
+
+async fn read_message(from: &mut (impl AsyncReadExt + Unpin), most: usize) -> io::Result<Vec<u8>> {
+    let len = usize::from(from.read_u16().await?);
+    if len > most {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; len];
+    from.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write_message(to: &mut (impl AsyncWriteExt + Unpin), message: &[u8]) -> io::Result<()> {
+    let len = u16::try_from(message.len()).map_err(io::Error::other)?;
+    to.write_all(&[&len.to_be_bytes()[..], message].concat()).await?;
+    to.flush().await
+}

@@ -1,0 +1,294 @@
+//! Names, for the guest: its questions ([`wire::names`]) are asked of the resolvers that this computer asks.
+//!
+//! Messages pass as they are, so that truncation, EDNS and negative answers are those resolvers' own. Which they are is
+//! read anew when it may have changed: a VPN comes and goes.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use link::{LinkError, Session, Stream, header};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use wire::{
+    names::{MAX_ASKED, MAX_QUESTION, failure, name},
+    open::Open,
+};
+
+use crate::platform;
+
+/// Time in which a question has its answer, or is told that there is none.
+const LIMIT: Duration = Duration::from_secs(3);
+/// A resolver that has not answered after this time is no longer waited for alone: the next is asked as well.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may go unnoticed that this computer asks others.
+const REREAD: Duration = Duration::from_secs(1);
+/// Most resolvers of one kind that are asked, as the C library has it.
+const MAX_RESOLVERS: usize = 3;
+/// Port of resolvers.
+const PORT: u16 = 53;
+/// Longest answer by UDP.
+const DATAGRAM: usize = 65_535;
+/// A file in the form of `resolv.conf`, in the place of this computer's own.
+const FILE: &str = "CORACLE_RESOLV_CONF";
+
+/// Whom this computer asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resolvers {
+    /// About everything.
+    all: Vec<SocketAddr>,
+    /// About one domain and what is below it: macOS' `/etc/resolver/DOMAIN`.
+    domains: Vec<(String, Vec<SocketAddr>)>,
+}
+
+impl Resolvers {
+    /// What is set now.
+    fn read() -> Self {
+        let file = std::env::var_os(FILE).map(PathBuf::from);
+        let Some(path) = file.or_else(|| platform::RESOLV_CONF.map(PathBuf::from)) else {
+            return Self::default();
+        };
+        let all = listed(&std::fs::read_to_string(path).unwrap_or_default());
+        let folder = platform::RESOLVERS_OF_DOMAINS.and_then(|folder| std::fs::read_dir(folder).ok());
+        let domains = folder.into_iter().flatten().flatten().filter_map(|entry| {
+            let servers = listed(&std::fs::read_to_string(entry.path()).ok()?);
+            let domain = entry.file_name().to_str()?.to_ascii_lowercase();
+            (!servers.is_empty()).then_some((domain, servers))
+        });
+        Self { all, domains: domains.collect() }
+    }
+
+    /// Who knows about a name: the longest domain holds.
+    fn about(&self, name: &str) -> &[SocketAddr] {
+        let within = |domain: &str| {
+            name.strip_suffix(domain).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        };
+        let of_domain = self.domains.iter().filter(|(domain, _)| within(domain));
+        of_domain.max_by_key(|(domain, _)| domain.len()).map_or(&self.all, |(_, servers)| servers)
+    }
+}
+
+/// The servers of a file in `resolv.conf`'s form; a `port` is macOS' own.
+fn listed(text: &str) -> Vec<SocketAddr> {
+    let values = |key: &'static str| {
+        text.lines().filter_map(move |line| {
+            let mut words = line.split_whitespace();
+            (words.next() == Some(key)).then(|| words.next()).flatten()
+        })
+    };
+    let port = values("port").find_map(|port| port.parse().ok()).unwrap_or(PORT);
+    let addresses = values("nameserver").filter_map(|address| address.parse::<IpAddr>().ok());
+    addresses.map(|ip| SocketAddr::new(ip, port)).take(MAX_RESOLVERS).collect()
+}
+
+/// Serves the streams that a guest opens, until the session ends.
+pub async fn serve(session: &Session) {
+    let names = Arc::new(Names::default());
+    // Dropping the set ends the questions with their session.
+    let mut asked = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = session.accept() => {
+                let Ok(stream) = stream else { return };
+                // Dropped above the limit, which resets the stream: the guest asks elsewhere, or is asked again.
+                let Ok(place) = names.places.clone().try_acquire_owned() else { continue };
+                let names = names.clone();
+                asked.spawn(async move {
+                    if let Err(error) = names.stream(stream).await {
+                        tracing::debug!("a question of the guest: {error}");
+                    }
+                    drop(place);
+                });
+            }
+            Some(_) = asked.join_next() => {}
+        }
+    }
+}
+
+struct Names {
+    places: Arc<Semaphore>,
+    resolvers: Mutex<Option<(Instant, Arc<Resolvers>)>>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(MAX_ASKED)), resolvers: Mutex::default() }
+    }
+}
+
+impl Names {
+    async fn stream(&self, mut stream: Stream) -> Result<(), LinkError> {
+        let Open::Names { tcp } = header(&mut stream).await? else {
+            return Err(LinkError::Refused("a guest may open streams for names alone".into()));
+        };
+        let question = timeout(LIMIT, read_message(&mut stream, MAX_QUESTION));
+        let question = question.await.map_err(|_| LinkError::NoAnswer)??;
+        let Some(about) = name(&question) else { return Ok(()) };
+        let resolvers = self.resolvers().await;
+        let answer = match resolvers.about(&about) {
+            [] => Vec::new(),
+            servers => match timeout(LIMIT, ask(servers, question.clone().into(), tcp)).await {
+                Ok(Some(answer)) => answer,
+                _ => failure(&question).unwrap_or_default(),
+            },
+        };
+        write_message(&mut stream, &answer).await?;
+        stream.shutdown().await?;
+        Ok(())
+    }
+
+    async fn resolvers(&self) -> Arc<Resolvers> {
+        let known = self.resolvers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((read, resolvers)) = known
+            && read.elapsed() < REREAD
+        {
+            return resolvers;
+        }
+        let read = tokio::task::spawn_blocking(Resolvers::read).await.unwrap_or_default();
+        let read = Arc::new(read);
+        *self.resolvers.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), read.clone()));
+        read
+    }
+}
+
+/// The first answer. Each resolver is asked when those before it have failed or had their time.
+async fn ask(servers: &[SocketAddr], question: Arc<[u8]>, tcp: bool) -> Option<Vec<u8>> {
+    let mut asked = JoinSet::new();
+    let mut left = servers.iter();
+    loop {
+        if let Some(server) = left.next() {
+            asked.spawn(ask_one(*server, question.clone(), tcp));
+        }
+        let wait = async {
+            while let Some(answer) = asked.join_next().await {
+                if let Ok(Ok(answer)) = answer {
+                    return Some(answer);
+                }
+                if left.len() > 0 {
+                    return None;
+                }
+            }
+            None
+        };
+        if left.len() == 0 {
+            return wait.await;
+        }
+        tokio::select! {
+            answer = wait => if answer.is_some() { return answer },
+            () = sleep(PATIENCE) => {}
+        }
+    }
+}
+
+async fn ask_one(server: SocketAddr, question: Arc<[u8]>, tcp: bool) -> std::io::Result<Vec<u8>> {
+    if tcp {
+        let mut stream = TcpStream::connect(server).await?;
+        write_message(&mut stream, &question).await?;
+        return read_message(&mut stream, DATAGRAM).await;
+    }
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // A port of its own for each question: whoever wants to answer in a resolver's place must guess it.
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    socket.send(&question).await?;
+    let mut answer = vec![0; DATAGRAM];
+    loop {
+        let len = socket.recv(&mut answer).await?;
+        if len >= 2 && answer[..2] == question[..2] {
+            answer.truncate(len);
+            return Ok(answer);
+        }
+    }
+}
+
+async fn read_message(from: &mut (impl AsyncReadExt + Unpin), most: usize) -> std::io::Result<Vec<u8>> {
+    let len = usize::from(from.read_u16().await?);
+    if len > most {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; len];
+    from.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write_message(to: &mut (impl AsyncWriteExt + Unpin), message: &[u8]) -> std::io::Result<()> {
+    let len = u16::try_from(message.len()).map_err(std::io::Error::other)?;
+    to.write_all(&[&len.to_be_bytes()[..], message].concat()).await?;
+    to.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x02vm\x04corp\0\0\x01\0\x01";
+
+    #[test]
+    fn resolvers_are_read_as_the_system_writes_them() {
+        let text = "# made by a VPN\nsearch x\nnameserver 10.1.2.3\n nameserver\t::1\noptions edns0\n\
+                    nameserver fe80::1%eth0\nnameserver 127.0.0.53\nnameserver 9.9.9.9\n";
+        let expected = ["10.1.2.3:53", "[::1]:53", "127.0.0.53:53"].map(|s| s.parse().unwrap());
+        assert_eq!(listed(text), expected);
+        assert_eq!(listed("nameserver 127.0.0.1\nport 5353\n"), ["127.0.0.1:5353".parse().unwrap()]);
+        assert_eq!(listed(""), []);
+    }
+
+    #[test]
+    fn the_longest_domain_is_asked_about_what_is_below_it() {
+        let at = |n: u8| vec![SocketAddr::from(([10, 0, 0, n], 53))];
+        let domains = vec![("corp".to_owned(), at(2)), ("lab.corp".to_owned(), at(3))];
+        let resolvers = Resolvers { all: at(1), domains };
+        for (name, n) in [("vm.corp", 2), ("corp", 2), ("a.lab.corp", 3), ("notcorp", 1), ("example", 1)] {
+            assert_eq!(resolvers.about(name), at(n), "{name}");
+        }
+    }
+
+    /// A resolver that answers each datagram with `word` in the question's place.
+    async fn resolver(word: &'static [u8]) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut question = [0; 512];
+            while let Ok((_, from)) = socket.recv_from(&mut question).await {
+                // Somebody else's answer first: it counts for nothing.
+                let _ = socket.send_to(b"\0\0forged", from).await;
+                let _ = socket.send_to(&[&question[..2], word].concat(), from).await;
+            }
+        });
+        at
+    }
+
+    #[tokio::test]
+    async fn the_next_resolver_is_asked_when_one_is_silent_or_gone() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let gone = {
+            let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            closed.local_addr().unwrap()
+        };
+        let servers = [gone, silent.local_addr().unwrap(), resolver(b"yes").await];
+        let answer = timeout(LIMIT, ask(&servers, QUESTION.into(), false)).await.unwrap();
+        assert_eq!(answer.as_deref(), Some(&b"\x12\x34yes"[..]));
+        assert_eq!(ask(&servers[..1], QUESTION.into(), false).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_guests_stream_of_another_kind_is_closed_and_the_others_go_on() {
+        let (host, guest) = tokio::io::duplex(64 << 10);
+        let (host, guest) = (Session::host(host), Session::guest(guest));
+        tokio::spawn(async move { serve(&host).await });
+        let mut wrong = guest.open(&Open::Docker).await.unwrap();
+        assert!(read_message(&mut wrong, DATAGRAM).await.is_err());
+        let mut endless = guest.open(&Open::Names { tcp: false }).await.unwrap();
+        endless.write_all(&[0xff; 2]).await.unwrap();
+        assert!(read_message(&mut endless, DATAGRAM).await.is_err());
+    }
+}
