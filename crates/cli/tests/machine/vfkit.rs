@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::{fs::chown, net::UnixListener},
     path::Path,
+    process::Stdio,
 };
 
 use serde_json::json;
@@ -46,6 +47,28 @@ fn fails_with(machine: &mut Machine, fault: &str, words: &str, code: &str) {
     assert!(said.contains(words), "{said}");
     assert_eq!(machine.error_code(), code);
     machine.done(&["stop"]);
+}
+
+#[test]
+fn one_whose_daemon_was_killed_before_it_recorded_it_is_ended_by_the_next() {
+    let machine = machine("vlost", "empty");
+    let begin = || {
+        let mut start = machine.command(&["start"]);
+        start.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let record = machine.home.join("machine/machine.json");
+    let mut start = begin();
+    machine.until("a hypervisor", |_| record.exists());
+    let first = machine.hypervisor();
+    kill(machine.pid("run/daemon.pid"));
+    start.wait().unwrap();
+    fs::remove_file(&record).unwrap();
+    let mut start = begin();
+    machine.until("another", |_| record.exists());
+    assert!(!Path::new(&format!("/proc/{first}")).exists(), "it would hold the disks");
+    assert_ne!(machine.hypervisor(), first);
+    machine.done(&["stop", "--grace", "1"]);
+    start.wait().unwrap();
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! machine/boot.img     krunkit: what its firmware boots (`boot_disk`)
 //! machine/net.sock     krunkit: the guest's frames, to gvproxy (`proxy`)
 //! machine/vfkit.log    what it says when it fails
+//! machine/vfkit.pid    its pid, written by itself: known also of one whose daemon was killed as it started
 //! machine/machine.json pid and image of the running guest, for whoever takes over
 //! ```
 //!
@@ -54,6 +55,10 @@ const RUNS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mill
 const LOOK: Duration = Duration::from_millis(500);
 /// Lines of what it said that make an error.
 const SAID_LINES: usize = 6;
+/// Where its pid is.
+const PID_FILE: &str = "vfkit.pid";
+/// Time in which one that is killed must be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// The guest's vsock port of the link.
 const LINK_PORT: u32 = 1024;
 /// The name by which the guest mounts Rosetta.
@@ -92,6 +97,21 @@ impl Drop for Watch {
     }
 }
 
+/// Ends one whose daemon was killed before it could be recorded: it holds the disks, and nobody takes it over.
+async fn end_unrecorded(home: &Home, rest: &Rest) {
+    let Ok(text) = fs::read_to_string(home.machine(PID_FILE)) else { return };
+    let Ok(pid) = text.parse::<u32>() else { return };
+    if !platform::command_names(pid, &rest.socket().to_string_lossy()) {
+        return;
+    }
+    tracing::warn!("one that nobody recorded, pid {pid}, is ended");
+    platform::end(pid, true);
+    let deadline = Instant::now() + KILL_LIMIT;
+    while platform::alive(pid) && Instant::now() < deadline {
+        sleep(RUNS.1).await; // another daemon's child: no event for its end
+    }
+}
+
 impl Vfkit {
     /// Starts a guest.
     pub async fn launch(
@@ -110,6 +130,7 @@ impl Vfkit {
         make_disk(home, settings)?;
         let root = root_copy(home, &image)?;
         let rest = Rest::at(home.machine("rest.sock"));
+        end_unrecorded(home, &rest).await;
         for stale in [rest.socket().to_owned(), home.link_socket(), home.machine("machine.json")] {
             let _ = fs::remove_file(stale);
         }
@@ -125,9 +146,10 @@ impl Vfkit {
             Network::Proxy => Some(Proxy::start(home, tell.clone()).await?),
         };
         tracing::info!("starting {command:?}");
-        let mut child = platform::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
+        let noted = platform::spawn_noted(&mut command, &home.machine(PID_FILE));
+        let mut child = noted.map_err(HostError::io("running", &program))?;
         let pid = child.id();
-        // Before anything else: a daemon killed from here on leaves one that the next daemon knows of.
+        // Before anything else: a daemon killed from here on leaves one that the next daemon takes over.
         let record = Record {
             vfkit: pid,
             image: image.build,

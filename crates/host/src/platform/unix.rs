@@ -157,6 +157,27 @@ pub fn spawn_detached(command: &mut Command) -> io::Result<Child> {
     command.stdin(Stdio::null()).spawn()
 }
 
+/// The same; the new process writes its number into a file before it becomes the program, so that whoever starts it may be
+/// killed at any moment, and the next knows of it.
+pub fn spawn_noted(command: &mut Command, pid_file: &Path) -> io::Result<Child> {
+    let file = fs::File::create(pid_file)?;
+    // SAFETY: getpid and write are async-signal-safe, and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            let (mut digits, mut at) = ([0; 20], 20);
+            let mut left = std::process::id();
+            while left > 0 {
+                at -= 1;
+                digits[at] = b'0' + (left % 10) as u8;
+                left /= 10;
+            }
+            rustix::io::write(&file, &digits[at..])?;
+            Ok(())
+        });
+    }
+    spawn_detached(command)
+}
+
 /// Starts the daemon, detached from everything of the caller.
 pub fn spawn_daemon(program: &Path, args: &[&str]) -> io::Result<Child> {
     spawn_detached(

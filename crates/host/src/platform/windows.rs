@@ -187,6 +187,13 @@ pub fn spawn_detached(command: &mut Command) -> io::Result<Child> {
     command.creation_flags(CREATE_NO_WINDOW | CREATE_NEW_PROCESS_GROUP).stdin(Stdio::null()).spawn()
 }
 
+/// The same; its number is in a file from soon on.
+pub fn spawn_noted(command: &mut Command, pid_file: &Path) -> io::Result<Child> {
+    let child = spawn_detached(command)?;
+    fs::write(pid_file, child.id().to_string())?;
+    Ok(child)
+}
+
 /// Keeps a program that talks to a console from opening a window of its own.
 pub fn windowless(command: &mut Command) {
     command.creation_flags(CREATE_NO_WINDOW);
