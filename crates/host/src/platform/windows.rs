@@ -190,7 +190,7 @@ pub fn spawn_detached(command: &mut Command) -> io::Result<Child> {
 /// The same; its number is in a file from soon on.
 pub fn spawn_noted(command: &mut Command, pid_file: &Path) -> io::Result<Child> {
     let child = spawn_detached(command)?;
-    fs::write(pid_file, child.id().to_string())?;
+    std::fs::write(pid_file, child.id().to_string())?;
     Ok(child)
 }
 
