@@ -11,7 +11,6 @@
 mod place;
 
 use std::{
-    io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -20,10 +19,12 @@ use std::{
     time::Duration,
 };
 
-use link::{LinkError, Session};
+use link::{
+    LinkError, Session,
+    names::{MAX_ANSWER, ask, read_message, write_message},
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, UdpSocket},
     sync::Semaphore,
     time::timeout,
 };
@@ -44,8 +45,6 @@ const FALLBACK_LIMIT: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(10);
 /// TCP connections at once.
 const MAX_CONNECTIONS: usize = 128;
-/// Longest answer by UDP.
-const DATAGRAM: usize = 65_535;
 
 /// The resolver; a handle. Without sockets it answers nobody.
 #[derive(Clone, Default)]
@@ -161,7 +160,7 @@ impl Names {
         let servers = self.0.fallback.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for server in servers {
             let server = SocketAddr::from((server, 53));
-            if let Ok(Ok(answer)) = timeout(FALLBACK_LIMIT, directly(server, question, tcp)).await {
+            if let Ok(Ok(answer)) = timeout(FALLBACK_LIMIT, ask(server, question, tcp)).await {
                 return Some(answer);
             }
         }
@@ -172,41 +171,5 @@ impl Names {
 async fn by_link(session: &Session, question: &[u8], tcp: bool) -> Result<Vec<u8>, LinkError> {
     let mut stream = session.open(&Open::Names { tcp }).await?;
     write_message(&mut stream, question).await?;
-    Ok(read_message(&mut stream, DATAGRAM).await?)
-}
-
-async fn directly(server: SocketAddr, question: &[u8], tcp: bool) -> io::Result<Vec<u8>> {
-    if tcp {
-        let mut stream = TcpStream::connect(server).await?;
-        write_message(&mut stream, question).await?;
-        return read_message(&mut stream, DATAGRAM).await;
-    }
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-    socket.connect(server).await?;
-    socket.send(question).await?;
-    let mut answer = vec![0; DATAGRAM];
-    loop {
-        let len = socket.recv(&mut answer).await?;
-        // Only the answer to this question counts.
-        if len >= 2 && answer[..2] == question[..2] {
-            answer.truncate(len);
-            return Ok(answer);
-        }
-    }
-}
-
-async fn read_message(from: &mut (impl AsyncReadExt + Unpin), most: usize) -> io::Result<Vec<u8>> {
-    let len = usize::from(from.read_u16().await?);
-    if len > most {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut message = vec![0; len];
-    from.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-async fn write_message(to: &mut (impl AsyncWriteExt + Unpin), message: &[u8]) -> io::Result<()> {
-    let len = u16::try_from(message.len()).map_err(io::Error::other)?;
-    to.write_all(&[&len.to_be_bytes()[..], message].concat()).await?;
-    to.flush().await
+    Ok(read_message(&mut stream, MAX_ANSWER).await?)
 }

@@ -4,16 +4,18 @@
 //! read anew when it may have changed: a VPN comes and goes.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use link::{LinkError, Session, Stream, header};
+use link::{
+    LinkError, Session, Stream, header,
+    names::{read_message, write_message},
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    io::AsyncWriteExt,
     sync::Semaphore,
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -35,8 +37,6 @@ const REREAD: Duration = Duration::from_secs(1);
 const MAX_RESOLVERS: usize = 3;
 /// Port of resolvers.
 const PORT: u16 = 53;
-/// Longest answer by UDP.
-const DATAGRAM: usize = 65_535;
 /// A file in the form of `resolv.conf`, in the place of this computer's own.
 const FILE: &str = "CORACLE_RESOLV_CONF";
 
@@ -165,7 +165,8 @@ async fn ask(servers: &[SocketAddr], question: Arc<[u8]>, tcp: bool) -> Option<V
     let mut left = servers.iter();
     loop {
         if let Some(server) = left.next() {
-            asked.spawn(ask_one(*server, question.clone(), tcp));
+            let (server, question) = (*server, question.clone());
+            asked.spawn(async move { link::names::ask(server, &question, tcp).await });
         }
         let wait = async {
             while let Some(answer) = asked.join_next().await {
@@ -188,46 +189,11 @@ async fn ask(servers: &[SocketAddr], question: Arc<[u8]>, tcp: bool) -> Option<V
     }
 }
 
-async fn ask_one(server: SocketAddr, question: Arc<[u8]>, tcp: bool) -> std::io::Result<Vec<u8>> {
-    if tcp {
-        let mut stream = TcpStream::connect(server).await?;
-        write_message(&mut stream, &question).await?;
-        return read_message(&mut stream, DATAGRAM).await;
-    }
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    // A port of its own for each question: whoever wants to answer in a resolver's place must guess it.
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(server).await?;
-    socket.send(&question).await?;
-    let mut answer = vec![0; DATAGRAM];
-    loop {
-        let len = socket.recv(&mut answer).await?;
-        if len >= 2 && answer[..2] == question[..2] {
-            answer.truncate(len);
-            return Ok(answer);
-        }
-    }
-}
-
-async fn read_message(from: &mut (impl AsyncReadExt + Unpin), most: usize) -> std::io::Result<Vec<u8>> {
-    let len = usize::from(from.read_u16().await?);
-    if len > most {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    }
-    let mut message = vec![0; len];
-    from.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-async fn write_message(to: &mut (impl AsyncWriteExt + Unpin), message: &[u8]) -> std::io::Result<()> {
-    let len = u16::try_from(message.len()).map_err(std::io::Error::other)?;
-    to.write_all(&[&len.to_be_bytes()[..], message].concat()).await?;
-    to.flush().await
-}
-
 #[cfg(test)]
 mod tests {
+    use link::names::MAX_ANSWER;
+    use tokio::net::UdpSocket;
+
     use super::*;
 
     const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x02vm\x04corp\0\0\x01\0\x01";
@@ -286,9 +252,9 @@ mod tests {
         let (host, guest) = (Session::host(host), Session::guest(guest));
         tokio::spawn(async move { serve(&host).await });
         let mut wrong = guest.open(&Open::Docker).await.unwrap();
-        assert!(read_message(&mut wrong, DATAGRAM).await.is_err());
+        assert!(read_message(&mut wrong, MAX_ANSWER).await.is_err());
         let mut endless = guest.open(&Open::Names { tcp: false }).await.unwrap();
         endless.write_all(&[0xff; 2]).await.unwrap();
-        assert!(read_message(&mut endless, DATAGRAM).await.is_err());
+        assert!(read_message(&mut endless, MAX_ANSWER).await.is_err());
     }
 }

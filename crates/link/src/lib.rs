@@ -16,6 +16,7 @@
 mod frames;
 mod gathered;
 pub mod in_step;
+pub mod names;
 mod session;
 
 pub use frames::{Frames, read_frame, write_frame};
