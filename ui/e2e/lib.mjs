@@ -6,6 +6,8 @@
 import { execFile, spawn } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
+import { join } from "node:path";
+import { test } from "node:test";
 import { promisify } from "node:util";
 
 import { chromium } from "playwright-core";
@@ -89,3 +91,18 @@ export async function eventually(what, ready, limit = 20_000) {
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
+
+/** A `test` that keeps what the page showed where it fails, beside the other pictures; `page` is asked for it then. */
+export const keeping = (page) => (name, steps) =>
+  test(name, { skip: !!process.env.CORACLE_ONLY && !name.includes(process.env.CORACLE_ONLY) }, async () => {
+    try {
+      await steps();
+    } catch (error) {
+      console.log(`${name}: ${error.message.slice(0, 700)}`);
+      const shot = `failed-${name.replaceAll(/\W+/g, "-").slice(0, 40)}.png`;
+      if (process.env.CORACLE_SHOTS) await page().screenshot({ path: join(process.env.CORACLE_SHOTS, shot) });
+      // What stays open would fail the next one as well.
+      for (let n = 0; n < 3; n++) await page().keyboard.press("Escape");
+      throw error;
+    }
+  });

@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { gunzipSync, gzipSync } from "node:zlib";
 import { join } from "node:path";
-import { after, before, test as plain } from "node:test";
+import { after, before } from "node:test";
 
-import { accessible, coracle, docker, eventually, load, need, open, row, section, tab, url } from "./lib.mjs";
+import { accessible, coracle, docker, eventually, keeping, load, need, open, row, section, tab, url } from "./lib.mjs";
 
 const folder = need("CORACLE_FOLDER");
 const REGISTRY = "127.0.0.1:5000";
@@ -22,19 +22,7 @@ after(async () => {
   await browser?.close();
 });
 
-/** A test; where it fails, what the page showed is kept beside the other pictures. */
-const test = (name, steps) =>
-  plain(name, { skip: !!process.env.CORACLE_ONLY && !name.includes(process.env.CORACLE_ONLY) }, async () => {
-    try {
-      await steps();
-    } catch (error) {
-      console.log(`${name}: ${error.message.slice(0, 700)}`);
-      if (process.env.CORACLE_SHOTS) await page.screenshot({ path: join(process.env.CORACLE_SHOTS, `failed-${name.replaceAll(/\W+/g, "-").slice(0, 40)}.png`) });
-      // What stays open would fail the next one as well.
-      for (let n = 0; n < 3; n++) await page.keyboard.press("Escape");
-      throw error;
-    }
-  });
+const test = keeping(() => page);
 const button = (name) => page.getByRole("button", { name, exact: true });
 const dialog = (name) => page.getByRole("dialog", { name });
 const status = (text) => page.getByRole("status").filter({ hasText: text });
