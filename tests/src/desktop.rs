@@ -222,6 +222,9 @@ impl Drop for Window {
 impl Display {
     /// Starts both; the display's number is its own choice.
     pub fn start(desktop: &Desktop) -> Self {
+        // Every display of a namespace of its own is `:0`, and Xvfb compiles its keyboard's map into a file of that
+        // name: two at once would take it from each other, and one end.
+        desktop.sandbox.small_disk(Path::new("/var/lib/xkb"), 1 << 20);
         let mut server = desktop
             .command("Xvfb")
             .args(["-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp"])
@@ -229,7 +232,9 @@ impl Display {
             .stderr(Stdio::null())
             .spawn()
             .expect("Xvfb");
-        let name = format!(":{}", first_line(&mut server));
+        let number = first_line(&mut server);
+        assert!(!number.is_empty(), "Xvfb ended at its start");
+        let name = format!(":{number}");
         let mut bus = desktop
             .command("dbus-daemon")
             .args(["--session", "--nofork", "--print-address=1", "--address"])

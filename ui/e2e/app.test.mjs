@@ -161,6 +161,23 @@ test("the run dialog knows what is typed now, not what was typed before", async 
   await dialog.waitFor({ state: "detached" });
 });
 
+test("a dialog asked for just after another ended is there", async () => {
+  await page.locator("body").press("n");
+  const dialog = page.getByRole("dialog", { name: "Run a container" });
+  await dialog.waitFor();
+  // Before the browser tells that the first has ended, which it does in a task of its own.
+  await page.evaluate(async () => {
+    document.querySelector("dialog[open] button[aria-label=Close]").click();
+    for (let n = 0; n < 10; n++) await null;
+    document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "n", bubbles: true }));
+    await new Promise((resolve) => setTimeout(resolve));
+  });
+  await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+  assert.equal(await dialog.count(), 1);
+  await page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "detached" });
+});
+
 test("run: a form filled from the image, its line, and the container it makes", async () => {
   await page.locator("body").press("n");
   const dialog = page.getByRole("dialog", { name: "Run a container" });
