@@ -12,6 +12,8 @@ use crate::{Cli, Outcome, tool};
 const USER: u32 = 64_124;
 /// Beside a script that starts QEMU: what the daemon takes for this host's `resolv.conf`.
 const RESOLVERS: &str = "daemons-resolv.conf";
+/// The same of its `/etc/hosts`.
+const HOSTS: &str = "daemons-hosts";
 /// Two processors and an emulated guest: one at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -76,6 +78,12 @@ impl Machine {
         let script = self.starter.as_ref().expect("started with a resolver");
         let lines: String = addresses.iter().map(|address| format!("nameserver {address}\n")).collect();
         std::fs::write(script.with_file_name(RESOLVERS), lines).expect("write");
+    }
+
+    /// From now on the daemon of one with a resolver knows these names by itself, as `/etc/hosts` has them.
+    pub fn hosts(&self, lines: &str) {
+        let script = self.starter.as_ref().expect("started with a resolver");
+        std::fs::write(script.with_file_name(HOSTS), lines).expect("write");
     }
 
     /// Boots one of another architecture, translated.
@@ -149,7 +157,8 @@ impl Machine {
                 .envs(foreign.environment.iter().map(|(key, value)| (key, value))),
             (None, Some(starter)) => command
                 .env("CORACLE_QEMU", starter)
-                .env("CORACLE_RESOLV_CONF", starter.with_file_name(RESOLVERS)),
+                .env("CORACLE_RESOLV_CONF", starter.with_file_name(RESOLVERS))
+                .env("CORACLE_HOSTS", starter.with_file_name(HOSTS)),
             (None, None) => command.env("CORACLE_QEMU", tool("CORACLE_TEST_QEMU")),
         };
         command

@@ -309,6 +309,13 @@ fn names_of_the_world_are_asked_of_the_hosts_own_resolvers() {
         assert_eq!(ask(network, "none.test"), "NXDOMAIN, NXDOMAIN", "{network}");
         assert_eq!(ask(network, "long.test"), "cut, 100 9.9.9.8", "{network}");
     }
+    // What the host knows by itself counts before; what it calls by its own name is asked as ever.
+    machine.hosts("127.0.0.1 localhost private.test\n10.9.8.7 nas.test # in the cellar\nfd00::7 six.test\n");
+    eventually("the host's own names are known", || ask("host", "nas.test") == "1 10.9.8.7, 1 10.9.8.7");
+    for network in networks {
+        assert_eq!(ask(network, "nas.test"), "1 10.9.8.7, 1 10.9.8.7", "{network}");
+        assert_eq!(ask(network, "private.test"), "1 9.9.9.9, 1 9.9.9.8", "{network}");
+    }
     // All of them are dead: that is said, in time.
     machine.resolvers(&[silent]);
     eventually("nobody answers", || ask("host", "private.test") == "SERVFAIL, SERVFAIL");

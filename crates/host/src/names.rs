@@ -1,7 +1,10 @@
 //! Names, for the guest: its questions ([`wire::names`]) are asked of the resolvers that this computer asks.
 //!
 //! Messages pass as they are, so that truncation, EDNS and negative answers are those resolvers' own. Which they are is
-//! read anew when it may have changed: a VPN comes and goes.
+//! read anew when it may have changed: a VPN comes and goes. Before them counts what this computer knows by itself
+//! ([`hosts`]).
+
+mod hosts;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,11 +24,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use wire::{
-    names::{MAX_ASKED, MAX_QUESTION, failure, name},
+    names::{MAX_ASKED, MAX_QUESTION, about, failure, known},
     open::Open,
 };
 
 use crate::platform;
+use hosts::Hosts;
 
 /// Time in which a question has its answer, or is told that there is none.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -115,12 +119,19 @@ pub async fn serve(session: &Session) {
 
 struct Names {
     places: Arc<Semaphore>,
-    resolvers: Mutex<Option<(Instant, Arc<Resolvers>)>>,
+    sources: Mutex<Option<(Instant, Arc<Sources>)>>,
+}
+
+/// Where answers are found.
+#[derive(Default)]
+struct Sources {
+    hosts: Arc<Hosts>,
+    resolvers: Resolvers,
 }
 
 impl Default for Names {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(MAX_ASKED)), resolvers: Mutex::default() }
+        Self { places: Arc::new(Semaphore::new(MAX_ASKED)), sources: Mutex::default() }
     }
 }
 
@@ -131,11 +142,12 @@ impl Names {
         };
         let question = timeout(LIMIT, read_message(&mut stream, MAX_QUESTION));
         let question = question.await.map_err(|_| LinkError::NoAnswer)??;
-        let Some(about) = name(&question) else { return Ok(()) };
-        let resolvers = self.resolvers().await;
-        let answer = match resolvers.about(&about) {
-            [] => Vec::new(),
-            servers => match timeout(LIMIT, ask(servers, question.clone().into(), tcp)).await {
+        let Some(about) = about(&question) else { return Ok(()) };
+        let sources = self.sources().await;
+        let answer = match (sources.hosts.addresses(&about), sources.resolvers.about(&about.name)) {
+            (Some(addresses), _) => known(&question, &addresses).unwrap_or_default(),
+            (None, []) => Vec::new(),
+            (None, servers) => match timeout(LIMIT, ask(servers, question.clone().into(), tcp)).await {
                 Ok(Some(answer)) => answer,
                 _ => failure(&question).unwrap_or_default(),
             },
@@ -145,16 +157,16 @@ impl Names {
         Ok(())
     }
 
-    async fn resolvers(&self) -> Arc<Resolvers> {
-        let known = self.resolvers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((read, resolvers)) = known
-            && read.elapsed() < REREAD
-        {
-            return resolvers;
-        }
-        let read = tokio::task::spawn_blocking(Resolvers::read).await.unwrap_or_default();
-        let read = Arc::new(read);
-        *self.resolvers.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), read.clone()));
+    async fn sources(&self) -> Arc<Sources> {
+        let before = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let hosts = match before {
+            Some((read, sources)) if read.elapsed() < REREAD => return sources,
+            Some((_, sources)) => sources.hosts.clone(),
+            None => Arc::default(),
+        };
+        let read = move || Sources { hosts: Hosts::read(hosts), resolvers: Resolvers::read() };
+        let read = Arc::new(tokio::task::spawn_blocking(read).await.unwrap_or_default());
+        *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), read.clone()));
         read
     }
 }

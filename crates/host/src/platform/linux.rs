@@ -10,6 +10,8 @@ pub const DEFAULT_DRIVER: DriverKind = DriverKind::Qemu;
 /// What can run it here; vfkit and krunkit are macOS's and wsl Windows': here they are what the tests put in their places.
 pub const DRIVERS: &[DriverKind] =
     &[DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Krunkit, DriverKind::Wsl];
+/// Names that the computer knows by itself.
+pub const HOSTS: Option<&str> = Some("/etc/hosts");
 /// Where this computer's resolvers are listed.
 pub const RESOLV_CONF: Option<&str> = Some("/etc/resolv.conf");
 /// Where those of single domains are.

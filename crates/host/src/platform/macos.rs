@@ -13,6 +13,8 @@ pub const DRIVERS: &[DriverKind] = if cfg!(target_arch = "aarch64") {
 } else {
     &[DriverKind::Vfkit]
 };
+/// Names that the computer knows by itself.
+pub const HOSTS: Option<&str> = Some("/etc/hosts");
 /// Where the system lists its resolvers, those of a VPN first.
 pub const RESOLV_CONF: Option<&str> = Some("/etc/resolv.conf");
 /// Where those of single domains are.

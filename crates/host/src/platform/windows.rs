@@ -35,6 +35,8 @@ pub const SOCKET_PATH: usize = 256;
 pub const DEFAULT_DRIVER: DriverKind = DriverKind::Wsl;
 /// What can run it here.
 pub const DRIVERS: &[DriverKind] = &[DriverKind::Wsl];
+/// Names that the computer knows by itself.
+pub const HOSTS: Option<&str> = None;
 /// Windows lists its resolvers in no file: the guest asks by WSL's own, or the hypervisor's.
 pub const RESOLV_CONF: Option<&str> = None;
 /// Where those of single domains are.
