@@ -116,9 +116,10 @@ impl Machine {
             }
         }
         let started = this.coracle(&["start", "--timeout", limit]);
-        // Once in some thousand boots QEMU gives up by this assertion of its own while it translates: nothing of ours to
-        // test, unless it does so twice.
-        if started.err.contains("msix_table_mmio_write: Assertion") {
+        // Once in some thousand boots QEMU gives up by one of these assertions about its own map of memory while it
+        // translates: nothing of ours to test, unless it does so twice.
+        let qemus_own = ["msix_table_mmio_write: Assertion", "iotlb_to_section: Assertion"];
+        if qemus_own.iter().any(|own| started.err.contains(own)) {
             eprintln!("once more, since {}", started.err);
             this.coracle(&["start", "--timeout", limit]).ok();
         } else {

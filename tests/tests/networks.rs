@@ -53,6 +53,29 @@ fn containers_of_a_network_find_each_other_by_name() {
     engine.docker(&["run", "--rm", "--network", "nope", "busybox"]).fails(125, "network nope not found");
 }
 
+/// The kernel gives a bridge the lowest address of its ports unless it has one of its own: with every container that comes
+/// or goes the others' would send to an address that is nobody's any more, for some seconds.
+#[test]
+fn the_gateway_of_a_network_keeps_its_hardware_address() {
+    let engine = Engine::with_busybox();
+    let id = engine.docker(&["network", "create", "net"]).ok();
+    let sleeper = ["run", "-d", "--network", "net", "--name", "stays", "busybox", "sleep", "1000"];
+    engine.docker(&sleeper).ok();
+    let bridge = format!("br-{}", &id[..12]);
+    let address = || {
+        let link = engine.sandbox.command("ip").args(["-o", "link", "show", &bridge]).output().unwrap();
+        let link = String::from_utf8(link.stdout).unwrap();
+        link.split("link/ether ").nth(1).expect("a bridge").split(' ').next().unwrap().to_owned()
+    };
+    let at_first = address();
+    for _ in 0..8 {
+        engine.docker(&["run", "--rm", "--network", "net", "busybox", "true"]).ok();
+        let other = ["run", "-d", "--network", "net", "busybox", "sleep", "1000"];
+        engine.docker(&other).ok();
+        assert_eq!(address(), at_first);
+    }
+}
+
 #[test]
 fn the_world_is_reached_through_the_bridge_and_networks_are_apart() {
     let engine = Engine::with_busybox();

@@ -134,7 +134,7 @@ pub async fn ensure(firewall: &Arc<Firewall>, bridge: &Bridge) -> Result<()> {
     let b = bridge.clone();
     blocking(move || {
         let netlink = Netlink::open()?;
-        let index = netlink.add_bridge(&b.link, b.mtu)?;
+        let index = netlink.add_bridge(&b.link, b.mtu, Endpoint::random_mac())?;
         if !b.isolated {
             for side in &b.sides {
                 let net = IpNet::new(side.gateway, side.subnet.prefix_len());

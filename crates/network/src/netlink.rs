@@ -94,8 +94,11 @@ impl Netlink {
         self.index(name)?.ok_or_else(|| Error::new(Code::NotFound, format!("link {name} does not exist")))
     }
 
-    /// Makes a bridge; one of that name already there is fine.
-    pub(crate) fn add_bridge(&self, name: &str, mtu: u32) -> Result<u32> {
+    /// Makes a bridge with a hardware address of its own; one of that name already there is fine.
+    ///
+    /// Without an address of its own a bridge has the lowest of its ports', and changes it with them: what its neighbours
+    /// know of it would be wrong then, for as long as it takes them to ask again.
+    pub(crate) fn add_bridge(&self, name: &str, mtu: u32, mac: [u8; 6]) -> Result<u32> {
         if let Some(index) = self.index(name)? {
             return Ok(index);
         }
@@ -103,6 +106,7 @@ impl Netlink {
         m.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Mtu(mtu),
+            LinkAttribute::Address(mac.to_vec()),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
         ];
         self.set(&format!("make bridge {name}"), Message::NewLink(m), NLM_F_CREATE | NLM_F_EXCL)?;
