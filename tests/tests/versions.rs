@@ -208,6 +208,18 @@ fn containers_beside_the_host_on_its_own_wire() {
     refused("overlay", "x=y", "This node is not a swarm manager.");
     engine.docker(&["rm", "-f", "web", "box"]).ok();
     engine.docker(&["network", "rm", "lan"]).ok();
+    // The same of IPv6 alone.
+    let net = ["network", "create", "-d", "macvlan", "--ipv4=false", "--ipv6", "--subnet", "fd98::/64"];
+    engine.docker(&[&net[..], &["--gateway", "fd98::2", "-o", "parent=wire", "six"]].concat()).ok();
+    engine.docker(&["run", "-d", "--name", "web", "--network", "six", "--ip6", "fd98::77", "web"]).ok();
+    assert_eq!(neighbour.curl("http://[fd98::77]/").ok(), PAGE);
+    let inside = "ip -6 route show default; ip -4 -o addr show dev eth0";
+    let inside = engine.docker(&["exec", "web", "sh", "-c", inside]).ok();
+    assert!(inside.starts_with("default via fd98::2 dev eth0") && inside.lines().count() == 1, "{inside}");
+    let names = ["run", "--rm", "--network", "six", "busybox", "wget", "-T", "2", "-qO-", "http://web/"];
+    assert_eq!(engine.docker(&names).ok(), PAGE);
+    engine.docker(&["rm", "-f", "web"]).ok();
+    engine.docker(&["network", "rm", "six"]).ok();
     let links = engine.sandbox.command("ip").args(["-o", "link"]).output().unwrap();
     assert!(String::from_utf8_lossy(&links.stdout).contains("wire"), "the host's own link stays");
 }
