@@ -33,7 +33,9 @@ app=$work/Coracle.app
 sign() { codesign --force --timestamp --options runtime --sign "$identity" --keychain "$keychain" "$@"; }
 # From the inside out; vfkit keeps what macOS wants of programs that make machines.
 sign --entitlements "$here/vfkit.entitlements" "$app/Contents/MacOS/vfkit"
-sign "$app/Contents/MacOS/coracle"
+for name in coracle docker-compose docker-buildx; do
+    [ ! -f "$app/Contents/MacOS/$name" ] || sign "$app/Contents/MacOS/$name"
+done
 sign "$app"
 codesign --verify --deep --strict --verbose=2 "$app"
 

@@ -23,6 +23,13 @@ docker() { command docker --host "unix://$CORACLE_HOME/run/docker.sock" "$@"; }
 [ "$(docker run --rm -v "$share:/x" coracle/welcome busybox cat /x/file)" = shared ]
 docker run --detach --name web --publish 127.0.0.1::80 coracle/welcome
 curl --fail --silent --retry 20 --retry-all-errors --retry-delay 1 "http://$(docker port web 80/tcp)/" | grep -q container
+# The window: it stays open, and closes when it is told to.
+"$app/Contents/MacOS/coracle-desktop" &
+window=$!
+sleep 5
+kill -0 "$window"
+"$app/Contents/MacOS/coracle-desktop" --quit
+wait "$window"
 # The daemon dies, the machine doesn't.
 kill -9 "$(cat "$CORACLE_HOME/run/daemon.pid")"
 "$coracle" start

@@ -21,6 +21,7 @@ VIAddVersionKey "FileDescription" "Coracle: Linux containers on this computer"
 VIAddVersionKey "LegalCopyright" "The Coracle project"
 
 !define UNINSTALL "Software\Microsoft\Windows\CurrentVersion\Uninstall\Coracle"
+!define LINKS "Software\Classes\coracle"
 ; NSIS' strings end at 1024 characters: a longer PATH would be cut off, so it is left alone.
 !define LONGEST_PATH 900
 
@@ -29,11 +30,25 @@ Page instfiles
 UninstPage uninstConfirm
 UninstPage instfiles
 
-; A daemon that runs holds its program open: it stops, in order, before anything is replaced.
+; What runs holds its program open: the window is closed and the daemon stops, in order, before anything is replaced. The
+; window's program may take a moment more to end: seconds are waited for.
 !macro Stop
-  IfFileExists "$INSTDIR\bin\coracle.exe" 0 +3
-    DetailPrint "Stopping the machine"
-    nsExec::Exec '"$INSTDIR\bin\coracle.exe" stop'
+  IfFileExists "$INSTDIR\bin\coracle-desktop.exe" 0 closed
+  DetailPrint "Closing the window"
+  nsExec::Exec '"$INSTDIR\bin\coracle-desktop.exe" --quit'
+  StrCpy $0 0
+  close:
+  ClearErrors
+  Delete "$INSTDIR\bin\coracle-desktop.exe"
+  IfErrors 0 closed
+  Sleep 100
+  IntOp $0 $0 + 1
+  IntCmp $0 100 closed close closed
+  closed:
+  IfFileExists "$INSTDIR\bin\coracle.exe" 0 stopped
+  DetailPrint "Stopping the machine"
+  nsExec::Exec '"$INSTDIR\bin\coracle.exe" stop'
+  stopped:
 !macroend
 
 Section
@@ -54,8 +69,14 @@ Section
   WriteRegStr HKCU "${UNINSTALL}" "QuietUninstallString" '"$INSTDIR\uninstall.exe" /S'
   WriteRegDWORD HKCU "${UNINSTALL}" "NoModify" 1
   WriteRegDWORD HKCU "${UNINSTALL}" "NoRepair" 1
-  IfFileExists "$INSTDIR\bin\coracle-desktop.exe" 0 +2
+  IfFileExists "$INSTDIR\bin\coracle-desktop.exe" 0 without_app
     CreateShortcut "$SMPROGRAMS\Coracle.lnk" "$INSTDIR\bin\coracle-desktop.exe"
+    WriteRegStr HKCU "${UNINSTALL}" "DisplayIcon" "$INSTDIR\bin\coracle-desktop.exe"
+    ; coracle://containers/NAME/logs and the like lead into the window.
+    WriteRegStr HKCU "${LINKS}" "" "URL:Coracle"
+    WriteRegStr HKCU "${LINKS}" "URL Protocol" ""
+    WriteRegStr HKCU "${LINKS}\shell\open\command" "" '"$INSTDIR\bin\coracle-desktop.exe" "%1"'
+  without_app:
   ; The command line is found by its name from new terminals on.
   ReadRegStr $0 HKCU "Environment" "Path"
   StrLen $1 $0
@@ -104,9 +125,14 @@ Function OnPath
 FunctionEnd
 
 Section "Uninstall"
-  IfFileExists "$INSTDIR\bin\coracle.exe" 0 +3
-    nsExec::Exec '"$INSTDIR\bin\coracle.exe" autostart off'
-    nsExec::Exec '"$INSTDIR\bin\coracle.exe" stop'
+  IfFileExists "$INSTDIR\bin\coracle.exe" 0 not_at_login
+  nsExec::Exec '"$INSTDIR\bin\coracle.exe" autostart off'
+  not_at_login:
+  !insertmacro Stop
+  ; What the window made beside its folder: its start at login, and what the web view keeps.
+  DeleteRegValue HKCU "Software\Microsoft\Windows\CurrentVersion\Run" "Coracle"
+  DeleteRegValue HKCU "Software\Microsoft\Windows\CurrentVersion\Explorer\StartupApproved\Run" "Coracle"
+  RMDir /r "$LOCALAPPDATA\dev.coracle.desktop"
   ; Our entry of PATH, wherever it stands.
   ReadRegStr $0 HKCU "Environment" "Path"
   StrLen $1 $0
@@ -145,6 +171,7 @@ Section "Uninstall"
   SendMessage 0xFFFF 0x001A 0 "STR:Environment" /TIMEOUT=2000
   kept:
   Delete "$SMPROGRAMS\Coracle.lnk"
+  DeleteRegKey HKCU "${LINKS}"
   RMDir /r "$INSTDIR\bin"
   RMDir /r "$INSTDIR\share"
   RMDir /r "$INSTDIR\doc"

@@ -9,7 +9,15 @@ $home_ = "$env:LOCALAPPDATA\Programs\Coracle"
 Start-Process -Wait $Setup /S
 Assert (Test-Path "$home_\bin\coracle.exe") 'nothing was installed'
 $coracle = "$home_\bin\coracle.exe"
+$desktop = "$home_\bin\coracle-desktop.exe"
 try {
+    # The window: it is there, a link leads to it, and an installer can close it.
+    $window = Start-Process -PassThru $desktop
+    for ($n = 0; $n -lt 100 -and $window.MainWindowTitle -notmatch 'Coracle'; $n++) { Start-Sleep -Milliseconds 200; $window.Refresh() }
+    Assert ($window.MainWindowTitle -match 'Coracle') 'the window did not open'
+    Assert ((Get-ItemProperty 'HKCU:\Software\Classes\coracle\shell\open\command').'(default)' -match 'coracle-desktop') 'coracle:// leads nowhere'
+    Start-Process -Wait $desktop '--quit'
+    Assert ($window.WaitForExit(10000)) 'the window was not closed'
     & $coracle start
     $pipe = (& $coracle env | Select-String 'npipe:\S+').Matches[0].Value.Trim('"', "'")
     Assert ((docker -H $pipe run --rm coracle/welcome busybox uname -s) -eq 'Linux') 'no container ran'
@@ -20,8 +28,10 @@ try {
     $address = docker -H $pipe port web 80/tcp
     Assert ((curl.exe --fail --silent --retry 20 --retry-all-errors --retry-delay 1 "http://$address/") -match 'container') 'a published port did not answer'
     docker -H $pipe volume create kept
-    # The same once more: an upgrade stops the machine, and keeps what is in it.
+    # The same once more, while the window is open: an upgrade closes it and stops the machine, and keeps what is in it.
+    $window = Start-Process -PassThru $desktop
     Start-Process -Wait $Setup /S
+    Assert ($window.HasExited -and (Test-Path $desktop)) 'the window was in the way of the upgrade'
     & $coracle start
     Assert ((docker -H $pipe volume ls --quiet) -contains 'kept') 'the upgrade lost a volume'
 }
@@ -33,3 +43,4 @@ finally {
 Assert (-not ((wsl --list --quiet) -replace "`0" -contains 'coracle')) 'the distribution is left behind'
 Start-Process -Wait "$home_\uninstall.exe" '/S', "_?=$home_"
 Assert (-not (Test-Path "$home_\bin")) 'files are left behind'
+Assert (-not (Test-Path 'HKCU:\Software\Classes\coracle')) 'coracle:// is left behind'

@@ -4,6 +4,7 @@
 #![cfg_attr(windows, windows_subsystem = "windows")]
 
 mod commands;
+mod platform;
 mod tray;
 mod updates;
 
@@ -26,6 +27,9 @@ const LEAST: (f64, f64) = (900.0, 600.0);
 /// Started at login: only the tray shows.
 const HIDDEN: &str = "--hidden";
 
+/// Ends the program that runs, and nothing else: an installer's word.
+const QUIT: &str = "--quit";
+
 /// When this program started.
 static STARTED: OnceLock<Instant> = OnceLock::new();
 
@@ -45,13 +49,7 @@ struct HasTray(AtomicBool);
 
 fn main() {
     since_start();
-    // Some drivers show an empty window with WebKit's newer renderer: NVIDIA's, and old Wayland ones.
-    #[cfg(target_os = "linux")]
-    if std::env::var_os("WEBKIT_DISABLE_DMABUF_RENDERER").is_none()
-        && std::path::Path::new("/proc/driver/nvidia").exists()
-    {
-        restart_without_dmabuf();
-    }
+    platform::begin();
     let backend = match App::of_user() {
         Ok(app) => app,
         Err(error) => {
@@ -62,6 +60,9 @@ fn main() {
     let builder = tauri::Builder::default()
         // First: a second start only shows the window of the first.
         .plugin(tauri_plugin_single_instance::init(|app, arguments, _| {
+            if arguments.iter().any(|a| a == QUIT) {
+                return app.exit(0);
+            }
             show(app);
             link(app, &arguments);
         }))
@@ -91,13 +92,17 @@ fn main() {
             updates::update,
         ])
         .setup(|app| {
+            let arguments: Vec<String> = std::env::args().collect();
+            if arguments.iter().any(|a| a == QUIT) {
+                app.handle().exit(0); // there was none
+                return Ok(());
+            }
             window(app.handle())?;
             if let Err(error) = tray::make(app.handle()) {
                 eprintln!("coracle-desktop: no tray: {error}");
             } else {
                 app.state::<HasTray>().0.store(true, Ordering::Relaxed);
             }
-            let arguments: Vec<String> = std::env::args().collect();
             if !arguments.iter().any(|a| a == HIDDEN) {
                 show(app.handle());
             }
@@ -115,7 +120,7 @@ fn main() {
         })
         .build(tauri::generate_context!());
     match built {
-        Ok(app) => app.run(|_, _| {}),
+        Ok(app) => app.run(|app, event| platform::happened(app, &event)),
         Err(error) => {
             eprintln!("coracle-desktop: the window could not be made: {error}");
             std::process::exit(1);
@@ -155,16 +160,4 @@ fn link(app: &AppHandle, arguments: &[String]) {
     if let Some(place) = arguments.iter().find_map(|a| a.strip_prefix("coracle://")) {
         go(app, place);
     }
-}
-
-/// Starts this program anew with the setting that WebKit reads at its start.
-#[cfg(target_os = "linux")]
-fn restart_without_dmabuf() {
-    use std::os::unix::process::CommandExt;
-    let Ok(program) = std::env::current_exe() else { return };
-    let error = std::process::Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .env("WEBKIT_DISABLE_DMABUF_RENDERER", "1")
-        .exec();
-    eprintln!("coracle-desktop: {error}");
 }

@@ -25,9 +25,7 @@ const LONGEST: usize = 16 << 20;
 
 /// Makes it, and keeps it true from then on. Without what a tray needs there is none, which is an error and no more.
 pub fn make(app: &AppHandle) -> Result<(), Box<dyn std::error::Error>> {
-    if !library_is_there() {
-        return Err("libayatana-appindicator3.so.1 is not installed".into());
-    }
+    crate::platform::has_tray()?;
     let view = View { state: State::Stopped, error: None, running: Vec::new() };
     let live = Live::new(app, menu(&view))?;
     let mut tray = TrayIconBuilder::with_id(TRAY)
@@ -46,16 +44,6 @@ pub fn make(app: &AppHandle) -> Result<(), Box<dyn std::error::Error>> {
     let app = app.clone();
     tauri::async_runtime::spawn(async move { follow(app, live).await });
     Ok(())
-}
-
-/// Whether the library that shows trays is there: the crate that loads it gives up the whole program where it isn't.
-fn library_is_there() -> bool {
-    const NAMES: [&str; 2] = ["libayatana-appindicator3.so.1", "libappindicator3.so.1"];
-    let triple = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-    let own = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let usual = ["/usr/lib", "/usr/lib64", "/usr/local/lib", triple.as_str()].map(std::path::PathBuf::from);
-    let folders: Vec<_> = std::env::split_paths(&own).chain(usual).collect();
-    !cfg!(target_os = "linux") || folders.iter().any(|f| NAMES.iter().any(|n| f.join(n).exists()))
 }
 
 /// A line of the menu that is shown.

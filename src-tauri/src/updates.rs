@@ -63,12 +63,11 @@ mod real {
     use tauri_plugin_updater::{Update, UpdaterExt as _};
 
     use super::*;
+    use crate::platform::INSTALLS_UPDATES;
 
     const FEED: Option<&str> = option_env!("CORACLE_UPDATES");
     const KEY: Option<&str> = option_env!("CORACLE_UPDATES_KEY");
     const PAGE: Option<&str> = option_env!("CORACLE_RELEASES");
-    /// Packages of Linux belong to the distribution's tools.
-    const INSTALLS: bool = cfg!(any(target_os = "macos", windows));
 
     fn wrong(error: impl std::fmt::Display) -> Failure {
         app::AppError::Request(format!("looking for updates: {error}")).failure()
@@ -88,13 +87,13 @@ mod real {
             Some(Some(update)) => News::Newer {
                 version: update.version,
                 notes: update.body,
-                page: if INSTALLS { None } else { PAGE },
+                page: if INSTALLS_UPDATES { None } else { PAGE },
             },
         })
     }
 
     pub async fn install(app: &AppHandle) -> Result<(), Failure> {
-        if !INSTALLS {
+        if !INSTALLS_UPDATES {
             return Err(wrong("this system's own package tools install Coracle"));
         }
         match newer(app).await?.flatten() {

@@ -111,7 +111,7 @@ fn the_window_opens() {
     let desktop = Desktop::new();
     let display = Display::start(&desktop);
     let started = Instant::now();
-    let _window = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]);
+    let mut window = Some(display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]));
     let title = display.window(&desktop);
     println!("the window was there after {} ms", started.elapsed().as_millis());
     assert!(title.contains("Coracle"), "{title:?}");
@@ -127,6 +127,14 @@ fn the_window_opens() {
     // A second start shows the first one's window and ends.
     let again = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]).wait();
     assert!(again.success(), "{again}");
+    // An installer's word ends it, and nothing where there is none.
+    for _ in 0..2 {
+        let quit = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &["--quit"]).wait();
+        assert!(quit.success(), "{quit}");
+        if let Some(window) = window.take() {
+            assert!(window.wait().success());
+        }
+    }
 }
 
 /// What the window costs while nothing happens and 50 containers run: processor time of the app and WebKit's processes.

@@ -22,6 +22,7 @@ fn only_platform_files_and_drivers_know_their_system() {
     for package in fs::read_dir(root.join("crates")).expect("crates").flatten() {
         find(&package.path().join("src"), &mut sources);
     }
+    find(&root.join("src-tauri/src"), &mut sources);
     assert!(sources.len() > 100, "the sources were not found");
     let mut knowing = 0;
     for path in sources {

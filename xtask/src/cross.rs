@@ -75,7 +75,7 @@ fn programs() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// A folder with mingw's `gcc`, and in `bin` what rustc calls by name.
+/// A folder with mingw's `gcc`, and in `bin` what is called by name.
 pub fn mingw() -> Result<PathBuf> {
     let tree = Debian::open(SUITE)?.tree("mingw", &["gcc-mingw-w64-x86-64-win32"])?;
     let folder = target_dir().join("tools/mingw");
@@ -92,9 +92,12 @@ pub fn mingw() -> Result<PathBuf> {
     };
     write_script(&folder.join("gcc"), &script("x86_64-w64-mingw32-gcc-win32"))?;
     write_script(&folder.join("strip"), &script("x86_64-w64-mingw32-strip"))?;
-    for name in ["x86_64-w64-mingw32-dlltool", "x86_64-w64-mingw32-as"] {
-        write_script(&folder.join("bin").join(name), &script(name))?;
+    // The last two make the app's resources: its icon, its version.
+    for name in ["dlltool", "as", "windres", "ar"].map(|name| format!("x86_64-w64-mingw32-{name}")) {
+        write_script(&folder.join("bin").join(&name), &script(&name))?;
     }
+    // windres reads its sources through it.
+    write_script(&folder.join("bin/x86_64-w64-mingw32-gcc"), &script("x86_64-w64-mingw32-gcc-win32"))?;
     Ok(folder)
 }
 

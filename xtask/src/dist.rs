@@ -120,6 +120,12 @@ fn windows_stage(without: Without) -> Result<PathBuf> {
     bundled::need("windows", "amd64", !without.plugins, &stage.join("bin"))?;
     let program = crate::wine::build(&["build", "--release", "--package", "cli", "--bin", "coracle"])?;
     stage::install(&program, &stage.join("bin/coracle.exe"))?;
+    if !without.app {
+        let built = ui::desktop_for("x86_64-pc-windows-gnu")?;
+        for name in windows::APP {
+            stage::install(&built.join(name), &stage.join("bin").join(name))?;
+        }
+    }
     let programs = stage::build_guest("amd64")?;
     crate::image_in("amd64", Some(programs), Some(stage.join("share/coracle/guest/amd64")), true)?;
     Ok(stage)

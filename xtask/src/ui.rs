@@ -218,6 +218,16 @@ pub fn desktop(lint: bool) -> Result<PathBuf> {
     Ok(to)
 }
 
+/// Builds the desktop app for another system, and answers the folder that its programs are in.
+pub fn desktop_for(triple: &str) -> Result<PathBuf> {
+    crate::check::need(triple)?;
+    build()?;
+    let mut cargo = shell_cargo();
+    cargo.args(["build", "--release", "--locked", "--quiet", "--target", triple]);
+    run(cargo.envs(crate::cross::environment(triple)?))?;
+    Ok(target_dir().join("desktop").join(triple).join("release"))
+}
+
 /// Whether the desktop app can be built here: all it needs is there, or may be installed.
 pub fn desktop_can_be_built() -> bool {
     crate::setup::is_root() || SHELL.iter().all(|(sign, _)| is_there(sign))

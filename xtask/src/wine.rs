@@ -156,6 +156,10 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
     fs::create_dir_all(guest.join("wsl"))?;
     stage::install(coracle, &stage.join("bin/coracle.exe"))?;
     stage::run(Command::new(cross::mingw()?.join("strip")).arg(stage.join("bin/coracle.exe")))?;
+    let app = crate::ui::desktop_for(TRIPLE)?;
+    for name in crate::dist::windows::APP {
+        stage::install(&app.join(name), &stage.join("bin").join(name))?;
+    }
     let double = target_dir().join("double/share/coracle/guest/amd64");
     for name in ["manifest.json", "wsl/manifest.json", "wsl/root.tar.gz"] {
         fs::copy(double.join(name), guest.join(name))?;
@@ -167,7 +171,7 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
         let out = crate::dist::windows_packages(
             &stage,
             &wine.folder.join("dist"),
-            crate::dist::Without { app: true, plugins: true },
+            crate::dist::Without { app: false, plugins: true },
             version,
         )?;
         wine.copy(&out.join(format!("Coracle-Setup-{version}-x64.exe")), "setup.exe")?;
@@ -185,6 +189,8 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
     let home = installed("Programs/Coracle")?;
     for name in [
         "bin/coracle.exe",
+        "bin/coracle-desktop.exe",
+        "bin/WebView2Loader.dll",
         "share/coracle/guest/amd64/wsl/root.tar.gz",
         "doc/LICENSE.txt",
         "doc/README.txt",
@@ -199,6 +205,13 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
     let program = home.join("bin/coracle.exe").display().to_string();
     let said = wine.run(&program, &["version"])?;
     ensure!(said.status.success() && text(&said).contains("coracle "), "{}", text(&said));
+    // Wine has no WebView2, which the window is shown by. That its program starts and ends is seen all the same.
+    let desktop = home.join("bin/coracle-desktop.exe").display().to_string();
+    let said = wine.run(&desktop, &["--quit"])?;
+    ensure!(said.status.success(), "{desktop} --quit: {}\n{}", said.status, text(&said));
+    const LINK: &str = r"HKCU\Software\Classes\coracle\shell\open\command";
+    let link = || wine.run("reg.exe", &["query", LINK, "/ve"]).map(|said| text(&said));
+    ensure!(link()?.contains(r"bin\coracle-desktop.exe"), "coracle:// leads nowhere: {}", link()?);
     // An upgrade stops the daemon that runs, and takes away what is no longer part of it.
     for old in ["bin/old.dll", "doc/OLD.md"] {
         fs::write(home.join(old), "")?;
@@ -218,6 +231,9 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
 
     let data = home.parent().and_then(Path::parent).context("a folder")?.join("Coracle");
     fs::create_dir_all(data.join("data"))?;
+    // What the web view would have kept.
+    let web = data.with_file_name("dev.coracle.desktop");
+    fs::create_dir_all(web.join("EBWebView"))?;
     wine.run(&home.join("uninstall.exe").display().to_string(), &["/S"])?;
     // It goes on in a copy of itself.
     for _ in 0..600 {
@@ -229,6 +245,8 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
     }
     ensure!(!home.exists(), "the installed folder is still there");
     ensure!(data.join("data").is_dir(), "the user's data is gone");
+    ensure!(!web.exists(), "what the web view kept is still there");
+    ensure!(!link()?.contains("coracle-desktop"), "coracle:// is left behind: {}", link()?);
     let path = registry()?;
     ensure!(!path.contains("Coracle"), "still in PATH: {path}");
     ensure!(installed("../Roaming/Microsoft/Windows/Start Menu/Programs/Startup/Coracle.cmd").is_err());

@@ -59,6 +59,7 @@ fn lay(stage: &Path, about: &About, folder: &Path, vfkit: &[u8]) -> Result<()> {
     if about.has_app {
         put(&read(stage.join("bin").join(APP))?, &format!("MacOS/{APP}"), 0o755)?;
     }
+    put(&read(workspace().join("src-tauri/icons/icon.icns"))?, "Resources/icon.icns", 0o644)?;
     put(vfkit, "MacOS/vfkit", 0o755)?;
     for (name, bytes) in bundled::plugins("macos", about, &stage.join("bin"))? {
         put(&bytes, &format!("MacOS/{name}"), 0o755)?;

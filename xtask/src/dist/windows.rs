@@ -14,7 +14,7 @@ use crate::{debian::Debian, workspace};
 const SUITE: &str = "bookworm";
 /// The program that every package has; the app's where it was built.
 const PROGRAM: &str = "coracle.exe";
-const APP: [&str; 2] = ["coracle-desktop.exe", "WebView2Loader.dll"];
+pub const APP: [&str; 2] = ["coracle-desktop.exe", "WebView2Loader.dll"];
 
 /// Makes the installer of a stage of Windows' programs; `work` is a folder of its own.
 pub fn build(stage: &Path, about: &About, work: &Path) -> Result<Vec<u8>> {

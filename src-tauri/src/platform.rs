@@ -1,0 +1,89 @@
+//! What differs between systems, for the window and the tray; nothing else here asks which one it is.
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::{os::unix::process::CommandExt, path::Path};
+
+    use tauri::{AppHandle, RunEvent};
+
+    /// WebKit's switch, read at its start.
+    const OLDER_RENDERER: &str = "WEBKIT_DISABLE_DMABUF_RENDERER";
+
+    /// Packages of Linux belong to the distribution's tools.
+    #[cfg(feature = "updates")]
+    pub const INSTALLS_UPDATES: bool = false;
+
+    /// Some drivers show an empty window with WebKit's newer renderer: NVIDIA's, and old Wayland ones. For these the
+    /// program starts itself anew with the setting.
+    pub fn begin() {
+        if std::env::var_os(OLDER_RENDERER).is_some() || !Path::new("/proc/driver/nvidia").exists() {
+            return;
+        }
+        let Ok(program) = std::env::current_exe() else { return };
+        let mut again = std::process::Command::new(program);
+        let error = again.args(std::env::args_os().skip(1)).env(OLDER_RENDERER, "1").exec();
+        eprintln!("coracle-desktop: {error}");
+    }
+
+    /// Whether there can be a tray, or why not: the crate that loads its library gives up the whole program where it
+    /// isn't.
+    pub fn has_tray() -> Result<(), &'static str> {
+        const NAMES: [&str; 2] = ["libayatana-appindicator3.so.1", "libappindicator3.so.1"];
+        let triple = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+        let own = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        let usual =
+            ["/usr/lib", "/usr/lib64", "/usr/local/lib", triple.as_str()].map(std::path::PathBuf::from);
+        let folders: Vec<_> = std::env::split_paths(&own).chain(usual).collect();
+        let is_there = folders.iter().any(|folder| NAMES.iter().any(|name| folder.join(name).exists()));
+        is_there.then_some(()).ok_or("libayatana-appindicator3.so.1 is not installed")
+    }
+
+    /// Places come as arguments of a start.
+    pub fn happened(_: &AppHandle, _: &RunEvent) {}
+}
+
+#[cfg(target_os = "macos")]
+mod system {
+    use tauri::{AppHandle, RunEvent};
+
+    #[cfg(feature = "updates")]
+    pub const INSTALLS_UPDATES: bool = true;
+
+    pub fn begin() {}
+
+    pub fn has_tray() -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// A place that another program opened, which comes as an event here; a click at the Dock, where the window was
+    /// closed.
+    pub fn happened(app: &AppHandle, event: &RunEvent) {
+        match event {
+            RunEvent::Opened { urls } => {
+                let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+                crate::link(app, &urls);
+            }
+            RunEvent::Reopen { .. } => crate::show(app),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(windows)]
+mod system {
+    use tauri::{AppHandle, RunEvent};
+
+    #[cfg(feature = "updates")]
+    pub const INSTALLS_UPDATES: bool = true;
+
+    pub fn begin() {}
+
+    pub fn has_tray() -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// Places come as arguments of a start.
+    pub fn happened(_: &AppHandle, _: &RunEvent) {}
+}
+
+pub use system::*;
