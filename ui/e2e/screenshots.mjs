@@ -168,7 +168,7 @@ await each("builds", async (page, shot) => {
   await page.getByText("It could not be built").waitFor();
   await settle(page);
   await shot("failed");
-  await page.getByRole("row").filter({ hasText: "completed" }).first().click();
+  await page.getByRole("row").filter({ hasText: "done" }).first().click();
   await page.waitForTimeout(1500);
   await shot("history");
 });
