@@ -42,6 +42,14 @@ fn what_a_stranger_stumbled_over() {
 }
 
 #[test]
+fn what_holds_on_every_screen() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "everywhere.test.mjs", &url);
+    assert!(node.status().expect("node").success(), "the tests in the browser failed (above is which)");
+}
+
+#[test]
 fn docker_in_a_terminal_is_led_here_and_back() {
     let mut desktop = Desktop::of_user();
     let config = desktop.path("docker");
@@ -241,7 +249,7 @@ fn the_tray_shows_and_does() {
     let desktop = Desktop::new();
     let display = Display::start(&desktop);
     let host = TrayHost::start(display.bus());
-    let _window = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &["--hidden"]);
+    let (window, told) = display.run_told(&desktop, &tool("CORACLE_TEST_DESKTOP"), &["--hidden"]);
     let line = |text: &str| {
         let mut found: Option<Line> = None;
         eventually(&format!("the tray says {text:?}"), || {
@@ -266,7 +274,7 @@ fn the_tray_shows_and_does() {
     line("Running");
     let busybox = tests::images::busybox(desktop.folder());
     docker(&["load", "-q", "-i", &busybox.display().to_string()]);
-    docker(&["run", "-d", "--name", "shown", "--stop-timeout", "0", "busybox", "sleep", "1000"]);
+    let shown = docker(&["run", "-d", "--name", "shown", "--stop-timeout", "0", "busybox", "sleep", "1000"]);
     let container = line("shown");
     line("Running, 1 container");
     let stop = container.inside.iter().find(|l| l.text == "Stop").expect("a way to stop it");
@@ -275,6 +283,22 @@ fn the_tray_shows_and_does() {
     eventually("the menu follows", || host.menu().iter().all(|l| l.text != "shown"));
     host.click(&line("Open"));
     eventually("the window is shown", visible);
+    docker(&["start", "shown"]);
+    // Its log is a place of the page, which reads the container whole when it shows it.
+    let logs = line("shown").inside.iter().find(|l| l.text == "Logs").expect("a way to its log").clone();
+    host.click(&logs);
+    told.wait(&format!("/containers/{shown}/json: answered"));
+    let engine = || std::fs::read_to_string(desktop.in_home("run/engine/engine.pid")).unwrap_or_default();
+    let before = engine();
+    host.click(&line("Restart the engine"));
+    eventually("another engine runs", || !engine().is_empty() && engine() != before);
+    line("Running");
     host.click(&line("Stop the engine"));
     line("Stopped");
+    host.click(&line("Start the engine"));
+    line("Running");
+    docker(&["start", "shown"]);
+    host.click(&line("Quit"));
+    assert!(window.wait().success(), "the app ends");
+    assert_eq!(docker(&["ps", "--format", "{{.Names}}"]), "shown", "and containers go on");
 }
