@@ -118,9 +118,11 @@ test("nothing moves for who asked for that; for others it moves for 150 ms at mo
 test("what the engine or this computer can't do is not shown", async () => {
   const context = await browser.newContext();
   const less = await context.newPage();
+  const told = { tools: 0, features: 0 };
   await less.route("**/control", async (route) => {
     if (route.request().postDataJSON().control !== "tools") return route.continue();
     await route.fulfill({ json: { answer: "tools", compose: null, build: null, store: null } });
+    told.tools += 1;
   });
   await less.route("**/docker**", async (route) => {
     const answer = await route.fetch();
@@ -128,9 +130,11 @@ test("what the engine or this computer can't do is not shown", async () => {
     if (!text.includes('"CoracleSnapshot"')) return route.fulfill({ response: answer, body: text });
     const features = JSON.parse(text);
     await route.fulfill({ response: answer, json: { ...features, operations: features.operations.filter((o) => !o.startsWith("CoracleSnapshot")) } });
+    told.features += 1;
   });
   await less.goto(url);
   await row(less, "box").waitFor();
+  await eventually("it is told of both", () => told.tools > 0 && told.features > 0);
   assert.equal(await less.getByRole("button", { name: "Compose", exact: true }).count(), 0);
   assert.equal(await less.getByRole("navigation", { name: "Sections" }).getByRole("button", { name: "Builds" }).count(), 0);
   await section(less, "Volumes");
