@@ -378,8 +378,11 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await button("Save").click();
   await eventually("it is in the volume", async () => (await inside("cat", "/data/v.txt").catch(() => "")) === "written here");
   await docker("rm", "-f", "desk");
-  await tab(page, "Overview");
-  await docker("volume", "rm", "desk");
+  // Who looks into a volume does not keep it from being removed.
+  await page.getByRole("region", { name: "Volume desk" }).getByRole("button", { name: "Remove", exact: true }).click();
+  await button("Remove the volume").click();
+  await row(page, "desk").waitFor({ state: "detached" });
+  assert.equal(await docker("volume", "ls", "-q", "--filter", "name=desk"), "");
   await forgetNotes();
 });
 
