@@ -1,4 +1,6 @@
-//! `coracle settings`, which needs no daemon.
+//! `coracle settings`, which needs no daemon. On Linux and Windows no driver has Rosetta; on a Mac it is a setting, and
+//! this says nothing of it.
+#![cfg(not(target_os = "macos"))]
 
 use std::process::{Command, Output};
 
@@ -18,8 +20,6 @@ impl Home {
     }
 }
 
-/// On Linux and Windows no driver has Rosetta; on a Mac it is a setting, and this says nothing of it.
-#[cfg(not(target_os = "macos"))]
 #[test]
 fn what_the_machine_cannot_have_is_not_listed_and_told_of_when_it_is_set() {
     let home = Home::new();
