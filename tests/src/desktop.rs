@@ -243,6 +243,9 @@ impl Display {
         // Every display of a namespace of its own is `:0`, and Xvfb compiles its keyboard's map into a file of that
         // name: two at once would take it from each other, and one end.
         desktop.sandbox.small_disk(Path::new("/var/lib/xkb"), 1 << 20);
+        // Its socket of that name stands in a folder that all of them would share: one's end is not to take another's away.
+        std::fs::create_dir_all("/tmp/.X11-unix").expect("a folder for displays' sockets");
+        desktop.sandbox.small_disk(Path::new("/tmp/.X11-unix"), 1 << 20);
         let mut server = desktop
             .command("Xvfb")
             .args(["-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp"])
