@@ -113,6 +113,12 @@ impl Streams {
     }
 }
 
+/// Where the page is to go, if anywhere; told once.
+#[tauri::command]
+pub fn place(app: AppHandle) -> Option<String> {
+    crate::Place::of(&app).take()
+}
+
 /// Opens a stream.
 #[tauri::command]
 pub async fn open(

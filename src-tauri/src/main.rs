@@ -10,7 +10,7 @@ mod updates;
 
 use std::{
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -47,6 +47,16 @@ fn tells_times() -> bool {
 /// Whether closing the window hides it: only where a tray can bring it back.
 struct HasTray(AtomicBool);
 
+/// Where the page is to go, until it has asked: it may not have been read yet.
+#[derive(Default)]
+struct Place(Mutex<Option<String>>);
+
+impl Place {
+    fn of(app: &AppHandle) -> std::sync::MutexGuard<'_, Option<String>> {
+        app.state::<Self>().inner().0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn main() {
     since_start();
     platform::begin();
@@ -75,6 +85,8 @@ fn main() {
     let built = builder
         .manage(backend)
         .manage(commands::Streams::default())
+        .manage(Place::default())
+        .manage(tray::Told::default())
         .manage(HasTray(AtomicBool::new(false)))
         .invoke_handler(tauri::generate_handler![
             commands::docker,
@@ -88,6 +100,7 @@ fn main() {
             commands::pick,
             commands::open_folder,
             commands::autostart,
+            commands::place,
             updates::updates,
             updates::update,
         ])
@@ -151,8 +164,9 @@ fn show(app: &AppHandle) {
 
 /// Tells the page where to go: `containers/<id>/logs`, `settings`.
 fn go(app: &AppHandle, place: &str) {
+    *Place::of(app) = Some(place.to_owned());
     show(app);
-    let _ = app.emit("go", place);
+    let _ = app.emit("go", ());
 }
 
 /// `coracle://containers/NAME/logs` and the like, among the arguments of a start: only places, never deeds.

@@ -1,6 +1,9 @@
 //! The tray: shows what [`app::tray::menu`] says and does what is clicked.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use app::{
     App,
@@ -20,6 +23,9 @@ use tauri_plugin_opener::OpenerExt;
 const TRAY: &str = "coracle";
 /// Pause before a stream that broke is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Within which the same words are one piece of news.
+const IN_A_ROW: Duration = Duration::from_secs(5);
+const ENGINE_FAILED: &str = "The engine failed";
 /// Longest list of containers that is read.
 const LONGEST: usize = 16 << 20;
 
@@ -136,10 +142,7 @@ async fn follow(app: AppHandle, mut live: Live) {
                     Some(Out::Message(Message::Machine { machine })) => {
                         if machine.state == State::Failed && now.as_ref().is_some_and(|m| m.state != State::Failed) {
                             let why = machine.error.as_ref().map_or("", |e| e.message.as_str());
-                            let told = app.notification().builder().title("The engine failed").body(why).show();
-                            if let Err(error) = told {
-                                eprintln!("coracle-desktop: no notification: {error}");
-                            }
+                            tell(&app, ENGINE_FAILED, why);
                         }
                         events = match (machine.state, events.take()) {
                             (State::Running, None) => Some(backend.open(Open::Lines {
@@ -208,6 +211,7 @@ async fn containers(backend: &App) -> Vec<Running> {
 fn act(app: &AppHandle, action: Action) {
     let (app, backend) = (app.clone(), app.state::<App>().inner().clone());
     tauri::async_runtime::spawn(async move {
+        let starts = matches!(action, Action::Start | Action::Restart);
         let done = match action {
             Action::Open => {
                 crate::show(&app);
@@ -238,9 +242,28 @@ fn act(app: &AppHandle, action: Action) {
             }
         };
         if let Err(error) = done {
-            let _ = app.notification().builder().title("Coracle").body(error).show();
+            let title = if starts { ENGINE_FAILED } else { "Coracle" };
+            tell(&app, title, &error);
         }
     });
+}
+
+/// What was told last, and when.
+#[derive(Default)]
+pub struct Told(Mutex<Option<(String, Instant)>>);
+
+/// Tells by the desktop, also while no window is shown. A start that fails is noticed by whoever asked for it and by
+/// whoever follows the machine: the same words in a row are told once.
+fn tell(app: &AppHandle, title: &str, words: &str) {
+    let now = Some((words.to_owned(), Instant::now()));
+    let last =
+        std::mem::replace(&mut *app.state::<Told>().0.lock().unwrap_or_else(PoisonError::into_inner), now);
+    if last.is_some_and(|(before, at)| before == words && at.elapsed() < IN_A_ROW) {
+        return;
+    }
+    if let Err(error) = app.notification().builder().title(title).body(words).show() {
+        eprintln!("coracle-desktop: no notification: {error}");
+    }
 }
 
 async fn stop(backend: &App, id: &str) -> Result<(), String> {

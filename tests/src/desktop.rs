@@ -161,6 +161,24 @@ pub struct Display {
 /// A program with a window; ended with this value.
 pub struct Window(Child);
 
+/// What the app tells of the engine's answers.
+pub struct Told(std::sync::mpsc::Receiver<String>);
+
+impl Told {
+    /// Waits for a line that contains `what`, and answers it.
+    #[track_caller]
+    pub fn wait(&self, what: &str) -> String {
+        let mut before = Vec::new();
+        loop {
+            match self.0.recv_timeout(crate::LIMIT) {
+                Ok(line) if line.contains(what) => return line,
+                Ok(line) => before.push(line),
+                Err(_) => panic!("the app did not tell of {what:?}, but:\n{}", before.join("\n")),
+            }
+        }
+    }
+}
+
 impl Window {
     /// Waits for its own end.
     pub fn wait(mut self) -> std::process::ExitStatus {
@@ -225,6 +243,9 @@ impl Display {
         // Every display of a namespace of its own is `:0`, and Xvfb compiles its keyboard's map into a file of that
         // name: two at once would take it from each other, and one end.
         desktop.sandbox.small_disk(Path::new("/var/lib/xkb"), 1 << 20);
+        // Its socket of that name stands in a folder that all of them would share: one's end is not to take another's away.
+        std::fs::create_dir_all("/tmp/.X11-unix").expect("a folder for displays' sockets");
+        desktop.sandbox.small_disk(Path::new("/tmp/.X11-unix"), 1 << 20);
         let mut server = desktop
             .command("Xvfb")
             .args(["-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp"])
@@ -270,16 +291,16 @@ impl Display {
         Window(self.command(desktop, program).args(args).spawn().expect("the desktop app"))
     }
 
-    /// Starts the app and answers it when it says that the engine has answered to `path`, with what it said.
-    pub fn run_until(&self, desktop: &Desktop, program: &Path, path: &str) -> (Window, String) {
+    /// Starts the app, which tells of each answer of the engine.
+    pub fn run_told(&self, desktop: &Desktop, program: &Path, args: &[&str]) -> (Window, Told) {
         let mut command = self.command(desktop, program);
-        let mut child =
-            command.env("CORACLE_TIMES", "1").stderr(Stdio::piped()).spawn().expect("the desktop app");
-        let mut said = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
-        let line = said.find(|line| line.contains(path)).expect("the app asks for it");
-        // Whoever writes to a pipe that nobody reads would stand still.
-        std::thread::spawn(move || said.for_each(drop));
-        (Window(child), line)
+        command.args(args).env("CORACLE_TIMES", "1").stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the desktop app");
+        let said = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let (to, from) = std::sync::mpsc::channel();
+        // All of it, also what nobody waits for: whoever writes to a pipe that nobody reads would stand still.
+        std::thread::spawn(move || said.for_each(|line| drop(to.send(line))));
+        (Window(child), Told(from))
     }
 
     /// What xdotool printed.

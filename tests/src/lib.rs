@@ -21,6 +21,7 @@ pub mod engine;
 pub mod images;
 pub mod machine;
 pub mod neighbour;
+pub mod notices;
 pub mod sandbox;
 pub mod store;
 pub mod tray;
@@ -47,10 +48,13 @@ pub fn seconds_now() -> String {
     format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
 }
 
+/// How long something that is about to happen is waited for: a disk may be busy with what was built before.
+pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Waits until `ready` holds, asking often; for what can only be polled from outside (a socket's appearance).
-/// Panics with `what` after a minute: a disk may be busy with what was built before.
+/// Panics with `what` after [`LIMIT`].
 pub fn eventually(what: &str, ready: impl FnMut() -> bool) {
-    within(std::time::Duration::from_secs(60), what, ready);
+    within(LIMIT, what, ready);
 }
 
 /// The same with another limit.

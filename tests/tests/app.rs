@@ -6,7 +6,9 @@ use std::time::Instant;
 use tests::{
     Cli, Desktop, Engine, Registry,
     desktop::Display,
-    eventually, tool,
+    eventually,
+    notices::Notices,
+    tool,
     tray::{Line, TrayHost},
 };
 
@@ -36,6 +38,14 @@ fn what_a_stranger_stumbled_over() {
     let url = desktop.bridge();
     let _registry = Registry::start(&desktop.sandbox, desktop.folder());
     let mut node = desktop.script(&["--test", "--test-reporter=spec"], "stranger.test.mjs", &url);
+    assert!(node.status().expect("node").success(), "the tests in the browser failed (above is which)");
+}
+
+#[test]
+fn what_holds_on_every_screen() {
+    let mut desktop = Desktop::new();
+    let url = desktop.bridge();
+    let mut node = desktop.script(&["--test", "--test-reporter=spec"], "everywhere.test.mjs", &url);
     assert!(node.status().expect("node").success(), "the tests in the browser failed (above is which)");
 }
 
@@ -169,9 +179,8 @@ fn doing_nothing_costs_nothing() {
         ]);
     }
     let display = Display::start(&desktop);
-    let (window, first) =
-        display.run_until(&desktop, &tool("CORACLE_TEST_DESKTOP"), "/containers/json?all=true: answered");
-    println!("the first list: {first}");
+    let (window, told) = display.run_told(&desktop, &tool("CORACLE_TEST_DESKTOP"), &[]);
+    println!("the first list: {}", told.wait("/containers/json?all=true: answered"));
     display.window(&desktop);
     // Its first lists and pictures are not what is measured; nothing tells when it has settled.
     pause(20);
@@ -194,13 +203,61 @@ fn pause(seconds: u64) {
     std::thread::sleep(std::time::Duration::from_secs(seconds));
 }
 
+/// A link leads to its place, whether it starts the app or finds it running.
+#[test]
+fn a_link_opens_the_window_at_its_place() {
+    let desktop = Desktop::new();
+    let docker = |args: &[&str]| {
+        let out = desktop.command(Cli::V28.program()).args(args).output().expect("docker");
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    let coracle = tool("CORACLE_TEST_BIN").join("coracle");
+    assert!(desktop.command(&coracle).arg("start").status().expect("coracle").success());
+    let busybox = tests::images::busybox(desktop.folder());
+    docker(&["load", "-q", "-i", &busybox.display().to_string()]);
+    let [first, second] = ["first", "second"].map(|name| docker(&["create", "--name", name, "busybox"]));
+    let display = Display::start(&desktop);
+    let program = tool("CORACLE_TEST_DESKTOP");
+    // The page reads a container whole when it shows it.
+    let (_window, told) = display.run_told(&desktop, &program, &["coracle://containers/first/logs"]);
+    told.wait(&format!("/containers/{first}/json: answered"));
+    let again = display.run(&desktop, &program, &["coracle://containers/second/inspect"]).wait();
+    assert!(again.success(), "{again}");
+    told.wait(&format!("/containers/{second}/json: answered"));
+}
+
+/// What fails while nobody looks is told by the desktop, once.
+#[test]
+fn an_engine_that_fails_is_told_of_by_the_desktop() {
+    let desktop = Desktop::new();
+    std::fs::write(desktop.in_home("engine.json"), "{").unwrap();
+    let display = Display::start(&desktop);
+    let host = TrayHost::start(display.bus());
+    let notices = Notices::start(display.bus());
+    let _window = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &["--hidden"]);
+    let mut start = None;
+    eventually("the tray offers to start the engine", || {
+        start = host.menu().into_iter().find(|l| l.text == "Start the engine" && l.enabled);
+        start.is_some()
+    });
+    host.click(&start.expect("it is there"));
+    eventually("the failure is told", || !notices.all().is_empty());
+    eventually("the tray says so as well", || host.menu().iter().any(|l| l.text.starts_with("Failed: ")));
+    let told = notices.all();
+    println!("{told:?}");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, "The engine failed");
+    assert!(told[0].1.contains("engine.json"), "{told:?}");
+}
+
 /// The tray, as a desktop shows it: what its menu says in each state, and what its clicks do.
 #[test]
 fn the_tray_shows_and_does() {
     let desktop = Desktop::new();
     let display = Display::start(&desktop);
     let host = TrayHost::start(display.bus());
-    let _window = display.run(&desktop, &tool("CORACLE_TEST_DESKTOP"), &["--hidden"]);
+    let (window, told) = display.run_told(&desktop, &tool("CORACLE_TEST_DESKTOP"), &["--hidden"]);
     let line = |text: &str| {
         let mut found: Option<Line> = None;
         eventually(&format!("the tray says {text:?}"), || {
@@ -225,7 +282,7 @@ fn the_tray_shows_and_does() {
     line("Running");
     let busybox = tests::images::busybox(desktop.folder());
     docker(&["load", "-q", "-i", &busybox.display().to_string()]);
-    docker(&["run", "-d", "--name", "shown", "--stop-timeout", "0", "busybox", "sleep", "1000"]);
+    let shown = docker(&["run", "-d", "--name", "shown", "--stop-timeout", "0", "busybox", "sleep", "1000"]);
     let container = line("shown");
     line("Running, 1 container");
     let stop = container.inside.iter().find(|l| l.text == "Stop").expect("a way to stop it");
@@ -234,6 +291,22 @@ fn the_tray_shows_and_does() {
     eventually("the menu follows", || host.menu().iter().all(|l| l.text != "shown"));
     host.click(&line("Open"));
     eventually("the window is shown", visible);
+    docker(&["start", "shown"]);
+    // Its log is a place of the page, which reads the container whole when it shows it.
+    let logs = line("shown").inside.iter().find(|l| l.text == "Logs").expect("a way to its log").clone();
+    host.click(&logs);
+    told.wait(&format!("/containers/{shown}/json: answered"));
+    let engine = || std::fs::read_to_string(desktop.in_home("run/engine/engine.pid")).unwrap_or_default();
+    let before = engine();
+    host.click(&line("Restart the engine"));
+    eventually("another engine runs", || !engine().is_empty() && engine() != before);
+    line("Running");
     host.click(&line("Stop the engine"));
     line("Stopped");
+    host.click(&line("Start the engine"));
+    line("Running");
+    docker(&["start", "shown"]);
+    host.click(&line("Quit"));
+    assert!(window.wait().success(), "the app ends");
+    assert_eq!(docker(&["ps", "--format", "{{.Names}}"]), "shown", "and containers go on");
 }

@@ -107,6 +107,108 @@ fn what_is_read_only_in_the_container_is_so_for_cp() {
     assert_eq!(listed(&cp_out(&engine, "volume:/ro")), ["ro/", "ro/x"]);
 }
 
+/// What is mounted below the place that is copied into has its own say.
+#[test]
+fn a_read_only_volume_below_what_is_copied_into_stays_as_it_is() {
+    let engine = Engine::with_busybox();
+    let source = engine.path("src");
+    std::fs::create_dir_all(source.join("ro")).unwrap();
+    std::fs::write(source.join("ro/x"), "x").unwrap();
+    let from = format!("{}/.", source.display());
+    engine.docker(&["create", "--name", "cc", "-v", "vol:/w/ro:ro", "-v", "vol:/w/rw", "busybox"]).ok();
+    let place = engine.path("place");
+    std::fs::create_dir(&place).unwrap();
+    engine.docker(&["cp", place.to_str().unwrap(), "cc:/w"]).ok();
+    engine.docker(&["cp", &from, "cc:/w"]).fails(1, "ead-only file system");
+    assert_eq!(listed(&cp_out(&engine, "cc:/w/rw")), ["rw/"]);
+}
+
+/// An operation of Coracle's own, for editors: `docker cp` puts another file in a file's place.
+#[test]
+fn a_file_that_is_written_anew_stays_the_file_it_is() {
+    let engine = Engine::with_busybox();
+    let file = engine.path("settings");
+    std::fs::write(&file, "bound").unwrap();
+    let (own, fixed) = (format!("{}:/etc/own", file.display()), format!("{}:/etc/fixed:ro", file.display()));
+    let script = "mkdir /w; echo first and long >/w/a; ln /w/a /w/b; chown 70:71 /w/a; chmod 640 /w/a; echo v >/data/v; echo as it was >/small/s
+        ln -s a /w/link; mkfifo /w/pipe; exec 3</w/a; echo ready; until [ -e /w/go ]; do usleep 20000; done; cat <&3; echo; sleep 1000";
+    engine
+        .docker(
+            &["run", "-d", "--name", "cc", "--stop-timeout", "0", "-v", "vol:/data", "-v", "vol:/volume:ro"]
+                .into_iter()
+                .chain([
+                    "-v",
+                    &own,
+                    "-v",
+                    &fixed,
+                    "--tmpfs",
+                    "/small:size=16k",
+                    "busybox",
+                    "sh",
+                    "-c",
+                    script,
+                ])
+                .collect::<Vec<_>>(),
+        )
+        .ok();
+    tests::eventually("its files are there", || engine.docker(&["logs", "cc"]).out.contains("ready"));
+    let write = |path: &str, text: &str| {
+        engine.request("PUT", &format!("/coracle/v1/containers/cc/file?path={path}"), Some(text))
+    };
+    let read = |path: &str| {
+        let archive = cp_out(&engine, &format!("cc:{path}"));
+        let mut archive = tar::Archive::new(&archive[..]);
+        let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut entry, &mut text).unwrap();
+        let head = entry.header();
+        (text, head.uid().unwrap(), head.gid().unwrap(), head.mode().unwrap() & 0o7777)
+    };
+    for state in ["running", "stopped"] {
+        if state == "stopped" {
+            engine.docker(&["exec", "cc", "touch", "/w/go"]).ok();
+            let held = || engine.docker(&["logs", "cc"]).out.contains("running");
+            tests::eventually("who has it open reads what was written", held);
+            engine.docker(&["stop", "cc"]).ok();
+        }
+        // Shorter than what was there, and longer.
+        for text in [state.to_owned(), format!("{state} {}", "x".repeat(100_000)), state.to_owned()] {
+            assert_eq!(write("/w/a", &text), (204, String::new()), "{state}");
+            assert_eq!(
+                read("/w/b"),
+                (text, 70, 71, 0o640),
+                "{state}: by its other name, with owner and mode"
+            );
+        }
+        assert_eq!(write("/data/v", state).0, 204);
+        assert_eq!(read("/volume/v").0, state);
+        assert_eq!(write("/etc/own", state).0, 204, "a file that is mounted by itself");
+        assert_eq!(text(&file), state);
+        let refused = |path: &str, code: u16, words: &str, text: &str| {
+            let (status, answer) = write(path, text);
+            assert_eq!(status, code, "{state} {path}: {answer}");
+            assert!(answer.contains(words), "{state} {path}: {answer}");
+        };
+        refused("/volume/v", 400, "marked read-only", "no");
+        refused("/etc/fixed", 400, "marked read-only", "no");
+        refused("/w/none", 404, "Could not find the file /w/none in container cc", "no");
+        refused("/none/x", 404, "Could not find the file", "no");
+        for path in ["/w", "/w/pipe", "/w/link", "/"] {
+            refused(path, 400, "is not a file", "no");
+        }
+        if state == "running" {
+            let before = read("/small/s");
+            refused("/small/s", 500, "No space left on device", &"x".repeat(100_000));
+            assert_eq!(read("/small/s"), before, "a full disk leaves it as it was");
+            assert_eq!(write("/small/s", "less").0, 204, "and takes what it has room for");
+            for path in ["/proc/uptime", "/dev/null"] {
+                refused(path, 400, "is not a file", "no");
+            }
+        }
+        assert_eq!(text(&file), state);
+    }
+}
+
 #[test]
 fn with_a_the_containers_user_owns_what_is_copied() {
     let engine = Engine::with_busybox();

@@ -92,6 +92,9 @@ fn ids_are_those_inside_wherever_one_looks() {
     for _ in ["running", "stopped"] {
         for place in ["/", "/data"] {
             engine.docker_with_input(&["cp", "-", &format!("box:{place}")], &packed.stdout).ok();
+            let file = format!("{}/five", place.trim_end_matches('/'));
+            let put = format!("/coracle/v1/containers/box/file?path={file}");
+            assert_eq!(engine.request("PUT", &put, Some("rewritten")), (204, String::new()));
             let path = format!("box:{place}/five");
             let out = engine.command(&["cp", &path, "-"]).output().expect("docker cp");
             assert!(listed(&out.stdout).contains(" 5/6 "), "{}", listed(&out.stdout));

@@ -62,7 +62,7 @@ test("a build from a folder, its steps, and its history", async () => {
   await accessible(page, "a build");
   assert.equal(await docker("run", "--rm", "made-here:1"), "hello world");
   // The engine remembers it, and those of docker as well.
-  await page.getByRole("row").filter({ hasText: "completed" }).first().click();
+  await page.getByRole("row").filter({ hasText: "done" }).first().click();
   await page.getByRole("region", { name: /^Build / }).getByRole("button", { name: /RUN echo hello/ }).waitFor();
   await accessible(page, "a remembered build");
   await tab(page, "Inspect");

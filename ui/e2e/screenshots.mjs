@@ -2,7 +2,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
-import { coracle, docker, load, need, open, row, section, tab } from "./lib.mjs";
+import { coracle, docker, load, need, open, row, section, tab, url } from "./lib.mjs";
 
 const only = process.env.CORACLE_ONLY;
 const folder = process.env.CORACLE_SHOTS ?? "screenshots";
@@ -168,7 +168,7 @@ await each("builds", async (page, shot) => {
   await page.getByText("It could not be built").waitFor();
   await settle(page);
   await shot("failed");
-  await page.getByRole("row").filter({ hasText: "completed" }).first().click();
+  await page.getByRole("row").filter({ hasText: "done" }).first().click();
   await page.waitForTimeout(1500);
   await shot("history");
 });
@@ -272,6 +272,63 @@ await each("narrow", async (page, shot) => {
   await row(page, "shop-web-1").click();
   await settle(page);
   await shot("detail");
+});
+await each("trouble", async (page, shot) => {
+  // In the daemon's place: none of this is made for real here.
+  let error;
+  await page.routeWebSocket(/\/open$/, (socket) => {
+    socket.onMessage((text) => {
+      if (!String(text).includes('"machine"')) return;
+      const machine = { state: "failed", driver: "qemu", accel: null, accel_note: null, socket: "/run/x.sock", daemon: "1 (a)", guest: null, app: "1 (b)", other_build: false, error };
+      socket.send(JSON.stringify({ message: "machine", machine }));
+    });
+  });
+  for (const [code, message] of [
+    ["image", "the guest's image is not complete: no root.erofs in /usr/lib/coracle/share/coracle/guest/amd64"],
+    ["disk_full", "the file system of /home/me/.coracle has no room left"],
+    ["version", "the daemon speaks version 3, this program 4"],
+    ["engine", "the engine does not run: exit status: 1: coracle-engine: engine.json: EOF while parsing an object at line 1 column 1"],
+  ]) {
+    error = { code, status: null, message };
+    await page.goto("about:blank");
+    await page.goto(url);
+    await page.getByRole("alert").getByText(message).waitFor();
+    await settle(page);
+    await shot(code);
+  }
+});
+await each("network-map", async (page, shot) => {
+  await section(page, "Networks");
+  await row(page, "shop_default").waitFor();
+  await settle(page);
+  await shot();
+});
+await each("import", async (page, shot) => {
+  await section(page, "Settings");
+  await page.getByRole("button", { name: "Import…" }).click();
+  await page.getByRole("dialog").waitFor();
+  await settle(page);
+  await shot();
+});
+await each("image-layers", async (page, shot) => {
+  await section(page, "Images");
+  await row(page, "coracle/welcome:latest").click();
+  await tab(page, "Layers");
+  await settle(page);
+  await shot();
+});
+await each("empty", async (page, shot) => {
+  await section(page, "Volumes");
+  await page.locator("#filter").fill("none of these");
+  await settle(page);
+  await shot("volumes");
+  await section(page, "Containers");
+  await row(page, "backup").click();
+  for (const name of ["Terminal", "Stats", "Files"]) {
+    await tab(page, name);
+    await page.waitForTimeout(900);
+    await shot(name.toLowerCase());
+  }
 });
 await each("many", async (page, shot) => {
   await docker("create", "--name", `a-container-with-a-name-that-is-rather-long-and-goes-on-${Date.now()}`, "-l", "x=y", "busybox", "sh", "-c", "echo a command that is long as well; sleep 100");

@@ -4,23 +4,18 @@ import { mount } from "svelte";
 
 import { setBackend } from "./lib/backend";
 import { http } from "./lib/backend/http";
-import { usable } from "./lib/pure/language";
+import { translation, usable } from "./lib/pure/language";
 import { setTexts } from "./lib/texts";
 
 /** Translations that are there: each a file beside `texts/en.json`. */
 const TRANSLATIONS = import.meta.glob<Record<string, string>>(["./texts/*.json", "!./texts/en.json"], { import: "default" });
 
-/** The first of the person's languages that there is; English needs no file. */
 async function texts() {
-  for (const wanted of navigator.languages) {
-    const language = wanted.split("-")[0] ?? "";
-    if (language === "en") return;
-    const load = TRANSLATIONS[`./texts/${language}.json`];
-    if (!load) continue;
-    setTexts(language, await load());
-    document.documentElement.lang = language;
-    return;
-  }
+  const language = translation(navigator.languages, Object.keys(TRANSLATIONS).map((path) => path.replace(/^.*\/|\.json$/g, "")));
+  const load = TRANSLATIONS[`./texts/${language}.json`];
+  if (!language || !load) return;
+  setTexts(language, await load());
+  document.documentElement.lang = language;
 }
 
 async function start() {

@@ -76,7 +76,7 @@ Settings:
                      macOS: vfkit, or on Apple silicon krunkit, which gives back memory
   accel              auto, kvm or tcg
   qemu               path of QEMU, where it is not in PATH
-  rosetta            true or false: Rosetta, instead of an emulator, runs programs of amd64 on Apple silicon
+  rosetta            vfkit on Apple silicon alone: true or false, Rosetta instead of an emulator runs programs of amd64
   kernel-arguments   more boot arguments of the guest
   boot-limit-s       seconds in which the guest must answer; 0: what the accelerator needs
   idle-stop-s        seconds without a running container and without a command after which the machine is stopped;

@@ -279,11 +279,19 @@ fn settings(action: SettingsAction) -> Done {
     match action {
         SettingsAction::Get { key: Some(key) } => println!("{}", Settings::load(&home)?.get(&key)?),
         SettingsAction::Get { key: None } => {
-            for (key, value) in Settings::load(&home)?.all() {
+            for (key, value) in Settings::load(&home)?.acting() {
                 println!("{key}={value}");
             }
         }
-        SettingsAction::Set { key, value } => drop(Settings::set(&home, &key, &value)?),
+        SettingsAction::Set { key, value } => {
+            let settings = Settings::set(&home, &key, &value)?;
+            if settings.acting().iter().all(|(acting, _)| *acting != key) {
+                eprintln!(
+                    "coracle: {key} is kept, and does nothing here: the driver {}, or this processor, can't have it",
+                    settings.driver
+                );
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -139,6 +139,8 @@ pub struct Bind {
     pub source: PathBuf,
     /// In the container, absolute.
     pub destination: PathBuf,
+    /// Not to be written to, also by who may write to the rest.
+    pub read_only: bool,
 }
 
 /// Where a container's files are.

@@ -13,7 +13,7 @@ use super::go_json;
 use crate::error::{Error, Result};
 use crate::time;
 
-/// Largest JSON body, in bytes; dockerd takes as much as it has memory for.
+/// Largest body that is held whole, JSON above all, in bytes; dockerd takes as much as it has memory for.
 const BODY_LIMIT: usize = 8 << 20;
 
 /// A version of Docker's API, such as 1.51.
@@ -116,7 +116,8 @@ impl Call {
         Ok(bytes)
     }
 
-    async fn bytes(self) -> Result<bytes::Bytes> {
+    /// The body as it is.
+    pub async fn bytes(self) -> Result<bytes::Bytes> {
         match Limited::new(self.body, BODY_LIMIT).collect().await {
             Ok(body) => Ok(body.to_bytes()),
             Err(e) if e.is::<http_body_util::LengthLimitError>() => {

@@ -67,6 +67,7 @@ pub const OPERATIONS: &[Operation] = operations! {
     GET "/coracle/v1/images/prunable" CoraclePrunable => images::prunable;
     GET "/coracle/v1/images/{name...}/history" CoracleImageHistory => images::layers;
     GET "/coracle/v1/images/{name...}/files" CoracleLayerFiles => images::layer_files;
+    PUT "/coracle/v1/containers/{id}/file" CoracleFileWrite => containers::file_put;
 
     GET "/containers/json" ContainerList => containers::list;
     POST "/containers/create" ContainerCreate => containers::create;

@@ -112,7 +112,8 @@ fn binds(engine: &Engine, record: &Record, scratch: &Path) -> Vec<Bind> {
     let folder = engine.paths.container(&record.id);
     let names = ["resolv.conf", "hostname", "hosts"]
         .into_iter()
-        .map(|name| Bind { source: folder.join(name), destination: Path::new("/etc").join(name) });
+        .map(|name| (folder.join(name), Path::new("/etc").join(name)))
+        .map(|(source, destination)| Bind { source, destination, read_only: false });
     // Of these the container itself has a file only once it has been started.
     let names =
         names.filter(|b| b.source.exists() && !record.mounts.iter().any(|m| m.destination == b.destination));
@@ -123,7 +124,7 @@ fn binds(engine: &Engine, record: &Record, scratch: &Path) -> Vec<Bind> {
             MountKind::Image => rootfs::part(scratch, images.next().unwrap_or_default()),
             _ => spec::source(engine, m),
         };
-        Bind { source, destination: m.destination.clone() }
+        Bind { source, destination: m.destination.clone(), read_only: !m.rw }
     });
     names.chain(own).collect()
 }
@@ -133,7 +134,7 @@ fn not_there(reference: &str, path: &str) -> Error {
 }
 
 /// The file system is the kernel's own: its files have no size, and are not the container's.
-fn is_made_up(fd: &rustix::fd::OwnedFd) -> bool {
+fn is_made_up(fd: impl rustix::fd::AsFd) -> bool {
     const KERNELS: [i64; 7] =
         [0x9fa0, 0x6265_6572, 0x6367_7270, 0x0027_e0eb, 0x1cd1, 0x1980_0202, 0x7472_6163];
     rustix::fs::fstatfs(fd).is_ok_and(|s| KERNELS.contains(&s.f_type))
@@ -320,6 +321,59 @@ pub async fn put(
         Ok(())
     })
     .await
+}
+
+/// Gives a file other contents and leaves it the file it is: names of it, what is mounted there, and whoever has it
+/// open see them; owner, mode and attributes stay. Where there is no room for them the file is as it was.
+pub async fn rewrite(
+    engine: &Arc<Engine>,
+    handle: &Handle,
+    reference: &str,
+    path: &str,
+    contents: bytes::Bytes,
+) -> Result<()> {
+    let (reference, path) = (reference.to_owned(), path.to_owned());
+    let record = handle.view().record;
+    look(engine, handle, true, move |root| {
+        let asked = Asked::new(&path);
+        let (Some(folder), Some(name)) = (asked.path.parent(), asked.path.file_name()) else {
+            return Err(Error::invalid(format!("{path} is not a file")));
+        };
+        let place = root.evaluate(folder)?.join(name);
+        let failed = |e: std::io::Error| Error::internal(format!("write {path}: {e}"));
+        let there = match root.open(&place, false) {
+            Ok(fd) => std::fs::File::from(fd),
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(not_there(&reference, &path)),
+            Err(e) => return Err(failed(e.into())),
+        };
+        // Looked at before it is opened: to open a device does something already.
+        if !there.metadata().map_err(failed)?.is_file() || is_made_up(&there) {
+            return Err(Error::invalid(format!("{path} is not a file")));
+        }
+        check_writable(&record, &place)?;
+        let file = std::fs::OpenOptions::new().write(true).open(rootfs::path_of(&there)).map_err(failed)?;
+        replace_contents(&file, &contents).map_err(failed)
+    })
+    .await
+}
+
+fn replace_contents(file: &std::fs::File, contents: &[u8]) -> std::io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use std::os::unix::fs::FileExt;
+    let (before, length) = (file.metadata()?.len(), contents.len() as u64);
+    // Room first, beyond the end that it has: a full disk leaves it whole. Some file systems can't say.
+    if length > before {
+        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(e) => {
+                // Gives back what was got of it.
+                file.set_len(before)?;
+                return Err(e.into());
+            }
+        }
+    }
+    file.write_all_at(contents, 0)?;
+    file.set_len(length)
 }
 
 /// A read-only root or mount is one for `docker cp` too.

@@ -215,7 +215,14 @@ fn bind_inside(root: &Path, bind: &super::Bind, writable: bool) -> Result<()> {
     }
     let Some(place) = place else { return Ok(()) };
     rustix::mount::mount_bind_recursive(&bind.source, super::path_of(&place))
-        .map_err(|e| step("bind a volume", e))
+        .map_err(|e| step("bind a volume", e))?;
+    if !(writable && bind.read_only) {
+        return Ok(());
+    }
+    // What was found before is the place below; what lies on it now is asked for anew.
+    let Some(bound) = super::lookup(&root, &bind.destination, OFlags::PATH)? else { return Ok(()) };
+    rustix::mount::mount_remount(super::path_of(&bound), MountFlags::BIND | MountFlags::RDONLY, c"")
+        .map_err(|e| step("bind a volume read-only", e))
 }
 
 /// Makes the file or folder `path` and the folders above it, as far as they are missing.

@@ -80,7 +80,12 @@ export function tauri(): Backend {
     updates: () => call<News>("updates", {}),
     update: () => call<void>("update", {}),
     places(hear) {
-      void listen<string>("go", (event) => hear(event.payload));
+      const ask = async () => {
+        const place = await call<string | null>("place", {});
+        if (place) hear(place);
+      };
+      // A link may have started this program: it came before anybody listened.
+      void listen("go", ask).then(ask);
     },
     async pick(kind, name) {
       return (await call<string | null>("pick", { kind, name: name ?? null })) ?? undefined;

@@ -11,7 +11,7 @@ import { endWords, groups, matches, published, status, touched } from "./contain
 import { entries, listOf, withList, wrongList, wrongText } from "./engine-settings";
 import { editable, edited, frames, join, listing, preview, replaced, tar, untar } from "./files";
 import { ago, quote, size, span, words } from "./format";
-import { usable } from "./language";
+import { translation, usable } from "./language";
 import { fraction, nothing, progress, reference } from "./pull";
 import { blank, body, check, envFile, fromImage, line, memory, service } from "./run";
 import { sample } from "./stats";
@@ -22,6 +22,14 @@ const container = (over: object) => ({ Id: "a".repeat(64), Names: ["/x"], Labels
 describe("languages", () => {
   it("are those that numbers can be written in", () => {
     expect(["de-DE", "en", "C", "", undefined].map(usable)).toEqual(["de-DE", "en", "en-US", "en-US", "en-US"]);
+  });
+  it("are the first of a person's that there are texts in", () => {
+    const there = ["de", "pt"];
+    expect(translation(["de-AT", "en"], there)).toBe("de");
+    expect(translation(["fr-FR", "pt-BR", "de"], there)).toBe("pt");
+    expect(translation(["en-GB", "de"], there)).toBeUndefined();
+    expect(translation(["fr"], there)).toBeUndefined();
+    expect(translation(["de"], [])).toBeUndefined();
   });
 });
 

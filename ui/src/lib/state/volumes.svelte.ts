@@ -43,8 +43,33 @@ export async function helper(mounts: Record<string, string>): Promise<string> {
   return made.Id;
 }
 
-export async function drop(id: string) {
-  await docker.removeContainer(id).catch(() => undefined);
+const dropped = new Map<string, Promise<void>>();
+/** Removes a helper; whoever asks for it meanwhile waits for the same end. */
+export function drop(id: string): Promise<void> {
+  const before = dropped.get(id);
+  if (before) return before;
+  const end = docker
+    .removeContainer(id)
+    .catch(() => undefined)
+    .finally(() => dropped.delete(id));
+  dropped.set(id, end);
+  return end;
+}
+
+/** Helpers by which a person looks into volumes, and of which. */
+const looks = new Map<string, string>();
+export async function look(volume: string): Promise<string> {
+  const id = await helper({ [ROOT]: volume });
+  looks.set(id, volume);
+  return id;
+}
+export async function lookAway(id: string) {
+  await drop(id);
+  looks.delete(id);
+}
+/** Nobody looks into the volume any more: it can be removed. */
+export async function unseen(volume: string) {
+  await Promise.all([...looks].filter(([, of]) => of === volume).map(([id]) => lookAway(id)));
 }
 
 export async function exportTo(name: string) {

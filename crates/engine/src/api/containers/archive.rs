@@ -115,6 +115,18 @@ pub async fn archive_put(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     Ok(Reply::Empty(StatusCode::OK))
 }
 
+/// `PUT /coracle/v1/containers/{id}/file?path=`: other contents of a file, which stays the file it is. `docker cp` puts
+/// another file in its place.
+pub async fn file_put(engine: Arc<Engine>, call: Call) -> Result<Reply> {
+    let path = path(&call)?;
+    let reference = call.param(0).to_owned();
+    let handle = engine.containers.find(&reference)?;
+    let contents = call.bytes().await?;
+    files::rewrite(&engine, &handle, &reference, &path, contents).await?;
+    engine.container_event(&handle.view().record, "extract-to-dir", &[]);
+    Ok(Reply::Empty(StatusCode::NO_CONTENT))
+}
+
 /// A request's body, read by a thread.
 struct Incoming {
     body: ByteStream,

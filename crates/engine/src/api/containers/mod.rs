@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-pub use archive::{archive_get, archive_info, archive_put, changes, export};
+pub use archive::{archive_get, archive_info, archive_put, changes, export, file_put};
 pub use list::list;
 pub use look::inspect;
 pub use processes::{resize, running, size, top, wait};
