@@ -20,8 +20,9 @@ use crate::platform::Platform;
 use crate::progress::Step;
 use crate::remote;
 use crate::rpc::{Code, Status};
+use crate::sbom::{self, Said, Sbom};
 use crate::session::send;
-use crate::worker::{Attest, Compression, ImageWork, MadeImage, Packing, Statement, Worker};
+use crate::worker::{Attest, Attested, Compression, ImageWork, MadeImage, Packing, Statement, View, Worker};
 
 /// Metadata of the client's that says which of several exporters files are for.
 const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
@@ -80,6 +81,8 @@ pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
         own_epoch(&wanted.attrs)?;
     }
     attest::wanted(request)?;
+    let sbom = Sbom::wanted(&request.frontend_attrs);
+    sbom.map_err(|words| Status::new(Code::InvalidArgument, words))?;
     for wanted in caches(request) {
         remote::check(wanted)?;
     }
@@ -331,10 +334,7 @@ impl<W: Worker> One<'_, W> {
             if let Some(cache) = self.inline.get(n) {
                 config.insert(remote::format::INLINE.into(), json!(cache));
             }
-            let attest = self.attest.clone().map(|attest| -> Attest {
-                let (names, platform) = (names.to_vec(), platform.clone());
-                Arc::new(move |digest| attest(&About::Image { digest, names: &names, platform: &platform }))
-            });
+            let attest = self.attestation(solved, names, &platform).await.map_err(status)?;
             images.push(ImageWork {
                 tree: solved.tree.clone(),
                 config,
@@ -350,6 +350,37 @@ impl<W: Worker> One<'_, W> {
         let made = self.builder.worker.make_image(images, list).await.map_err(status)?;
         part.done(0);
         Ok(made)
+    }
+
+    /// What is said of an image.
+    async fn attestation(
+        &self,
+        solved: &Solved,
+        names: &[String],
+        platform: &Platform,
+    ) -> Result<Option<Attest>, Error> {
+        let (said, provenance) = (self.said(solved).await?, self.attest.clone());
+        if said.is_none() && provenance.is_none() {
+            return Ok(None);
+        }
+        let of_files = said.as_ref().is_some_and(|said| !said.is_empty());
+        let (names, platform) = (names.to_vec(), platform.clone());
+        let say = move |image: &Attested<'_>| {
+            let about = About::Image { digest: image.digest, names: &names, platform: &platform };
+            let said = said.iter().flatten().map(|said| said.of_image(&about, image.layer_of));
+            said.chain(provenance.iter().map(|attest| attest(&about))).collect()
+        };
+        Ok(Some(Attest { of_files, say: Arc::new(say) }))
+    }
+
+    /// What a scanner said of a result, where one was asked.
+    async fn said(&self, solved: &Solved) -> Result<Option<Vec<Said>>, Error> {
+        let Some(tree) = &solved.sbom else { return Ok(None) };
+        let read = |view: View| {
+            let root = view.read.first().ok_or_else(|| Error::invalid("nothing to read"))?;
+            sbom::read(root)
+        };
+        self.builder.worker.view(None, vec![tree.clone()], read).await.map(Some)
     }
 
     async fn image(&self, response: &mut HashMap<String, String>) -> Result<(), Status> {
@@ -424,23 +455,29 @@ impl<W: Worker> One<'_, W> {
     }
 
     /// What was made, as files: each platform in a folder of its own where there are several.
-    fn parts(&self) -> Result<Vec<send::Part>, Status> {
+    async fn parts(&self) -> Result<Vec<send::Part>, Status> {
         let own_epoch = own_epoch(self.attrs)?;
         let several = self.returned.multi_platform && self.returned.solved.len() > 1;
-        let one = |solved: &Solved| {
+        let mut parts = Vec::new();
+        for solved in &self.returned.solved {
             let platform = solved.target.as_ref().map(|t| t.platform.to_string()).unwrap_or_default();
-            let statement = self.attest.clone().map(|attest| -> send::Say {
-                let prefix = self.attrs.get("attestation-prefix").cloned().unwrap_or_default();
-                Box::new(move |files| (format!("{prefix}{PROVENANCE}"), attest(&About::Files(files)).data))
-            });
-            send::Part {
+            let (said, provenance) = (self.said(solved).await.map_err(status)?, self.attest.clone());
+            let prefix = self.attrs.get("attestation-prefix").cloned().unwrap_or_default();
+            let say = move |files: &[(String, String)]| {
+                let about = About::Files(files);
+                let scanned = said.iter().flatten().map(|s| (s.file.as_str(), s.statement(&about)));
+                let made = provenance.iter().map(|attest| (PROVENANCE, attest(&about)));
+                scanned.chain(made).map(|(name, s)| (format!("{prefix}{name}"), s.data)).collect()
+            };
+            let statements = solved.sbom.is_some() || self.attest.is_some();
+            parts.push(send::Part {
                 folder: several.then(|| platform.replace('/', "_")),
                 tree: solved.tree.clone(),
                 time: own_epoch.unwrap_or_else(|| solved.target.as_ref().and_then(|t| t.epoch)),
-                statement,
-            }
-        };
-        Ok(self.returned.solved.iter().map(one).collect())
+                statements: statements.then(|| -> send::Say { Box::new(say) }),
+            });
+        }
+        Ok(parts)
     }
 
     async fn local(&self) -> Result<(), Status> {
@@ -448,7 +485,7 @@ impl<W: Worker> One<'_, W> {
         let done = async {
             let part = step.part("copying files");
             let metadata = self.metadata(&HashMap::new());
-            let sent = send::trees(self.builder, self.session()?, &metadata, self.parts()?).await?;
+            let sent = send::trees(self.builder, self.session()?, &metadata, self.parts().await?).await?;
             part.done(sent);
             Ok(())
         }
@@ -462,7 +499,7 @@ impl<W: Worker> One<'_, W> {
         let done = async {
             let part = step.part("sending tarball");
             let metadata = self.metadata(&HashMap::new());
-            send::archive(self.builder, self.session()?, &metadata, self.parts()?).await?;
+            send::archive(self.builder, self.session()?, &metadata, self.parts().await?).await?;
             part.done(0);
             Ok(())
         }

@@ -47,6 +47,7 @@ pub mod platform;
 pub mod progress;
 mod remote;
 pub mod rpc;
+pub mod sbom;
 pub mod session;
 pub mod solve;
 pub mod worker;

@@ -248,8 +248,25 @@ pub struct Statement {
     pub data: Vec<u8>,
 }
 
-/// Says something about the image whose manifest has this digest.
-pub type Attest = Arc<dyn Fn(&str) -> Statement + Send + Sync>;
+/// An image that something is said about.
+pub struct Attested<'a> {
+    /// Digest of its manifest.
+    pub digest: &'a str,
+    /// Digest of the topmost layer that has a file, by its path.
+    pub layer_of: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Says something about an image.
+pub type Say = Arc<dyn Fn(&Attested<'_>) -> Vec<Statement> + Send + Sync>;
+
+/// What is said about an image.
+#[derive(Clone)]
+pub struct Attest {
+    /// It asks for layers of files.
+    pub of_files: bool,
+    /// Makes the statements.
+    pub say: Say,
+}
 
 /// An image to be made of a tree.
 #[derive(Clone)]

@@ -24,7 +24,7 @@ use crate::pack::{Packed, Packing, Wanted, pack_all};
 use crate::pull::{descriptor, manifest_children, settle_later};
 use crate::spec::{ConfigDocument, Manifest, OCI_CONFIG, OCI_MANIFEST};
 use crate::store::{Commit, Draft, Lease, NewBlob, NewDocument, NewManifest, Pin, Store};
-use crate::{Descriptor, Digest, Error, Images, Platform, Reference, RootFs, mount, records};
+use crate::{Descriptor, Digest, Error, Images, LayerFolders, Platform, Reference, RootFs, mount, records};
 
 /// A part of a stack of layers, from the lowest up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub struct BuiltImage {
 /// What stands beside an image, and is recorded with the list that names both.
 struct Attestation {
     descriptor: Descriptor,
-    blob: Arc<NewBlob>,
+    blobs: Vec<Arc<NewBlob>>,
     documents: Vec<NewDocument>,
     _pin: Pin,
 }
@@ -273,7 +273,7 @@ impl Images {
             // The images stay pinned until the list has them.
             let mut images = images;
             for attestation in images.iter_mut().flat_map(|i| &mut i.attestations) {
-                commit.blobs.push(attestation.blob.clone());
+                commit.blobs.append(&mut attestation.blobs);
                 commit.documents.append(&mut attestation.documents);
             }
             store.commit(&commit)?;
@@ -408,18 +408,26 @@ fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
 const STATEMENT: &str = "application/vnd.in-toto+json";
 
 impl Images {
-    /// Puts a statement beside an image that was made, as BuildKit does: a manifest of its own that names the image's.
+    /// The layers of an image that was made, and what each has.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn layers_of(&self, image: &BuiltImage) -> Result<LayerFolders, Error> {
+        LayerFolders::open(self.store.clone(), image.manifest.digest).await
+    }
+
+    /// Puts statements beside an image that was made, each with its type, as BuildKit does: in a manifest of its own that
+    /// names the image's.
     ///
     /// # Errors
     /// Faults of the disk.
     pub async fn attest(
         &self,
         image: &mut BuiltImage,
-        predicate_type: &str,
-        statement: Vec<u8>,
+        statements: Vec<(String, Vec<u8>)>,
     ) -> Result<(), Error> {
-        let (store, about, kind) = (self.store.clone(), image.manifest.digest, predicate_type.to_owned());
-        image.attestations.push(blocking(move || attestation(&store, &about, &kind, &statement)).await?);
+        let (store, about) = (self.store.clone(), image.manifest.digest);
+        image.attestations.push(blocking(move || attestation(&store, &about, &statements)).await?);
         Ok(())
     }
 }
@@ -427,30 +435,44 @@ impl Images {
 fn attestation(
     store: &Arc<Store>,
     about: &Digest,
-    predicate_type: &str,
-    statement: &[u8],
+    statements: &[(String, Vec<u8>)],
 ) -> Result<Attestation, Error> {
-    let digest = Digest::of(statement);
+    let digests: Vec<Digest> = statements.iter().map(|(_, data)| Digest::of(data)).collect();
     let config_data = serialise(&json!({
         "architecture": "unknown", "os": "unknown", "config": {},
-        "rootfs": { "type": "layers", "diff_ids": [digest] },
+        "rootfs": { "type": "layers", "diff_ids": digests },
     }))?;
     let config = descriptor(OCI_CONFIG, Digest::of(&config_data), &config_data);
-    let mut layer = descriptor(STATEMENT, digest, statement);
-    layer.annotations.insert("in-toto.io/predicate-type".into(), predicate_type.into());
+    let layers: Vec<Descriptor> = statements
+        .iter()
+        .zip(&digests)
+        .map(|((kind, data), digest)| {
+            let mut layer = descriptor(STATEMENT, *digest, data);
+            layer.annotations.insert("in-toto.io/predicate-type".into(), kind.clone());
+            layer
+        })
+        .collect();
     let data = serialise(&json!({
-        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer],
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers,
     }))?;
     let manifest: Manifest = serde_json::from_slice(&data).map_err(|e| Error::content("manifest", e))?;
     let mut target = descriptor(OCI_MANIFEST, Digest::of(&data), &data);
-    let pin = store.pin([target.digest, config.digest, digest]);
-    let lease = store.lease(&[Draft::Blob(Some(digest))])?.pop().ok_or(Error::Canceled)?;
-    let path = lease.path().to_path_buf();
-    let written = File::create_new(&path).and_then(|mut file| {
-        file.write_all(statement)?;
-        file.sync_data()
-    });
-    written.map_err(|e| Error::os("write", &path, e))?;
+    let pin = store.pin(digests.iter().copied().chain([target.digest, config.digest]));
+    let mut blobs: Vec<Arc<NewBlob>> = Vec::new();
+    for ((_, statement), digest) in statements.iter().zip(&digests) {
+        // The same may be said twice.
+        if blobs.iter().any(|blob| blob.digest == *digest) {
+            continue;
+        }
+        let lease = store.lease(&[Draft::Blob(Some(*digest))])?.pop().ok_or(Error::Canceled)?;
+        let path = lease.path().to_path_buf();
+        let written = File::create_new(&path).and_then(|mut file| {
+            file.write_all(statement)?;
+            file.sync_data()
+        });
+        written.map_err(|e| Error::os("write", &path, e))?;
+        blobs.push(Arc::new(NewBlob { lease, digest: *digest, size: statement.len() as u64 }));
+    }
     let documents = vec![
         NewDocument { descriptor: target.clone(), data, children: manifest_children(&manifest) },
         NewDocument { descriptor: config, data: config_data, children: Vec::new() },
@@ -458,6 +480,5 @@ fn attestation(
     let unknown = || "unknown".to_owned();
     target.platform = Some(Platform { os: unknown(), architecture: unknown(), variant: String::new() });
     target.annotations = crate::spec::attestation_of(about);
-    let blob = Arc::new(NewBlob { lease, digest, size: statement.len() as u64 });
-    Ok(Attestation { descriptor: target, blob, documents, _pin: pin })
+    Ok(Attestation { descriptor: target, blobs, documents, _pin: pin })
 }

@@ -356,9 +356,19 @@ impl Worker for EngineWorker {
             };
             let mut built = engine.images.make_built(new).await.map_err(of_image)?;
             if let Some(attest) = image.attest {
-                let statement = attest(&built.manifest.digest.to_string());
-                let about = engine.images.attest(&mut built, &statement.predicate_type, statement.data);
-                about.await.map_err(of_image)?;
+                let layers = match attest.of_files {
+                    true => engine.images.layers_of(&built).await.map_err(of_image)?,
+                    false => image::LayerFolders::default(),
+                };
+                let digest = built.manifest.digest.to_string();
+                let say = move || {
+                    let layer_of = |path: &str| layers.find(path).map(|digest| digest.to_string());
+                    (attest.say)(&build::worker::Attested { digest: &digest, layer_of: &layer_of })
+                };
+                let said = tokio::task::spawn_blocking(say).await;
+                let said = said.map_err(|e| Error::invalid(e.to_string()))?;
+                let said = said.into_iter().map(|s| (s.predicate_type, s.data)).collect();
+                engine.images.attest(&mut built, said).await.map_err(of_image)?;
             }
             made.push(built);
         }
