@@ -119,6 +119,7 @@ RUN --mount=type=secret,id=token --mount=type=secret,id=token,env=TOKEN \
 RUN --mount=type=bind,from=other,source=/o,target=/mnt/o \
     --mount=type=bind,source=.,target=/src,rw --mount=type=tmpfs,target=/tmpfs \
     cat /mnt/o/file /src/file > /both && touch /src/new /tmpfs/new && ! touch /mnt/o/new 2>/dev/null
+RUN --mount=type=tmpfs,target=/made cp /bin/busybox /made/true && /made/true
 RUN --network=none ! ip link show eth0
 RUN ip link show eth0
 "#;
