@@ -34,7 +34,7 @@ const METADATA: &str = "https://mobyproject.org/buildkit@v1#metadata";
 const OF_TRANSPORT: [&str; 4] = ["attest:", "vcs:", "sharedkey:", "context:"];
 
 /// What is wanted of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// With arguments and the Dockerfile.
     max: bool,
@@ -78,16 +78,16 @@ pub(crate) fn asked<'a>(
 /// # Errors
 /// Types and options that are none.
 pub(crate) fn wanted(request: &proto::SolveRequest) -> Result<Option<Wanted>, Status> {
-    let invalid = |words: String| Status::new(Code::InvalidArgument, words);
+    let invalid = |words: String| Status::new(Code::Unknown, words);
     let mut all = asked(&request.frontend_attrs).map_err(invalid)?;
     let Some(options) = all.remove(PROVENANCE) else { return Ok(None) };
     let invalid = |words| Err(invalid(words));
-    let mut wanted = Wanted { max: false, first: false, inline_only: false, builder: String::new() };
+    let mut wanted = Wanted::default();
     for (name, value) in &options {
         match (name.as_str(), value.as_str()) {
             ("mode", "min" | "") => wanted.max = false,
             ("mode", "max") => wanted.max = true,
-            ("mode", other) => return invalid(format!("invalid provenance mode {other}")),
+            ("mode", other) => return invalid(format!("invalid mode {other:?}")),
             ("version", "v0.2") => wanted.first = false,
             ("version", "v1") => wanted.first = true,
             ("version", other) => return invalid(format!("invalid provenance version {other:?}")),

@@ -38,6 +38,7 @@ mod gateway;
 pub mod gc;
 mod git;
 pub mod graph;
+mod history;
 pub mod jobs;
 mod llb;
 pub mod options;

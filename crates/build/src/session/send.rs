@@ -231,6 +231,57 @@ pub async fn archive<W: Worker>(
     }
 }
 
+/// Refuses trees that have files in each other's places; each with its platform.
+///
+/// # Errors
+/// The first such file, in BuildKit's words; faults of the disk.
+pub async fn check_apart<W: Worker>(
+    builder: &Arc<Builder<W>>,
+    parts: Vec<(String, Tree)>,
+) -> Result<(), Error> {
+    if parts.len() < 2 {
+        return Ok(());
+    }
+    let (platforms, trees): (Vec<String>, Vec<Tree>) = parts.into_iter().unzip();
+    let compare = move |view: View| {
+        let mut seen: HashMap<String, String> = HashMap::new();
+        for (platform, root) in platforms.into_iter().zip(&view.read) {
+            let mut paths = Vec::new();
+            leaves(&top(root)?, "", 0, &mut paths)?;
+            for path in paths {
+                if let Some(before) = seen.insert(path.clone(), platform.clone()) {
+                    let words = "when split option is disabled";
+                    let words = format!("cannot overwrite {path} from {before} with {platform} {words}");
+                    return Err(Error::invalid(words));
+                }
+            }
+        }
+        Ok(())
+    };
+    builder.worker.view(None, trees, compare).await
+}
+
+/// Paths of all that is no folder.
+fn leaves(folder: &OwnedFd, at: &str, depth: usize, out: &mut Vec<String>) -> Result<(), Error> {
+    if depth > crate::files::digest::DEPTH {
+        return Err(Error::invalid(format!("{at}: too many folders below each other")));
+    }
+    for name in names(folder.as_fd()).map_err(|e| crate::files::fault("read", at, e))? {
+        let text = name.to_string_lossy();
+        let path = if at.is_empty() { text.into_owned() } else { format!("{at}/{text}") };
+        let fault = |e| crate::files::fault("read", &path, e);
+        let stat = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(fault)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            out.push(path);
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let inner = rustix::fs::openat(folder, &name, flags, Mode::empty()).map_err(fault)?;
+        leaves(&inner, &path, depth + 1, out)?;
+    }
+    Ok(())
+}
+
 /// Trees to a folder of the client's, each below a name or all in one; gives the bytes that were sent.
 ///
 /// # Errors
