@@ -74,14 +74,10 @@ impl<W: Worker> Service for Api<W> {
                 }
                 "/moby.buildkit.v1.Control/UpdateBuildHistory" => {
                     let asked: proto::UpdateBuildHistoryRequest = request.message().await?;
-                    let there = asked.finalize
-                        // What is not there is gone, as with BuildKit.
-                        || asked.delete
-                        | self
-                            .0
-                            .cache
-                            .update_history(&asked.r#ref, asked.pinned, asked.delete)
-                            .map_err(status)?;
+                    let (pinned, delete) = (asked.pinned, asked.delete);
+                    let change = || self.0.cache.update_history(&asked.r#ref, pinned, delete).map_err(status);
+                    // What is not there is gone, as with BuildKit.
+                    let there = asked.finalize || change()? || delete;
                     let none = || Status::new(Code::NotFound, format!("no record {}", asked.r#ref));
                     there.then(|| Answer::one(&proto::UpdateBuildHistoryResponse {})).ok_or_else(none)
                 }

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use super::{Node, Solve, from_session, only_folder};
 use crate::Error;
 use crate::cache;
+use crate::dockerfile::text::quote;
 use crate::error::Kind;
 use crate::files::Root;
 use crate::files::copy::Copier;
@@ -120,7 +121,8 @@ impl<W: Worker> Solve<W> {
         let why = if ended.out_of_memory { ": cannot allocate memory" } else { "" };
         let command = exec.args.join(" ");
         let mut error = Error::invalid(format!(
-            "process \"{command}\" did not complete successfully: exit code: {}{why}",
+            "process {} did not complete successfully: exit code: {}{why}",
+            quote(&command),
             ended.code
         ));
         error.exit = Some(Box::new(crate::error::Exit { command, code: ended.code }));
