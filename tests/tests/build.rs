@@ -85,16 +85,16 @@ fn steps_that_need_nothing_of_each_other_run_at_once() {
 #[test]
 fn a_failed_step_shows_its_output_and_its_line() {
     let engine = Engine::with_busybox();
-    let context = Context::new(&engine, "failing", "FROM busybox\nRUN true\n\nRUN echo words; exit 7\n");
+    let context = Context::new(&engine, "failing", "FROM busybox\nRUN true\n\nRUN echo \"words\"; exit 7\n");
     let outcome = context.build(&[]);
     assert_eq!(outcome.code, Some(1), "{}", outcome.err);
     for words in [
         "words",
         "Dockerfile:4",
-        "   4 | >>> RUN echo words; exit 7",
+        "   4 | >>> RUN echo \"words\"; exit 7",
         // Before it stands "failed to solve" or "failed to run Build function": a race within buildx.
         "ERROR: failed to build: ",
-        ": process \"/bin/sh -c echo words; exit 7\" did not complete successfully: exit code: 7",
+        r#": process "/bin/sh -c echo \"words\"; exit 7" did not complete successfully: exit code: 7"#,
     ] {
         assert!(outcome.err.contains(words), "{words:?} is not in {}", outcome.err);
     }
@@ -119,6 +119,7 @@ RUN --mount=type=secret,id=token --mount=type=secret,id=token,env=TOKEN \
 RUN --mount=type=bind,from=other,source=/o,target=/mnt/o \
     --mount=type=bind,source=.,target=/src,rw --mount=type=tmpfs,target=/tmpfs \
     cat /mnt/o/file /src/file > /both && touch /src/new /tmpfs/new && ! touch /mnt/o/new 2>/dev/null
+RUN --mount=type=tmpfs,target=/made cp /bin/busybox /made/true && /made/true
 RUN --network=none ! ip link show eth0
 RUN ip link show eth0
 "#;

@@ -183,11 +183,11 @@ fn caches_that_cannot_be_written_fail_the_build_unless_it_can_do_without() {
     let to = "type=registry,ref=127.0.0.1:1/cache";
     context.build(&["--cache-to", to]).fails(1, "connection refused");
     built(context.build(&["--cache-to", &format!("{to},ignore-error=true")]));
-    context.build(&["--cache-to", "type=other,x=y"]).fails(1, "a cache of type=other is not there");
+    context.build(&["--cache-to", "type=other,x=y"]).fails(1, "unknown cache exporter: \"other\"");
     context.build(&["--cache-to", &format!("{to},mode=all")]).fails(1, "invalid cache export mode");
     context
         .build(&["--cache-to", &format!("{to},compression=rar")])
-        .fails(1, "unsupported layer compression type rar");
+        .fails(1, "unsupported compression type rar");
 }
 
 #[test]
@@ -548,7 +548,6 @@ fn what_is_pushed_says_how_it_was_made() {
     let raw = context.run(&["buildx", "imagetools", "inspect", "--raw", name]).ok();
     let manifest: Value = serde_json::from_str(&raw).unwrap();
     assert_eq!(manifest["config"]["mediaType"], json!("application/vnd.oci.image.config.v1+json"));
-    context.build(&["--sbom=true"]).fails(1, "sbom");
     // It runs, is saved and removed as any other image.
     built(context.build(&["-t", "attested", "--build-arg", "WORD=said"]));
     assert_eq!(engine.docker(&["run", "--rm", "attested", "cat", "/x"]).ok(), "said");

@@ -154,7 +154,10 @@ fn the_same_steps_at_another_time_are_the_same_image_where_times_are_rewritten()
     let history = engine.docker(&["history", "--format", "{{.CreatedAt}}", "again"]).ok();
     assert_eq!(history.lines().filter(|l| l.starts_with("1998-07-09")).count(), 4, "{history}");
     let refused = |output: &str, words: &str| context.build(&["-o", output]).fails(1, words);
-    refused("type=image,source-date-epoch=soon", "invalid SOURCE_DATE_EPOCH: soon");
+    refused(
+        "type=image,source-date-epoch=soon",
+        "invalid source-date-epoch: strconv.ParseInt: parsing \"soon\"",
+    );
 }
 
 #[test]
@@ -282,4 +285,27 @@ fn layers_are_compressed_as_it_is_said() {
     assert_ne!(refused.code, Some(0));
     assert!(refused.err.contains("compression=estargz are not there"), "{}", refused.err);
     assert_eq!(tests::store::faults(&engine.root()), [""; 0]);
+}
+
+#[test]
+fn steps_that_two_builds_share_are_done_once() {
+    let engine = Engine::with_busybox();
+    // Each has a step of its own after one that both have, and begins while the other is at that.
+    let shared = "FROM busybox\nRUN echo begun; sleep 2; date +%s%N > /made\n";
+    let contexts: Vec<Context<'_>> = ["one", "two"]
+        .map(|name| Context::new(&engine, name, &format!("{shared}RUN echo {name} > /own\n")))
+        .into();
+    std::thread::scope(|scope| {
+        let build = |context: &'_ Context<'_>, name: &str| built(context.build(&["-t", name]));
+        let (first, second) = (&contexts[0], &contexts[1]);
+        let one = scope.spawn(move || build(first, "one"));
+        let two = scope.spawn(move || build(second, "two"));
+        let told = [one.join().unwrap(), two.join().unwrap()];
+        let begun = told.iter().flat_map(|t| t.lines()).filter(|line| line.ends_with(" begun")).count();
+        assert_eq!(begun, 1, "{told:?}");
+    });
+    let made = |image: &str| engine.docker(&["run", "--rm", image, "cat", "/made"]).ok();
+    assert_eq!(made("one"), made("two"));
+    assert_eq!(engine.docker(&["run", "--rm", "two", "cat", "/own"]).ok(), "two");
+    nothing_runs(&engine);
 }

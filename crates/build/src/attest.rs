@@ -18,9 +18,12 @@ use crate::platform::Platform;
 use crate::rpc::{Code, Status};
 use crate::worker::Statement;
 
-/// Name of the option that asks for it.
-const OPTION: &str = "attest:provenance";
+/// Options that ask for something to be said of a result, and build arguments that stand for them.
 const ANY: &str = "attest:";
+const ARGUMENT: &str = "build-arg:BUILDKIT_ATTEST_";
+/// Types of what may be said.
+const PROVENANCE: &str = "provenance";
+pub(crate) const SBOM: &str = "sbom";
 const TYPE_0: &str = "https://slsa.dev/provenance/v0.2";
 const TYPE_1: &str = "https://slsa.dev/provenance/v1";
 const BUILD_TYPE_0: &str = "https://mobyproject.org/buildkit@v1";
@@ -31,7 +34,7 @@ const METADATA: &str = "https://mobyproject.org/buildkit@v1#metadata";
 const OF_TRANSPORT: [&str; 4] = ["attest:", "vcs:", "sharedkey:", "context:"];
 
 /// What is wanted of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// With arguments and the Dockerfile.
     max: bool,
@@ -42,37 +45,54 @@ pub(crate) struct Wanted {
     builder: String,
 }
 
-/// What a request asks for.
+/// Attestations that options ask for, by type, each with its own options.
 ///
 /// # Errors
-/// Kinds and options that are not there.
-pub(crate) fn wanted(request: &proto::SolveRequest) -> Result<Option<Wanted>, Status> {
-    let refuse = |words: String| Err(Status::new(Code::Unimplemented, words));
-    for name in request.frontend_attrs.keys() {
-        match name.strip_prefix(ANY) {
-            None | Some("provenance") => {}
-            Some("sbom") => {
-                let words = "attestations of type sbom need a scanner, which this engine does not run: leave out --sbom";
-                return refuse(words.into());
-            }
-            Some(other) => return refuse(format!("attestations of type {other} are not there")),
+/// Types that are none.
+pub(crate) fn asked<'a>(
+    options: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Result<BTreeMap<String, BTreeMap<String, String>>, String> {
+    let mut all = BTreeMap::new();
+    for (name, text) in options {
+        let kind = name.strip_prefix(ANY).or_else(|| name.strip_prefix(ARGUMENT));
+        let Some(kind) = kind.map(str::to_lowercase) else { continue };
+        if kind != PROVENANCE && kind != SBOM {
+            return Err(format!("unknown attestation type {kind:?}"));
+        }
+        let fields = if text.is_empty() { Ok(Vec::new()) } else { csv(text) };
+        let fields = fields.map_err(|e| format!("failed to parse {kind}: {e}"))?;
+        let own: BTreeMap<String, String> = fields
+            .iter()
+            .map(|field| field.split_once('=').unwrap_or((field, "")))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        if own.get("disabled").and_then(|v| parse_bool(v)) != Some(true) {
+            all.insert(kind, own);
         }
     }
-    let Some(text) = request.frontend_attrs.get(OPTION) else { return Ok(None) };
-    let invalid = |words: String| Err(Status::new(Code::InvalidArgument, words));
-    let mut wanted = Wanted { max: false, first: false, inline_only: false, builder: String::new() };
-    for field in csv(text).map_err(|e| Status::new(Code::InvalidArgument, e))? {
-        let (name, value) = field.split_once('=').unwrap_or((&field, ""));
-        match (name, value) {
-            ("disabled", value) if parse_bool(value) == Some(true) => return Ok(None),
+    Ok(all)
+}
+
+/// What a request asks for of provenance.
+///
+/// # Errors
+/// Types and options that are none.
+pub(crate) fn wanted(request: &proto::SolveRequest) -> Result<Option<Wanted>, Status> {
+    let invalid = |words: String| Status::new(Code::Unknown, words);
+    let mut all = asked(&request.frontend_attrs).map_err(invalid)?;
+    let Some(options) = all.remove(PROVENANCE) else { return Ok(None) };
+    let invalid = |words| Err(invalid(words));
+    let mut wanted = Wanted::default();
+    for (name, value) in &options {
+        match (name.as_str(), value.as_str()) {
             ("mode", "min" | "") => wanted.max = false,
             ("mode", "max") => wanted.max = true,
-            ("mode", other) => return invalid(format!("invalid provenance mode {other}")),
+            ("mode", other) => return invalid(format!("invalid mode {other:?}")),
             ("version", "v0.2") => wanted.first = false,
             ("version", "v1") => wanted.first = true,
             ("version", other) => return invalid(format!("invalid provenance version {other:?}")),
             ("inline-only", value) => wanted.inline_only = parse_bool(value) == Some(true),
-            ("builder-id", id) => wanted.builder = id.to_owned(),
+            ("builder-id", id) => id.clone_into(&mut wanted.builder),
             // Whether steps are the same the next time is not known here.
             _ => {}
         }
@@ -120,7 +140,8 @@ pub(crate) enum About<'a> {
 }
 
 impl About<'_> {
-    fn subjects(&self) -> Vec<Value> {
+    /// As statements name it.
+    pub fn subjects(&self) -> Vec<Value> {
         let subject = |name: &str, sha256: &str| json!({ "name": name, "digest": { "sha256": sha256 } });
         match self {
             Self::Image { digest, names, platform } => {
@@ -133,6 +154,15 @@ impl About<'_> {
     }
 }
 
+/// A statement, as in-toto has it.
+pub(crate) fn statement(kind: &str, subjects: &[Value], predicate: &Value) -> Statement {
+    let statement = json!({
+        "_type": "https://in-toto.io/Statement/v0.1", "predicateType": kind, "subject": subjects,
+        "predicate": predicate,
+    });
+    Statement { predicate_type: kind.into(), data: statement.to_string().into_bytes() }
+}
+
 impl Build<'_> {
     /// The statement.
     pub fn statement(&self, about: &About<'_>) -> Statement {
@@ -140,11 +170,7 @@ impl Build<'_> {
             true => (TYPE_1, self.first()),
             false => (TYPE_0, self.before_first()),
         };
-        let statement = json!({
-            "_type": "https://in-toto.io/Statement/v0.1", "predicateType": kind, "subject": about.subjects(),
-            "predicate": predicate,
-        });
-        Statement { predicate_type: kind.into(), data: statement.to_string().into_bytes() }
+        statement(kind, &about.subjects(), &predicate)
     }
 
     fn materials(&self) -> Value {
@@ -245,27 +271,33 @@ impl Build<'_> {
 mod tests {
     use super::*;
 
-    fn asked(pairs: &[(&str, &str)]) -> proto::SolveRequest {
+    const OPTION: &str = "attest:provenance";
+
+    fn request(pairs: &[(&str, &str)]) -> proto::SolveRequest {
         let frontend_attrs = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         proto::SolveRequest { r#ref: "invocation".into(), frontend_attrs, ..Default::default() }
     }
 
     #[test]
     fn options_are_read() {
-        let read = |text| wanted(&asked(&[(OPTION, text)]));
-        assert_eq!(wanted(&asked(&[])).unwrap(), None);
+        let read = |text| wanted(&request(&[(OPTION, text)]));
+        assert_eq!(wanted(&request(&[])).unwrap(), None);
         assert_eq!(read("disabled=true").unwrap(), None);
         let by_default = read("mode=min,inline-only=true").unwrap().unwrap();
         assert!(by_default.inline_only && !by_default.max);
         let all = read("mode=max,version=v1,builder-id=me").unwrap().unwrap();
         assert!(all.max && all.first && all.builder == "me");
         assert!(read("mode=some").is_err() && read("version=v3").is_err());
-        assert!(wanted(&asked(&[("attest:sbom", "")])).unwrap_err().message.contains("sbom"));
+        assert_eq!(wanted(&request(&[("attest:sbom", "")])).unwrap(), None);
+        let other = wanted(&request(&[("attest:other", "")])).unwrap_err();
+        assert_eq!(other.message, "unknown attestation type \"other\"");
+        let argument = request(&[("build-arg:BUILDKIT_ATTEST_PROVENANCE", "mode=max")]);
+        assert!(wanted(&argument).unwrap().unwrap().max);
     }
 
     #[test]
     fn a_statement_says_of_what_and_how() {
-        let request = asked(&[(OPTION, "mode=max"), ("build-arg:A", "1"), ("vcs:revision", "abc")]);
+        let request = request(&[(OPTION, "mode=max"), ("build-arg:A", "1"), ("vcs:revision", "abc")]);
         let wanted = wanted(&request).unwrap().unwrap();
         let platform = Platform::normal("linux", "amd64", "");
         let name = purl("docker.io/library/busybox:1", &platform);

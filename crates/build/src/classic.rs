@@ -203,7 +203,12 @@ pub async fn build<W: Worker>(
         }
     };
     let solved = graph.results.iter().zip(trees);
-    let solved = solved.map(|(t, tree)| Solved { tree, target: Some(Arc::new(t.clone())) }).collect();
+    let one = |(t, made): (&crate::graph::Target, crate::solve::Made)| Solved {
+        tree: made.tree,
+        sbom: None,
+        target: Some(Arc::new(t.clone())),
+    };
+    let solved = solved.map(one).collect();
     let returned = Returned { solved, multi_platform: graph.multi_platform, metadata: HashMap::new() };
     show.all_but_last();
     send(tell, &mut show).await;

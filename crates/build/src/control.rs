@@ -15,13 +15,13 @@ use bollard_buildkit_proto::google::protobuf::Any;
 use bollard_buildkit_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};
 use bollard_buildkit_proto::moby::buildkit::v1 as proto;
 use bollard_buildkit_proto::pb;
-use prost::Message;
 
 use crate::builder::Builder;
 use crate::error::Error;
 use crate::graph::{Graph, Range};
+use crate::history;
 use crate::jobs::{Answered, Returned};
-use crate::progress::{Progress, timestamp};
+use crate::progress::Progress;
 use crate::rpc::{Answer, Code, Request, Service, Status};
 use crate::session::Greeting;
 use crate::solve::Context;
@@ -31,8 +31,6 @@ use crate::worker::Worker;
 pub const VERSION: &str = "v0.25.1";
 /// The only frontend there is.
 pub const DOCKERFILE: &str = "dockerfile.v0";
-/// Builds of the past that are kept.
-const HISTORY: usize = 50;
 /// Bytes of a session on their way, and of one message.
 const SESSION: usize = 1 << 20;
 const PIECE: usize = 64 << 10;
@@ -72,22 +70,27 @@ impl<W: Worker> Service for Api<W> {
                 }
                 "/moby.buildkit.v1.Control/ListenBuildHistory" => {
                     let asked: proto::BuildHistoryRequest = request.message().await?;
-                    self.history(asked)
+                    history::list(&self.0.cache, &asked)
                 }
                 "/moby.buildkit.v1.Control/UpdateBuildHistory" => {
                     let asked: proto::UpdateBuildHistoryRequest = request.message().await?;
-                    let there = asked.finalize
-                        || self
-                            .0
-                            .cache
-                            .update_history(&asked.r#ref, asked.pinned, asked.delete)
-                            .map_err(status)?;
+                    let (pinned, delete) = (asked.pinned, asked.delete);
+                    let change = || self.0.cache.update_history(&asked.r#ref, pinned, delete).map_err(status);
+                    // What is not there is gone, as with BuildKit.
+                    let there = asked.finalize || change()? || delete;
                     let none = || Status::new(Code::NotFound, format!("no record {}", asked.r#ref));
                     there.then(|| Answer::one(&proto::UpdateBuildHistoryResponse {})).ok_or_else(none)
                 }
                 "/moby.buildkit.v1.Control/Session" => self.session(request),
                 "/grpc.health.v1.Health/Check" => {
                     Ok(Answer::one(&HealthCheckResponse { status: ServingStatus::Serving as i32 }))
+                }
+                "/containerd.services.content.v1.Content/Info" => {
+                    history::info(&self.0.cache, request.message().await?)
+                }
+                "/containerd.services.content.v1.Content/Read" => {
+                    let asked = request.message().await?;
+                    history::read(&self.0.cache, &asked)
                 }
                 // Spans of clients are nobody's concern here: they are taken, as BuildKit takes them.
                 "/opentelemetry.proto.collector.trace.v1.TraceService/Export" => Ok(Answer::one(&())),
@@ -221,12 +224,10 @@ impl<W: Worker> Api<W> {
 
     async fn status(&self, reference: &str) -> Result<Answer, Status> {
         // Of the past, where it is not under way.
-        let past = match self.0.cache.events(reference).map_err(status)? {
-            Some(bytes) => bytes,
-            None => return Ok(Answer::stream(self.0.progress(reference).await?.stream())),
-        };
-        let events = Events::decode(past.as_slice()).unwrap_or_default().events;
-        Ok(Answer::stream(Arc::new(Progress::replay(events)).stream()))
+        match history::events(&self.0.cache, reference)? {
+            Some(events) => Ok(Answer::stream(Arc::new(Progress::replay(events)).stream())),
+            None => Ok(Answer::stream(self.0.progress(reference).await?.stream())),
+        }
     }
 
     async fn solve(&self, request: proto::SolveRequest) -> Result<Answer, Status> {
@@ -236,11 +237,8 @@ impl<W: Worker> Api<W> {
                 "definitions in LLB are not taken: this engine builds Dockerfiles",
             ));
         }
-        if !matches!(request.frontend.as_str(), "" | DOCKERFILE) {
-            let words = format!("frontend {} is not there: {DOCKERFILE} is", request.frontend);
-            return Err(Status::new(Code::Unimplemented, words));
-        }
-        crate::export::check(&request)?;
+        crate::gateway::check_frontend(&request.frontend)?;
+        crate::export::check(&self.0.worker, &request)?;
         let mut context = Context {
             entitlements: request.entitlements.clone(),
             caches: request.cache.iter().flat_map(|c| c.imports.clone()).collect(),
@@ -259,7 +257,8 @@ impl<W: Worker> Api<W> {
                 let (_, returned) = tokio::join!(job.solver.imported(), job.returned());
                 returned?
             } else {
-                let options = request.frontend_attrs.clone().into_iter().collect();
+                let mut options = request.frontend_attrs.clone().into_iter().collect();
+                crate::gateway::by_image(&request.frontend, &mut options);
                 match job.dockerfile(&options).await.map_err(status)? {
                     Answered::Metadata(metadata) => {
                         Returned { metadata: metadata.into_iter().collect(), ..Returned::default() }
@@ -271,7 +270,8 @@ impl<W: Worker> Api<W> {
                     },
                 }
             };
-            crate::export::all(&self.0, &job, &request, &returned, begun).await
+            let told = crate::export::all(&self.0, &job, &request, &returned, begun).await?;
+            Ok((told, crate::export::said(&job, &request, &returned, begun)?))
         };
         // Without its session there is nobody to build for.
         let gone = async {
@@ -286,66 +286,19 @@ impl<W: Worker> Api<W> {
             () = gone => Err(Status::new(Code::Cancelled, "context canceled")),
         };
         job.progress.end();
+        let (done, said) = match done {
+            Ok((told, said)) => (Ok(told), said),
+            Err(e) => (Err(e), Vec::new()),
+        };
         if !request.internal {
-            self.keep(&request, begun, &done, &job.progress);
+            // While it is under way it is told from its job.
+            let progress = &job.progress;
+            history::keep(&self.0, history::Ended { request: &request, begun, done: &done, progress, said });
         }
         drop(listed);
         crate::gc::later(&self.0);
         let exporter_response = done?;
         Ok(Answer::one(&proto::SolveResponse { exporter_response }))
-    }
-
-    /// Writes the build into the history. While one is under way it is told from its job.
-    fn keep(
-        &self,
-        request: &proto::SolveRequest,
-        begun: SystemTime,
-        done: &Result<HashMap<String, String>, Status>,
-        progress: &Progress,
-    ) {
-        let counts = progress.counts();
-        let record = proto::BuildHistoryRecord {
-            r#ref: request.r#ref.clone(),
-            frontend: request.frontend.clone(),
-            frontend_attrs: request.frontend_attrs.clone(),
-            exporters: request.exporters.clone(),
-            error: done.as_ref().err().map(Status::to_message),
-            created_at: Some(timestamp(begun)),
-            completed_at: Some(crate::progress::now()),
-            exporter_response: done.as_ref().ok().cloned().unwrap_or_default(),
-            num_cached_steps: counts.cached,
-            num_total_steps: counts.steps,
-            num_completed_steps: counts.completed,
-            num_warnings: counts.warnings,
-            ..Default::default()
-        };
-        let events = progress.events().iter().map(|e| (**e).clone()).collect();
-        let (record, events) = (record.encode_to_vec(), Events { events }.encode_to_vec());
-        if let Err(e) = self.0.cache.put_history(&request.r#ref, &record, &events, HISTORY) {
-            tracing::warn!("history: {e}");
-        }
-    }
-
-    fn history(&self, asked: proto::BuildHistoryRequest) -> Result<Answer, Status> {
-        let mut events = Vec::new();
-        if !asked.active_only {
-            for (bytes, pinned) in self.0.cache.history().map_err(status)? {
-                let Ok(mut record) = proto::BuildHistoryRecord::decode(bytes.as_slice()) else { continue };
-                if !asked.r#ref.is_empty() && record.r#ref != asked.r#ref {
-                    continue;
-                }
-                record.pinned = pinned;
-                events.push(Ok(proto::BuildHistoryEvent {
-                    r#type: proto::BuildHistoryEventType::Complete as i32,
-                    record: Some(record),
-                }));
-            }
-        }
-        if asked.limit > 0 {
-            let skip = events.len().saturating_sub(usize::try_from(asked.limit).unwrap_or(0));
-            events.drain(..skip);
-        }
-        Ok(Answer::stream(futures_util::stream::iter(events)))
     }
 
     async fn disk_usage(&self, asked: proto::DiskUsageRequest) -> Result<Answer, Status> {
@@ -376,13 +329,6 @@ impl<W: Worker> Api<W> {
         let records: Vec<Result<_, Status>> = gone.iter().map(|u| Ok(crate::gc::record(u))).collect();
         Ok(Answer::stream(futures_util::stream::iter(records)))
     }
-}
-
-/// What was told of a build, as it is kept.
-#[derive(Clone, PartialEq, Message)]
-struct Events {
-    #[prost(message, repeated, tag = "1")]
-    events: Vec<proto::StatusResponse>,
 }
 
 /// This engine, as a worker of BuildKit's.

@@ -1,8 +1,9 @@
 //! What becomes of a build: an image in the store, an archive or a tree at the client.
 
+mod attributes;
 mod folder;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,6 +11,7 @@ use base64::Engine as _;
 use bollard_buildkit_proto::moby::buildkit::v1 as proto;
 use serde_json::{Map, Value, json};
 
+use self::attributes::{Annotations, wrong};
 use crate::Error;
 use crate::attest::{self, About};
 use crate::builder::Builder;
@@ -20,8 +22,9 @@ use crate::platform::Platform;
 use crate::progress::Step;
 use crate::remote;
 use crate::rpc::{Code, Status};
+use crate::sbom::{self, Said, Sbom};
 use crate::session::send;
-use crate::worker::{Attest, Compression, ImageWork, MadeImage, Packing, Statement, Worker};
+use crate::worker::{Attest, Attested, Compression, ImageWork, MadeImage, Packing, Statement, View, Worker};
 
 /// Metadata of the client's that says which of several exporters files are for.
 const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
@@ -49,7 +52,7 @@ fn exporter(name: &str) -> Result<Option<Exporter>, Status> {
         "local" => Exporter::Local,
         "tar" => Exporter::Tar,
         other => {
-            return Err(Status::new(Code::NotFound, format!("exporter {other:?} could not be found")));
+            return Err(wrong(format!("exporter {other:?} could not be found")));
         }
     }))
 }
@@ -73,13 +76,18 @@ fn exporters(request: &proto::SolveRequest) -> Vec<proto::Exporter> {
 ///
 /// # Errors
 /// What is asked for that is not there.
-pub fn check(request: &proto::SolveRequest) -> Result<(), Status> {
+pub fn check<W: Worker>(worker: &W, request: &proto::SolveRequest) -> Result<(), Status> {
     for wanted in exporters(request) {
-        exporter(&wanted.r#type)?;
+        if matches!(exporter(&wanted.r#type)?, Some(Exporter::Image | Exporter::Archive)) {
+            names(worker, &wanted.attrs)?;
+        }
+        attributes::check(&wanted.attrs)?;
         packing(&wanted.attrs)?;
         own_epoch(&wanted.attrs)?;
     }
     attest::wanted(request)?;
+    let sbom = Sbom::wanted(&request.frontend_attrs);
+    sbom.map_err(wrong)?;
     for wanted in caches(request) {
         remote::check(wanted)?;
     }
@@ -95,16 +103,16 @@ pub(crate) fn packing(attrs: &HashMap<String, String>) -> Result<Packing, Status
         Some(known @ "estargz") => {
             let words =
                 format!("layers with compression={known} are not there: gzip, zstd and uncompressed are");
-            return Err(Status::new(Code::Unimplemented, words));
+            return Err(wrong(words));
         }
-        Some(other) => {
-            let words = format!("unsupported layer compression type {other}");
-            return Err(Status::new(Code::InvalidArgument, words));
-        }
+        Some(other) => return Err(wrong(format!("unsupported compression type {other}"))),
     };
     let level = attrs.get("compression-level").map(|text| {
-        let wrong = |_| format!("non-integer value {text} specified for compression-level");
-        text.parse::<i64>().map_err(wrong).map_err(|words| Status::new(Code::InvalidArgument, words))
+        let why = |_| {
+            let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
+            wrong(format!("non-integer value {text} specified for compression-level: {why}"))
+        };
+        text.parse::<i64>().map_err(why)
     });
     // A level below none is the compression's own, as with BuildKit.
     let level = level.transpose()?.and_then(|l| u32::try_from(l).ok());
@@ -116,11 +124,18 @@ fn own_epoch(attrs: &HashMap<String, String>) -> Result<Option<Option<i64>>, Sta
     let read = |text: &String| match text.as_str() {
         "" => Ok(None),
         text => text.parse::<i64>().map(Some).map_err(|_| {
-            let words = format!("invalid SOURCE_DATE_EPOCH: {text}: seconds after 1970 are a whole number");
-            Status::new(Code::InvalidArgument, words)
+            let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
+            wrong(format!("invalid source-date-epoch: {why}"))
         }),
     };
     attrs.get("source-date-epoch").map(read).transpose()
+}
+
+/// Names of an image, in full.
+fn names<W: Worker>(worker: &W, attrs: &HashMap<String, String>) -> Result<Vec<String>, Status> {
+    let names = attrs.get("name").map_or("", String::as_str);
+    let names = names.split(',').map(str::trim).filter(|n| !n.is_empty());
+    names.map(|n| worker.full_name(n).map_err(status)).collect()
 }
 
 /// Caches that are to be written.
@@ -153,7 +168,13 @@ pub async fn all<W: Worker>(
     let inline = if inline { inside(job, request, returned).await? } else { Vec::new() };
     for (n, wanted) in exporters(request).iter().enumerate() {
         let Some(kind) = exporter(&wanted.r#type)? else { continue };
-        let beside = matches!(wanted.r#type.as_str(), "docker" | "local" | "tar");
+        // What nobody asked for by name makes no list of a layout's only image either, as with BuildKit.
+        let list = returned.multi_platform || returned.solved.len() > 1;
+        let beside = match wanted.r#type.as_str() {
+            "docker" | "local" | "tar" => true,
+            "oci" => !list,
+            _ => false,
+        };
         let by_name = |a: &attest::Wanted| !beside || !a.inline_only;
         let attest = attest::wanted(request)?.filter(by_name).map(|a| provenance(job, request, a, begun));
         let one = One { builder, job, attrs: &wanted.attrs, returned, number: n, inline: &inline, attest };
@@ -218,6 +239,26 @@ struct One<'a, W: Worker> {
     inline: &'a [String],
     /// Says how an image was made: by its digest, its names and its platform.
     attest: Option<Provenance>,
+}
+
+/// How results were made, for the history: each by its platform where there are several.
+///
+/// # Errors
+/// Options that mean nothing.
+pub(crate) fn said<W: Worker>(
+    job: &Arc<Job<W>>,
+    request: &proto::SolveRequest,
+    returned: &Returned,
+    begun: SystemTime,
+) -> Result<Vec<(String, Statement)>, Status> {
+    let wanted = attest::wanted(request)?.unwrap_or_default();
+    let provenance = provenance(job, request, wanted, begun);
+    let several = returned.multi_platform || returned.solved.len() > 1;
+    let one = |solved: &Solved| {
+        let platform = if several { platform_of(solved) } else { String::new() };
+        (platform, provenance(&About::Files(&[])))
+    };
+    Ok(returned.solved.iter().map(one).collect())
 }
 
 type Provenance = Arc<dyn Fn(&About<'_>) -> Statement + Send + Sync>;
@@ -305,19 +346,11 @@ fn config(
 
 impl<W: Worker> One<'_, W> {
     fn names(&self) -> Result<Vec<String>, Status> {
-        let names = self.attrs.get("name").map_or("", String::as_str);
-        let names = names.split(',').map(str::trim).filter(|n| !n.is_empty());
-        names.map(|n| self.builder.worker.full_name(n).map_err(status)).collect()
+        names(&self.builder.worker, self.attrs)
     }
 
     async fn make(&self, step: &Step, names: &[String]) -> Result<MadeImage, Status> {
-        let mut annotations = BTreeMap::new();
-        for (key, value) in self.attrs {
-            let plain = key.strip_prefix("annotation.").or(key.strip_prefix("annotation-manifest."));
-            if let Some(name) = plain {
-                annotations.insert(name.to_owned(), value.clone());
-            }
-        }
+        let annotations = Annotations::read(self.attrs)?;
         let mut packing = packing(self.attrs)?;
         let own_epoch = own_epoch(self.attrs)?;
         let mut images = Vec::new();
@@ -331,25 +364,62 @@ impl<W: Worker> One<'_, W> {
             if let Some(cache) = self.inline.get(n) {
                 config.insert(remote::format::INLINE.into(), json!(cache));
             }
-            let attest = self.attest.clone().map(|attest| -> Attest {
-                let (names, platform) = (names.to_vec(), platform.clone());
-                Arc::new(move |digest| attest(&About::Image { digest, names: &names, platform: &platform }))
-            });
+            let attest = self.attestation(solved, names, &platform).await.map_err(status)?;
+            let [of_manifest, of_descriptor] = annotations.of(&platform);
             images.push(ImageWork {
                 tree: solved.tree.clone(),
                 config,
                 platform,
                 names: names.to_vec(),
-                annotations: annotations.clone(),
+                annotations: of_manifest,
+                descriptor_annotations: of_descriptor,
+                // Statements beside an image are OCI's alone, and so is what stands beside them.
+                docker_types: self.attrs.get("oci-mediatypes").is_some_and(|v| parse_bool(v) == Some(false))
+                    && attest.is_none(),
                 packing,
                 attest,
             });
         }
         let list = self.returned.multi_platform || images.len() > 1;
+        let platforms: Vec<Platform> = images.iter().map(|i| i.platform.clone()).collect();
+        annotations.fit(&platforms, list || images.iter().any(|i| i.attest.is_some()))?;
         let part = step.part("exporting layers");
-        let made = self.builder.worker.make_image(images, list).await.map_err(status)?;
+        let mut made =
+            self.builder.worker.make_image(images, list, annotations.index).await.map_err(status)?;
+        made.annotations = annotations.index_descriptor;
         part.done(0);
         Ok(made)
+    }
+
+    /// What is said of an image.
+    async fn attestation(
+        &self,
+        solved: &Solved,
+        names: &[String],
+        platform: &Platform,
+    ) -> Result<Option<Attest>, Error> {
+        let (said, provenance) = (self.said(solved).await?, self.attest.clone());
+        if said.is_none() && provenance.is_none() {
+            return Ok(None);
+        }
+        let of_files = said.as_ref().is_some_and(|said| !said.is_empty());
+        let (names, platform) = (names.to_vec(), platform.clone());
+        let say = move |image: &Attested<'_>| {
+            let about = About::Image { digest: image.digest, names: &names, platform: &platform };
+            let said = said.iter().flatten().map(|said| said.of_image(&about, image.layer_of));
+            said.chain(provenance.iter().map(|attest| attest(&about))).collect()
+        };
+        Ok(Some(Attest { of_files, say: Arc::new(say) }))
+    }
+
+    /// What a scanner said of a result, where one was asked.
+    async fn said(&self, solved: &Solved) -> Result<Option<Vec<Said>>, Error> {
+        let Some(tree) = &solved.sbom else { return Ok(None) };
+        let read = |view: View| {
+            let root = view.read.first().ok_or_else(|| Error::invalid("nothing to read"))?;
+            sbom::read(root)
+        };
+        self.builder.worker.view(None, vec![tree.clone()], read).await.map(Some)
     }
 
     async fn image(&self, response: &mut HashMap<String, String>) -> Result<(), Status> {
@@ -404,15 +474,14 @@ impl<W: Worker> One<'_, W> {
             describe(&made, response);
             if self.attrs.get("tar").is_some_and(|v| parse_bool(v) == Some(false)) {
                 let part = step.part("copying blobs");
-                folder::send(self.builder, self.session()?, &made.digest).await?;
+                folder::send(self.builder, self.session()?, &made).await?;
                 part.done(0);
                 return Ok(());
             }
             let part = step.part("sending tarball");
             let (out, sent) = send::bytes(self.session()?, &self.metadata(response));
-            let save = async {
-                self.builder.worker.save_image(&made.digest, names, Box::new(out)).await.map_err(status)
-            };
+            let save =
+                async { self.builder.worker.save_image(&made, names, Box::new(out)).await.map_err(status) };
             let (saved, sent) = tokio::join!(save, sent);
             saved.and(sent)?;
             part.done(0);
@@ -423,24 +492,40 @@ impl<W: Worker> One<'_, W> {
         done
     }
 
-    /// What was made, as files: each platform in a folder of its own where there are several.
-    fn parts(&self) -> Result<Vec<send::Part>, Status> {
+    /// What was made, as files: each platform in a folder of its own where there are several, or where it is said.
+    /// `whole`: for an archive.
+    async fn parts(&self, whole: bool) -> Result<Vec<send::Part>, Status> {
         let own_epoch = own_epoch(self.attrs)?;
         let several = self.returned.multi_platform && self.returned.solved.len() > 1;
-        let one = |solved: &Solved| {
-            let platform = solved.target.as_ref().map(|t| t.platform.to_string()).unwrap_or_default();
-            let statement = self.attest.clone().map(|attest| -> send::Say {
-                let prefix = self.attrs.get("attestation-prefix").cloned().unwrap_or_default();
-                Box::new(move |files| (format!("{prefix}{PROVENANCE}"), attest(&About::Files(files)).data))
-            });
-            send::Part {
-                folder: several.then(|| platform.replace('/', "_")),
+        // Archives have a folder for each platform whatever is said.
+        let split = if whole { several } else { attributes::split(self.attrs)?.unwrap_or(several) };
+        let said_together = several && attributes::split(self.attrs)? == Some(false);
+        let mut parts = Vec::new();
+        for solved in &self.returned.solved {
+            let folder = platform_of(solved).replace('/', "_");
+            let (said, provenance) = (self.said(solved).await.map_err(status)?, self.attest.clone());
+            let prefix = self.attrs.get("attestation-prefix").cloned().unwrap_or_default();
+            // Of files that come together each says of which platform it speaks.
+            let infix = said_together.then(|| folder.clone());
+            let say = move |files: &[(String, String)]| {
+                let about = About::Files(files);
+                let scanned = said.iter().flatten().map(|s| (s.file.as_str(), s.statement(&about)));
+                let made = provenance.iter().map(|attest| (PROVENANCE, attest(&about)));
+                let named = |name: &str| match (&infix, name.rsplit_once('.')) {
+                    (Some(infix), Some((stem, end))) => format!("{prefix}{stem}.{infix}.{end}"),
+                    _ => format!("{prefix}{name}"),
+                };
+                scanned.chain(made).map(|(name, s)| (named(name), s.data)).collect()
+            };
+            let statements = solved.sbom.is_some() || self.attest.is_some();
+            parts.push(send::Part {
+                folder: split.then_some(folder),
                 tree: solved.tree.clone(),
                 time: own_epoch.unwrap_or_else(|| solved.target.as_ref().and_then(|t| t.epoch)),
-                statement,
-            }
-        };
-        Ok(self.returned.solved.iter().map(one).collect())
+                statements: statements.then(|| -> send::Say { Box::new(say) }),
+            });
+        }
+        Ok(parts)
     }
 
     async fn local(&self) -> Result<(), Status> {
@@ -448,7 +533,18 @@ impl<W: Worker> One<'_, W> {
         let done = async {
             let part = step.part("copying files");
             let metadata = self.metadata(&HashMap::new());
-            let sent = send::trees(self.builder, self.session()?, &metadata, self.parts()?).await?;
+            let parts = self.parts(false).await?;
+            let mut sent = 0;
+            if parts.iter().all(|part| part.folder.is_some()) {
+                sent += send::trees(self.builder, self.session()?, &metadata, parts).await?;
+            } else {
+                // One after the other into the same folder, where none may stand in another's place.
+                let trees = self.returned.solved.iter().map(|s| (platform_of(s), s.tree.clone())).collect();
+                send::check_apart(self.builder, trees).await.map_err(status)?;
+                for part in parts {
+                    sent += send::trees(self.builder, self.session()?, &metadata, vec![part]).await?;
+                }
+            }
             part.done(sent);
             Ok(())
         }
@@ -462,7 +558,7 @@ impl<W: Worker> One<'_, W> {
         let done = async {
             let part = step.part("sending tarball");
             let metadata = self.metadata(&HashMap::new());
-            send::archive(self.builder, self.session()?, &metadata, self.parts()?).await?;
+            send::archive(self.builder, self.session()?, &metadata, self.parts(true).await?).await?;
             part.done(0);
             Ok(())
         }
@@ -472,13 +568,20 @@ impl<W: Worker> One<'_, W> {
     }
 }
 
+/// The platform of a result, in words.
+fn platform_of(solved: &Solved) -> String {
+    solved.target.as_ref().map(|t| t.platform.to_string()).unwrap_or_default()
+}
+
 /// What clients are told of an image.
 fn describe(made: &MadeImage, response: &mut HashMap<String, String>) {
     response.insert("containerimage.digest".into(), made.digest.clone());
     response.insert("containerimage.config.digest".into(), made.config.clone());
-    let descriptor =
-        json!({ "mediaType": made.media_type, "digest": made.digest, "size": made.size }).to_string();
-    let descriptor = base64::engine::general_purpose::STANDARD.encode(descriptor);
+    let mut descriptor = json!({ "mediaType": made.media_type, "digest": made.digest, "size": made.size });
+    if !made.annotations.is_empty() {
+        descriptor["annotations"] = json!(made.annotations);
+    }
+    let descriptor = base64::engine::general_purpose::STANDARD.encode(descriptor.to_string());
     response.insert("containerimage.descriptor".into(), descriptor);
 }
 
@@ -501,8 +604,9 @@ mod tests {
             Packing { compression: Compression::Zstd, level: Some(19), force: true, youngest: None }
         );
         assert_eq!(read(&[("compression-level", "-1")]).unwrap().level, None);
-        assert_eq!(read(&[("compression", "estargz")]), Err(Code::Unimplemented as i32));
-        assert_eq!(read(&[("compression", "rar")]), Err(Code::InvalidArgument as i32));
-        assert_eq!(read(&[("compression-level", "high")]), Err(Code::InvalidArgument as i32));
+        // Of any other kind clients put its name before the words.
+        for wrong in [("compression", "estargz"), ("compression", "rar"), ("compression-level", "high")] {
+            assert_eq!(read(&[wrong]), Err(Code::Unknown as i32));
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::graph::{
 };
 use crate::options::Options;
 use crate::platform::Platform;
+use crate::sbom::{Scan, Scanner};
 
 /// What the frontend asks of the engine. Calls may run at the same time.
 pub trait Host: Sync {
@@ -146,6 +147,10 @@ async fn solve_text<H: Host>(
         true => vec![None],
         false => options.platforms.iter().map(Some).collect(),
     };
+    let scanner = match &options.sbom {
+        None => None,
+        Some(sbom) => Some(Scanner::find(sbom, options.resolve, host).await?),
+    };
     let results = join_all(targets.iter().map(|target| convert(job(*target), host))).await;
     let mut graph =
         Graph { multi_platform: options.multi_platform, source: found.source.clone(), ..Graph::default() };
@@ -164,15 +169,28 @@ async fn solve_text<H: Host>(
             vertex.inputs.iter_mut().for_each(|input| input.0 += first);
             all.add(vertex)?;
         }
+        let moved = |v: Option<VertexRef>| v.map(|v| VertexRef(v.0 + first));
+        let output = moved(done.output);
+        let sbom = match &scanner {
+            None => None,
+            Some(scanner) => {
+                let extras =
+                    done.extras.files.into_iter().map(|(name, files)| (name, moved(files))).collect();
+                let scan = Scan { platform: &done.platform, core: output, extras, anew: done.extras.anew };
+                Some(scanner.scan(&mut all, scan)?)
+            }
+        };
         graph.results.push(Target {
             platform: done.platform,
-            output: done.output.map(|v| VertexRef(v.0 + first)),
+            output,
+            sbom,
             image: done.image,
             base: done.base,
             epoch: options.epoch,
         });
     }
-    let mut ends: Vec<&mut Option<VertexRef>> = graph.results.iter_mut().map(|r| &mut r.output).collect();
+    let ends = graph.results.iter_mut().flat_map(|r| [&mut r.output, &mut r.sbom]);
+    let mut ends: Vec<&mut Option<VertexRef>> = ends.collect();
     graph.vertices = all.finish(&mut ends, Shown::First);
     Ok(Outcome::Build(Box::new(graph)))
 }

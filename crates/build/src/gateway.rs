@@ -193,13 +193,10 @@ async fn solve<W: Worker>(job: &Arc<Job<W>>, request: frontend::SolveRequest) ->
             let definition = request.definition.unwrap_or_default();
             return Ok(refs(vec![job.definition(&definition).await.map_err(status)?]));
         }
-        DOCKERFILE => {}
-        other => {
-            let words = format!("frontend {other} is not there: {DOCKERFILE} is");
-            return Err(Status::new(Code::Unimplemented, words));
-        }
+        name => check_frontend(name)?,
     }
     let mut options: BTreeMap<String, String> = request.frontend_opt.into_iter().collect();
+    by_image(&request.frontend, &mut options);
     inputs(job, request.frontend_inputs, &mut options).await?;
     let result = match job.dockerfile(&options).await.map_err(status)? {
         Answered::Metadata(metadata) => {
@@ -208,6 +205,28 @@ async fn solve<W: Worker>(job: &Arc<Job<W>>, request: frontend::SolveRequest) ->
         Answered::Refs(refs, list) => describe(refs, list, request.allow_result_array_ref),
     };
     Ok(Answer::one(&frontend::SolveResponse { r#ref: String::new(), result: Some(result) }))
+}
+
+/// The frontend that runs an image, which is how clients ask for a syntax (`BUILDKIT_SYNTAX`).
+const BY_IMAGE: &str = "gateway.v0";
+
+/// Refuses frontends that are none.
+pub(crate) fn check_frontend(name: &str) -> Result<(), Status> {
+    match name {
+        "" | DOCKERFILE | BY_IMAGE => Ok(()),
+        other => {
+            let words = format!("frontend {other} is not there: {DOCKERFILE} is");
+            Err(Status::new(Code::Unknown, words))
+        }
+    }
+}
+
+/// The image that is to run is a syntax, of which that of Dockerfiles is built in.
+pub(crate) fn by_image(frontend: &str, options: &mut BTreeMap<String, String>) {
+    if frontend == BY_IMAGE {
+        let image = options.get("source").cloned().unwrap_or_default();
+        options.insert("build-arg:BUILDKIT_SYNTAX".into(), image);
+    }
 }
 
 /// Takes the inputs of a request: contexts that come by what they are made of, in place of by name.

@@ -72,6 +72,8 @@ pub struct Target {
     pub image: Image,
     /// The configuration of the base image as it was found, for provenance and inline caches.
     pub base: Option<Image>,
+    /// What a scanner says of it: a folder of statements.
+    pub sbom: Option<VertexRef>,
     /// `SOURCE_DATE_EPOCH` in seconds: the image's `created`, and no file of a new layer is younger.
     pub epoch: Option<i64>,
 }
@@ -305,6 +307,9 @@ pub struct Exec {
     pub security: Security,
     /// In the order to be mounted.
     pub mounts: Vec<Mount>,
+    /// A folder, empty at the beginning, whose content is the step's result in place of what has changed in `base`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
     /// Secrets put into the environment.
     pub secret_env: Vec<SecretEnv>,
     /// Proxies of the environment (`http_proxy` and `HTTP_PROXY` ...): set, but not part of the key.

@@ -29,6 +29,8 @@ const REFS: usize = 4096;
 pub struct Solved {
     /// Its file system.
     pub tree: Tree,
+    /// What a scanner said of it: a folder of statements.
+    pub sbom: Option<Tree>,
     /// What was asked for; `None` for one that came of a definition alone.
     pub target: Option<Arc<Target>>,
 }
@@ -177,10 +179,10 @@ impl<W: Worker> Job<W> {
         };
         *self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(graph.source.clone());
         crate::control::warn(&self.progress, &graph);
-        let trees = self.solver.solve(&graph).await?;
+        let made = self.solver.solve(&graph).await?;
         let list = graph.multi_platform;
-        let solved = graph.results.into_iter().zip(trees).map(|(target, tree)| {
-            let solved = Solved { tree, target: Some(Arc::new(target)) };
+        let solved = graph.results.into_iter().zip(made).map(|(target, made)| {
+            let solved = Solved { tree: made.tree, sbom: made.sbom, target: Some(Arc::new(target)) };
             (self.add_ref(solved.clone(), list), solved)
         });
         Ok(Answered::Refs(solved.collect(), list))
@@ -196,7 +198,7 @@ impl<W: Worker> Job<W> {
     /// # Errors
     /// Those of [`Solver::definition`].
     pub(crate) async fn definition(&self, definition: &pb::Definition) -> Result<(String, Solved), Error> {
-        let solved = Solved { tree: self.solver.definition(definition).await?, target: None };
+        let solved = Solved { tree: self.solver.definition(definition).await?, sbom: None, target: None };
         Ok((self.add_ref(solved.clone(), false), solved))
     }
 

@@ -8,6 +8,7 @@ use crate::checks::Checks;
 use crate::dockerfile::text::{csv, parse_bool, quote};
 use crate::graph::{Network, ResolveMode, Ulimit};
 use crate::platform::Platform;
+use crate::sbom::Sbom;
 
 /// Most platforms of one build.
 pub const MAX_PLATFORMS: usize = 64;
@@ -65,6 +66,8 @@ pub struct Options {
     pub syntax: Option<String>,
     /// `build-arg:BUILDKIT_DOCKERFILE_CHECK`, in place of what the file says.
     pub checks: Option<Checks>,
+    /// `attest:sbom`
+    pub sbom: Option<Sbom>,
     /// `requestid`: a question in place of a build.
     pub request: Option<String>,
 }
@@ -171,6 +174,7 @@ impl Options {
             epoch,
             syntax: given("build-arg:BUILDKIT_SYNTAX").cloned(),
             checks,
+            sbom: Sbom::wanted(options)?,
             request: given("requestid").cloned(),
         })
     }

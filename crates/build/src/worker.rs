@@ -248,8 +248,25 @@ pub struct Statement {
     pub data: Vec<u8>,
 }
 
-/// Says something about the image whose manifest has this digest.
-pub type Attest = Arc<dyn Fn(&str) -> Statement + Send + Sync>;
+/// An image that something is said about.
+pub struct Attested<'a> {
+    /// Digest of its manifest.
+    pub digest: &'a str,
+    /// Digest of the topmost layer that has a file, by its path.
+    pub layer_of: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Says something about an image.
+pub type Say = Arc<dyn Fn(&Attested<'_>) -> Vec<Statement> + Send + Sync>;
+
+/// What is said about an image.
+#[derive(Clone)]
+pub struct Attest {
+    /// It asks for layers of files.
+    pub of_files: bool,
+    /// Makes the statements.
+    pub say: Say,
+}
 
 /// An image to be made of a tree.
 #[derive(Clone)]
@@ -264,6 +281,10 @@ pub struct ImageWork {
     pub names: Vec<String>,
     /// Annotations of the manifest.
     pub annotations: std::collections::BTreeMap<String, String>,
+    /// Annotations of what names the manifest in a list.
+    pub descriptor_annotations: std::collections::BTreeMap<String, String>,
+    /// Its documents have Docker's media types, not OCI's.
+    pub docker_types: bool,
     /// How its layers are packed.
     pub packing: Packing,
     /// What is to stand beside it: then the image is a list, also of one.
@@ -306,6 +327,8 @@ pub struct MadeImage {
     pub size: u64,
     /// Digest of the configuration; of a list: of the first.
     pub config: String,
+    /// Annotations of what names it in a layout.
+    pub annotations: std::collections::BTreeMap<String, String>,
 }
 
 /// The engine, as the executor sees it.
@@ -387,17 +410,18 @@ pub trait Worker: Send + Sync + 'static {
         input: std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Makes images; several are a list of platforms, which then has the names.
+    /// Makes images; several are a list of platforms, which then has the names and these annotations.
     fn make_image(
         &self,
         images: Vec<ImageWork>,
         list: bool,
+        annotations: std::collections::BTreeMap<String, String>,
     ) -> impl Future<Output = Result<MadeImage, Error>> + Send;
 
     /// Writes an image that was made as an archive: an OCI layout, which Docker reads too.
     fn save_image(
         &self,
-        digest: &str,
+        made: &MadeImage,
         names: Vec<String>,
         out: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
     ) -> impl Future<Output = Result<(), Error>> + Send;

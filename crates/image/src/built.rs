@@ -22,9 +22,9 @@ use crate::error::blocking;
 use crate::make::serialise;
 use crate::pack::{Packed, Packing, Wanted, pack_all};
 use crate::pull::{descriptor, manifest_children, settle_later};
-use crate::spec::{ConfigDocument, Manifest, OCI_CONFIG, OCI_MANIFEST};
+use crate::spec::{ConfigDocument, DOCKER_CONFIG, DOCKER_MANIFEST, Manifest, OCI_CONFIG, OCI_MANIFEST};
 use crate::store::{Commit, Draft, Lease, NewBlob, NewDocument, NewManifest, Pin, Store};
-use crate::{Descriptor, Digest, Error, Images, Platform, Reference, RootFs, mount, records};
+use crate::{Descriptor, Digest, Error, Images, LayerFolders, Platform, Reference, RootFs, mount, records};
 
 /// A part of a stack of layers, from the lowest up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub struct NewBuiltImage {
     pub config: Map<String, Value>,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// Its documents have Docker's media types (schema 2), not OCI's.
+    pub docker_types: bool,
     /// How its layers are compressed.
     pub packing: Packing,
     /// Names it gets; one in use moves.
@@ -92,6 +94,8 @@ pub struct BuiltImage {
     pub config: Descriptor,
     /// Its platform.
     pub platform: Platform,
+    /// Annotations of what names it in a list.
+    pub descriptor_annotations: BTreeMap<String, String>,
     /// What stands beside it, for the list that names both.
     attestations: Vec<Attestation>,
     _pins: Vec<Pin>,
@@ -100,7 +104,7 @@ pub struct BuiltImage {
 /// What stands beside an image, and is recorded with the list that names both.
 struct Attestation {
     descriptor: Descriptor,
-    blob: Arc<NewBlob>,
+    blobs: Vec<Arc<NewBlob>>,
     documents: Vec<NewDocument>,
     _pin: Pin,
 }
@@ -251,18 +255,29 @@ impl Images {
         &self,
         images: Vec<BuiltImage>,
         names: Vec<Reference>,
+        annotations: BTreeMap<String, String>,
     ) -> Result<Descriptor, Error> {
         let store = self.store.clone();
         blocking(move || {
             let manifests: Vec<Descriptor> = images
                 .iter()
-                .map(|i| Descriptor { platform: Some(i.platform.clone()), ..i.manifest.clone() })
+                .map(|i| Descriptor {
+                    platform: Some(i.platform.clone()),
+                    annotations: i.descriptor_annotations.clone(),
+                    ..i.manifest.clone()
+                })
                 .chain(images.iter().flat_map(|i| i.attestations.iter().map(|a| a.descriptor.clone())))
                 .collect();
-            let data = serialise(&json!({
-                "schemaVersion": 2, "mediaType": crate::spec::OCI_INDEX, "manifests": manifests,
-            }))?;
-            let index = descriptor(crate::spec::OCI_INDEX, Digest::of(&data), &data);
+            let docker = images.iter().all(|i| i.manifest.media_type == DOCKER_MANIFEST);
+            let index_type = if docker { crate::spec::DOCKER_INDEX } else { crate::spec::OCI_INDEX };
+            let mut index = json!({
+                "schemaVersion": 2, "mediaType": index_type, "manifests": manifests,
+            });
+            if !annotations.is_empty() {
+                index["annotations"] = json!(annotations);
+            }
+            let data = serialise(&index)?;
+            let index = descriptor(index_type, Digest::of(&data), &data);
             let children = manifests.iter().map(|m| m.digest).collect();
             let mut commit = Commit {
                 documents: vec![NewDocument { descriptor: index.clone(), data, children }],
@@ -273,7 +288,7 @@ impl Images {
             // The images stay pinned until the list has them.
             let mut images = images;
             for attestation in images.iter_mut().flat_map(|i| &mut i.attestations) {
-                commit.blobs.push(attestation.blob.clone());
+                commit.blobs.append(&mut attestation.blobs);
                 commit.documents.append(&mut attestation.documents);
             }
             store.commit(&commit)?;
@@ -355,16 +370,25 @@ fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
 
     let mut commit = Commit::default();
     let diff_ids: Vec<Digest> = layers.iter().map(|l| l.diff_id).collect();
-    let descriptors: Vec<&Descriptor> = layers.iter().map(|l| &l.descriptor).collect();
+    let (manifest_type, config_type) = match image.docker_types {
+        true => (DOCKER_MANIFEST, DOCKER_CONFIG),
+        false => (OCI_MANIFEST, OCI_CONFIG),
+    };
+    // A base image's layers may be of the other kind: an image is one of them alone.
+    let one_kind = |layer: &Descriptor| Descriptor {
+        media_type: crate::spec::layer_type(&layer.media_type, image.docker_types).to_owned(),
+        ..layer.clone()
+    };
+    let descriptors: Vec<Descriptor> = layers.iter().map(|l| one_kind(&l.descriptor)).collect();
     let mut config = image.config;
     config.insert("rootfs".into(), json!({ "type": "layers", "diff_ids": diff_ids }));
     let config_data = serialise(&config)?;
     let platform = serde_json::from_slice::<ConfigDocument>(&config_data)
         .map_err(|e| Error::content("image configuration", e))?
         .platform;
-    let config = descriptor(OCI_CONFIG, Digest::of(&config_data), &config_data);
+    let config = descriptor(config_type, Digest::of(&config_data), &config_data);
     let mut document = json!({
-        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": descriptors,
+        "schemaVersion": 2, "mediaType": manifest_type, "config": config, "layers": descriptors,
     });
     if !image.annotations.is_empty() {
         document["annotations"] = json!(image.annotations);
@@ -372,7 +396,7 @@ fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
     let manifest_data = serialise(&document)?;
     let manifest: Manifest =
         serde_json::from_slice(&manifest_data).map_err(|e| Error::content("manifest", e))?;
-    let target = descriptor(OCI_MANIFEST, Digest::of(&manifest_data), &manifest_data);
+    let target = descriptor(manifest_type, Digest::of(&manifest_data), &manifest_data);
     pins.push(store.pin([target.digest, config.digest]));
     for layer in layers {
         if let Some(id) = layer.built {
@@ -401,25 +425,40 @@ fn make(store: &Arc<Store>, image: NewBuiltImage) -> Result<BuiltImage, Error> {
     }
     commit.names.extend(image.names.iter().map(|n| (n.stored().to_string(), target.digest)));
     store.commit(&commit)?;
-    Ok(BuiltImage { manifest: target, config, platform, attestations: Vec::new(), _pins: pins })
+    Ok(BuiltImage {
+        manifest: target,
+        config,
+        platform,
+        descriptor_annotations: BTreeMap::new(),
+        attestations: Vec::new(),
+        _pins: pins,
+    })
 }
 
 /// Media type of a statement (in-toto).
 const STATEMENT: &str = "application/vnd.in-toto+json";
 
 impl Images {
-    /// Puts a statement beside an image that was made, as BuildKit does: a manifest of its own that names the image's.
+    /// The layers of an image that was made, and what each has.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub async fn layers_of(&self, image: &BuiltImage) -> Result<LayerFolders, Error> {
+        LayerFolders::open(self.store.clone(), image.manifest.digest).await
+    }
+
+    /// Puts statements beside an image that was made, each with its type, as BuildKit does: in a manifest of its own that
+    /// names the image's.
     ///
     /// # Errors
     /// Faults of the disk.
     pub async fn attest(
         &self,
         image: &mut BuiltImage,
-        predicate_type: &str,
-        statement: Vec<u8>,
+        statements: Vec<(String, Vec<u8>)>,
     ) -> Result<(), Error> {
-        let (store, about, kind) = (self.store.clone(), image.manifest.digest, predicate_type.to_owned());
-        image.attestations.push(blocking(move || attestation(&store, &about, &kind, &statement)).await?);
+        let (store, about) = (self.store.clone(), image.manifest.digest);
+        image.attestations.push(blocking(move || attestation(&store, &about, &statements)).await?);
         Ok(())
     }
 }
@@ -427,30 +466,44 @@ impl Images {
 fn attestation(
     store: &Arc<Store>,
     about: &Digest,
-    predicate_type: &str,
-    statement: &[u8],
+    statements: &[(String, Vec<u8>)],
 ) -> Result<Attestation, Error> {
-    let digest = Digest::of(statement);
+    let digests: Vec<Digest> = statements.iter().map(|(_, data)| Digest::of(data)).collect();
     let config_data = serialise(&json!({
         "architecture": "unknown", "os": "unknown", "config": {},
-        "rootfs": { "type": "layers", "diff_ids": [digest] },
+        "rootfs": { "type": "layers", "diff_ids": digests },
     }))?;
     let config = descriptor(OCI_CONFIG, Digest::of(&config_data), &config_data);
-    let mut layer = descriptor(STATEMENT, digest, statement);
-    layer.annotations.insert("in-toto.io/predicate-type".into(), predicate_type.into());
+    let layers: Vec<Descriptor> = statements
+        .iter()
+        .zip(&digests)
+        .map(|((kind, data), digest)| {
+            let mut layer = descriptor(STATEMENT, *digest, data);
+            layer.annotations.insert("in-toto.io/predicate-type".into(), kind.clone());
+            layer
+        })
+        .collect();
     let data = serialise(&json!({
-        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer],
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers,
     }))?;
     let manifest: Manifest = serde_json::from_slice(&data).map_err(|e| Error::content("manifest", e))?;
     let mut target = descriptor(OCI_MANIFEST, Digest::of(&data), &data);
-    let pin = store.pin([target.digest, config.digest, digest]);
-    let lease = store.lease(&[Draft::Blob(Some(digest))])?.pop().ok_or(Error::Canceled)?;
-    let path = lease.path().to_path_buf();
-    let written = File::create_new(&path).and_then(|mut file| {
-        file.write_all(statement)?;
-        file.sync_data()
-    });
-    written.map_err(|e| Error::os("write", &path, e))?;
+    let pin = store.pin(digests.iter().copied().chain([target.digest, config.digest]));
+    let mut blobs: Vec<Arc<NewBlob>> = Vec::new();
+    for ((_, statement), digest) in statements.iter().zip(&digests) {
+        // The same may be said twice.
+        if blobs.iter().any(|blob| blob.digest == *digest) {
+            continue;
+        }
+        let lease = store.lease(&[Draft::Blob(Some(*digest))])?.pop().ok_or(Error::Canceled)?;
+        let path = lease.path().to_path_buf();
+        let written = File::create_new(&path).and_then(|mut file| {
+            file.write_all(statement)?;
+            file.sync_data()
+        });
+        written.map_err(|e| Error::os("write", &path, e))?;
+        blobs.push(Arc::new(NewBlob { lease, digest: *digest, size: statement.len() as u64 }));
+    }
     let documents = vec![
         NewDocument { descriptor: target.clone(), data, children: manifest_children(&manifest) },
         NewDocument { descriptor: config, data: config_data, children: Vec::new() },
@@ -458,6 +511,5 @@ fn attestation(
     let unknown = || "unknown".to_owned();
     target.platform = Some(Platform { os: unknown(), architecture: unknown(), variant: String::new() });
     target.annotations = crate::spec::attestation_of(about);
-    let blob = Arc::new(NewBlob { lease, digest, size: statement.len() as u64 });
-    Ok(Attestation { descriptor: target, blob, documents, _pin: pin })
+    Ok(Attestation { descriptor: target, blobs, documents, _pin: pin })
 }

@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::OptionalExtension as _;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use crate::error::blocking;
 use crate::store::Store;
@@ -80,6 +82,60 @@ pub(crate) async fn list(
         Ok(LayerFiles { diff_id, files, total })
     })
     .await
+}
+
+/// The layers of an image, and what each has.
+#[derive(Default)]
+pub struct LayerFolders {
+    /// Digests of their blobs and their folders, the topmost first.
+    layers: Vec<(Digest, OwnedFd)>,
+}
+
+impl LayerFolders {
+    /// Opens those of a manifest, unpacking what is not yet.
+    pub(crate) async fn open(store: Arc<Store>, manifest: Digest) -> Result<Self, Error> {
+        let chain = {
+            let store = store.clone();
+            blocking(move || mount::chain(&store, &manifest)).await?
+        };
+        mount::unpack(&store, &chain).await?;
+        blocking(move || {
+            let found: Vec<(String, i64)> = store.read(|db| {
+                Ok(db
+                    .prepare_cached(
+                        "SELECT child, image_layer.id
+                         FROM image_chain
+                         JOIN image_child ON parent = manifest AND image_child.position = image_chain.position + 1
+                         JOIN image_layer ON image_layer.diff_id = image_chain.diff_id
+                         WHERE manifest = ?1 ORDER BY image_chain.position DESC",
+                    )?
+                    .query_map([manifest.to_string()], |r| Ok((r.get(0)?, r.get(1)?)))?
+                    .collect::<Result<_, _>>()?)
+            })?;
+            let open = |(digest, id): (String, i64)| {
+                let (path, flags) = (store.layer_path(id), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC);
+                let folder = rustix::fs::open(&path, flags, Mode::empty());
+                Ok((digest.parse()?, folder.map_err(|e| Error::os("open", &path, e))?))
+            };
+            Ok(Self { layers: found.into_iter().map(open).collect::<Result<_, Error>>()? })
+        })
+        .await
+    }
+
+    /// The topmost layer that has something at this path, be it gone in the layers upon it.
+    pub fn find(&self, path: &str) -> Option<Digest> {
+        let path = path.trim_start_matches('/');
+        let has = |folder: &OwnedFd| {
+            // A link on the way is no folder of this layer's, and leads nowhere.
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let found = rustix::fs::openat2(folder, path, flags, Mode::empty(), resolve);
+            found.and_then(|fd| rustix::fs::fstat(&fd)).is_ok_and(|stat| {
+                FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != 0
+            })
+        };
+        self.layers.iter().find(|(_, folder)| has(folder)).map(|(digest, _)| *digest)
+    }
 }
 
 fn walk(folder: &Path, at: &str, most: usize, files: &mut Vec<LayerFile>, total: &mut u64) -> io::Result<()> {

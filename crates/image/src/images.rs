@@ -1,6 +1,6 @@
 //! The handle to all of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -304,10 +304,11 @@ impl Images {
         &self,
         id: &Digest,
         names: Vec<Reference>,
+        annotations: BTreeMap<String, String>,
         out: impl AsyncWrite + Send + Unpin + 'static,
     ) -> Result<(), Error> {
         let (store, id) = (self.store.clone(), *id);
-        let plan = blocking(move || save::plan_of(&store, vec![(id, names)], None)).await?;
+        let plan = blocking(move || save::plan_of(&store, vec![(id, names)], &annotations, None)).await?;
         self.write_archive(plan, out).await
     }
 

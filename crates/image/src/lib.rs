@@ -40,7 +40,7 @@ pub use blobs::{Manifested, PackedLayer};
 pub use built::{BuiltImage, NewBuilt, NewBuiltImage, Part, Stack};
 pub use digest::Digest;
 pub use error::{Code, Error};
-pub use files::{FileKind, LayerFile, LayerFiles};
+pub use files::{FileKind, LayerFile, LayerFiles, LayerFolders};
 pub use images::{Config, Images};
 pub use layer::decompress;
 pub use load::{LoadOptions, Loaded};

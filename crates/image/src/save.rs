@@ -1,6 +1,6 @@
 //! Saving: an OCI layout that is a docker-archive as well (`index.json` and `manifest.json`), as Docker writes it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
@@ -45,13 +45,14 @@ pub(crate) fn plan(store: &Arc<Store>, names: &[String], platform: Option<&Platf
         }
         Ok(found)
     })?;
-    plan_of(store, found, platform)
+    plan_of(store, found, &BTreeMap::new(), platform)
 }
 
-/// The same for images by their IDs, each under names of the archive's own.
+/// The same for images by their IDs, each under names of the archive's own, and with annotations of what names it there.
 pub(crate) fn plan_of(
     store: &Arc<Store>,
     found: Vec<(Digest, Vec<Reference>)>,
+    annotations: &BTreeMap<String, String>,
     platform: Option<&Platform>,
 ) -> Result<Plan, Error> {
     let pins = found.iter().map(|(id, _)| store.pin([*id])).collect();
@@ -99,6 +100,7 @@ pub(crate) fn plan_of(
                 if tags.is_empty() { vec![None] } else { tags.iter().map(Some).collect() };
             for tag in entries {
                 let mut descriptor: Descriptor = image.descriptor.clone();
+                descriptor.annotations.extend(annotations.clone());
                 if let Some(tag) = tag {
                     descriptor.annotations.insert("io.containerd.image.name".into(), tag.to_string());
                     descriptor.annotations.insert(

@@ -20,6 +20,19 @@ pub(crate) const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.
 pub(crate) const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Media types of layers, OCI's and Docker's for the same.
+const LAYER_TYPES: [(&str, &str); 3] = [
+    (OCI_LAYER, DOCKER_LAYER),
+    (OCI_LAYER_GZIP, DOCKER_LAYER_GZIP),
+    (OCI_LAYER_ZSTD, "application/vnd.docker.image.rootfs.diff.tar.zstd"),
+];
+
+/// A layer's media type as OCI's or Docker's; what is neither stays.
+pub(crate) fn layer_type(media_type: &str, docker: bool) -> &str {
+    let found = LAYER_TYPES.into_iter().find(|(oci, other)| [*oci, *other].contains(&media_type));
+    found.map_or(media_type, |(oci, other)| if docker { other } else { oci })
+}
+
 const DOCKER_SCHEMA1: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",

@@ -435,6 +435,7 @@ async fn a_builds_layer_is_the_images_too() {
         config: serde_json::from_str(r#"{"architecture":"amd64","os":"linux","config":{},"history":[]}"#)
             .unwrap(),
         annotations: Default::default(),
+        docker_types: false,
         packing: image::Packing::default(),
         names: vec![reference("made")],
         keep: true,

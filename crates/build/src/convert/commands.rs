@@ -2,7 +2,7 @@
 
 use super::names::absolute;
 use super::state::{Context, State, Step, Title};
-use super::{copy, ports, run, signals};
+use super::{copy, ports, run, scan, signals};
 use crate::Error;
 use crate::checks::Rule;
 use crate::config::{Empty, Healthcheck};
@@ -16,7 +16,7 @@ use crate::graph::{Op, Owner, Range, Vertex};
 use crate::outline::ArgInfo;
 
 /// Arguments that are never variables of a step.
-const NOT_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+const NOT_ENV: [&str; 2] = [scan::OF_CONTEXT, scan::OF_STAGES];
 
 /// A step's words, with the variables of its stage.
 pub struct Expander<'a> {

@@ -14,6 +14,7 @@ pub mod names;
 mod ports;
 mod resolve;
 mod run;
+pub mod scan;
 mod signals;
 pub mod state;
 
@@ -70,6 +71,8 @@ pub struct Converted {
     pub steps: Vec<Vertex>,
     /// The target's files.
     pub output: Option<VertexRef>,
+    /// What a scanner looks at besides.
+    pub extras: scan::Extras,
     /// The target's configuration.
     pub image: Image,
     /// Its base image's.
@@ -186,6 +189,7 @@ async fn work<H: Host>(
 
 fn finish(mut context: Context<'_>, target: StageRef) -> Result<Converted, Error> {
     context.checks.verdict()?;
+    let mut extras = scan::extras(&mut context, target)?;
     context.complete_folders();
     if context.options.request.is_some() {
         collect_outline(&mut context, target);
@@ -209,11 +213,14 @@ fn finish(mut context: Context<'_>, target: StageRef) -> Result<Converted, Error
     let platform = image.platform().normalized();
     image.set_platform(&platform);
     let mut output = state.root;
-    let steps = context.graph.finish(&mut [&mut output], graph::Shown::Last);
+    let mut ends = vec![&mut output];
+    ends.extend(extras.files.iter_mut().map(|(_, files)| files));
+    let steps = context.graph.finish(&mut ends, graph::Shown::Last);
     let platform = if context.implicit_target { platform } else { context.target };
     Ok(Converted {
         steps,
         output,
+        extras,
         image,
         base: state.base_image,
         platform,

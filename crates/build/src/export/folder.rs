@@ -12,7 +12,7 @@ use crate::rpc::{Code, Status};
 use crate::session::Session;
 use crate::session::content::ContentStore;
 use crate::solve::source::Temporary;
-use crate::worker::Worker;
+use crate::worker::{MadeImage, Worker};
 
 /// The client's name of the folder.
 const STORE: &str = "export";
@@ -32,7 +32,7 @@ fn failed(what: &str, e: impl std::fmt::Display) -> Status {
 pub(super) async fn send<W: Worker>(
     builder: &Arc<Builder<W>>,
     session: &Arc<Session>,
-    digest: &str,
+    made: &MadeImage,
 ) -> Result<(), Status> {
     let store = ContentStore::new(session, STORE)?;
     let place = Temporary(builder.root.join("local").join(format!("new-{}", crate::random_id())));
@@ -47,7 +47,7 @@ pub(super) async fn send<W: Worker>(
         std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| failed("lay out the image", e))
     });
     let (saved, unpacked) =
-        tokio::join!(builder.worker.save_image(digest, Vec::new(), Box::new(writer)), unpack);
+        tokio::join!(builder.worker.save_image(made, Vec::new(), Box::new(writer)), unpack);
     saved.map_err(status)?;
     unpacked.map_err(|e| failed("lay out the image", e))??;
     let blobs = std::fs::read_dir(place.0.join(BLOBS)).map_err(|e| failed("read the image", e))?;

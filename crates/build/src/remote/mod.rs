@@ -69,7 +69,7 @@ fn mode(options: &Options) -> Result<Mode, Status> {
     match options.attrs.get("mode").map(String::as_str) {
         None | Some("" | "min") => Ok(Mode::Min),
         Some("max") => Ok(Mode::Max),
-        Some(other) => Err(Status::new(Code::InvalidArgument, format!("invalid cache export mode: {other}"))),
+        Some(other) => Err(Status::new(Code::Unknown, format!("invalid cache export mode: {other}"))),
     }
 }
 
@@ -87,13 +87,13 @@ pub(crate) fn check(options: &Options) -> Result<(), Status> {
         "inline" => {}
         "registry" => needs("ref")?,
         "local" => needs("dest")?,
-        other => return Err(Status::new(Code::Unimplemented, no_such(other))),
+        other => return Err(Status::new(Code::Unknown, format!("unknown cache exporter: {other:?}"))),
     }
     export::packing(&options.attrs).map(drop)
 }
 
 fn no_such(kind: &str) -> String {
-    format!("a cache of type={kind} is not there: inline, local and registry are")
+    format!("unknown cache importer: {kind}")
 }
 
 /// Where a cache is.

@@ -24,41 +24,41 @@ const SILENCE: Duration = Duration::from_secs(120);
 const QUEUE: usize = 8;
 
 #[derive(Clone, PartialEq, Message)]
-struct InfoRequest {
+pub(crate) struct InfoRequest {
     #[prost(string, tag = "1")]
-    digest: String,
+    pub(crate) digest: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct InfoResponse {
+pub(crate) struct InfoResponse {
     #[prost(message, optional, tag = "1")]
-    info: Option<Info>,
+    pub(crate) info: Option<Info>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Info {
+pub(crate) struct Info {
     #[prost(string, tag = "1")]
-    digest: String,
+    pub(crate) digest: String,
     #[prost(int64, tag = "2")]
-    size: i64,
+    pub(crate) size: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct ReadRequest {
+pub(crate) struct ReadRequest {
     #[prost(string, tag = "1")]
-    digest: String,
+    pub(crate) digest: String,
     #[prost(int64, tag = "2")]
-    offset: i64,
+    pub(crate) offset: i64,
     #[prost(int64, tag = "3")]
-    size: i64,
+    pub(crate) size: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct ReadResponse {
+pub(crate) struct ReadResponse {
     #[prost(int64, tag = "1")]
-    offset: i64,
+    pub(crate) offset: i64,
     #[prost(bytes = "vec", tag = "2")]
-    data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
 }
 
 /// What a message of a write asks for.

@@ -1,6 +1,6 @@
 //! Files to a client: a tree, or one stream of bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -109,13 +109,13 @@ pub struct Part {
     /// Time that all of it has, in seconds after 1970; where there is none, files have their own, and what is made beside
     /// them is of now.
     pub time: Option<i64>,
-    /// Says something of its files, in a file beside them.
-    pub statement: Option<Say>,
+    /// Says something of its files, in files beside them.
+    pub statements: Option<Say>,
 }
 
-/// Makes the name and the content of a file that says something of others: by their paths, with the hex digits of their
+/// Makes names and contents of files that say something of others: by their paths, with the hex digits of their
 /// SHA-256.
-pub type Say = Box<dyn FnOnce(&[(String, String)]) -> (String, Vec<u8>) + Send>;
+pub type Say = Box<dyn FnOnce(&[(String, String)]) -> Vec<(String, Vec<u8>)> + Send>;
 
 /// A file that is in no tree.
 struct Beside {
@@ -128,15 +128,20 @@ struct Beside {
 /// Permission bits of a statement.
 const STATEMENT: u32 = 0o600;
 
-/// What is said of a tree.
-fn say(statement: Option<Say>, time: Option<i64>, root: &Root) -> Result<Option<Beside>, Error> {
-    let Some(statement) = statement else { return Ok(None) };
+/// What is said of a tree, in the order of the names.
+fn say(statements: Option<Say>, time: Option<i64>, root: &Root) -> Result<VecDeque<Beside>, Error> {
+    let Some(statements) = statements else { return Ok(VecDeque::new()) };
     let top = top(root)?;
     let mut files = Vec::new();
     digests(&top, "", 0, &mut files)?;
-    let (name, data) = statement(&files);
     let time = time.unwrap_or_else(|| chrono::Utc::now().timestamp());
-    Ok(Some(Beside { name, data, time }))
+    let made = statements(&files).into_iter();
+    let mut beside: Vec<Beside> = made.map(|(name, data)| Beside { name, data, time }).collect();
+    beside.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(twice) = beside.windows(2).find(|two| two[0].name == two[1].name) {
+        return Err(Error::invalid(format!("duplicate attestation path name {}", twice[0].name)));
+    }
+    Ok(beside.into())
 }
 
 /// Paths and digests of all files below a folder.
@@ -198,7 +203,7 @@ pub async fn archive<W: Worker>(
         let failed = |e: &dyn std::fmt::Display| Error::invalid(format!("write the archive: {e}"));
         let mut out = std::io::BufWriter::with_capacity(CHUNK, Blocking(tx));
         for (part, root) in parts.into_iter().zip(&view.read) {
-            let beside = say(part.statement, part.time, root)?;
+            let beside = say(part.statements, part.time, root)?;
             let options = archive::CreateOptions {
                 bare: part.folder.is_none(),
                 rename: part.folder.clone().map(String::into_bytes),
@@ -207,8 +212,8 @@ pub async fn archive<W: Worker>(
                 ..Default::default()
             };
             archive::create(top(root)?.as_fd(), b"", &options, &mut out).map_err(|e| failed(&e))?;
-            if let Some(beside) = beside {
-                let folder = part.folder.map(|f| f + "/").unwrap_or_default();
+            let folder = part.folder.map(|f| f + "/").unwrap_or_default();
+            for beside in beside {
                 let path = format!("{folder}{}", beside.name);
                 archive::file(path.as_bytes(), STATEMENT, beside.time, &beside.data, &mut out)
                     .map_err(|e| failed(&e))?;
@@ -224,6 +229,57 @@ pub async fn archive<W: Worker>(
         (Err(_), Err(e)) => Err(e),
         (Err(e), Ok(())) => Err(crate::control::status(e)),
     }
+}
+
+/// Refuses trees that have files in each other's places; each with its platform.
+///
+/// # Errors
+/// The first such file, in BuildKit's words; faults of the disk.
+pub async fn check_apart<W: Worker>(
+    builder: &Arc<Builder<W>>,
+    parts: Vec<(String, Tree)>,
+) -> Result<(), Error> {
+    if parts.len() < 2 {
+        return Ok(());
+    }
+    let (platforms, trees): (Vec<String>, Vec<Tree>) = parts.into_iter().unzip();
+    let compare = move |view: View| {
+        let mut seen: HashMap<String, String> = HashMap::new();
+        for (platform, root) in platforms.into_iter().zip(&view.read) {
+            let mut paths = Vec::new();
+            leaves(&top(root)?, "", 0, &mut paths)?;
+            for path in paths {
+                if let Some(before) = seen.insert(path.clone(), platform.clone()) {
+                    let words = "when split option is disabled";
+                    let words = format!("cannot overwrite {path} from {before} with {platform} {words}");
+                    return Err(Error::invalid(words));
+                }
+            }
+        }
+        Ok(())
+    };
+    builder.worker.view(None, trees, compare).await
+}
+
+/// Paths of all that is no folder.
+fn leaves(folder: &OwnedFd, at: &str, depth: usize, out: &mut Vec<String>) -> Result<(), Error> {
+    if depth > crate::files::digest::DEPTH {
+        return Err(Error::invalid(format!("{at}: too many folders below each other")));
+    }
+    for name in names(folder.as_fd()).map_err(|e| crate::files::fault("read", at, e))? {
+        let text = name.to_string_lossy();
+        let path = if at.is_empty() { text.into_owned() } else { format!("{at}/{text}") };
+        let fault = |e| crate::files::fault("read", &path, e);
+        let stat = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(fault)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            out.push(path);
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let inner = rustix::fs::openat(folder, &name, flags, Mode::empty()).map_err(fault)?;
+        leaves(&inner, &path, depth + 1, out)?;
+    }
+    Ok(())
 }
 
 /// Trees to a folder of the client's, each below a name or all in one; gives the bytes that were sent.
@@ -310,10 +366,10 @@ impl Sender {
                 let stat = rustix::fs::fstat(&top).map_err(|e| crate::files::fault("stat", "/", e))?;
                 self.describe(stat_of(name.clone(), &stat, String::new(), self.time))?;
             }
-            let mut beside = say(part.statement, part.time, root)?;
+            let mut beside = say(part.statements, part.time, root)?;
             let before = part.folder.unwrap_or_default();
             self.walk(n, &top, &before, "", 0, &mut HashMap::new(), &mut beside)?;
-            if let Some(beside) = beside {
+            for beside in beside {
                 self.say(beside, &before)?;
             }
         }
@@ -379,7 +435,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Offers what is in a folder, in order; a file beside it where its name belongs.
+    /// Offers what is in a folder, in order; files beside it where their names belong.
     #[expect(clippy::too_many_arguments, reason = "a walk has a place at both ends")]
     fn walk(
         &mut self,
@@ -389,21 +445,22 @@ impl Sender {
         path: &str,
         depth: usize,
         links: &mut HashMap<(u64, u64), String>,
-        beside: &mut Option<Beside>,
+        beside: &mut VecDeque<Beside>,
     ) -> Result<(), Error> {
         if depth > crate::files::digest::DEPTH {
             return Err(Error::invalid(format!("{path}: too many folders below each other")));
         }
         for name in names(folder.as_fd()).map_err(|e| crate::files::fault("read", path, e))? {
             let text = name.to_string_lossy().into_owned();
-            if depth == 0 && beside.as_ref().is_some_and(|b| b.name <= text) {
-                let stands_for = beside.as_ref().is_some_and(|b| b.name == text);
-                if let Some(beside) = beside.take() {
-                    self.say(beside, shown)?;
-                }
-                if stands_for {
-                    continue;
-                }
+            let mut stands_for = false;
+            while depth == 0
+                && let Some(first) = beside.pop_front_if(|b| b.name <= text)
+            {
+                stands_for = first.name == text;
+                self.say(first, shown)?;
+            }
+            if stands_for {
+                continue;
             }
             let join = |at: &str| if at.is_empty() { text.clone() } else { format!("{at}/{text}") };
             let (shown, path) = (join(shown), join(path));

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use super::{Node, Solve, from_session, only_folder};
 use crate::Error;
 use crate::cache;
+use crate::dockerfile::text::quote;
 use crate::error::Kind;
 use crate::files::Root;
 use crate::files::copy::Copier;
@@ -50,6 +51,7 @@ fn io(what: &str) -> impl Fn(std::io::Error) -> Error + '_ {
 }
 
 impl<W: Worker> Solve<W> {
+    /// Runs a program; gives the folder with its output, where it has one of its own.
     pub(super) async fn exec(
         &self,
         node: &Node,
@@ -57,7 +59,7 @@ impl<W: Worker> Solve<W> {
         base: &Tree,
         inputs: &[Tree],
         draft: &W::Draft,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Scratch>, Error> {
         let builder = &self.solver.builder;
         let scratch = Scratch(builder.scratch.join(crate::random_id()));
         std::fs::create_dir_all(&scratch.0).map_err(io("make a folder for the step"))?;
@@ -65,6 +67,10 @@ impl<W: Worker> Solve<W> {
         for (n, mount) in exec.mounts.iter().enumerate() {
             self.mount(&mut held, &scratch.0, n, &mount.target, &mount.kind, inputs).await?;
         }
+        let output_folder = match &exec.output {
+            Some(target) => Some(self.output_folder(&mut held, target)?),
+            None => None,
+        };
         for secret in &exec.secret_env {
             match self.session()?.secret(&secret.id).await.map_err(from_session)? {
                 Some(value) => {
@@ -110,16 +116,27 @@ impl<W: Worker> Solve<W> {
             });
         }
         if ended.code == 0 {
-            return Ok(());
+            return Ok(output_folder);
         }
         let why = if ended.out_of_memory { ": cannot allocate memory" } else { "" };
         let command = exec.args.join(" ");
         let mut error = Error::invalid(format!(
-            "process \"{command}\" did not complete successfully: exit code: {}{why}",
+            "process {} did not complete successfully: exit code: {}{why}",
+            quote(&command),
             ended.code
         ));
         error.exit = Some(Box::new(crate::error::Exit { command, code: ended.code }));
         Err(error.with_kind(Kind::Unknown))
+    }
+
+    /// A folder for what a program makes besides, on the disk.
+    fn output_folder(&self, held: &mut Held, target: &str) -> Result<Scratch, Error> {
+        let folder = self.solver.builder.root.join("mounts").join(format!("new-{}", crate::random_id()));
+        std::fs::create_dir(&folder).map_err(io("make a folder for the step's output"))?;
+        let folder = Scratch(folder);
+        let source = RunSource::Path(folder.0.clone());
+        held.mounts.push(RunMount { target: target.to_owned(), source, read_only: false });
+        Ok(folder)
     }
 
     fn session(&self) -> Result<&Arc<Session>, Error> {

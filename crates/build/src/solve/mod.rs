@@ -85,6 +85,14 @@ pub struct Solver<W: Worker> {
     inputs: Mutex<HashMap<String, Input<W>>>,
 }
 
+/// What a result came to.
+pub struct Made {
+    /// Its file system.
+    pub tree: Tree,
+    /// What a scanner said of it.
+    pub sbom: Option<Tree>,
+}
+
 /// A tree that comes with a request.
 struct Input<W: Worker> {
     tree: Tree,
@@ -143,19 +151,28 @@ impl<W: Worker> Solver<W> {
         })
     }
 
-    /// Does a graph; gives the tree of each of its results.
+    /// Does a graph; gives what each of its results came to.
     ///
     /// # Errors
     /// The first step's that failed, with its lines.
-    pub async fn solve(self: &Arc<Self>, graph: &Graph) -> Result<Vec<Tree>, Error> {
+    pub async fn solve(self: &Arc<Self>, graph: &Graph) -> Result<Vec<Made>, Error> {
         // Asked before the first step, also of steps that the cache has.
         for vertex in &graph.vertices {
             if let crate::graph::Op::Exec(exec) = &vertex.op {
                 self.allowed(exec)?;
             }
         }
-        let results: Vec<Option<VertexRef>> = graph.results.iter().map(|t| t.output).collect();
-        self.run(graph.vertices.clone(), graph.source.clone(), &results).await
+        let outputs = graph.results.iter().map(|t| t.output);
+        let scans = graph.results.iter().filter(|t| t.sbom.is_some()).map(|t| t.sbom);
+        let wanted: Vec<Option<VertexRef>> = outputs.chain(scans).collect();
+        let mut trees = self.run(graph.vertices.clone(), graph.source.clone(), &wanted).await?;
+        let mut scans = trees.split_off(graph.results.len()).into_iter();
+        let made = graph
+            .results
+            .iter()
+            .zip(trees)
+            .map(|(target, tree)| Made { tree, sbom: target.sbom.and_then(|_| scans.next()) });
+        Ok(made.collect())
     }
 
     /// What a definition in LLB gives.
@@ -579,7 +596,12 @@ impl<W: Worker> Solve<W> {
         };
         let draft = worker.draft(&base).await?;
         match &node.vertex.op {
-            Op::Exec(exec) => self.exec(node, exec, &base, inputs, &draft).await?,
+            Op::Exec(exec) => {
+                if let Some(output) = self.exec(node, exec, &base, inputs, &draft).await? {
+                    let files = Tree(vec![Layer::Folder(output.0.clone())]);
+                    return self.layer_of(files, &keyed.output, &keyed.keys, &node.vertex.name).await;
+                }
+            }
             Op::Copy(copy) => self.copy(copy, &base, inputs, &draft).await?,
             Op::Mkdir { path, mode, owner, time, .. } => {
                 self.mkdir(&base, &draft, path.clone(), *mode, owner.clone(), *time).await?;
@@ -682,6 +704,17 @@ impl<W: Worker> Solve<W> {
             self.solver.hold(in_use);
             return Ok(found.tree);
         }
+        self.layer_of(tree, &output, std::slice::from_ref(&output), &self.nodes[v].vertex.name).await
+    }
+
+    /// Keeps all files of a tree as one layer upon nothing.
+    async fn layer_of(
+        &self,
+        files: Tree,
+        output: &str,
+        keys: &[String],
+        description: &str,
+    ) -> Result<Tree, Error> {
         let empty = Tree::default();
         let draft = self.solver.builder.worker.draft(&empty).await?;
         let whole = crate::graph::Copy {
@@ -693,8 +726,8 @@ impl<W: Worker> Solve<W> {
                 ..Default::default()
             }],
         };
-        self.copy(&whole, &empty, &[tree], &draft).await?;
-        self.keep(draft, empty, &output, std::slice::from_ref(&output), &self.nodes[v].vertex.name).await
+        self.copy(&whole, &empty, &[files], &draft).await?;
+        self.keep(draft, empty, output, keys, description).await
     }
 
     /// What is known of a client's folder.

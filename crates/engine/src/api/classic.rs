@@ -341,7 +341,7 @@ fn hosts(engine: &Engine, given: &[String]) -> Result<Vec<String>> {
         let wrong = || Error::invalid(format!("bad format for add-host: {host:?}"));
         let (name, address) = host.split_once([':', '=']).ok_or_else(wrong)?;
         if address == "host-gateway" {
-            out.extend(engine.networks.host_gateway().iter().map(|ip| format!("{name}={ip}")));
+            out.extend(engine.networks.host_gateway_of_steps().iter().map(|ip| format!("{name}={ip}")));
         } else {
             out.push(format!("{name}={}", address.trim_matches(['[', ']'])));
         }

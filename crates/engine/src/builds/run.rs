@@ -261,7 +261,8 @@ async fn mounts(
             }
             RunSource::Memory(size) => {
                 let size = format!("size={size}");
-                let mut options = vec!["nosuid", "nodev", "noexec", "mode=1777"];
+                // Programs may be made and run there: BuildKit forbids no more than to gain rights.
+                let mut options = vec!["nosuid", "mode=1777"];
                 options.extend((size != "size=0").then_some(size.as_str()));
                 one(&mount.target, "tmpfs", "tmpfs", &options)
             }

@@ -179,7 +179,8 @@ impl Worker for EngineWorker {
 
     fn labels(&self) -> BTreeMap<String, String> {
         let Ok(engine) = self.engine() else { return BTreeMap::new() };
-        let addresses: Vec<String> = engine.networks.host_gateway().iter().map(ToString::to_string).collect();
+        let addresses: Vec<String> =
+            engine.networks.host_gateway_of_steps().iter().map(ToString::to_string).collect();
         let label = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
         if addresses.is_empty() {
             return BTreeMap::new();
@@ -335,7 +336,12 @@ impl Worker for EngineWorker {
         loaded.map(drop).map_err(of_image)
     }
 
-    async fn make_image(&self, images: Vec<ImageWork>, list: bool) -> Result<MadeImage, Error> {
+    async fn make_image(
+        &self,
+        images: Vec<ImageWork>,
+        list: bool,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<MadeImage, Error> {
         let engine = self.engine()?;
         let list = list || images.iter().any(|i| i.attest.is_some());
         let mut made: Vec<BuiltImage> = Vec::new();
@@ -350,40 +356,59 @@ impl Worker for EngineWorker {
                 parts: self.parts(&image.tree).await?,
                 config: image.config,
                 annotations: image.annotations,
+                docker_types: image.docker_types,
                 packing: packing(image.packing),
                 names: if list { Vec::new() } else { names.clone() },
                 keep: !list,
             };
             let mut built = engine.images.make_built(new).await.map_err(of_image)?;
             if let Some(attest) = image.attest {
-                let statement = attest(&built.manifest.digest.to_string());
-                let about = engine.images.attest(&mut built, &statement.predicate_type, statement.data);
-                about.await.map_err(of_image)?;
+                let layers = match attest.of_files {
+                    true => engine.images.layers_of(&built).await.map_err(of_image)?,
+                    false => image::LayerFolders::default(),
+                };
+                let digest = built.manifest.digest.to_string();
+                let say = move || {
+                    let layer_of = |path: &str| layers.find(path).map(|digest| digest.to_string());
+                    (attest.say)(&build::worker::Attested { digest: &digest, layer_of: &layer_of })
+                };
+                let said = tokio::task::spawn_blocking(say).await;
+                let said = said.map_err(|e| Error::invalid(e.to_string()))?;
+                let said = said.into_iter().map(|s| (s.predicate_type, s.data)).collect();
+                engine.images.attest(&mut built, said).await.map_err(of_image)?;
             }
+            built.descriptor_annotations = image.descriptor_annotations;
             made.push(built);
         }
         let first = made.first().ok_or_else(|| Error::invalid("no image to make"))?;
         let (config, manifest) = (first.config.digest.to_string(), first.manifest.clone());
         let target = if list {
-            engine.images.make_index(made, names.clone()).await.map_err(of_image)?
+            engine.images.make_index(made, names.clone(), annotations).await.map_err(of_image)?
         } else {
             manifest
         };
         let id = target.digest.to_string();
         engine.image_made(&id, &names);
-        Ok(MadeImage { digest: id, media_type: target.media_type, size: target.size, config })
+        Ok(MadeImage {
+            digest: id,
+            media_type: target.media_type,
+            size: target.size,
+            config,
+            annotations: BTreeMap::new(),
+        })
     }
 
     async fn save_image(
         &self,
-        digest: &str,
+        made: &MadeImage,
         names: Vec<String>,
         out: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
     ) -> Result<(), Error> {
         let engine = self.engine()?;
+        let digest = made.digest.as_str();
         let id: image::Digest = digest.parse().map_err(of_image)?;
         let names = names.iter().map(|n| n.parse().map_err(of_image)).collect::<Result<Vec<_>, _>>()?;
-        let saved = engine.images.save_as(&id, names, out).await.map_err(of_image);
+        let saved = engine.images.save_as(&id, names, made.annotations.clone(), out).await.map_err(of_image);
         // It was made for the archive: where nobody has named it, it goes again.
         let unnamed = engine.images.get(digest).await.is_ok_and(|i| i.repo_tags.is_empty());
         if unnamed {

@@ -215,6 +215,16 @@ impl Networks {
         &self.host_gateway
     }
 
+    /// Where steps of builds find this host: as the settings say, or else by the way out of the network they have by
+    /// default.
+    pub fn host_gateway_of_steps(&self) -> Vec<IpAddr> {
+        if !self.host_gateway.is_empty() {
+            return self.host_gateway.clone();
+        }
+        let own = self.find("bridge").ok().and_then(|network| network.bridge());
+        own.map(|bridge| bridge.sides.iter().map(|side| side.gateway).collect()).unwrap_or_default()
+    }
+
     /// All networks, with who is in them.
     pub fn list(&self) -> Vec<(Arc<Network>, Members)> {
         self.lock().values().map(|e| (e.network.clone(), e.members.clone())).collect()
