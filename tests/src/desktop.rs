@@ -248,7 +248,8 @@ impl Display {
         desktop.sandbox.small_disk(Path::new("/tmp/.X11-unix"), 1 << 20);
         let mut server = desktop
             .command("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp"])
+            // Without the last, a server whose only client goes begins anew, and whoever is just coming is sent away.
+            .args(["-displayfd", "1", "-screen", "0", "1280x900x24", "-nolisten", "tcp", "-noreset"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
