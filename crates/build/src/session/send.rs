@@ -1,6 +1,7 @@
 //! Files to a client: a tree, or one stream of bytes.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -132,8 +133,7 @@ const STATEMENT: u32 = 0o600;
 fn say(statements: Option<Say>, time: Option<i64>, root: &Root) -> Result<VecDeque<Beside>, Error> {
     let Some(statements) = statements else { return Ok(VecDeque::new()) };
     let top = top(root)?;
-    let mut files = Vec::new();
-    digests(&top, "", 0, &mut files)?;
+    let files = digests(&top)?;
     let time = time.unwrap_or_else(|| chrono::Utc::now().timestamp());
     let made = statements(&files).into_iter();
     let mut beside: Vec<Beside> = made.map(|(name, data)| Beside { name, data, time }).collect();
@@ -144,8 +144,13 @@ fn say(statements: Option<Say>, time: Option<i64>, root: &Root) -> Result<VecDeq
     Ok(beside.into())
 }
 
-/// Paths and digests of all files below a folder.
-fn digests(folder: &OwnedFd, at: &str, depth: usize, out: &mut Vec<(String, String)>) -> Result<(), Error> {
+/// Shows all that is below a folder and is no folder itself: in which folder it is, its name there, its path, its kind.
+fn each(
+    folder: &OwnedFd,
+    at: &str,
+    depth: usize,
+    see: &mut impl FnMut(&OwnedFd, &CStr, String, FileType) -> Result<(), Error>,
+) -> Result<(), Error> {
     if depth > crate::files::digest::DEPTH {
         return Err(Error::invalid(format!("{at}: too many folders below each other")));
     }
@@ -154,28 +159,41 @@ fn digests(folder: &OwnedFd, at: &str, depth: usize, out: &mut Vec<(String, Stri
         let path = if at.is_empty() { text.into_owned() } else { format!("{at}/{text}") };
         let fault = |e| crate::files::fault("read", &path, e);
         let stat = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(fault)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let open = || rustix::fs::openat(folder, &name, flags, Mode::empty()).map_err(fault);
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => digests(&open()?, &path, depth + 1, out)?,
-            FileType::RegularFile => {
-                let (mut file, mut hasher) = (File::from(open()?), Sha256::new());
-                let mut buffer = vec![0; CHUNK];
-                loop {
-                    let got = file.read(&mut buffer);
-                    let got = got.map_err(|e| Error::invalid(format!("read {path}: {e}")))?;
-                    if got == 0 {
-                        break;
-                    }
-                    hasher.update(&buffer[..got]);
-                }
-                let digest = crate::hex(&hasher.finalize());
-                out.push((path, digest.trim_start_matches("sha256:").to_owned()));
-            }
-            _ => {}
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Directory {
+            see(folder, &name, path, kind)?;
+            continue;
         }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let inner = rustix::fs::openat(folder, &name, flags, Mode::empty()).map_err(fault)?;
+        each(&inner, &path, depth + 1, see)?;
     }
     Ok(())
+}
+
+/// Paths and digests of all files below a folder.
+fn digests(folder: &OwnedFd) -> Result<Vec<(String, String)>, Error> {
+    let mut found = Vec::new();
+    each(folder, "", 0, &mut |folder, name, path, kind| {
+        if kind != FileType::RegularFile {
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(folder, name, flags, Mode::empty());
+        let mut file = File::from(file.map_err(|e| crate::files::fault("read", &path, e))?);
+        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; CHUNK]);
+        loop {
+            let got = file.read(&mut buffer).map_err(|e| Error::invalid(format!("read {path}: {e}")))?;
+            if got == 0 {
+                break;
+            }
+            hasher.update(&buffer[..got]);
+        }
+        let digest = crate::hex(&hasher.finalize());
+        found.push((path, digest.trim_start_matches("sha256:").to_owned()));
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 fn top(root: &Root) -> Result<OwnedFd, Error> {
@@ -246,40 +264,16 @@ pub async fn check_apart<W: Worker>(
     let compare = move |view: View| {
         let mut seen: HashMap<String, String> = HashMap::new();
         for (platform, root) in platforms.into_iter().zip(&view.read) {
-            let mut paths = Vec::new();
-            leaves(&top(root)?, "", 0, &mut paths)?;
-            for path in paths {
-                if let Some(before) = seen.insert(path.clone(), platform.clone()) {
-                    let words = "when split option is disabled";
-                    let words = format!("cannot overwrite {path} from {before} with {platform} {words}");
-                    return Err(Error::invalid(words));
-                }
-            }
+            each(&top(root)?, "", 0, &mut |_, _, path, _| {
+                let Some(before) = seen.insert(path.clone(), platform.clone()) else { return Ok(()) };
+                let words = "when split option is disabled";
+                let words = format!("cannot overwrite {path} from {before} with {platform} {words}");
+                Err(Error::invalid(words))
+            })?;
         }
         Ok(())
     };
     builder.worker.view(None, trees, compare).await
-}
-
-/// Paths of all that is no folder.
-fn leaves(folder: &OwnedFd, at: &str, depth: usize, out: &mut Vec<String>) -> Result<(), Error> {
-    if depth > crate::files::digest::DEPTH {
-        return Err(Error::invalid(format!("{at}: too many folders below each other")));
-    }
-    for name in names(folder.as_fd()).map_err(|e| crate::files::fault("read", at, e))? {
-        let text = name.to_string_lossy();
-        let path = if at.is_empty() { text.into_owned() } else { format!("{at}/{text}") };
-        let fault = |e| crate::files::fault("read", &path, e);
-        let stat = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(fault)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            out.push(path);
-            continue;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let inner = rustix::fs::openat(folder, &name, flags, Mode::empty()).map_err(fault)?;
-        leaves(&inner, &path, depth + 1, out)?;
-    }
-    Ok(())
 }
 
 /// Trees to a folder of the client's, each below a name or all in one; gives the bytes that were sent.
