@@ -41,6 +41,8 @@ const TOOL: &str = concat!("Tool: coracle-", env!("CARGO_PKG_VERSION"));
 const STATEMENTS: usize = 1024;
 /// Largest statement, in bytes.
 const STATEMENT: u64 = 80 << 20;
+/// Most bytes of all statements of one scan, which are held in memory together.
+const ALL: usize = 256 << 20;
 
 /// A scan that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,15 +211,22 @@ struct Written {
 /// # Errors
 /// Files that are no statements, or of another kind; too many; faults of the disk.
 pub(crate) fn read(folder: &Root) -> Result<Vec<Said>, Error> {
+    read_within(folder, ALL)
+}
+
+fn read_within(folder: &Root, most: usize) -> Result<Vec<Said>, Error> {
     let top = folder.at("/", OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| fault("open", OUT, e))?;
     let files = names(top.as_fd()).map_err(|e| fault("read", OUT, e))?;
     if files.len() > STATEMENTS {
         return Err(Error::invalid(format!("a scanner wrote more than {STATEMENTS} files")));
     }
-    let mut said = Vec::new();
+    let (mut said, mut left) = (Vec::new(), most);
     for file in files {
         let file = file.to_string_lossy().into_owned();
-        let written: Written = serde_json::from_slice(&content(folder, &file)?)
+        let content = content(folder, &file)?;
+        let too_much = || Error::invalid(format!("a scanner's files have more than {most} bytes together"));
+        left = left.checked_sub(content.len()).ok_or_else(too_much)?;
+        let written: Written = serde_json::from_slice(&content)
             .map_err(|e| Error::invalid(format!("cannot decode in-toto statement: {e}")))?;
         if written.predicate_type != SPDX {
             let kind = written.predicate_type;
@@ -359,6 +368,9 @@ mod tests {
         };
         assert_eq!(as_json(&said[0])["subject"], json!([{ "name": "x", "digest": { "sha256": "ab" } }]));
         assert_eq!(as_json(&said[1])["subject"], json!([{ "name": "_", "digest": { "sha256": "12" } }]));
+
+        let words = read_within(&Root::open(folder.path()).unwrap(), 100).unwrap_err().message;
+        assert_eq!(words, "a scanner's files have more than 100 bytes together");
 
         write("other", &json!({ "predicateType": "https://x" }).to_string());
         let words = read().unwrap_err().message;
