@@ -17,7 +17,7 @@ struct Server(Kept);
 
 #[interface(name = "org.freedesktop.Notifications")]
 impl Server {
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "the specification of notifications has them")]
     fn notify(
         &self,
         _program: &str,

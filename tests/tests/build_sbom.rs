@@ -9,7 +9,7 @@ use tests::{Engine, Registry, store};
 /// Lists the files of all it is given as SPDX does, and tells what it was given.
 const SCANNER: &str = r#"
 FROM busybox
-WORKDIR /work
+WORKDIR /place
 ENV OF_IMAGE=yes
 COPY --chmod=755 <<'END' /scan
 #!/bin/sh -e
@@ -68,7 +68,7 @@ fn a_scanner_says_what_is_in_an_image() {
     let progress = built(context.build(&["-t", name, "--push", sbom]));
     let step = "] generating sbom using docker.io/library/scanner:latest";
     assert!(progress.contains(step), "{progress}");
-    assert!(progress.contains("in /work as 0, yes, to /run/out/, word said"), "{progress}");
+    assert!(progress.contains("in /place as 0, yes, to /run/out/, word said"), "{progress}");
     assert!(progress.contains(" done\n") && !progress.contains("changed"), "{progress}");
 
     let told = |format: &str| -> Value {
