@@ -1,6 +1,8 @@
-//! Clients that stay with a container: a terminal and the keys that leave it, and `wait` with each of its conditions.
+//! Clients that stay: a terminal and the keys that leave it, `wait` with each of its conditions; and clients that go
+//! away while nothing is said.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -153,4 +155,85 @@ fn a_terminal_gets_another_size_while_it_runs() {
     assert_eq!(engine.request("POST", &format!("/exec/{id}/resize?h=33&w=44"), None).0, 200);
     eventually("the exec has it", || size("/tmp/exec-size") == "33 44");
     assert_eq!(size("/tmp/size"), "11 22", "the container's own stays");
+}
+
+/// A registry that takes a connection after the other and says nothing: it tells when it was asked, and when whoever asked
+/// has left. A line lets it hang up.
+const SILENT: &str = r#"
+import select, socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+while True:
+    client, _ = server.accept()
+    client.recv(4096)
+    print("asked", flush=True)
+    ready = select.select([client, 0], [], [], 30)[0]
+    if client in ready:
+        assert not client.recv(4096)
+        print("left", flush=True)
+    elif ready:
+        sys.stdin.readline()
+    else:
+        print("still waited for", flush=True)
+    client.close()
+"#;
+
+#[test]
+fn a_pull_ends_with_its_client_though_the_registry_says_nothing() {
+    let engine = Engine::start();
+    let mut registry = engine
+        .sandbox
+        .command(tests::tool("CORACLE_TEST_PYTHON"))
+        .args(["-u", "-c", SILENT])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut hang_up = registry.stdin.take().expect("piped");
+    let mut lines = BufReader::new(registry.stdout.take().expect("piped")).lines().map(Result::unwrap);
+    let name = format!("127.0.0.1:{}/image", lines.next().unwrap());
+    let mut client =
+        engine.command(&["pull", &name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert_eq!(lines.next().unwrap(), "asked");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert_eq!(lines.next().unwrap(), "left");
+
+    // Who has only said that nothing more is to come hears the answer.
+    let mut half = UnixStream::connect(engine.socket()).unwrap();
+    let head = format!("POST /images/create?fromImage={name}&tag=x HTTP/1.1\r\nHost: x\r\n\r\n");
+    half.write_all(head.as_bytes()).unwrap();
+    half.shutdown(Shutdown::Write).unwrap();
+    // With TLS, and without.
+    for _ in 0..2 {
+        assert_eq!(lines.next().unwrap(), "asked");
+        hang_up.write_all(b"\n").unwrap();
+    }
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 ") && answer.contains(r#""message""#), "{answer}");
+    // It ends with the sandbox at the latest.
+    registry.kill().unwrap();
+    registry.wait().unwrap();
+}
+
+#[test]
+fn events_that_nobody_hears_any_more_are_not_kept_waiting_for() {
+    let engine = Engine::start();
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", engine.pid())).unwrap().count();
+    engine.docker(&["version"]).ok();
+    let before = descriptors();
+    let mut clients: Vec<UnixStream> = Vec::new();
+    for _ in 0..20 {
+        let mut client = UnixStream::connect(engine.socket()).unwrap();
+        client.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(&client).read_line(&mut line).unwrap();
+        assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+        clients.push(client);
+    }
+    assert!(descriptors() >= before + 20);
+    drop(clients);
+    // Nothing happens that would be told, and still they are let go.
+    eventually("the engine lets go of their connections", || descriptors() <= before + 2);
 }

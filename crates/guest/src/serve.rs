@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use link::{Frames, LinkError, Session, Stream, header, in_step, write_frame};
+use link::{Frames, LinkError, Session, Stream, Strict, header, in_step, write_frame};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
     net::{TcpStream, UdpSocket, UnixListener, UnixStream},
@@ -321,7 +321,8 @@ impl Drop for HangUp {
     }
 }
 
-/// Says whether it went well, then passes bytes both ways; an end of file passes by itself.
+/// Says whether it went well, then passes bytes both ways; an end of file passes by itself. When the host drops the stream
+/// the socket is closed at once: nobody is there any more for whom something could come.
 async fn join(
     mut stream: Stream,
     socket: Result<impl AsyncRead + AsyncWrite + Unpin, String>,
@@ -329,7 +330,7 @@ async fn join(
     match socket {
         Ok(mut socket) => {
             write_frame(&mut stream, &Opened::Ok).await?;
-            copy_bidirectional_with_sizes(&mut stream, &mut socket, COPY, COPY).await?;
+            copy_bidirectional_with_sizes(&mut Strict::new(stream), &mut socket, COPY, COPY).await?;
             Ok(())
         }
         Err(message) => refuse(&mut stream, message).await,

@@ -61,23 +61,31 @@ impl Used {
 }
 
 /// A client whose bytes count as use. One that waits in silence (for events) does not.
-struct Counted<S>(S, Used);
+///
+/// The end of what it says is passed on as that; when it has gone altogether, reading it fails: then what is said to it is
+/// given up as well, and the engine is not left waiting (for a registry, for events) on behalf of nobody.
+struct Client(platform::Socket, Used);
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl AsyncRead for Client {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.0).poll_read(cx, buf);
         if read.is_ready() {
             self.1.touch();
+        }
+        let at_end = matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before;
+        if at_end && platform::has_left(&self.0) {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
         }
         read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl AsyncWrite for Client {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -123,7 +131,7 @@ pub async fn docker(mut listener: platform::Listener, machine: Machine) {
 }
 
 async fn connection(client: platform::Socket, machine: &Machine) -> Result<(), LinkError> {
-    let mut client = Counted(client, machine.used());
+    let mut client = Client(client, machine.used());
     client.1.touch();
     let mut route = machine.route();
     loop {
@@ -160,4 +168,31 @@ pub async fn join(client: impl AsyncRead + AsyncWrite, stream: Stream) -> Result
         Ok::<_, LinkError>(())
     };
     tokio::try_join!(up, down).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_is_passed_on_and_a_client_that_has_gone_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = platform::endpoint(folder.path(), "docker");
+        std::fs::create_dir(folder.path().join("run")).unwrap();
+        let mut listener = platform::bind_private(&place).unwrap();
+        let (client, server) = tokio::join!(platform::connect(&place), listener.accept());
+        let (mut client, mut server) = (client.unwrap(), Client(server.unwrap(), Used::now()));
+        client.write_all(b"word").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut said = Vec::new();
+        server.read_to_end(&mut said).await.unwrap();
+        server.write_all(b"answer").await.unwrap();
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).await.unwrap();
+        drop(client);
+        let gone = server.read(&mut [0]).await.unwrap_err();
+        assert_eq!((said.as_slice(), gone.kind()), (&b"word"[..], std::io::ErrorKind::ConnectionReset));
+    }
 }

@@ -30,8 +30,8 @@ use windows::{self as family, self as system};
 
 pub use family::{
     Listener, SOCKET_PATH, Signals, Socket, alive, bind_private, connect, connect_now, docker_aliases,
-    docker_host, end, endpoint, free_mib, hold, is_program, link, memory_mib, private, raise_open_files,
-    reuse_address, spawn_daemon, spawn_detached, spawn_noted, unbind, windowless,
+    docker_host, end, endpoint, free_mib, has_left, hold, is_program, link, memory_mib, private,
+    raise_open_files, reuse_address, spawn_daemon, spawn_detached, spawn_noted, unbind, windowless,
 };
 pub use system::{
     DEFAULT_DRIVER, DRIVERS, HOSTS, LOW_PORTS_ON_ALL_ADDRESSES, RESOLV_CONF, RESOLVERS_OF_DOMAINS,

@@ -11,16 +11,19 @@
 //!
 //! A session ends when the channel does, when the peer breaks the protocol, or when its last handle is dropped; then
 //! every stream gives an error. A stalled stream holds at most its window and blocks no other. Streams close each
-//! direction by itself (`shutdown` sends an end of file; reading goes on).
+//! direction by itself (`shutdown` sends an end of file; reading goes on); one that is dropped ends for its peer as well, which
+//! [`Strict`] tells from an end of file.
 
 mod frames;
 mod gathered;
 pub mod in_step;
 pub mod names;
 mod session;
+mod strict;
 
 pub use frames::{Frames, read_frame, write_frame};
 pub use session::{Session, Stream, header, opened};
+pub use strict::Strict;
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use link::{Session, header, in_step, opened, write_frame};
+use link::{Session, Strict, header, in_step, opened, write_frame};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     time::timeout,
@@ -63,6 +63,39 @@ async fn streams_carry_bytes_and_half_close() {
     wrote.unwrap();
     read.unwrap();
     assert!(answer == big);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_dropped_is_told_from_one_whose_end_was_said() {
+    for dropped in [false, true] {
+        let (host, guest) = pair().await;
+        let mut asking = host.open(&Open::Docker).await.unwrap();
+        asking.write_all(b"word").await.unwrap();
+        let mut served = guest.accept().await.unwrap();
+        header(&mut served).await.unwrap();
+        let mut served = Strict::new(served);
+        let kept = if dropped {
+            drop(asking);
+            None
+        } else {
+            asking.shutdown().await.unwrap();
+            Some(asking)
+        };
+        let mut said = Vec::new();
+        let end = timeout(LIMIT, served.read_to_end(&mut said)).await.unwrap();
+        assert_eq!(said, b"word");
+        match kept {
+            Some(mut asking) => {
+                end.unwrap();
+                served.write_all(b"answer").await.unwrap();
+                served.shutdown().await.unwrap();
+                let mut answer = Vec::new();
+                asking.read_to_end(&mut answer).await.unwrap();
+                assert_eq!(answer, b"answer");
+            }
+            None => assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset),
+        }
+    }
 }
 
 #[tokio::test]

@@ -8,11 +8,17 @@
 //!
 //! ```text
 //!   serving --(hijack sent by the service)--> head written --> handler owns the io --> closed
-//!      `----(peer closes, or asks for no keep-alive)--------------------------------> closed
+//!      |`---(peer asks for no keep-alive, or closes between two requests)------------> closed
+//!       `---(peer closes while an answer's body is on its way)-----------------------> closed
 //! ```
+//!
+//! A handler is never cut off by its client: what it has begun it ends. The few that wait before they answer (a pull, whose
+//! registry says nothing) watch [`Left`] themselves.
 
 use std::io::Cursor;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,11 +30,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
 use super::listen::Io;
+use super::presence::{Left, hang_up};
 use super::reply::{Body, OnHijack};
 
 /// How long a client may take to read the head before the stream's first bytes follow it, and how often is looked: the
 /// kernel tells nobody.
 const HEAD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1));
+
+/// Connections shorter than this are not watched for their client's leaving: most are.
+const SHORT: Duration = Duration::from_millis(100);
 
 /// The raw connection: first what HTTP had already read, then the socket.
 pub struct Hijacked {
@@ -109,13 +119,21 @@ where
     Fut: Future<Output = Answer>,
 {
     let (tx, mut rx) = mpsc::channel::<(Vec<u8>, OnHijack)>(1);
-    let service = service_fn(move |req| {
+    let (left, answered) = (Left::default(), Arc::new(AtomicBool::new(false)));
+    let socket = io.telling();
+    let (its_left, its_answered) = (left.clone(), answered.clone());
+    let service = service_fn(move |mut req: Request<Incoming>| {
+        its_answered.store(false, Ordering::Relaxed);
+        req.extensions_mut().insert(its_left.clone());
         let answer = service(req);
-        let tx = tx.clone();
+        let (tx, answered) = (tx.clone(), its_answered.clone());
         // Boxed: the connection has to be Unpin to be taken apart.
         Box::pin(async move {
             match answer.await {
-                Answer::Response(r) => Ok::<_, std::convert::Infallible>(r),
+                Answer::Response(r) => {
+                    answered.store(true, Ordering::Relaxed);
+                    Ok::<_, std::convert::Infallible>(r)
+                }
                 Answer::Hijack { head, run } => {
                     // The driver drops this future with the HTTP connection: it never has to resolve.
                     if tx.send((head, run)).await.is_err() {
@@ -129,18 +147,30 @@ where
     let mut conn = hyper::server::conn::http1::Builder::new()
         .half_close(true)
         .serve_connection(TokioIo::new(io), service);
-    let (head, run) = tokio::select! {
-        biased;
-        Some(hijack) = rx.recv() => hijack,
-        end = std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)) => {
-            if let Err(e) = end {
-                tracing::debug!("connection ended: {e}");
+    let mut gone = std::pin::pin!(async {
+        tokio::time::sleep(SHORT).await;
+        hang_up(socket).await;
+    });
+    let (head, run) = loop {
+        tokio::select! {
+            biased;
+            Some(hijack) = rx.recv() => break hijack,
+            end = std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)) => {
+                if let Err(e) = end {
+                    tracing::debug!("connection ended: {e}");
+                }
+                let mut io = conn.into_parts().io.into_inner();
+                if let Err(e) = io.shutdown().await {
+                    tracing::debug!("connection already closed: {e}");
+                }
+                return;
             }
-            let mut io = conn.into_parts().io.into_inner();
-            if let Err(e) = io.shutdown().await {
-                tracing::debug!("connection already closed: {e}");
+            () = &mut gone, if !left.is_told() => {
+                left.tell();
+                if answered.load(Ordering::Relaxed) {
+                    return tracing::debug!("a client left its answer");
+                }
             }
-            return;
         }
     };
     let parts = conn.into_parts();

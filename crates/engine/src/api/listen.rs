@@ -3,6 +3,7 @@
 //! Whoever may speak to the engine is root of its machine. So TCP without mutual TLS is refused, unless the settings name
 //! it insecure (`insecure-tcp`): then `info` warns.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +41,11 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     fn unread(&self) -> bool {
         false
     }
+
+    /// The socket once more, where it tells whether the client has gone ([`super::presence`]).
+    fn telling(&self) -> Option<OwnedFd> {
+        None
+    }
 }
 
 impl Stream for tokio::net::UnixStream {
@@ -52,6 +58,10 @@ impl Stream for tokio::net::UnixStream {
             rustix::ioctl::ioctl(self, getter)
         };
         left.is_ok_and(|left| left > 0)
+    }
+
+    fn telling(&self) -> Option<OwnedFd> {
+        self.as_fd().try_clone_to_owned().ok()
     }
 }
 

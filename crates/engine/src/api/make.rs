@@ -155,7 +155,7 @@ pub async fn import(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         message = format!("Imported from {source}");
     }
     let body = call.body.into_data_stream().map_err(std::io::Error::other);
-    with_progress(move |sink| async move {
+    with_progress(call.left, move |sink| async move {
         let layer: Box<dyn tokio::io::AsyncRead + Send + Unpin> = if source == "-" {
             Box::new(StreamReader::new(body))
         } else {

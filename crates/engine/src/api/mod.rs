@@ -15,6 +15,7 @@ pub mod listen;
 mod make;
 mod networks;
 mod preface;
+mod presence;
 mod registry;
 pub mod reply;
 mod request;

@@ -2,6 +2,7 @@
 //! 3.3). From API 1.53 on BuildKit's clients speak to the socket so.
 
 use std::io::Result;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -48,6 +49,10 @@ struct Rewound {
 impl Stream for Rewound {
     fn unread(&self) -> bool {
         self.io.unread()
+    }
+
+    fn telling(&self) -> Option<OwnedFd> {
+        self.io.telling()
     }
 }
 

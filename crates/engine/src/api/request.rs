@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::body::Heard;
 use super::go_json;
+use super::presence::Left;
 use crate::error::{Error, Result};
 use crate::time;
 
@@ -46,14 +47,17 @@ pub struct Call {
     pub version: Version,
     /// The body, not yet read.
     pub body: Heard,
+    /// Tells when the client has gone away.
+    pub left: Left,
 }
 
 impl Call {
     /// Makes it from what hyper gives.
     pub fn new(request: Request<Heard>, params: Vec<String>, version: Version) -> Self {
         let query = request.uri().query().map(parse_query).unwrap_or_default();
-        let (parts, body) = request.into_parts();
-        Self { params, query, headers: parts.headers, version, body }
+        let (mut parts, body) = request.into_parts();
+        let left = parts.extensions.remove().unwrap_or_default();
+        Self { params, query, headers: parts.headers, version, body, left }
     }
 
     /// The n-th path parameter.

@@ -52,6 +52,15 @@ pub async fn connect(path: &Path) -> io::Result<Socket> {
     UnixStream::connect(path).await
 }
 
+/// Whether whoever was at the other end has gone, and not only said that nothing more is to come. Of a socket that is only
+/// asked whether it can be written to, Linux and macOS say `POLLHUP` when the other end does not read any more either.
+pub fn has_left(socket: &Socket) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut asked = [PollFd::new(socket, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().contains(PollFlags::HUP)
+}
+
 /// Whether somebody listens on a local socket.
 pub fn connect_now(path: &Path) -> io::Result<()> {
     std::os::unix::net::UnixStream::connect(path).map(drop)

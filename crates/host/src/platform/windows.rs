@@ -25,7 +25,7 @@ use windows_sys::Win32::{
 };
 
 pub use access::private;
-pub use pipe::{Listener, Socket, bind_private, connect, connect_now};
+pub use pipe::{Listener, Socket, bind_private, connect, connect_now, has_left};
 
 use crate::{login::Entry, settings::DriverKind};
 

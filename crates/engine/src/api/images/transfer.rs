@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::platform;
+use crate::api::presence::Left;
 use crate::api::registry::credentials;
 use crate::api::reply::Reply;
 use crate::api::request::Call;
@@ -37,8 +38,9 @@ fn error_line(e: &Error) -> Bytes {
 /// Progress lines that may wait for a slow client; more are dropped, the last of a layer always comes.
 const PROGRESS_QUEUE: usize = 1024;
 
-/// Runs `work`, streaming its progress. A failure before the first line is an ordinary error response.
-pub async fn with_progress<F, Fut>(work: F) -> Result<Reply>
+/// Runs `work`, streaming its progress. A failure before the first line is an ordinary error response. The work ends with
+/// its client.
+pub async fn with_progress<F, Fut>(left: Left, work: F) -> Result<Reply>
 where
     F: FnOnce(image::ProgressSink) -> Fut,
     Fut: Future<Output = Result<Vec<Bytes>>> + Send + 'static,
@@ -53,6 +55,7 @@ where
     let first = tokio::select! {
         biased;
         line = rx.recv() => line,
+        () = left.wait() => return Err(Error::unavailable("the client went away")),
         end = &mut work => {
             let lines = end?;
             let stream = futures_util::stream::iter(lines.into_iter().map(Ok));
@@ -110,7 +113,7 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         text => Some(text.parse().map_err(Error::from)?),
     };
     let options = image::PullOptions { platform, auth: credentials(&call)? };
-    with_progress(move |sink| async move {
+    with_progress(call.left, move |sink| async move {
         let wanted = if all {
             let tags = engine.images.tags(&reference, options.auth.clone()).await?;
             let named = tags.iter().map(|tag| reference.with_tag(tag));
@@ -155,7 +158,7 @@ pub async fn push(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let reference: image::Reference = text.parse().map_err(Error::from)?;
     let platform = platform(call.get("platform"))?;
     let options = image::PushOptions { auth: credentials(&call)?, platform };
-    with_progress(move |sink| async move {
+    with_progress(call.left, move |sink| async move {
         let wanted = if all { tags_of(&engine, &reference).await? } else { vec![reference] };
         let mut lines = Vec::new();
         for reference in wanted {
@@ -185,7 +188,7 @@ pub async fn load(engine: Arc<Engine>, call: Call) -> Result<Reply> {
     let options = image::LoadOptions { platform: platform(call.get("platform"))? };
     let body = call.body.into_data_stream().map_err(std::io::Error::other);
     let input = tokio_util::io::StreamReader::new(body);
-    with_progress(move |sink| async move {
+    with_progress(call.left, move |sink| async move {
         let sink: image::ProgressSink = if quiet { Arc::new(|_| {}) } else { sink };
         let loaded = engine.images.load(input, options, sink).await?;
         let mut lines = Vec::new();

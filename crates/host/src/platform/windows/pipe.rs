@@ -36,6 +36,8 @@ pub struct Socket {
     end: End,
     /// The end of what is sent was said.
     said_end: bool,
+    /// The other end was closed.
+    is_left: bool,
 }
 
 #[derive(Debug)]
@@ -66,7 +68,11 @@ impl Listener {
     pub async fn accept(&mut self) -> io::Result<Socket> {
         self.next.connect().await?;
         let next = end(&self.name, false)?;
-        Ok(Socket { end: End::Server(std::mem::replace(&mut self.next, next)), said_end: false })
+        Ok(Socket {
+            end: End::Server(std::mem::replace(&mut self.next, next)),
+            said_end: false,
+            is_left: false,
+        })
     }
 }
 
@@ -82,7 +88,7 @@ pub async fn connect(path: &Path) -> io::Result<Socket> {
                         "the pipe of that name is another user's",
                     ));
                 }
-                return Ok(Socket { end: End::Client(client), said_end: false });
+                return Ok(Socket { end: End::Client(client), said_end: false, is_left: false });
             }
             Err(error)
                 if error.raw_os_error() == Some(ERROR_PIPE_BUSY as i32) && since.elapsed() < BUSY.0 =>
@@ -92,6 +98,11 @@ pub async fn connect(path: &Path) -> io::Result<Socket> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether whoever was at the other end was found gone, and not only to have said that nothing more is to come.
+pub fn has_left(socket: &Socket) -> bool {
+    socket.is_left
 }
 
 /// Whether somebody listens at a name.
@@ -119,7 +130,10 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         match ready!(on_end!(self, end => Pin::new(end).poll_read(cx, into))) {
             // A pipe whose other end is closed: what a unix socket tells by an end of file.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Poll::Ready(Ok(())),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_left = true;
+                Poll::Ready(Ok(()))
+            }
             other => Poll::Ready(other),
         }
     }
@@ -182,8 +196,12 @@ mod tests {
                 let mut server = listener.accept().await.unwrap();
                 let mut got = Vec::new();
                 server.read_to_end(&mut got).await.unwrap();
+                assert!(!has_left(&server), "it still listens");
                 server.write_all(&got).await.unwrap();
                 server.shutdown().await.unwrap();
+                // Once it has read all, it goes.
+                assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+                assert!(has_left(&server));
             };
             let (back, ()) = tokio::join!(client, server);
             assert!(back.len() == 200_000 && back.iter().all(|b| *b == 7));
