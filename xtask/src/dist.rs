@@ -556,6 +556,74 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&left).trim(), "");
     }
 
+    /// The same by `rpm` itself.
+    #[test]
+    fn rpm_installs_upgrades_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = stage_in(dir.path());
+        let about = |version: &str| About {
+            version: version.into(),
+            arch: debian::host_arch().into(),
+            time: 1_795_305_600,
+            has_app: false,
+            has_plugins: false,
+        };
+        let made = |version: &str| {
+            let about = about(version);
+            let path = dir.path().join(format!("{version}.rpm"));
+            fs::write(&path, rpm::build(&files(&stage, &about).unwrap(), &about).unwrap()).unwrap();
+            path
+        };
+        let (first, second) = (made("1.0.0"), made("1.1.0"));
+        let root = dir.path().join("root");
+        // What runs a package's script, and the script's `install`, `ln` and `rm`.
+        fs::create_dir_all(root.join("bin")).unwrap();
+        let busybox = crate::tools::named("CORACLE_TEST_BUSYBOX").unwrap();
+        fs::copy(&busybox, root.join("bin/busybox")).unwrap();
+        for name in ["sh", "rm", "ln", "mkdir", "cat", "id", "readlink", "getent", "cut", "sed", "grep"] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+        }
+        let program = crate::tools::named("CORACLE_TEST_RPM").unwrap();
+        let rpm = |args: &[&str]| {
+            let mut rpm = Command::new(&program);
+            rpm.arg("--root").arg(&root).args(["--dbpath", "/var/lib/rpm"]).args(args);
+            let done = rpm.output().unwrap();
+            assert!(done.status.success(), "rpm {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+            String::from_utf8_lossy(&done.stdout).into_owned()
+        };
+        let before = everything_in(&root);
+        // By itself it asks for a hypervisor, which this root has not.
+        let mut alone = Command::new(&program);
+        alone.arg("--root").arg(&root).args(["--dbpath", "/var/lib/rpm", "--test", "-i"]).arg(&first);
+        let alone = String::from_utf8_lossy(&alone.output().unwrap().stderr).into_owned();
+        assert!(alone.contains("/usr/bin/qemu-system-"), "{alone}");
+
+        rpm(&["-i", "--nodeps", &first.display().to_string()]);
+        assert!(root.join("usr/lib/coracle/bin/coracle-engine").is_file());
+        assert!(rpm(&["-qR", "coracle", "--recommends"]).contains("docker-ce-cli"));
+        assert_eq!(rpm(&["-V", "--nodeps", "coracle"]), "", "all is as the package says");
+        let link = root.join("run/docker.sock");
+        let mut on = Command::new(root.join("usr/lib/coracle/docker-socket"));
+        assert!(on.args(["on", "root"]).env("DESTDIR", &root).status().unwrap().success());
+        rpm(&["-U", "--nodeps", &second.display().to_string()]);
+        assert!(fs::symlink_metadata(&link).is_ok(), "an upgrade takes nothing away");
+        assert_eq!(rpm(&["-q", "coracle"]).trim(), format!("coracle-1.1.0-1.{}", rpm::arch(&about("1.1.0"))));
+        let said = rpm(&["-e", "coracle"]);
+        assert!(said.contains("stay in each user's ~/.coracle"), "{said}");
+        assert!(fs::symlink_metadata(&link).is_err());
+        assert_eq!(everything_in(&root), before);
+    }
+
+    /// Files and links below a folder, but for what the package manager writes down.
+    fn everything_in(root: &Path) -> String {
+        let mut all = Command::new("find");
+        all.arg(root).args(["-path", "*var/lib/rpm", "-prune", "-o", "-not", "-type", "d", "-print"]);
+        let out = all.output().unwrap().stdout;
+        let mut lines: Vec<&str> = std::str::from_utf8(&out).unwrap().lines().collect();
+        lines.sort_unstable();
+        lines.join("\n")
+    }
+
     /// The link that programs which look nowhere else need, made and taken away; somebody else's is left alone.
     #[test]
     fn the_link_to_a_users_socket() {

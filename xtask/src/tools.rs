@@ -95,6 +95,14 @@ const TOOLS: &[Tool] = &[
         into_image: false,
     },
     Tool {
+        variable: "CORACLE_TEST_RPM",
+        suite: "bookworm",
+        packages: &["rpm"],
+        program: "/usr/bin/rpm",
+        closure: true,
+        into_image: false,
+    },
+    Tool {
         variable: "CORACLE_TEST_SKOPEO",
         suite: "trixie",
         packages: &["skopeo"],
@@ -239,6 +247,12 @@ pub fn plugins() -> Result<Vec<(&'static str, PathBuf)>> {
     Ok(all)
 }
 
+/// The tool that tests find by this variable.
+#[cfg(test)]
+pub fn named(variable: &str) -> Result<PathBuf> {
+    fetched(TOOLS.iter().find(|tool| tool.variable == variable).with_context(|| format!("no {variable}"))?)
+}
+
 /// Fetches what is missing; answers the environment that names the tools to tests.
 pub fn environment() -> Result<Vec<(String, PathBuf)>> {
     TOOLS.iter().map(|tool| Ok((tool.variable.to_owned(), fetched(tool)?))).collect()
@@ -266,6 +280,9 @@ fn fetched(tool: &Tool) -> Result<PathBuf> {
         // Its own library and packages, none of the machine's.
         env.push(("PYTHONHOME", tree.file("/usr").display().to_string()));
         env.push(("PYTHONPATH", tree.file("/usr/lib/python3/dist-packages").display().to_string()));
+    }
+    if tool.variable == "CORACLE_TEST_RPM" {
+        env.push(("RPM_CONFIGDIR", tree.file("/usr/lib/rpm").display().to_string()));
     }
     tree.wrapper(tool.program, &[], &env, &script)?;
     Ok(script)

@@ -8,6 +8,12 @@ use super::{About, Content, DOCUMENTS, File, preremove};
 /// What the programs need. QEMU's package is named otherwise by each distribution: any that has the program will do.
 const QEMU: (&str, &str) = ("/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-aarch64");
 
+/// What the app shows itself with, by the libraries it asks for: each distribution names their packages otherwise.
+const APP_RECOMMENDS: [&str; 2] =
+    ["libwebkit2gtk-4.1.so.0()(64bit)", "libayatana-appindicator3.so.1()(64bit)"];
+/// The command line: Docker's own package, Fedora's, openSUSE's.
+const RECOMMENDS: &str = "(docker-ce-cli or docker-cli or docker)";
+
 /// RPM's name of the architecture.
 pub fn arch(about: &About) -> &'static str {
     if about.arch == "arm64" { "aarch64" } else { "x86_64" }
@@ -31,6 +37,10 @@ pub fn build(files: &[File], about: &About) -> Result<Vec<u8>> {
         .requires(Dependency::any(if about.arch == "arm64" { QEMU.1 } else { QEMU.0 }))
         .requires(Dependency::any("libc.so.6(GLIBC_2.34)(64bit)"))
         .pre_uninstall_script(preremove()?);
+    package.recommends(Dependency::any(RECOMMENDS));
+    for library in APP_RECOMMENDS.iter().filter(|_| about.has_app) {
+        package.recommends(Dependency::any(*library));
+    }
     for file in files {
         let to = format!("/{}", file.to);
         match &file.content {
