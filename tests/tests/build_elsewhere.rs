@@ -394,6 +394,7 @@ fn repositories_are_contexts() {
         &["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", "-o", out.to_str().unwrap()],
     ));
     assert_eq!(repository.git(&out.join("src"), &["log", "--format=%H"]), commit);
+    assert_eq!(repository.git(&out.join("src"), &["status", "--porcelain"]), "");
     build(&format!("{address}#nobody"), &[]).fails(1, "repository does not contain ref nobody");
     build(&format!("{address}#main:nowhere"), &[]).fails(1, "nowhere");
     build("git://127.0.0.1:1/main", &[]).fails(1, "efused");

@@ -36,6 +36,13 @@ use sha2::{Digest, Sha256};
 use crate::config::Image;
 use crate::platform::Platform;
 
+/// Permission bits of files that stand in the Dockerfile.
+const INLINE_MODE: u32 = 0o644;
+/// BuildKit's name of the step that makes such a file.
+const INLINE: &str = "[internal] preparing inline document";
+/// BuildKit's name of the step that makes the folder of a cache mount.
+const CACHE_ACCESS: &str = "[internal] setting cache mount permissions";
+
 /// The place of a vertex in [`Graph::vertices`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VertexRef(pub usize);
@@ -197,6 +204,31 @@ impl Op {
         Sha256::digest(&definition)
             .iter()
             .fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+    }
+
+    /// What is a step of its own with BuildKit, and is done here by whoever needs it: the step's name, and what it does.
+    pub fn within(&self) -> Vec<(&'static str, String)> {
+        let text = |name: &str, data: &str, mode: u32| (INLINE, format!("{mode:o} {name:?} {data}"));
+        match self {
+            Op::Copy(copy) => {
+                let inline = copy.steps.iter().filter_map(|step| match &step.from {
+                    CopySource::Inline { name, data } => Some(text(name, data, INLINE_MODE)),
+                    CopySource::Tree { .. } => None,
+                });
+                inline.collect()
+            }
+            Op::Exec(exec) => {
+                let inline = exec.mounts.iter().filter_map(|mount| match &mount.kind {
+                    MountKind::Inline { name, data, mode } => Some(text(name, data, *mode)),
+                    MountKind::Cache { access: Some(access), .. } => {
+                        Some((CACHE_ACCESS, format!("{:o} {} {}", access.mode, access.uid, access.gid)))
+                    }
+                    _ => None,
+                });
+                inline.collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -384,12 +416,8 @@ pub enum MountKind {
         source: String,
         /// What happens when two steps want it at once.
         sharing: Sharing,
-        /// Permission bits of a new one.
-        mode: u32,
-        /// Owner of a new one.
-        uid: u32,
-        /// Group of a new one.
-        gid: u32,
+        /// Whose a new one is, where that is said; else what it starts with says so.
+        access: Option<Access>,
         /// Mounted without write access.
         read_only: bool,
     },
@@ -397,6 +425,8 @@ pub enum MountKind {
     Tmpfs {
         /// Bytes; 0 is without limit.
         size: u64,
+        /// Mounted without write access.
+        read_only: bool,
     },
     /// A file with a secret of the session.
     Secret {
@@ -506,6 +536,17 @@ pub struct CopyStep {
     pub chmod: Option<Chmod>,
     /// Time of what is made, in seconds; otherwise the source's.
     pub time: Option<i64>,
+}
+
+/// Whose something is, and who may what with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Access {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// Where a [`CopyStep`] takes its files from.

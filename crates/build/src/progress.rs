@@ -204,11 +204,16 @@ impl Step {
         }
     }
 
-    /// It need not be done.
+    /// It begins once more: what stands for it was told before what it makes is made.
+    pub fn again(&mut self) {
+        self.ended = false;
+        self.vertex.started = Some(now());
+        self.vertex.completed = None;
+        self.announce();
+    }
+
+    /// It need not be done; of a source this is told after it was found out what stands for it.
     pub fn cached(&mut self) {
-        if self.ended {
-            return;
-        }
         self.ended = true;
         self.vertex.cached = true;
         let now = now();

@@ -125,7 +125,11 @@ struct Node {
     /// Somebody wants what it makes; that.
     ask: SetOnce<()>,
     done: SetOnce<Result<Tree, Error>>,
-    step: Mutex<Option<Step>>,
+    /// An image is here; whether it was fetched for that.
+    present: OnceCell<Result<bool, Error>>,
+    step: Arc<Mutex<Step>>,
+    /// What it does besides that is told as steps of their own.
+    within: Vec<Arc<Within>>,
 }
 
 /// One graph under way.
@@ -232,11 +236,21 @@ impl<W: Worker> Solver<W> {
         self.imported().await;
         let mut nodes: Vec<Node> = Vec::with_capacity(vertices.len());
         let digests = digests(&vertices)?;
+        let mut within: HashMap<String, Arc<Within>> = HashMap::new();
         for (vertex, digest) in vertices.into_iter().zip(digests) {
-            let inputs = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
+            let mut inputs: Vec<String> = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
+            let mut of_node = Vec::new();
+            for (name, what) in vertex.op.within() {
+                let platform = vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+                let digest = key(&["within", name, &what, &platform]);
+                let part = within.entry(digest);
+                let part = part.or_insert_with_key(|d| Within::announced(&self.progress, d, name));
+                inputs.push(part.digest.clone());
+                of_node.push(part.clone());
+            }
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
             step.announce();
-            nodes.push(Node::new(vertex, digest, step));
+            nodes.push(Node::new(vertex, digest, step, of_node));
         }
         let solve = Solve { solver: self.clone(), nodes, source };
         let all = try_join_all(results.iter().map(|result| async {
@@ -248,15 +262,7 @@ impl<W: Worker> Solver<W> {
                 None => Ok(Tree::default()),
             }
         }));
-        let trees = solve.driven(all).await?;
-        // Images that nothing needed of what was done now.
-        for node in &solve.nodes {
-            let image = matches!(node.vertex.op, Op::Image { .. } | Op::OciLayout { .. });
-            if image && node.done.get().is_none() {
-                node.with_step(Step::cached);
-            }
-        }
-        Ok(trees)
+        solve.driven(all).await
     }
 
     /// Notes something that came from elsewhere.
@@ -283,7 +289,7 @@ impl<W: Worker> Solver<W> {
 }
 
 impl Node {
-    fn new(vertex: Vertex, digest: String, step: Step) -> Self {
+    fn new(vertex: Vertex, digest: String, step: Step, within: Vec<Arc<Within>>) -> Self {
         Self {
             vertex,
             digest,
@@ -291,17 +297,55 @@ impl Node {
             keyed: SetOnce::new(),
             ask: SetOnce::new(),
             done: SetOnce::new(),
-            step: Mutex::new(Some(step)),
+            present: OnceCell::new(),
+            step: Arc::new(Mutex::new(step)),
+            within,
         }
     }
 
-    fn with_step<T>(&self, change: impl FnOnce(&mut Step) -> T) -> Option<T> {
-        self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_mut().map(change)
+    fn with_step<T>(&self, change: impl FnOnce(&mut Step) -> T) -> T {
+        change(&mut self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Ends the step as the work did.
     fn complete<T>(&self, done: &Result<T, Error>) {
         self.with_step(|step| step.complete(done.as_ref().err().map(|e| e.message.as_str())));
+    }
+}
+
+/// A part of a step's work that is told as a step of its own ([`Op::within`]).
+struct Within {
+    digest: String,
+    step: Mutex<Step>,
+    used: std::sync::Once,
+}
+
+impl Within {
+    fn announced(progress: &Arc<Progress>, digest: &str, name: &str) -> Arc<Self> {
+        let step = progress.step(digest.to_owned(), name.to_owned(), Vec::new());
+        step.announce();
+        Arc::new(Self { digest: digest.to_owned(), step: Mutex::new(step), used: std::sync::Once::new() })
+    }
+
+    fn with_step(&self, change: impl FnOnce(&mut Step)) {
+        change(&mut self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    /// What stands for it is known.
+    fn is_known(&self) {
+        self.with_step(|step| {
+            step.start();
+            step.complete(None);
+        });
+    }
+
+    /// A step needs what it makes.
+    fn is_needed<W: Worker>(&self, builder: &Builder<W>) {
+        self.used.call_once(|| {
+            if builder.uses(&self.digest) {
+                self.with_step(Step::cached);
+            }
+        });
     }
 }
 
@@ -433,6 +477,15 @@ impl<W: Worker> Solve<W> {
                 if let Some((name, digest)) = reference.split_once("@sha256:") {
                     self.solver.took(crate::attest::purl(name, &platform), "sha256", digest);
                 }
+                let tagged = reference.split('@').next().unwrap_or(reference);
+                // What stands for it is all that is needed of an image whose steps were done before.
+                node.with_step(|step| {
+                    step.start();
+                    // An image that a client names in the place of another is told without its digest, as its step's name is.
+                    let shown = if node.vertex.name.contains('@') { reference.as_str() } else { tagged };
+                    step.part(&format!("resolve {shown}")).done(0);
+                    step.complete(None);
+                });
                 let output = key(&["image", reference, &platform.to_string()]);
                 let layer = Layer::Image { reference: reference.clone(), platform };
                 return Ok(Keyed::known(output, Tree(vec![layer])));
@@ -447,13 +500,14 @@ impl<W: Worker> Solve<W> {
                 node.with_step(Step::start);
                 let files = self.source(node).await;
                 node.complete(&files);
-                let files = files?;
+                let files = files.map_err(Error::of_build)?;
                 let output = key(&["files", &files.digest]);
                 let tree = Tree(vec![Layer::Folder(files.folder.clone())]);
                 return Ok(Keyed::known(output, tree));
             }
             Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. } => {}
         }
+        node.within.iter().for_each(|part| part.is_known());
         let definition = node.vertex.op.digest();
         let (under, read) = inputs(&node.vertex.op);
         let outputs = |slots: Vec<Slot>| async move {
@@ -510,7 +564,7 @@ impl<W: Worker> Solve<W> {
         let content = match while_going(self.content(node), ahead.as_mut()).await {
             Ok(content) => content,
             // The lines of an input that failed are its own.
-            Err(e) if !e.lines.is_empty() => return Err(e),
+            Err(e) if !e.lines.is_empty() || e.elsewhere.is_some() => return Err(e),
             Err(e) => {
                 node.complete(&Err::<(), _>(e.clone()));
                 return Err(e.context("failed to compute cache key"));
@@ -543,15 +597,11 @@ impl<W: Worker> Solve<W> {
     /// Gives what a step makes, doing it where it was not done.
     async fn make(&self, node: &Node, keyed: Keyed) -> Result<Tree, Error> {
         if let Some(tree) = keyed.tree {
-            if let Op::Image { reference, resolve } = &node.vertex.op {
-                node.with_step(Step::start);
-                let fetched = self.fetch(node, reference, *resolve, &tree).await;
-                node.complete(&fetched);
-                fetched?;
-            }
-            // It is here since its configuration was read.
-            if matches!(node.vertex.op, Op::OciLayout { .. }) {
-                node.complete(&Ok::<(), Error>(()));
+            let source =
+                matches!(node.vertex.op, Op::Image { .. } | Op::OciLayout { .. } | Op::Http(_) | Op::Git(_));
+            let fetched = self.present(node, &tree).await?;
+            if source && self.solver.builder.uses(&keyed.output) && !fetched {
+                node.with_step(Step::cached);
             }
             return Ok(tree);
         }
@@ -581,6 +631,7 @@ impl<W: Worker> Solve<W> {
             return Ok(found.tree);
         }
         let _permit = builder.permits.acquire().await.map_err(|e| Error::invalid(e.to_string()))?;
+        node.within.iter().for_each(|part| part.is_needed(builder));
         node.with_step(Step::start);
         let done = self.do_step(node, &keyed, &inputs).await;
         node.complete(&done);
@@ -645,7 +696,7 @@ impl<W: Worker> Solve<W> {
                     && n.vertex.platform.as_ref().is_none_or(|p| p == platform)
             };
             match self.nodes.iter().position(same) {
-                Some(v) => drop(self.result(v).await?),
+                Some(v) => drop(self.present(&self.nodes[v], tree).await?),
                 None => {
                     let asker = self.solver.context.asker();
                     let nothing = Box::new(|_: &str, _, _| {});
@@ -658,20 +709,37 @@ impl<W: Worker> Solve<W> {
         Ok(())
     }
 
+    /// Sees to it that a node's image is here; whether it had to be fetched. Of another step: nothing.
+    async fn present(&self, node: &Node, tree: &Tree) -> Result<bool, Error> {
+        let Op::Image { reference, resolve } = &node.vertex.op else { return Ok(false) };
+        let get = || async {
+            let fetched = self.fetch(node, reference, *resolve, tree).await;
+            if !matches!(fetched, Ok(false)) {
+                node.complete(&fetched);
+            }
+            fetched.map_err(|e| self.at(node, e))
+        };
+        node.present.get_or_init(get).await.clone()
+    }
+
     async fn fetch(
         &self,
         node: &Node,
         reference: &str,
         mode: crate::graph::ResolveMode,
         tree: &Tree,
-    ) -> Result<(), Error> {
-        let Some(Layer::Image { platform, .. }) = tree.0.first() else { return Ok(()) };
-        let parts: Mutex<HashMap<String, crate::progress::Part>> = Mutex::default();
-        let progress = self.solver.progress.clone();
-        let digest = node.digest.clone();
+    ) -> Result<bool, Error> {
+        let Some(Layer::Image { platform, .. }) = tree.0.first() else { return Ok(false) };
+        let parts: Arc<Mutex<HashMap<String, crate::progress::Part>>> = Arc::default();
+        let begun = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (told, step) = (begun.clone(), node.step.clone());
         let fetched = Box::new(move |what: &str, current: u64, total: u64| {
             let mut parts = parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let part = parts.entry(what.to_owned()).or_insert_with(|| progress.part_of(&digest, what));
+            let mut step = step.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if !told.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                step.again();
+            }
+            let part = parts.entry(what.to_owned()).or_insert_with(|| step.part(what));
             part.at(current, total);
             if total > 0
                 && current >= total
@@ -681,7 +749,12 @@ impl<W: Worker> Solve<W> {
             }
         });
         let asker = self.solver.context.asker();
-        self.solver.builder.worker.fetch_image(reference, platform, mode, &asker, fetched).await
+        let done = self.solver.builder.worker.fetch_image(reference, platform, mode, &asker, fetched).await;
+        let begun = begun.load(std::sync::atomic::Ordering::Relaxed);
+        if done.is_err() && !begun {
+            node.with_step(Step::again);
+        }
+        done.map(|()| begun)
     }
 
     /// An input that is stood upon: files of a client become a layer.
