@@ -36,13 +36,6 @@ use sha2::{Digest, Sha256};
 use crate::config::Image;
 use crate::platform::Platform;
 
-/// Permission bits of files that stand in the Dockerfile.
-const INLINE_MODE: u32 = 0o644;
-/// BuildKit's name of the step that makes such a file.
-const INLINE: &str = "[internal] preparing inline document";
-/// BuildKit's name of the step that makes the folder of a cache mount.
-const CACHE_ACCESS: &str = "[internal] setting cache mount permissions";
-
 /// The place of a vertex in [`Graph::vertices`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VertexRef(pub usize);
@@ -204,31 +197,6 @@ impl Op {
         Sha256::digest(&definition)
             .iter()
             .fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
-    }
-
-    /// What is a step of its own with BuildKit, and is done here by whoever needs it: the step's name, and what it does.
-    pub fn within(&self) -> Vec<(&'static str, String)> {
-        let text = |name: &str, data: &str, mode: u32| (INLINE, format!("{mode:o} {name:?} {data}"));
-        match self {
-            Op::Copy(copy) => {
-                let inline = copy.steps.iter().filter_map(|step| match &step.from {
-                    CopySource::Inline { name, data } => Some(text(name, data, INLINE_MODE)),
-                    CopySource::Tree { .. } => None,
-                });
-                inline.collect()
-            }
-            Op::Exec(exec) => {
-                let inline = exec.mounts.iter().filter_map(|mount| match &mount.kind {
-                    MountKind::Inline { name, data, mode } => Some(text(name, data, *mode)),
-                    MountKind::Cache { access: Some(access), .. } => {
-                        Some((CACHE_ACCESS, format!("{:o} {} {}", access.mode, access.uid, access.gid)))
-                    }
-                    _ => None,
-                });
-                inline.collect()
-            }
-            _ => Vec::new(),
-        }
     }
 }
 

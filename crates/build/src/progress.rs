@@ -95,6 +95,11 @@ impl Progress {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// Whether a step of this digest has been told of.
+    pub fn knows(&self, digest: &str) -> bool {
+        self.lock().steps.contains_key(digest)
+    }
+
     /// All that was told.
     pub fn events(&self) -> Vec<Arc<StatusResponse>> {
         self.lock().events.clone()

@@ -1,5 +1,5 @@
 //! What was done, step by step, in the words of BuildKit's LLB, as provenance of `mode=max` carries it: written from our own graph,
-//! which has the same steps but for those that are told apart from it ([`Op::within`](crate::graph::Op::within)).
+//! which has the same steps but for those that are told beside it (`solve::within`).
 
 use std::collections::HashMap;
 

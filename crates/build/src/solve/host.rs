@@ -31,8 +31,7 @@ impl<W: Worker> Solver<W> {
     /// The tree of the last of these steps, files of a client as they are.
     async fn last(self: &Arc<Self>, steps: &[Vertex]) -> Result<(Tree, Solve<W>), Error> {
         let mut nodes: Vec<Node> = Vec::new();
-        for vertex in steps {
-            let digest = super::key(&[&vertex.op.digest(), &vertex.name, &nodes.len().to_string()]);
+        for (vertex, digest) in steps.iter().zip(super::digests(steps)?) {
             let inputs = vertex.inputs.iter().filter_map(|v| Some(nodes.get(v.0)?.digest.clone())).collect();
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
             nodes.push(Node::new(vertex.clone(), digest, step, Vec::new()));

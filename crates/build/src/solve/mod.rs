@@ -12,8 +12,10 @@
 mod copy;
 mod exec;
 pub mod host;
+mod images;
 mod layout;
 pub(crate) mod source;
+mod within;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::{FutureExt as _, join_all, try_join_all};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OnceCell, SetOnce};
+
+use self::within::Within;
 
 use crate::Error;
 use crate::builder::Builder;
@@ -81,6 +85,8 @@ pub struct Solver<W: Worker> {
     pub(crate) materials: Mutex<crate::attest::Materials>,
     /// Steps of this build that were found there.
     found: Mutex<Vec<Arc<Remote>>>,
+    /// Sources that this build has needed.
+    needed: Mutex<std::collections::HashSet<String>>,
     /// Inputs of the solve requests, by name; results of other builds by their refs.
     inputs: Mutex<HashMap<String, Input<W>>>,
 }
@@ -151,8 +157,15 @@ impl<W: Worker> Solver<W> {
             imported: OnceCell::new(),
             materials: Mutex::default(),
             found: Mutex::default(),
+            needed: Mutex::default(),
             inputs: Mutex::default(),
         })
+    }
+
+    /// Whether a source is one that builds before this one have used, when this one needs it for the first time: that is told once.
+    fn is_found(&self, source: &str) -> bool {
+        let mut needed = self.needed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        needed.insert(source.to_owned()) && self.builder.uses(source)
     }
 
     /// Does a graph; gives what each of its results came to.
@@ -240,7 +253,7 @@ impl<W: Worker> Solver<W> {
         for (vertex, digest) in vertices.into_iter().zip(digests) {
             let mut inputs: Vec<String> = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
             let mut of_node = Vec::new();
-            for (name, what) in vertex.op.within() {
+            for (name, what) in within::of(&vertex.op) {
                 let platform = vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
                 let digest = key(&["within", name, &what, &platform]);
                 let part = within.entry(digest);
@@ -249,7 +262,10 @@ impl<W: Worker> Solver<W> {
                 of_node.push(part.clone());
             }
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
-            step.announce();
+            // What a Dockerfile was read from has been told of.
+            if !self.progress.knows(&digest) {
+                step.announce();
+            }
             nodes.push(Node::new(vertex, digest, step, of_node));
         }
         let solve = Solve { solver: self.clone(), nodes, source };
@@ -310,42 +326,6 @@ impl Node {
     /// Ends the step as the work did.
     fn complete<T>(&self, done: &Result<T, Error>) {
         self.with_step(|step| step.complete(done.as_ref().err().map(|e| e.message.as_str())));
-    }
-}
-
-/// A part of a step's work that is told as a step of its own ([`Op::within`]).
-struct Within {
-    digest: String,
-    step: Mutex<Step>,
-    used: std::sync::Once,
-}
-
-impl Within {
-    fn announced(progress: &Arc<Progress>, digest: &str, name: &str) -> Arc<Self> {
-        let step = progress.step(digest.to_owned(), name.to_owned(), Vec::new());
-        step.announce();
-        Arc::new(Self { digest: digest.to_owned(), step: Mutex::new(step), used: std::sync::Once::new() })
-    }
-
-    fn with_step(&self, change: impl FnOnce(&mut Step)) {
-        change(&mut self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    }
-
-    /// What stands for it is known.
-    fn is_known(&self) {
-        self.with_step(|step| {
-            step.start();
-            step.complete(None);
-        });
-    }
-
-    /// A step needs what it makes.
-    fn is_needed<W: Worker>(&self, builder: &Builder<W>) {
-        self.used.call_once(|| {
-            if builder.uses(&self.digest) {
-                self.with_step(Step::cached);
-            }
-        });
     }
 }
 
@@ -497,9 +477,14 @@ impl<W: Worker> Solve<W> {
                 return Ok(Keyed::known(output, tree));
             }
             Op::Local(_) | Op::Http(_) | Op::Git(_) => {
-                node.with_step(Step::start);
+                let is_new = self.is_new_source(node);
+                if is_new {
+                    node.with_step(Step::start);
+                }
                 let files = self.source(node).await;
-                node.complete(&files);
+                if is_new {
+                    node.complete(&files);
+                }
                 let files = files.map_err(Error::of_build)?;
                 let output = key(&["files", &files.digest]);
                 let tree = Tree(vec![Layer::Folder(files.folder.clone())]);
@@ -600,7 +585,7 @@ impl<W: Worker> Solve<W> {
             let source =
                 matches!(node.vertex.op, Op::Image { .. } | Op::OciLayout { .. } | Op::Http(_) | Op::Git(_));
             let fetched = self.present(node, &tree).await?;
-            if source && self.solver.builder.uses(&keyed.output) && !fetched {
+            if source && self.solver.is_found(&keyed.output) && !fetched {
                 node.with_step(Step::cached);
             }
             return Ok(tree);
@@ -631,7 +616,7 @@ impl<W: Worker> Solve<W> {
             return Ok(found.tree);
         }
         let _permit = builder.permits.acquire().await.map_err(|e| Error::invalid(e.to_string()))?;
-        node.within.iter().for_each(|part| part.is_needed(builder));
+        node.within.iter().for_each(|part| part.is_needed(&self.solver));
         node.with_step(Step::start);
         let done = self.do_step(node, &keyed, &inputs).await;
         node.complete(&done);
@@ -685,76 +670,6 @@ impl<W: Worker> Solve<W> {
         let in_use = builder.cache.add(&crate::random_id(), &record)?;
         self.solver.hold(in_use);
         Ok(tree)
-    }
-
-    /// Sees to it that images a tree stands on are here: those of cached steps may not be.
-    async fn here(&self, tree: &Tree) -> Result<(), Error> {
-        for layer in &tree.0 {
-            let Layer::Image { reference, platform } = layer else { continue };
-            let same = |n: &Node| {
-                matches!(&n.vertex.op, Op::Image { reference: r, .. } if r == reference)
-                    && n.vertex.platform.as_ref().is_none_or(|p| p == platform)
-            };
-            match self.nodes.iter().position(same) {
-                Some(v) => drop(self.present(&self.nodes[v], tree).await?),
-                None => {
-                    let asker = self.solver.context.asker();
-                    let nothing = Box::new(|_: &str, _, _| {});
-                    let mode = crate::graph::ResolveMode::Default;
-                    let worker = &self.solver.builder.worker;
-                    worker.fetch_image(reference, platform, mode, &asker, nothing).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Sees to it that a node's image is here; whether it had to be fetched. Of another step: nothing.
-    async fn present(&self, node: &Node, tree: &Tree) -> Result<bool, Error> {
-        let Op::Image { reference, resolve } = &node.vertex.op else { return Ok(false) };
-        let get = || async {
-            let fetched = self.fetch(node, reference, *resolve, tree).await;
-            if !matches!(fetched, Ok(false)) {
-                node.complete(&fetched);
-            }
-            fetched.map_err(|e| self.at(node, e))
-        };
-        node.present.get_or_init(get).await.clone()
-    }
-
-    async fn fetch(
-        &self,
-        node: &Node,
-        reference: &str,
-        mode: crate::graph::ResolveMode,
-        tree: &Tree,
-    ) -> Result<bool, Error> {
-        let Some(Layer::Image { platform, .. }) = tree.0.first() else { return Ok(false) };
-        let parts: Arc<Mutex<HashMap<String, crate::progress::Part>>> = Arc::default();
-        let begun = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (told, step) = (begun.clone(), node.step.clone());
-        let fetched = Box::new(move |what: &str, current: u64, total: u64| {
-            let mut parts = parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let mut step = step.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if !told.swap(true, std::sync::atomic::Ordering::Relaxed) {
-                step.again();
-            }
-            let part = parts.entry(what.to_owned()).or_insert_with(|| step.part(what));
-            part.at(current, total);
-            if total > 0
-                && current >= total
-                && let Some(part) = parts.remove(what)
-            {
-                part.done(current);
-            }
-        });
-        let asker = self.solver.context.asker();
-        let done = self.solver.builder.worker.fetch_image(reference, platform, mode, &asker, fetched).await;
-        let begun = begun.load(std::sync::atomic::Ordering::Relaxed);
-        if done.is_err() && !begun {
-            node.with_step(Step::again);
-        }
-        done.map(|()| begun)
     }
 
     /// An input that is stood upon: files of a client become a layer.

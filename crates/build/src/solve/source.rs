@@ -79,13 +79,24 @@ fn digest(index: &Index) -> String {
 }
 
 impl<W: Worker> Solve<W> {
-    /// Files of a source; those of one build that ask for the same get the same.
-    pub(super) async fn source(&self, node: &Node) -> Result<Arc<Files>, Error> {
+    /// Which files a source gives.
+    fn source_key(node: &Node) -> String {
         let hint = match &node.vertex.op {
             Op::Local(local) => local.shared_key.as_str(),
             _ => "",
         };
-        let key = format!("{} {hint}", node.vertex.op.digest());
+        format!("{} {hint}", node.vertex.op.digest())
+    }
+
+    /// Whether nothing of this build has asked for a source's files yet.
+    pub(super) fn is_new_source(&self, node: &Node) -> bool {
+        let sources = self.solver.sources.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        !sources.contains_key(&Self::source_key(node))
+    }
+
+    /// Files of a source; those of one build that ask for the same get the same.
+    pub(super) async fn source(&self, node: &Node) -> Result<Arc<Files>, Error> {
+        let key = Self::source_key(node);
         let cell = {
             let mut sources = self.solver.sources.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             sources.entry(key).or_insert_with(|| Arc::new(OnceCell::new())).clone()
