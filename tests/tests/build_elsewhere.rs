@@ -371,8 +371,8 @@ fn repositories_are_contexts() {
     let modes = ["run", "--rm", "git", "stat", "-c", "%a %u", "/src/run", "/src/word", "/src/sub"];
     assert_eq!(engine.docker(&modes).ok(), "755 0\n644 0\n755 0");
     engine.docker(&["run", "--rm", "git", "ls", "/src/.git"]).fails(1, "No such file");
-    // The same commit is not fetched again, and its steps are found.
-    assert_eq!(cached(&built(build(address, &[]))), 2);
+    // The same commit is not fetched again, and its steps are found: the checkout and two of them are told so.
+    assert_eq!(cached(&built(build(address, &[]))), 3);
     for (which, word) in [
         ("#other", "first"),
         ("#v1", "first"),
@@ -394,6 +394,7 @@ fn repositories_are_contexts() {
         &["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", "-o", out.to_str().unwrap()],
     ));
     assert_eq!(repository.git(&out.join("src"), &["log", "--format=%H"]), commit);
+    assert_eq!(repository.git(&out.join("src"), &["status", "--porcelain"]), "");
     build(&format!("{address}#nobody"), &[]).fails(1, "repository does not contain ref nobody");
     build(&format!("{address}#main:nowhere"), &[]).fails(1, "nowhere");
     build("git://127.0.0.1:1/main", &[]).fails(1, "efused");
@@ -468,7 +469,7 @@ fn layouts_and_images_are_named_contexts() {
         cached(&built(
             context.build(&["--build-context", &format!("base=oci-layout://{}@{digest}", layout.display()),])
         )),
-        4
+        3
     );
     let none = format!("base=oci-layout://{}@sha256:{}", layout.display(), "1".repeat(64));
     context.build(&["--build-context", &none]).fails(1, "not found");

@@ -101,7 +101,7 @@ fn a_scanner_says_what_is_in_an_image() {
 
     // Nothing is new, nothing is scanned; without the cache all is.
     let progress = built(context.build(&["-t", name, sbom]));
-    assert_eq!(cached(&progress), 7, "{progress}");
+    assert_eq!(cached(&progress), 6, "{progress}");
     let progress = built(context.build(&["-t", name, sbom, "--no-cache"]));
     assert!(progress.contains(" done\n"), "{progress}");
     // The image runs as any other, and goes with what was said of it.

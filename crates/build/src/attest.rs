@@ -1,19 +1,22 @@
 //! Provenance: what an image was made of and how, as a statement beside it (in-toto, with SLSA's predicates of version
 //! 0.2 or 1), in the words of BuildKit's.
 //!
-//! What BuildKit says of its own steps (`buildConfig.llbDefinition`, the maps from steps to lines) is not there: this
-//! engine has no such steps. The Dockerfile is, with `mode=max`.
+//! With `mode=max` they have the Dockerfile and what was done, step by step, in BuildKit's terms ([`definition`]).
+
+mod definition;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use base64::Engine as _;
 use bollard_buildkit_proto::moby::buildkit::v1 as proto;
 use serde_json::{Map, Value, json};
 
+use self::definition::Definition;
 use crate::convert::names::Reference;
 use crate::dockerfile::text::{csv, parse_bool};
-use crate::graph::Source;
+use crate::graph::{Graph, Target};
 use crate::platform::Platform;
 use crate::rpc::{Code, Status};
 use crate::worker::Statement;
@@ -123,7 +126,7 @@ pub(crate) struct Build<'a> {
     pub materials: Materials,
     /// Folders of the client's that were used.
     pub local: bool,
-    pub source: Option<Source>,
+    pub graph: Option<Arc<Graph>>,
     pub builder: Platform,
 }
 
@@ -166,9 +169,17 @@ pub(crate) fn statement(kind: &str, subjects: &[Value], predicate: &Value) -> St
 impl Build<'_> {
     /// The statement.
     pub fn statement(&self, about: &About<'_>) -> Statement {
+        let definition = self.graph.as_ref().filter(|_| self.wanted.max).map(|graph| {
+            let of = |target: &&Target| match about {
+                About::Image { platform, .. } => target.platform == **platform,
+                About::Files(_) => true,
+            };
+            let output = graph.results.iter().find(of).and_then(|target| target.output);
+            Definition::of(&graph.vertices, output)
+        });
         let (kind, predicate) = match self.wanted.first {
-            true => (TYPE_1, self.first()),
-            false => (TYPE_0, self.before_first()),
+            true => (TYPE_1, self.first(definition.as_ref())),
+            false => (TYPE_0, self.before_first(definition.as_ref())),
         };
         statement(kind, &about.subjects(), &predicate)
     }
@@ -205,7 +216,7 @@ impl Build<'_> {
     }
 
     /// Where the files come from by version control, as the client says; and the Dockerfile.
-    fn metadata(&self) -> Map<String, Value> {
+    fn metadata(&self, definition: Option<&Definition>) -> Map<String, Value> {
         let mut out = Map::new();
         let vcs: BTreeMap<&str, &String> = self
             .request
@@ -216,34 +227,39 @@ impl Build<'_> {
         if !vcs.is_empty() {
             out.insert("vcs".into(), json!(vcs));
         }
-        if let Some(source) = self.source.as_ref().filter(|_| self.wanted.max) {
+        if let (Some(graph), Some(definition)) = (&self.graph, definition) {
+            let source = &graph.source;
             let data = base64::engine::general_purpose::STANDARD.encode(&source.data);
             let info = json!({ "filename": source.filename, "language": "Dockerfile", "data": data });
-            out.insert("source".into(), json!({ "infos": [info] }));
+            out.insert("source".into(), json!({ "locations": definition.locations(), "infos": [info] }));
         }
         out
     }
 
-    fn before_first(&self) -> Value {
+    fn before_first(&self, definition: Option<&Definition>) -> Value {
         let mut metadata = json!({
             "buildInvocationID": self.request.r#ref, "buildStartedOn": time(self.begun),
             "buildFinishedOn": time(SystemTime::now()),
             "completeness": { "parameters": self.wanted.max, "environment": true, "materials": !self.local },
             "reproducible": false,
         });
-        metadata[METADATA] = Value::Object(self.metadata());
-        json!({
+        metadata[METADATA] = Value::Object(self.metadata(definition));
+        let mut predicate = json!({
             "builder": { "id": self.wanted.builder }, "buildType": BUILD_TYPE_0, "materials": self.materials(),
             "invocation": {
                 "configSource": { "entryPoint": self.entry() }, "parameters": self.parameters(),
                 "environment": { "platform": self.builder.to_string() },
             },
             "metadata": metadata,
-        })
+        });
+        if let Some(definition) = definition {
+            predicate["buildConfig"] = definition.shown();
+        }
+        predicate
     }
 
-    fn first(&self) -> Value {
-        json!({
+    fn first(&self, definition: Option<&Definition>) -> Value {
+        let mut predicate = json!({
             "buildDefinition": {
                 "buildType": BUILD_TYPE_1,
                 "externalParameters": {
@@ -256,20 +272,25 @@ impl Build<'_> {
                 "builder": { "id": self.wanted.builder },
                 "metadata": {
                     "invocationId": self.request.r#ref, "startedOn": time(self.begun),
-                    "finishedOn": time(SystemTime::now()), "buildkit_metadata": self.metadata(),
+                    "finishedOn": time(SystemTime::now()), "buildkit_metadata": self.metadata(definition),
                     "buildkit_completeness": {
                         "request": self.wanted.max, "resolvedDependencies": !self.local,
                     },
                     "buildkit_reproducible": false,
                 },
             },
-        })
+        });
+        if let Some(definition) = definition {
+            predicate["buildDefinition"]["internalParameters"]["buildConfig"] = definition.shown();
+        }
+        predicate
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Source;
 
     const OPTION: &str = "attest:provenance";
 
@@ -300,6 +321,7 @@ mod tests {
         let request = request(&[(OPTION, "mode=max"), ("build-arg:A", "1"), ("vcs:revision", "abc")]);
         let wanted = wanted(&request).unwrap().unwrap();
         let platform = Platform::normal("linux", "amd64", "");
+        let source = Source { filename: "Dockerfile".into(), data: b"FROM x".to_vec() };
         let name = purl("docker.io/library/busybox:1", &platform);
         assert_eq!(name, "pkg:docker/busybox@1?platform=linux%2Famd64");
         let build = Build {
@@ -308,7 +330,7 @@ mod tests {
             begun: SystemTime::UNIX_EPOCH,
             materials: [(name.clone(), ("sha256", "12".into()))].into(),
             local: true,
-            source: Some(Source { filename: "Dockerfile".into(), data: b"FROM x".to_vec() }),
+            graph: Some(Arc::new(Graph { source, ..Graph::default() })),
             builder: platform.clone(),
         };
         let names = ["docker.io/a/b:c".to_owned()];

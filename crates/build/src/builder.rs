@@ -1,6 +1,6 @@
 //! All builds of one engine.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,6 +14,9 @@ use crate::progress::Progress;
 use crate::session::Sessions;
 use crate::solve::STEPS_PER_CPU;
 use crate::worker::Worker;
+
+/// Most sources that are remembered as used; then all are forgotten.
+const USED: usize = 10_000;
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -42,6 +45,9 @@ pub struct Builder<W: Worker> {
     /// What was told of builds that have just ended.
     ended: Mutex<HashMap<String, Arc<Progress>>>,
     pub(crate) changed: watch::Sender<u64>,
+    /// Sources (images, repositories, files of web servers, texts of Dockerfiles) that builds of this engine have used: another build
+    /// finds them, and is told so.
+    used: Mutex<HashSet<String>>,
     /// What automatic collection keeps, in bytes; `None`: there is none.
     pub(crate) keep: Option<u64>,
     /// Held while the cache is made smaller.
@@ -98,9 +104,24 @@ impl<W: Worker> Builder<W> {
             jobs: Mutex::default(),
             ended: Mutex::default(),
             changed: watch::Sender::default(),
+            used: Mutex::default(),
             keep,
             collecting: tokio::sync::Mutex::default(),
         }))
+    }
+
+    /// Notes that a build uses this source; whether one has before.
+    pub(crate) fn uses(&self, source: &str) -> bool {
+        let mut used = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if used.len() >= USED {
+            used.clear();
+        }
+        !used.insert(source.to_owned())
+    }
+
+    /// Forgets what builds have used, as their cache is.
+    pub(crate) fn forget_used(&self) {
+        self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
     }
 
     /// Whoever holds it is the only one at the step of this key.

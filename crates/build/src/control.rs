@@ -31,6 +31,8 @@ use crate::worker::Worker;
 pub const VERSION: &str = "v0.25.1";
 /// The only frontend there is.
 pub const DOCKERFILE: &str = "dockerfile.v0";
+/// What a client may grant a build.
+const ENTITLEMENTS: [&str; 2] = ["network.host", "security.insecure"];
 /// Bytes of a session on their way, and of one message.
 const SESSION: usize = 1 << 20;
 const PIECE: usize = 64 << 10;
@@ -239,6 +241,10 @@ impl<W: Worker> Api<W> {
         }
         crate::gateway::check_frontend(&request.frontend)?;
         crate::export::check(&self.0.worker, &request)?;
+        if let Some(other) = request.entitlements.iter().find(|e| !ENTITLEMENTS.contains(&e.as_str())) {
+            let words = format!("granting entitlement {other} is not allowed by build daemon configuration");
+            return Err(Status::new(Code::Unknown, words));
+        }
         let mut context = Context {
             entitlements: request.entitlements.clone(),
             caches: request.cache.iter().flat_map(|c| c.imports.clone()).collect(),

@@ -41,6 +41,9 @@ pub struct Error {
     pub warnings: Vec<Warning>,
     /// It is the end of a step's program.
     pub exit: Option<Box<Exit>>,
+    /// It is about no line of the file, for what is elsewhere cannot be had; and what is said before it, but by the step itself. BuildKit
+    /// names no lines of such.
+    pub elsewhere: Option<&'static str>,
 }
 
 impl Error {
@@ -53,6 +56,7 @@ impl Error {
             file: None,
             warnings: Vec::new(),
             exit: None,
+            elsewhere: None,
         }
     }
 
@@ -64,10 +68,23 @@ impl Error {
 
     /// The same about these lines, unless it is about some already.
     pub fn at(mut self, lines: &[Range]) -> Error {
-        if self.lines.is_empty() && !lines.is_empty() {
+        if self.lines.is_empty() && !lines.is_empty() && self.elsewhere.is_none() {
             self.lines.push(lines.to_vec());
         }
         self
+    }
+
+    /// The same about no line at all, `before` being said before it where it is the build's.
+    pub fn elsewhere(mut self, before: &'static str) -> Error {
+        self.elsewhere.get_or_insert(before);
+        self
+    }
+
+    /// The step has said it: now it is the build's.
+    pub fn of_build(mut self) -> Error {
+        let Some(before) = self.elsewhere else { return self };
+        self.elsewhere = Some("");
+        if before.is_empty() { self } else { self.context(before) }
     }
 
     /// The same of this file.

@@ -29,6 +29,9 @@ use crate::worker::{Attest, Attested, Compression, ImageWork, MadeImage, Packing
 /// Metadata of the client's that says which of several exporters files are for.
 const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
 
+/// What dockerd's progress calls an image that nobody named.
+const NAMELESS: &str = "moby-dangling";
+
 /// File of a tree that says how it was made.
 const PROVENANCE: &str = "provenance.json";
 
@@ -205,10 +208,7 @@ async fn inside<W: Worker>(
     let image =
         exporters(request).into_iter().find(|e| matches!(exporter(&e.r#type), Ok(Some(Exporter::Image))));
     let packing = image.map_or(Ok(Packing::default()), |image| packing(&image.attrs))?;
-    let mut step = job.progress.begin("preparing layers for inline cache");
-    let done = remote::for_images(&job.solver, returned, packing).await;
-    step.complete(done.as_ref().err().map(|e| e.message.as_str()));
-    done.map_err(status)
+    remote::for_images(&job.solver, returned, packing).await.map_err(status)
 }
 
 /// Makes the image of a build in the store.
@@ -280,7 +280,7 @@ fn provenance<W: Worker>(
             begun,
             materials,
             local: !remote,
-            source: job.source(),
+            graph: job.graph(),
             builder: Platform::host(),
         };
         build.statement(about)
@@ -388,6 +388,19 @@ impl<W: Worker> One<'_, W> {
             self.builder.worker.make_image(images, list, annotations.index).await.map_err(status)?;
         made.annotations = annotations.index_descriptor;
         part.done(0);
+        if !self.inline.is_empty() {
+            step.part("preparing layers for inline cache").done(0);
+        }
+        for of in &made.manifests {
+            step.part(&format!("exporting manifest {}", of.manifest)).done(0);
+            step.part(&format!("exporting config {}", of.config)).done(0);
+            if let Some(attestation) = &of.attestation {
+                step.part(&format!("exporting attestation manifest {attestation}")).done(0);
+            }
+        }
+        if made.list {
+            step.part(&format!("exporting manifest list {}", made.digest)).done(0);
+        }
         Ok(made)
     }
 
@@ -432,16 +445,23 @@ impl<W: Worker> One<'_, W> {
     async fn image_in(&self, step: &Step, response: &mut HashMap<String, String>) -> Result<(), Status> {
         let names = self.names()?;
         let made = self.make(step, &names).await?;
-        step.part(&format!("writing image {}", made.digest)).done(0);
         for name in &names {
             step.part(&format!("naming to {name}")).done(0);
+            // A layer is made as a folder: there is nothing left to do.
+            step.part(&format!("unpacking to {name}")).done(0);
+        }
+        if names.is_empty() {
+            let name = format!("{NAMELESS}@{}", made.digest);
+            step.part(&format!("naming to {name}")).done(0);
+            step.part(&format!("unpacking to {name}")).done(0);
         }
         if flag(self.attrs, "push") {
             let asker = self.job.solver.context.asker();
             for name in &names {
-                let part = step.part(&format!("pushing {name}"));
+                let part = step.part("pushing layers");
                 self.builder.worker.push_image(name, &asker).await.map_err(status)?;
                 part.done(0);
+                step.part(&format!("pushing manifest for {name}@{}", made.digest)).done(0);
             }
         }
         if !names.is_empty() {
@@ -473,9 +493,7 @@ impl<W: Worker> One<'_, W> {
             }
             describe(&made, response);
             if self.attrs.get("tar").is_some_and(|v| parse_bool(v) == Some(false)) {
-                let part = step.part("copying blobs");
                 folder::send(self.builder, self.session()?, &made).await?;
-                part.done(0);
                 return Ok(());
             }
             let part = step.part("sending tarball");

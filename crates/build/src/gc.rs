@@ -231,6 +231,9 @@ pub async fn prune<W: Worker>(
             }
         }
     }
+    if options.all && gone.len() == all.len() {
+        builder.forget_used();
+    }
     Ok((gone, freed))
 }
 

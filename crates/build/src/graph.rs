@@ -384,12 +384,8 @@ pub enum MountKind {
         source: String,
         /// What happens when two steps want it at once.
         sharing: Sharing,
-        /// Permission bits of a new one.
-        mode: u32,
-        /// Owner of a new one.
-        uid: u32,
-        /// Group of a new one.
-        gid: u32,
+        /// Whose a new one is, where that is said; else what it starts with says so.
+        access: Option<Access>,
         /// Mounted without write access.
         read_only: bool,
     },
@@ -397,6 +393,8 @@ pub enum MountKind {
     Tmpfs {
         /// Bytes; 0 is without limit.
         size: u64,
+        /// Mounted without write access.
+        read_only: bool,
     },
     /// A file with a secret of the session.
     Secret {
@@ -506,6 +504,17 @@ pub struct CopyStep {
     pub chmod: Option<Chmod>,
     /// Time of what is made, in seconds; otherwise the source's.
     pub time: Option<i64>,
+}
+
+/// Whose something is, and who may what with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Access {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// Where a [`CopyStep`] takes its files from.

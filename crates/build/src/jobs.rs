@@ -57,8 +57,8 @@ pub struct Job<W: Worker> {
     /// What was made so far, by the id that clients have of it.
     refs: Mutex<HashMap<String, (Solved, bool)>>,
     returned: watch::Sender<Option<Result<Returned, Status>>>,
-    /// The Dockerfile that was built last.
-    source: Mutex<Option<crate::graph::Source>>,
+    /// What was built last.
+    graph: Mutex<Option<Arc<crate::graph::Graph>>>,
 }
 
 /// Leaves the list of builds when it is dropped.
@@ -102,7 +102,7 @@ impl<W: Worker> Builder<W> {
             solver: Solver::new(self.clone(), progress, context),
             refs: Mutex::default(),
             returned: watch::Sender::default(),
-            source: Mutex::default(),
+            graph: Mutex::default(),
         });
         let mut jobs = self.lock_jobs();
         if jobs.contains_key(reference) {
@@ -177,20 +177,21 @@ impl<W: Worker> Job<W> {
             Outcome::Answer(metadata) => return Ok(Answered::Metadata(metadata)),
             Outcome::Build(graph) => graph,
         };
-        *self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(graph.source.clone());
+        let graph: Arc<crate::graph::Graph> = Arc::from(graph);
+        *self.graph.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(graph.clone());
         crate::control::warn(&self.progress, &graph);
         let made = self.solver.solve(&graph).await?;
         let list = graph.multi_platform;
-        let solved = graph.results.into_iter().zip(made).map(|(target, made)| {
+        let solved = graph.results.iter().cloned().zip(made).map(|(target, made)| {
             let solved = Solved { tree: made.tree, sbom: made.sbom, target: Some(Arc::new(target)) };
             (self.add_ref(solved.clone(), list), solved)
         });
         Ok(Answered::Refs(solved.collect(), list))
     }
 
-    /// The Dockerfile that was built last.
-    pub(crate) fn source(&self) -> Option<crate::graph::Source> {
-        self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    /// What was built last.
+    pub(crate) fn graph(&self) -> Option<Arc<crate::graph::Graph>> {
+        self.graph.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Does what a definition in LLB says; gives the ref of its result.

@@ -95,6 +95,11 @@ impl Progress {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// Whether a step of this digest has been told of.
+    pub fn knows(&self, digest: &str) -> bool {
+        self.lock().steps.contains_key(digest)
+    }
+
     /// All that was told.
     pub fn events(&self) -> Vec<Arc<StatusResponse>> {
         self.lock().events.clone()
@@ -204,11 +209,16 @@ impl Step {
         }
     }
 
-    /// It need not be done.
+    /// It begins once more: what stands for it was told before what it makes is made.
+    pub fn again(&mut self) {
+        self.ended = false;
+        self.vertex.started = Some(now());
+        self.vertex.completed = None;
+        self.announce();
+    }
+
+    /// It need not be done; of a source this is told after it was found out what stands for it.
     pub fn cached(&mut self) {
-        if self.ended {
-            return;
-        }
         self.ended = true;
         self.vertex.cached = true;
         let now = now();

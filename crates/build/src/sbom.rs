@@ -156,7 +156,7 @@ impl Scanner {
             writable: false,
         };
         let mut mounts = vec![
-            Mount { target: "/tmp".into(), kind: MountKind::Tmpfs { size: 0 } },
+            Mount { target: "/tmp".into(), kind: MountKind::Tmpfs { size: 0, read_only: false } },
             Mount { target: format!("{CORES}/{CORE}"), kind: read(scan.core) },
         ];
         let mut env = self.env.clone();

@@ -329,6 +329,21 @@ pub struct MadeImage {
     pub config: String,
     /// Annotations of what names it in a layout.
     pub annotations: std::collections::BTreeMap<String, String>,
+    /// What it is made of, one for each platform.
+    pub manifests: Vec<MadeManifest>,
+    /// It is a list of them.
+    pub list: bool,
+}
+
+/// An image of one platform that was made, by the digests of its documents.
+#[derive(Clone, Debug)]
+pub struct MadeManifest {
+    /// The manifest.
+    pub manifest: String,
+    /// The configuration.
+    pub config: String,
+    /// The manifest of what is said of it.
+    pub attestation: Option<String>,
 }
 
 /// The engine, as the executor sees it.

@@ -109,6 +109,13 @@ struct Attestation {
     _pin: Pin,
 }
 
+impl BuiltImage {
+    /// The manifest of what is said of it, where something is.
+    pub fn attestation(&self) -> Option<&Descriptor> {
+        self.attestations.first().map(|a| &a.descriptor)
+    }
+}
+
 impl Images {
     /// Folders of a stack; layers of images are unpacked where they are not.
     ///

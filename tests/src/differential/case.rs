@@ -13,6 +13,8 @@ pub enum Compared {
     Exit,
     /// The output as JSON, value by value.
     Json,
+    /// The exit code, and what the standard error tells of a build's steps.
+    Steps,
     /// The output as JSON, only its fields and their types.
     Shape,
 }
@@ -96,6 +98,7 @@ fn parse(text: &str) -> Result<Vec<Case>, String> {
             "sorted" => Compared::Lines,
             "exit" => Compared::Exit,
             "json" => Compared::Json,
+            "steps" => Compared::Steps,
             "shape" => Compared::Shape,
             _ => return bad("unknown word"),
         };

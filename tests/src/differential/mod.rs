@@ -26,11 +26,13 @@
 //! | `sorted:` | the same, lines of the output in any order |
 //! | `exit:` | the exit code |
 //! | `json:` | the same as `run:`, but the output is JSON, compared value by value, absent, `null` and `[]` told apart |
+//! | `steps:` | exit code, and what a build's raw report on standard error (`--progress=rawjson`) says of its steps ([`told`]) |
 //! | `shape:` | as `json:`, but only which fields there are and of which type |
 //!
 //! A line that begins with white space goes on with the line before. In the shell there are `docker` (the stock CLI), `compose` (docker-compose),
 //! `api METHOD PATH [BODY]` (a raw request; prints `HTTP status` and the body), `try OPTIONS` (makes a container with them
 //! and removes it), `build IMAGE OPTIONS` and `tree IMAGE PATHS` (an image of the case's folder, and what is in one),
+//! `repository COMMAND` (runs it while git serves the folder's repositories, `repo` among them),
 //! `$START` (the case's begin as
 //! `docker events --since` takes it), and `$DIR`, a folder of the case's own. Images: `d-busybox`, `d-rich` (all that an
 //! image's configuration can say) and a registry at `127.0.0.1:5000`.
@@ -43,6 +45,7 @@ mod compare;
 mod known;
 mod rules;
 mod side;
+mod told;
 
 pub use case::{Case, Compared, Group, Step};
 pub use compare::{Difference, compare};

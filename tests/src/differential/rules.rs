@@ -28,6 +28,9 @@ const TEXT: &[(&str, &str, &str)] = &[
     ("size", r"\b\d+(?:\.\d+)?(?:B|kB|MB|GB)\b", "<size>"),
     // Of a failed build buildx says which of two goroutines told it first, which is a race of its own.
     ("failed build", r"failed to run Build function: ", "failed to solve: "),
+    // What the builder calls a result for itself.
+    ("ref", r"checksum of ref [^ ]+: ", "checksum of ref <ref>: "),
+    ("client's cache", r"manifest from local:\d+", "manifest from local:<number>"),
     // Columns are as wide as their widest word.
     ("columns", r" {2,}", "  "),
     ("end of line", r"[ \t]+\n", "\n"),

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{Answer, Case, Compared, Step, rules};
+use super::{Answer, Case, Compared, Step, rules, told};
 use crate::{Cli, Engine, Outcome, Registry, images};
 
 /// Seconds a line may take.
@@ -57,6 +57,17 @@ mkdir "$place/files"
 tar -xf "$place/tar" -C "$place/files" --no-same-owner --delay-directory-restore "$@" 2>/dev/null
 cd "$place/files" && find . -type f -exec cksum {} + | sort -k 3
 chmod -R u+rwx "$place" && rm -r "$place"
+"#;
+
+/// `repository COMMAND` of the cases' shell: runs it while the repositories of the case's folder are served at
+/// `git://127.0.0.1/`.
+const REPOSITORY: &str = r#"#!/bin/sh
+"$(git --exec-path)/git-daemon" --export-all --reuseaddr --listen=127.0.0.1 --base-path="$DIR" >/dev/null 2>&1 &
+served=$!
+trap 'kill $served; wait $served 2>/dev/null' EXIT
+trap 'exit 124' TERM
+until git ls-remote git://127.0.0.1/repo >/dev/null 2>&1; do kill -0 $served || exit 125; done
+"$@"
 "#;
 
 /// Removes what a case left behind: containers, networks, volumes and images whose name begins with `d-`, but for the
@@ -121,6 +132,7 @@ impl Side {
             ("try", TRY),
             ("build", BUILD),
             ("tree", TREE),
+            ("repository", REPOSITORY),
         ] {
             let path = folder.path().join("bin").join(name);
             std::fs::write(&path, text).expect("write a script");
@@ -154,7 +166,7 @@ impl Side {
     fn shell(&self, line: &str, start: &str) -> Outcome {
         let mut command = match &self.place {
             Where::Ours(ours) => ours.1.sandbox.command("timeout"),
-            Where::Peer => Command::new("timeout"),
+            Where::Peer => self.beside_peer("timeout"),
         };
         let path = std::env::var("PATH").unwrap_or_default();
         // Entering the sandbox leads to its root: the case's folder is taken by the shell itself.
@@ -171,6 +183,16 @@ impl Side {
             .env("LC_ALL", "C")
             .stdin(Stdio::null());
         command.output().expect("a shell").into()
+    }
+
+    /// A command in the peer's network, where its path leads through that of another root (`/proc/PID/root`): so that what the cases
+    /// serve at 127.0.0.1 is at the same place for both sides.
+    fn beside_peer(&self, program: &str) -> Command {
+        let through: Vec<&str> = self.socket.to_str().unwrap_or_default().split('/').collect();
+        let ["", "proc", pid, "root", ..] = through[..] else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{pid}/ns/net")).arg(program);
+        command
     }
 
     fn must(&self, line: &str) -> String {
@@ -222,6 +244,10 @@ impl Side {
                 Answer { code, out: json!(lines.join("\n")), err }
             }
             Compared::Json => Answer { code, out: rules::json(parsed(), &self.paths), err },
+            Compared::Steps => {
+                let told = told::fold(&outcome.err).unwrap_or(Value::Null);
+                Answer { code, out: rules::json(told, &self.paths), err: String::new() }
+            }
             Compared::Shape => Answer { code, out: rules::json(rules::shape(&parsed()), &self.paths), err },
         }
     }

@@ -87,7 +87,8 @@ pub fn dispatch(
         name,
         op: Op::Copy(copy),
         inputs: inputs.0,
-        platform: state.platform.clone(),
+        // The same files for whatever platform: those of two are one step.
+        platform: None,
         ignore_cache: state.no_cache,
         lines: vec![lines],
         command: step.instruction.code.clone(),

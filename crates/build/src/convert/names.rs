@@ -221,28 +221,68 @@ impl GitRef {
         let (reference, subdir) = fragment.split_once(':').map_or((fragment, ""), |(r, s)| (r, s));
         out.reference = reference.to_owned();
         out.subdir = subdir.to_owned();
+        out.query(query)?;
+        let subdir = clean(&format!("/{}", out.subdir));
+        out.subdir = if subdir == "/" { String::new() } else { subdir };
+        Ok(Some(out))
+    }
+
+    /// Reads what stands behind `?`.
+    fn query(&mut self, query: &str) -> Result<(), String> {
+        let (mut tag, mut branch) = (None, None);
+        let mut seen: Vec<&str> = Vec::new();
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (key, value) = pair.split_once('=').map_or((pair, ""), |(k, v)| (k, v));
+            let is_flag = matches!(key, "submodules" | "keep-git-dir");
+            if seen.contains(&key) {
+                return Err(format!("query {key:?} has multiple values"));
+            }
+            if value.is_empty() && !is_flag {
+                return Err(format!("query {key:?} has no value"));
+            }
+            seen.push(key);
             let flag = || match value {
                 "" => Ok(true),
                 text => crate::dockerfile::text::parse_bool(text)
                     .ok_or_else(|| format!("invalid {key} value: {value:?}")),
             };
             match key {
-                "ref" => out.reference = value.to_owned(),
-                "branch" => out.reference = format!("refs/heads/{value}"),
-                "tag" => out.reference = format!("refs/tags/{value}"),
-                "subdir" => out.subdir = value.to_owned(),
-                "checksum" | "commit" => out.checksum = value.to_owned(),
-                "keep-git-dir" => out.keep_git_dir = Some(flag()?),
-                "submodules" => out.submodules = Some(flag()?),
+                "ref" => agree("ref", &mut self.reference, value)?,
+                "branch" => branch = Some(value),
+                "tag" => tag = Some(value),
+                "subdir" => agree("subdir", &mut self.subdir, value)?,
+                "checksum" | "commit" => self.checksum = value.to_owned(),
+                "keep-git-dir" => self.keep_git_dir = Some(flag()?),
+                "submodules" => self.submodules = Some(flag()?),
                 _ => return Err(format!("unexpected query {key:?}")),
             }
         }
-        let subdir = clean(&format!("/{}", out.subdir));
-        out.subdir = if subdir == "/" { String::new() } else { subdir };
-        Ok(Some(out))
+        if tag.is_some() && branch.is_some() {
+            return Err("branch conflicts with tag".into());
+        }
+        let named = tag.map(|t| ("refs/tags/", t)).or(branch.map(|b| ("refs/heads/", b)));
+        if let Some((prefix, name)) = named {
+            let name = name.strip_prefix(prefix).unwrap_or(name);
+            agree("ref", &mut self.reference, &format!("{prefix}{name}"))?;
+        }
+        // Nothing else says which: it is the commit itself, where that is said in full.
+        if self.reference.is_empty() && self.checksum.len() == COMMIT_DIGITS {
+            self.reference.clone_from(&self.checksum);
+        }
+        Ok(())
     }
+}
+
+/// Digits of a commit's whole id.
+const COMMIT_DIGITS: usize = 40;
+
+/// Takes a value that may have been said before, but no other one.
+fn agree(what: &str, place: &mut String, value: &str) -> Result<(), String> {
+    if !place.is_empty() && place != value {
+        return Err(format!("{what} conflicts: {place:?} vs {value:?}"));
+    }
+    value.clone_into(place);
+    Ok(())
 }
 
 /// `user@host:path`
@@ -291,11 +331,23 @@ mod tests {
 
     #[test]
     fn repositories_are_told_from_paths() {
-        let git = |text| GitRef::parse(text).unwrap();
+        let git = |text: &str| GitRef::parse(text).unwrap();
         assert_eq!(git("https://x/y.git#main:sub").unwrap().subdir, "/sub");
         assert_eq!(git("git@github.com:a/b.git").unwrap().remote, "git@github.com:a/b.git");
         assert_eq!(git("ssh://git@x/y?branch=b").unwrap().reference, "refs/heads/b");
         assert!(git("github.com/a/b").unwrap().like_a_path);
+        let commit = "0123456789".repeat(4);
+        assert_eq!(git(&format!("https://x/y.git?commit={commit}")).unwrap().reference, commit);
+        assert_eq!(git("https://x/y.git?commit=012").unwrap().reference, "");
+        for (query, why) in [
+            ("branch=a&tag=b", "branch conflicts with tag"),
+            ("branch=a&ref=a", "ref conflicts: \"a\" vs \"refs/heads/a\""),
+            ("ref=a&ref=a", "query \"ref\" has multiple values"),
+            ("tag", "query \"tag\" has no value"),
+            ("nope=1", "unexpected query \"nope\""),
+        ] {
+            assert_eq!(GitRef::parse(&format!("https://x/y.git?{query}")), Err(why.into()));
+        }
         for text in ["a", "./x.git", "https://x/y", "a/b:c", "http://x/y.tar.gz"] {
             assert_eq!(git(text), None, "{text}");
         }

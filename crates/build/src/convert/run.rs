@@ -12,7 +12,7 @@ use crate::dockerfile::heredoc;
 use crate::dockerfile::instructions::Run;
 use crate::dockerfile::mounts::{MountSpec, MountType};
 use crate::dockerfile::text::quote;
-use crate::graph::{Exec, Mount, MountKind, Op, SecretEnv, Vertex};
+use crate::graph::{Access, Exec, Mount, MountKind, Op, SecretEnv, Vertex};
 use crate::options::Options;
 
 /// Where a program that stands in the Dockerfile is put.
@@ -205,17 +205,22 @@ fn mounts(
         }
         let source = clean(&format!("/{}", spec.source));
         let kind = match spec.kind {
-            MountType::Tmpfs => MountKind::Tmpfs { size: spec.size },
+            MountType::Tmpfs => MountKind::Tmpfs { size: spec.size, read_only: spec.read_only },
             MountType::Cache => {
                 let id = if spec.id.is_empty() { clean(&spec.target) } else { spec.id.clone() };
-                MountKind::Cache {
-                    id: format!("{}/{id}", context.options.cache_namespace),
-                    from: inputs.slot(from),
-                    source,
-                    sharing: spec.sharing.unwrap_or_default(),
+                let said = spec.mode.is_some() || spec.uid.is_some() || spec.gid.is_some();
+                let access = said.then(|| Access {
                     mode: spec.mode.unwrap_or(0o755),
                     uid: spec.uid.unwrap_or_default(),
                     gid: spec.gid.unwrap_or_default(),
+                });
+                MountKind::Cache {
+                    id: format!("{}/{id}", context.options.cache_namespace),
+                    // A folder that is made for its owner starts empty, as BuildKit's does.
+                    from: inputs.slot(from.filter(|_| !said)),
+                    source,
+                    sharing: spec.sharing.unwrap_or_default(),
+                    access,
                     read_only: spec.read_only,
                 }
             }

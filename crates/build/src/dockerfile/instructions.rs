@@ -31,6 +31,40 @@ pub const NAMES: [&str; 18] = [
     "WORKDIR",
 ];
 
+/// The options (`--name`) of an instruction, and what each takes.
+pub fn options(instruction: &str) -> &'static [(&'static str, Takes)] {
+    use Takes::{Bool, Text, Texts};
+    match instruction {
+        "ADD" => &[
+            ("chown", Text),
+            ("chmod", Text),
+            ("link", Bool),
+            ("exclude", Texts),
+            ("keep-git-dir", Bool),
+            ("checksum", Text),
+            ("unpack", Bool),
+        ],
+        "COPY" => &[
+            ("chown", Text),
+            ("chmod", Text),
+            ("link", Bool),
+            ("exclude", Texts),
+            ("from", Text),
+            ("parents", Bool),
+        ],
+        "FROM" => &[("platform", Text)],
+        "HEALTHCHECK" => &[
+            ("interval", Text),
+            ("timeout", Text),
+            ("start-period", Text),
+            ("start-interval", Text),
+            ("retries", Text),
+        ],
+        "RUN" => &[("mount", Texts), ("network", Text), ("security", Text), ("device", Texts)],
+        _ => &[],
+    }
+}
+
 /// Shortest time between health checks, in nanoseconds.
 const SHORTEST_INTERVAL: i64 = 1_000_000;
 
@@ -194,14 +228,13 @@ fn at_least_one(name: &str) -> String {
 }
 
 fn command(node: &Node) -> Result<Command, String> {
-    use Takes::{Bool, Text, Texts};
     let none = Vec::new();
     let words = match &node.args {
         Args::Words(words) => words,
         _ => &none,
     };
     let name = node.name.to_ascii_uppercase();
-    let flags = |known: &[(&str, Takes)]| Flags::read(&node.flags, known);
+    let flags = || Flags::read(&node.flags, options(&name));
     let one = || match words.as_slice() {
         [word] => Ok(word.clone()),
         _ => Err(format!("{name} requires exactly one argument")),
@@ -215,14 +248,8 @@ fn command(node: &Node) -> Result<Command, String> {
                      determined"
                 ));
             }
-            let common = [("chown", Text), ("chmod", Text), ("link", Bool), ("exclude", Texts)];
-            if name == "ADD" {
-                let own = [("keep-git-dir", Bool), ("checksum", Text), ("unpack", Bool)];
-                Command::Add(files(node, words, &flags(&[&common[..], &own[..]].concat())?)?)
-            } else {
-                let own = [("from", Text), ("parents", Bool)];
-                Command::Copy(files(node, words, &flags(&[&common[..], &own[..]].concat())?)?)
-            }
+            let files = files(node, words, &flags()?)?;
+            if name == "ADD" { Command::Add(files) } else { Command::Copy(files) }
         }
         "ARG" => {
             if words.is_empty() {
@@ -239,15 +266,15 @@ fn command(node: &Node) -> Result<Command, String> {
             Command::Arg(words.iter().map(arg).collect::<Result<_, _>>()?)
         }
         "CMD" => {
-            flags(&[])?;
+            flags()?;
             Command::Cmd(line())
         }
         "ENTRYPOINT" => {
-            flags(&[])?;
+            flags()?;
             Command::Entrypoint(line())
         }
         "ENV" | "LABEL" => {
-            flags(&[])?;
+            flags()?;
             let pairs = match &node.args {
                 Args::Pairs(pairs) if !pairs.is_empty() => pairs.clone(),
                 _ => return Err(at_least_one(&name)),
@@ -261,7 +288,7 @@ fn command(node: &Node) -> Result<Command, String> {
             if words.is_empty() {
                 return Err(at_least_one("EXPOSE"));
             }
-            flags(&[])?;
+            flags()?;
             let mut ports = words.clone();
             ports.sort();
             Command::Expose(ports)
@@ -281,13 +308,13 @@ fn command(node: &Node) -> Result<Command, String> {
                 [_] => Default::default(),
                 _ => return Err("FROM requires either one or three arguments".into()),
             };
-            let platform = flags(&[("platform", Text)])?.text("platform");
+            let platform = flags()?.text("platform");
             Command::From(From { base: words[0].clone(), stage, written, keyword, platform })
         }
         "HEALTHCHECK" => Command::Healthcheck(healthcheck(node, words)?),
         "MAINTAINER" => {
             let who = one()?;
-            flags(&[])?;
+            flags()?;
             Command::Maintainer(who)
         }
         "ONBUILD" => {
@@ -297,7 +324,7 @@ fn command(node: &Node) -> Result<Command, String> {
             if rest.is_empty() {
                 return Err(at_least_one("ONBUILD"));
             }
-            flags(&[])?;
+            flags()?;
             let trigger = inner.as_ref().map(|n| n.name.to_uppercase()).unwrap_or_default();
             match trigger.as_str() {
                 "ONBUILD" => return Err("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed".into()),
@@ -313,8 +340,7 @@ fn command(node: &Node) -> Result<Command, String> {
             Command::Onbuild(expression)
         }
         "RUN" => {
-            let known = [("mount", Texts), ("network", Text), ("security", Text), ("device", Texts)];
-            let flags = flags(&known)?;
+            let flags = flags()?;
             let mounts = flags.texts("mount");
             let network = match flags.get("network") {
                 None => None,
@@ -339,7 +365,7 @@ fn command(node: &Node) -> Result<Command, String> {
             })
         }
         "SHELL" => {
-            flags(&[])?;
+            flags()?;
             match words.is_empty() {
                 true => return Err(at_least_one("SHELL")),
                 false if !node.json => return Err("SHELL requires the arguments to be in JSON form".into()),
@@ -349,14 +375,14 @@ fn command(node: &Node) -> Result<Command, String> {
         "STOPSIGNAL" => Command::StopSignal(one()?),
         "USER" => {
             let user = one()?;
-            flags(&[])?;
+            flags()?;
             Command::User(user)
         }
         "VOLUME" => {
             if words.is_empty() {
                 return Err(at_least_one("VOLUME"));
             }
-            flags(&[])?;
+            flags()?;
             let volumes: Vec<String> = words.iter().map(|w| w.trim().to_owned()).collect();
             if volumes.iter().any(String::is_empty) {
                 return Err("VOLUME specified can not be an empty string".into());
@@ -365,7 +391,7 @@ fn command(node: &Node) -> Result<Command, String> {
         }
         "WORKDIR" => {
             let path = one()?;
-            flags(&[])?;
+            flags()?;
             Command::Workdir(path)
         }
         _ => {
@@ -434,10 +460,7 @@ fn healthcheck(node: &Node, words: &[String]) -> Result<Healthcheck, String> {
         }
         return Ok(Healthcheck { test: vec![kind], ..Healthcheck::default() });
     }
-    let times = ["interval", "timeout", "start-period", "start-interval"];
-    let known: Vec<(&str, Takes)> =
-        times.iter().copied().chain(["retries"]).map(|n| (n, Takes::Text)).collect();
-    let flags = Flags::read(&node.flags, &known)?;
+    let flags = Flags::read(&node.flags, options("HEALTHCHECK"))?;
     if kind != "CMD" {
         return Err(format!("Unknown type {} in HEALTHCHECK (try CMD)", quote(&kind)));
     }

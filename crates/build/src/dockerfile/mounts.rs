@@ -19,7 +19,8 @@ pub enum MountType {
     Ssh,
 }
 
-const TYPES: [(&str, MountType); 5] = [
+/// All types, by their names.
+pub const TYPES: [(&str, MountType); 5] = [
     ("bind", MountType::Bind),
     ("cache", MountType::Cache),
     ("tmpfs", MountType::Tmpfs),
@@ -27,6 +28,7 @@ const TYPES: [(&str, MountType); 5] = [
     ("ssh", MountType::Ssh),
 ];
 
+/// Keys that a misspelled one is held against.
 const KEYS: [&str; 16] = [
     "type",
     "from",
@@ -45,6 +47,11 @@ const KEYS: [&str; 16] = [
     "rw",
     "readwrite",
 ];
+
+/// Every key that some type of mount takes.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    KEYS.into_iter().chain(["destination", "size", "env"])
+}
 
 impl MountType {
     /// As it is written.
@@ -178,7 +185,8 @@ impl MountSpec {
                 "mode" => spec.mode = Some(number(8)?),
                 "uid" => spec.uid = Some(number(10)?),
                 "gid" => spec.gid = Some(number(10)?),
-                "env" if spec.kind == MountType::Secret => spec.env = Some(value),
+                // Of any other mount it means nothing.
+                "env" => spec.env = Some(value).filter(|_| spec.kind == MountType::Secret),
                 _ => {
                     let meant = did_you_mean(&key, &KEYS, true);
                     return Err(format!("unexpected key '{key}' in '{field}'{meant}"));

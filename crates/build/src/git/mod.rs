@@ -6,6 +6,7 @@
 //! ```
 //! Attributes of files (`.gitattributes`: line ends, filters such as LFS) are not carried out.
 
+mod index;
 mod pack;
 mod wire;
 
@@ -14,11 +15,12 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+pub(crate) use pack::Id;
+use pack::Kind as Object;
 #[cfg(any(fuzzing, test))]
 pub(crate) use pack::Pack;
 #[cfg(not(any(fuzzing, test)))]
 use pack::Pack;
-use pack::{Id, Kind as Object};
 use wire::{Ref, Remote};
 
 use crate::Error;
@@ -103,6 +105,10 @@ pub(crate) async fn find<W: Worker>(worker: &W, git: &Git, access: &Access) -> R
             Commit { id: found.peeled.unwrap_or(found.id), name: found.name.clone() }
         }
     };
+    if let Some(wanted) = git.checksum.as_ref().filter(|c| !c.bytes().all(|b| b.is_ascii_hexdigit())) {
+        let words = format!("invalid checksum {wanted} for Git URL, expected hex commit hash");
+        return Err(Error::invalid(words));
+    }
     if let Some(wanted) = git.checksum.as_ref().filter(|c| !found.id().starts_with(c.as_str())) {
         let words = format!("expected checksum to match {wanted}, got {}", found.id());
         return Err(Error::invalid(words));
@@ -291,7 +297,11 @@ fn write(pack: &mut Pack, commit: &Id, subdir: &str, to: &Path) -> Result<Vec<Mo
     let top = tree_of(pack, commit)?;
     let mut tree = top;
     for part in subdir.split('/').filter(|p| !p.is_empty()) {
-        let none = || Error::invalid(format!("subdir {subdir}: not found")).with_kind(Kind::NotFound);
+        let none = || {
+            let path = subdir.trim_start_matches('/');
+            let why = format!("failed to lstat {path:?}: statat {path}: no such file or directory");
+            Error::invalid(format!("invalid subdir {subdir}: {why}")).with_kind(Kind::NotFound)
+        };
         let found = items(&object(pack, &tree, Object::Tree)?)?.into_iter().find(|i| i.name == part);
         tree = found.filter(|i| i.mode & 0o170000 == 0o040000).ok_or_else(none)?.id;
     }
@@ -399,23 +409,19 @@ fn repository(pack: &mut Pack, commit: &Id, name: &str, remote: &str, to: &Path)
     }
     let line = format!("{commit}\n");
     file("shallow", line.as_bytes())?;
-    match name.strip_prefix("refs/") {
-        Some(_) if name.starts_with("refs/heads/") => {
-            file(name, line.as_bytes())?;
-            file("HEAD", format!("ref: {name}\n").as_bytes())?;
-        }
-        Some(_) => {
-            file(name, line.as_bytes())?;
-            file("HEAD", line.as_bytes())?;
-        }
-        None => file("HEAD", line.as_bytes())?,
+    if name.starts_with("refs/") {
+        file(name, line.as_bytes())?;
     }
+    // On no branch: whoever commits there would move it, and it is of one commit alone.
+    file("HEAD", line.as_bytes())?;
     fs::create_dir_all(to.join("refs/heads")).map_err(disk)?;
     let config = format!(
-        "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n[remote \"origin\"]\n\turl = {remote}\n\
-         \tfetch = +refs/heads/*:refs/remotes/origin/*\n"
+        "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n[remote \"origin\"]\n\turl = \
+         {remote}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n"
     );
-    file("config", config.as_bytes())
+    file("config", config.as_bytes())?;
+    let index = index::of(pack, commit)?;
+    file("index", &index)
 }
 
 #[cfg(test)]

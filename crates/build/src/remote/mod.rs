@@ -183,6 +183,8 @@ struct Described {
 
 #[derive(Deserialize)]
 struct Manifest {
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
     config: Option<Described>,
     #[serde(default)]
     layers: Vec<Described>,
@@ -204,8 +206,12 @@ pub(crate) async fn import<W: Worker>(solver: &Solver<W>, all: &[Options]) -> Im
         };
         let mut step = solver.progress.begin(&format!("importing cache manifest from {from}"));
         let read = one(solver, options).await;
-        step.complete(read.as_ref().err().map(|e| e.message.as_str()));
-        if let Ok((records, place)) = read {
+        if let Ok((_, _, kind)) = &read {
+            step.part(&format!("inferred cache manifest type: {kind}")).done(0);
+        }
+        let why = |e: &Error| format!("failed to configure {} cache importer: {}", options.r#type, e.message);
+        step.complete(read.as_ref().err().map(why).as_deref());
+        if let Ok((records, place, _)) = read {
             tracing::debug!("cache of {from}: {} steps", records.len());
             imported.add(records, &place);
         }
@@ -213,7 +219,11 @@ pub(crate) async fn import<W: Worker>(solver: &Solver<W>, all: &[Options]) -> Im
     imported
 }
 
-async fn one<W: Worker>(solver: &Solver<W>, options: &Options) -> Result<(Vec<Record>, Arc<Place>), Error> {
+/// The steps of one cache, where its layers are, and the type of its first document.
+async fn one<W: Worker>(
+    solver: &Solver<W>,
+    options: &Options,
+) -> Result<(Vec<Record>, Arc<Place>, String), Error> {
     let worker = &solver.builder.worker;
     let attr = |name: &str| {
         let none = || Error::invalid(format!("{} cache importer requires {name}", options.r#type));
@@ -238,11 +248,15 @@ async fn one<W: Worker>(solver: &Solver<W>, options: &Options) -> Result<(Vec<Re
     };
     let place = Arc::new(place);
     let manifest: Manifest = serde_json::from_slice(&top).map_err(malformed)?;
+    let kind = manifest.media_type.clone().unwrap_or_else(|| {
+        let kind = if manifest.config.is_some() { "manifest" } else { "index" };
+        format!("application/vnd.oci.image.{kind}.v1+json")
+    });
     let own = |d: &&Described| d.media_type == format::MEDIA_TYPE;
     if let Some(config) = manifest.config.iter().chain(&manifest.manifests).find(own) {
         let data = place.bytes(worker, &config.digest).await?;
         let document: Document = serde_json::from_slice(&data).map_err(malformed)?;
-        return Ok((format::read(&document), place));
+        return Ok((format::read(&document), place, kind));
     }
     let mut records = Vec::new();
     if manifest.config.is_some() {
@@ -254,7 +268,7 @@ async fn one<W: Worker>(solver: &Solver<W>, options: &Options) -> Result<(Vec<Re
             records.extend(inline(worker, &place, manifest).await?);
         }
     }
-    Ok((records, place))
+    Ok((records, place, kind))
 }
 
 /// The cache inside of an image; none where it has none.

@@ -15,7 +15,7 @@ use crate::dockerfile::text::quote;
 use crate::error::Kind;
 use crate::files::Root;
 use crate::files::copy::Copier;
-use crate::graph::{Exec, MountKind, Sharing, Slot};
+use crate::graph::{Access, Exec, MountKind, Sharing, Slot};
 use crate::session::Session;
 use crate::worker::{AgentSocket, Run, RunMount, RunSource, Tree, Worker};
 
@@ -161,7 +161,7 @@ impl<W: Worker> Solve<W> {
                     _ => (RunSource::Tree { tree, path: source.clone() }, !writable),
                 }
             }
-            MountKind::Tmpfs { size } => (RunSource::Memory(*size), false),
+            MountKind::Tmpfs { size, read_only } => (RunSource::Memory(*size), *read_only),
             MountKind::Inline { name, data, mode } => {
                 let folder = scratch.join(format!("inline-{n}"));
                 let file = folder.join(name);
@@ -209,10 +209,9 @@ impl<W: Worker> Solve<W> {
                 held._agents.push(agent);
                 (RunSource::Path(socket), false)
             }
-            MountKind::Cache { id, from, source, sharing, mode, uid, gid, read_only } => {
+            MountKind::Cache { id, from, source, sharing, access, read_only } => {
                 let start = from.map(|_| (tree(from), source.clone()));
-                let folder =
-                    self.cache_folder(held, id, *sharing, start, (*mode, *uid, *gid), target).await?;
+                let folder = self.cache_folder(held, id, *sharing, start, *access, target).await?;
                 (RunSource::Path(folder), *read_only)
             }
         };
@@ -227,7 +226,7 @@ impl<W: Worker> Solve<W> {
         id: &str,
         sharing: Sharing,
         start: Option<(Tree, String)>,
-        (mode, uid, gid): (u32, u32, u32),
+        access: Option<Access>,
         target: &str,
     ) -> Result<PathBuf, Error> {
         let builder = &self.solver.builder;
@@ -257,12 +256,13 @@ impl<W: Worker> Solve<W> {
             // Whole or not at all: another step may look at the same time.
             let new = builder.root.join("mounts").join(format!("new-{}", crate::random_id()));
             std::fs::create_dir_all(&new).map_err(io("make a cache mount"))?;
+            let mut access = access.unwrap_or(Access { mode: 0o755, uid: 0, gid: 0 });
             if let Some((tree, path)) = start {
                 self.here(&tree).await?;
                 let to = new.clone();
                 let fill = move |view: crate::worker::View| {
                     let to = Root::open(&to).map_err(io("open a cache mount"))?;
-                    let Some(from) = view.read.first() else { return Ok(()) };
+                    let Some(from) = view.read.first() else { return Ok(access) };
                     let mut copier = Copier {
                         to: &to,
                         owner: None,
@@ -274,12 +274,15 @@ impl<W: Worker> Solve<W> {
                         links: Default::default(),
                     };
                     for found in crate::files::select(from, &path, false, true)? {
+                        let stat = &found.stat;
+                        access = Access { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid };
                         copier.copy(&found, "/")?;
                     }
-                    Ok(())
+                    Ok(access)
                 };
-                builder.worker.view(None, vec![tree], fill).await?;
+                access = builder.worker.view(None, vec![tree], fill).await?;
             }
+            let Access { mode, uid, gid } = access;
             chown(&new, Some(uid), Some(gid))
                 .and_then(|()| std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)))
                 .map_err(io("make a cache mount"))?;

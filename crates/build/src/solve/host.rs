@@ -31,11 +31,10 @@ impl<W: Worker> Solver<W> {
     /// The tree of the last of these steps, files of a client as they are.
     async fn last(self: &Arc<Self>, steps: &[Vertex]) -> Result<(Tree, Solve<W>), Error> {
         let mut nodes: Vec<Node> = Vec::new();
-        for vertex in steps {
-            let digest = super::key(&[&vertex.op.digest(), &vertex.name, &nodes.len().to_string()]);
+        for (vertex, digest) in steps.iter().zip(super::digests(steps)?) {
             let inputs = vertex.inputs.iter().filter_map(|v| Some(nodes.get(v.0)?.digest.clone())).collect();
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
-            nodes.push(Node::new(vertex.clone(), digest, step));
+            nodes.push(Node::new(vertex.clone(), digest, step, Vec::new()));
         }
         let solve = Solve { solver: self.clone(), nodes, source: Source::default() };
         let last = solve.nodes.len().checked_sub(1).ok_or_else(|| Error::invalid("nothing to read"))?;
@@ -85,14 +84,14 @@ impl<W: Worker> Host for Answers<W> {
                 super::layout::load(worker, &store, digest, &request.platform).await?;
                 return worker.find_image(&local, &asker).await;
             }
-            let found = worker.find_image(&request, &asker).await;
-            found.map_err(|e| {
-                e.context(format!("failed to resolve source metadata for {}", request.reference))
-            })
+            worker.find_image(&request, &asker).await
         };
         let found = found.await;
         step.complete(found.as_ref().err().map(|e| e.message.as_str()));
-        let found = found?;
+        let found = found.map_err(|e| match request.oci_layout {
+            Some(_) => e,
+            None => e.context(format!("failed to resolve source metadata for {}", request.reference)),
+        })?;
         self.images.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, found.clone());
         Ok(found)
     }

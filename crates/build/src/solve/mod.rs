@@ -12,8 +12,10 @@
 mod copy;
 mod exec;
 pub mod host;
+mod images;
 mod layout;
 pub(crate) mod source;
+mod within;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::{FutureExt as _, join_all, try_join_all};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OnceCell, SetOnce};
+
+use self::within::Within;
 
 use crate::Error;
 use crate::builder::Builder;
@@ -81,6 +85,8 @@ pub struct Solver<W: Worker> {
     pub(crate) materials: Mutex<crate::attest::Materials>,
     /// Steps of this build that were found there.
     found: Mutex<Vec<Arc<Remote>>>,
+    /// Sources that this build has needed.
+    needed: Mutex<std::collections::HashSet<String>>,
     /// Inputs of the solve requests, by name; results of other builds by their refs.
     inputs: Mutex<HashMap<String, Input<W>>>,
 }
@@ -125,7 +131,11 @@ struct Node {
     /// Somebody wants what it makes; that.
     ask: SetOnce<()>,
     done: SetOnce<Result<Tree, Error>>,
-    step: Mutex<Option<Step>>,
+    /// An image is here; whether it was fetched for that.
+    present: OnceCell<Result<bool, Error>>,
+    step: Arc<Mutex<Step>>,
+    /// What it does besides that is told as steps of their own.
+    within: Vec<Arc<Within>>,
 }
 
 /// One graph under way.
@@ -147,8 +157,15 @@ impl<W: Worker> Solver<W> {
             imported: OnceCell::new(),
             materials: Mutex::default(),
             found: Mutex::default(),
+            needed: Mutex::default(),
             inputs: Mutex::default(),
         })
+    }
+
+    /// Whether a source is one that builds before this one have used, when this one needs it for the first time: that is told once.
+    fn is_found(&self, source: &str) -> bool {
+        let mut needed = self.needed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        needed.insert(source.to_owned()) && self.builder.uses(source)
     }
 
     /// Does a graph; gives what each of its results came to.
@@ -232,11 +249,24 @@ impl<W: Worker> Solver<W> {
         self.imported().await;
         let mut nodes: Vec<Node> = Vec::with_capacity(vertices.len());
         let digests = digests(&vertices)?;
+        let mut within: HashMap<String, Arc<Within>> = HashMap::new();
         for (vertex, digest) in vertices.into_iter().zip(digests) {
-            let inputs = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
+            let mut inputs: Vec<String> = vertex.inputs.iter().map(|i| nodes[i.0].digest.clone()).collect();
+            let mut of_node = Vec::new();
+            for (name, what) in within::of(&vertex.op) {
+                let platform = vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+                let digest = key(&["within", name, &what, &platform]);
+                let part = within.entry(digest);
+                let part = part.or_insert_with_key(|d| Within::announced(&self.progress, d, name));
+                inputs.push(part.digest.clone());
+                of_node.push(part.clone());
+            }
             let step = self.progress.step(digest.clone(), vertex.name.clone(), inputs);
-            step.announce();
-            nodes.push(Node::new(vertex, digest, step));
+            // What a Dockerfile was read from has been told of.
+            if !self.progress.knows(&digest) {
+                step.announce();
+            }
+            nodes.push(Node::new(vertex, digest, step, of_node));
         }
         let solve = Solve { solver: self.clone(), nodes, source };
         let all = try_join_all(results.iter().map(|result| async {
@@ -248,15 +278,7 @@ impl<W: Worker> Solver<W> {
                 None => Ok(Tree::default()),
             }
         }));
-        let trees = solve.driven(all).await?;
-        // Images that nothing needed of what was done now.
-        for node in &solve.nodes {
-            let image = matches!(node.vertex.op, Op::Image { .. } | Op::OciLayout { .. });
-            if image && node.done.get().is_none() {
-                node.with_step(Step::cached);
-            }
-        }
-        Ok(trees)
+        solve.driven(all).await
     }
 
     /// Notes something that came from elsewhere.
@@ -283,7 +305,7 @@ impl<W: Worker> Solver<W> {
 }
 
 impl Node {
-    fn new(vertex: Vertex, digest: String, step: Step) -> Self {
+    fn new(vertex: Vertex, digest: String, step: Step, within: Vec<Arc<Within>>) -> Self {
         Self {
             vertex,
             digest,
@@ -291,12 +313,14 @@ impl Node {
             keyed: SetOnce::new(),
             ask: SetOnce::new(),
             done: SetOnce::new(),
-            step: Mutex::new(Some(step)),
+            present: OnceCell::new(),
+            step: Arc::new(Mutex::new(step)),
+            within,
         }
     }
 
-    fn with_step<T>(&self, change: impl FnOnce(&mut Step) -> T) -> Option<T> {
-        self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_mut().map(change)
+    fn with_step<T>(&self, change: impl FnOnce(&mut Step) -> T) -> T {
+        change(&mut self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Ends the step as the work did.
@@ -433,6 +457,15 @@ impl<W: Worker> Solve<W> {
                 if let Some((name, digest)) = reference.split_once("@sha256:") {
                     self.solver.took(crate::attest::purl(name, &platform), "sha256", digest);
                 }
+                let tagged = reference.split('@').next().unwrap_or(reference);
+                // What stands for it is all that is needed of an image whose steps were done before.
+                node.with_step(|step| {
+                    step.start();
+                    // An image that a client names in the place of another is told without its digest, as its step's name is.
+                    let shown = if node.vertex.name.contains('@') { reference.as_str() } else { tagged };
+                    step.part(&format!("resolve {shown}")).done(0);
+                    step.complete(None);
+                });
                 let output = key(&["image", reference, &platform.to_string()]);
                 let layer = Layer::Image { reference: reference.clone(), platform };
                 return Ok(Keyed::known(output, Tree(vec![layer])));
@@ -444,16 +477,22 @@ impl<W: Worker> Solve<W> {
                 return Ok(Keyed::known(output, tree));
             }
             Op::Local(_) | Op::Http(_) | Op::Git(_) => {
-                node.with_step(Step::start);
+                let is_new = self.is_new_source(node);
+                if is_new {
+                    node.with_step(Step::start);
+                }
                 let files = self.source(node).await;
-                node.complete(&files);
-                let files = files?;
+                if is_new {
+                    node.complete(&files);
+                }
+                let files = files.map_err(Error::of_build)?;
                 let output = key(&["files", &files.digest]);
                 let tree = Tree(vec![Layer::Folder(files.folder.clone())]);
                 return Ok(Keyed::known(output, tree));
             }
             Op::Exec(_) | Op::Copy(_) | Op::Mkdir { .. } => {}
         }
+        node.within.iter().for_each(|part| part.is_known());
         let definition = node.vertex.op.digest();
         let (under, read) = inputs(&node.vertex.op);
         let outputs = |slots: Vec<Slot>| async move {
@@ -510,7 +549,7 @@ impl<W: Worker> Solve<W> {
         let content = match while_going(self.content(node), ahead.as_mut()).await {
             Ok(content) => content,
             // The lines of an input that failed are its own.
-            Err(e) if !e.lines.is_empty() => return Err(e),
+            Err(e) if !e.lines.is_empty() || e.elsewhere.is_some() => return Err(e),
             Err(e) => {
                 node.complete(&Err::<(), _>(e.clone()));
                 return Err(e.context("failed to compute cache key"));
@@ -543,15 +582,11 @@ impl<W: Worker> Solve<W> {
     /// Gives what a step makes, doing it where it was not done.
     async fn make(&self, node: &Node, keyed: Keyed) -> Result<Tree, Error> {
         if let Some(tree) = keyed.tree {
-            if let Op::Image { reference, resolve } = &node.vertex.op {
-                node.with_step(Step::start);
-                let fetched = self.fetch(node, reference, *resolve, &tree).await;
-                node.complete(&fetched);
-                fetched?;
-            }
-            // It is here since its configuration was read.
-            if matches!(node.vertex.op, Op::OciLayout { .. }) {
-                node.complete(&Ok::<(), Error>(()));
+            let source =
+                matches!(node.vertex.op, Op::Image { .. } | Op::OciLayout { .. } | Op::Http(_) | Op::Git(_));
+            let fetched = self.present(node, &tree).await?;
+            if source && self.solver.is_found(&keyed.output) && !fetched {
+                node.with_step(Step::cached);
             }
             return Ok(tree);
         }
@@ -581,6 +616,7 @@ impl<W: Worker> Solve<W> {
             return Ok(found.tree);
         }
         let _permit = builder.permits.acquire().await.map_err(|e| Error::invalid(e.to_string()))?;
+        node.within.iter().for_each(|part| part.is_needed(&self.solver));
         node.with_step(Step::start);
         let done = self.do_step(node, &keyed, &inputs).await;
         node.complete(&done);
@@ -634,54 +670,6 @@ impl<W: Worker> Solve<W> {
         let in_use = builder.cache.add(&crate::random_id(), &record)?;
         self.solver.hold(in_use);
         Ok(tree)
-    }
-
-    /// Sees to it that images a tree stands on are here: those of cached steps may not be.
-    async fn here(&self, tree: &Tree) -> Result<(), Error> {
-        for layer in &tree.0 {
-            let Layer::Image { reference, platform } = layer else { continue };
-            let same = |n: &Node| {
-                matches!(&n.vertex.op, Op::Image { reference: r, .. } if r == reference)
-                    && n.vertex.platform.as_ref().is_none_or(|p| p == platform)
-            };
-            match self.nodes.iter().position(same) {
-                Some(v) => drop(self.result(v).await?),
-                None => {
-                    let asker = self.solver.context.asker();
-                    let nothing = Box::new(|_: &str, _, _| {});
-                    let mode = crate::graph::ResolveMode::Default;
-                    let worker = &self.solver.builder.worker;
-                    worker.fetch_image(reference, platform, mode, &asker, nothing).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn fetch(
-        &self,
-        node: &Node,
-        reference: &str,
-        mode: crate::graph::ResolveMode,
-        tree: &Tree,
-    ) -> Result<(), Error> {
-        let Some(Layer::Image { platform, .. }) = tree.0.first() else { return Ok(()) };
-        let parts: Mutex<HashMap<String, crate::progress::Part>> = Mutex::default();
-        let progress = self.solver.progress.clone();
-        let digest = node.digest.clone();
-        let fetched = Box::new(move |what: &str, current: u64, total: u64| {
-            let mut parts = parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let part = parts.entry(what.to_owned()).or_insert_with(|| progress.part_of(&digest, what));
-            part.at(current, total);
-            if total > 0
-                && current >= total
-                && let Some(part) = parts.remove(what)
-            {
-                part.done(current);
-            }
-        });
-        let asker = self.solver.context.asker();
-        self.solver.builder.worker.fetch_image(reference, platform, mode, &asker, fetched).await
     }
 
     /// An input that is stood upon: files of a client become a layer.

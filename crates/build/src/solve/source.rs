@@ -23,6 +23,11 @@ use crate::worker::{AgentSocket, Worker};
 /// Largest file that `ADD` fetches, in bytes.
 const DOWNLOAD: u64 = 64 << 30;
 
+/// What is said before the reason why nothing stands for a source.
+const NO_KEY: &str = "failed to load cache key";
+/// Downloads tell how far they are from so many bytes on.
+const TOLD: u64 = 1 << 20;
+
 /// A folder that came from elsewhere. Nobody changes it while this lives.
 pub(super) struct Files {
     pub(super) folder: PathBuf,
@@ -74,13 +79,24 @@ fn digest(index: &Index) -> String {
 }
 
 impl<W: Worker> Solve<W> {
-    /// Files of a source; those of one build that ask for the same get the same.
-    pub(super) async fn source(&self, node: &Node) -> Result<Arc<Files>, Error> {
+    /// Which files a source gives.
+    fn source_key(node: &Node) -> String {
         let hint = match &node.vertex.op {
             Op::Local(local) => local.shared_key.as_str(),
             _ => "",
         };
-        let key = format!("{} {hint}", node.vertex.op.digest());
+        format!("{} {hint}", node.vertex.op.digest())
+    }
+
+    /// Whether nothing of this build has asked for a source's files yet.
+    pub(super) fn is_new_source(&self, node: &Node) -> bool {
+        let sources = self.solver.sources.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        !sources.contains_key(&Self::source_key(node))
+    }
+
+    /// Files of a source; those of one build that ask for the same get the same.
+    pub(super) async fn source(&self, node: &Node) -> Result<Arc<Files>, Error> {
+        let key = Self::source_key(node);
         let cell = {
             let mut sources = self.solver.sources.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             sources.entry(key).or_insert_with(|| Arc::new(OnceCell::new())).clone()
@@ -88,8 +104,8 @@ impl<W: Worker> Solve<W> {
         let get = || async {
             match &node.vertex.op {
                 Op::Local(local) => self.local(node, local).await.map(Arc::new),
-                Op::Http(http) => self.http(node, http).await.map(Arc::new),
-                Op::Git(git) => self.git(node, git).await.map(Arc::new),
+                Op::Http(http) => self.http(node, http).await.map(Arc::new).map_err(|e| e.elsewhere("")),
+                Op::Git(git) => self.git(node, git).await.map(Arc::new).map_err(|e| e.elsewhere("")),
                 _ => Err(Error::invalid("this step is no source")),
             }
         };
@@ -149,16 +165,10 @@ impl<W: Worker> Solve<W> {
         };
         let part = node.with_step(|step| step.part(&format!("transferring {}:", local.name)));
         let told = part.clone();
-        let progress = move |bytes| {
-            if let Some(part) = &told {
-                part.at(bytes, 0);
-            }
-        };
+        let progress = move |bytes| told.at(bytes, 0);
         let transfer = receive(session, &selection, folder.clone(), held, Limits::default(), progress).await;
         let transfer = transfer.map_err(from_session)?;
-        if let Some(part) = part {
-            part.done(transfer.received);
-        }
+        part.done(transfer.received);
         let index = Arc::new(transfer.index);
         let digest = {
             let (index, keep) = (index.clone(), temporary.is_none());
@@ -220,7 +230,11 @@ impl<W: Worker> Solve<W> {
     async fn git(&self, node: &Node, git: &Git) -> Result<Files, Error> {
         let builder = &self.solver.builder;
         let (access, _agent) = self.git_access(git).await?;
-        let commit = crate::git::find(&builder.worker, git, &access).await?;
+        let commit = match crate::git::find(&builder.worker, git, &access).await {
+            // A whole commit is fetched before it is seen to be another.
+            Err(e) if git.checksum.as_deref().and_then(crate::git::Id::parse).is_some() => return Err(e),
+            found => found.map_err(|e| e.elsewhere(NO_KEY))?,
+        };
         node.with_step(|step| step.log(1, format!("{}\n", commit.shown()).as_bytes()));
         self.solver.took(format!("{}#{}", git.remote, git.reference), "sha1", &commit.id());
         let flags = format!("{} {}", git.keep_git_dir, git.skip_submodules);
@@ -260,12 +274,13 @@ impl<W: Worker> Solve<W> {
         let temporary = Temporary(place.clone());
         let folder = place.join("files");
         tokio::fs::create_dir_all(&folder).await.map_err(io("make room for a download"))?;
-        let part = node.with_step(|step| step.part("downloading"));
         let path = folder.join(&http.filename);
         if path.parent() != Some(folder.as_path()) {
             return Err(Error::invalid(format!("invalid file name {:?}", http.filename)));
         }
-        let mut body = builder.worker.open_url(&http.url).await?;
+        let body = builder.worker.open_url(&http.url).await;
+        let mut body = body.map_err(|e| e.elsewhere(NO_KEY))?;
+        let mut part = None;
         let mut file = tokio::fs::File::create(&path).await.map_err(io("write a download"))?;
         let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0_u64, vec![0; 256 << 10]);
         loop {
@@ -281,8 +296,8 @@ impl<W: Worker> Solve<W> {
             tokio::io::AsyncWriteExt::write_all(&mut file, &buffer[..n])
                 .await
                 .map_err(io("write a download"))?;
-            if let Some(part) = &part {
-                part.at(bytes, 0);
+            if bytes >= TOLD {
+                part.get_or_insert_with(|| node.with_step(|step| step.part("downloading"))).at(bytes, 0);
             }
         }
         tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(io("write a download"))?;

@@ -264,6 +264,7 @@ async fn mounts(
                 // Programs may be made and run there: BuildKit forbids no more than to gain rights.
                 let mut options = vec!["nosuid", "mode=1777"];
                 options.extend((size != "size=0").then_some(size.as_str()));
+                options.extend(mount.read_only.then_some("ro"));
                 one(&mount.target, "tmpfs", "tmpfs", &options)
             }
         });

@@ -11,8 +11,8 @@ use build::frontend::{ImageRequest, ResolvedImage};
 use build::graph::ResolveMode;
 use build::platform::Platform;
 use build::worker::{
-    Artifact, Asker, Blob, Compression, Ended, Fetched, ImageWork, Layer, LayerUse, MadeImage, Packed,
-    Packing, Run, Tree, View, WebAnswer, WebRequest, Worker,
+    Artifact, Asker, Blob, Compression, Ended, Fetched, ImageWork, Layer, LayerUse, MadeImage, MadeManifest,
+    Packed, Packing, Run, Tree, View, WebAnswer, WebRequest, Worker,
 };
 use image::{BuiltImage, NewBuilt, NewBuiltImage, Part, Stack};
 
@@ -38,6 +38,16 @@ pub struct Draft {
 
 fn of_image(e: image::Error) -> Error {
     EngineError::from(e).into()
+}
+
+/// The same in the words that builds have for what a registry says.
+fn of_registry(e: image::Error) -> Error {
+    match e {
+        image::Error::ManifestUnknown(name) => {
+            Error::invalid(format!("{name}: not found")).with_kind(build::error::Kind::NotFound)
+        }
+        other => of_image(other),
+    }
 }
 
 fn digest_of(reference: &str) -> Result<image::Digest, Error> {
@@ -118,7 +128,7 @@ impl EngineWorker {
                 fetched(&format!("{} {}", p.status.to_lowercase(), id), p.current, p.total);
             }
         });
-        Ok(engine.images.pull(&reference, options, sink).await.map_err(of_image)?.id)
+        Ok(engine.images.pull(&reference, options, sink).await.map_err(of_registry)?.id)
     }
 
     /// Parts of a stack, each image by the manifest of its platform.
@@ -320,7 +330,11 @@ impl Worker for EngineWorker {
     }
 
     async fn open_url(&self, url: &str) -> Result<Pin<Box<dyn tokio::io::AsyncRead + Send>>, Error> {
-        Ok(Box::pin(self.engine()?.images.open_url(url).await.map_err(of_image)?))
+        let (status, _, body) = self.engine()?.images.ask_url(url, &[], None).await.map_err(of_image)?;
+        if !(200..300).contains(&status) {
+            return Err(Error::invalid(format!("invalid response status {status}")));
+        }
+        Ok(Box::pin(body))
     }
 
     async fn web(&self, request: WebRequest) -> Result<WebAnswer, Error> {
@@ -382,6 +396,12 @@ impl Worker for EngineWorker {
         }
         let first = made.first().ok_or_else(|| Error::invalid("no image to make"))?;
         let (config, manifest) = (first.config.digest.to_string(), first.manifest.clone());
+        let manifest_of = |built: &BuiltImage| MadeManifest {
+            manifest: built.manifest.digest.to_string(),
+            config: built.config.digest.to_string(),
+            attestation: built.attestation().map(|d| d.digest.to_string()),
+        };
+        let manifests = made.iter().map(manifest_of).collect();
         let target = if list {
             engine.images.make_index(made, names.clone(), annotations).await.map_err(of_image)?
         } else {
@@ -395,6 +415,8 @@ impl Worker for EngineWorker {
             size: target.size,
             config,
             annotations: BTreeMap::new(),
+            manifests,
+            list,
         })
     }
 
@@ -459,7 +481,7 @@ impl Worker for EngineWorker {
         let auth = Self::auth(&reference, asker).await;
         let digest: Option<image::Digest> = digest.map(str::parse).transpose().map_err(of_image)?;
         let images = &self.engine()?.images;
-        images.fetch_document(&reference, digest.as_ref(), auth).await.map_err(of_image)
+        images.fetch_document(&reference, digest.as_ref(), auth).await.map_err(of_registry)
     }
 
     async fn fetch_blob(
