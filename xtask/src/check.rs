@@ -1,7 +1,8 @@
 //! `cargo xtask check`: the workspace for the systems and processors that this machine isn't.
 //!
-//! Clippy compiles everything up to linking; the controller of Windows is also linked, and run under wine. The standard libraries come by
-//! `rustup target add`; where rustup or its server is not to be had, CONTRIBUTING.md names another way.
+//! Clippy compiles everything up to linking. The controller of Windows is also linked, and run under wine; that of macOS is
+//! linked, and signed in an app. The standard libraries come by `rustup target add`; where rustup or its server is not to be
+//! had, CONTRIBUTING.md names another way.
 
 use std::process::{Command, Stdio};
 
@@ -60,6 +61,10 @@ pub fn run(all: bool) -> Result<()> {
     if all {
         for triple in ["x86_64-pc-windows-gnu", "aarch64-apple-darwin"] {
             shell(triple)?;
+        }
+        if cfg!(target_os = "linux") {
+            eprintln!("== {}: linked, packed and signed", crate::apple::TRIPLE);
+            crate::dist::macos::check()?;
         }
         eprintln!("== under wine");
         crate::wine::run()?;

@@ -13,7 +13,7 @@
 mod bundled;
 mod deb;
 mod documents;
-mod macos;
+pub mod macos;
 mod rpm;
 mod sbom;
 pub mod windows;
@@ -27,7 +27,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::{debian, stage, target_dir, ui, workspace};
+use crate::{apple, debian, stage, target_dir, ui, workspace};
 
 /// Where the stage lies once installed.
 const HOME: &str = "usr/lib/coracle";
@@ -151,20 +151,11 @@ pub fn windows_packages(stage: &Path, out: &Path, without: Without, version: &st
     write(out, &made)
 }
 
-/// macOS' stage: the command line built on a Mac, or linked here by cargo-zigbuild, and the guest's image of arm64.
+/// macOS' stage: the command line, and the guest's image of arm64. The app is a Mac's to build.
 fn macos_stage(without: Without) -> Result<PathBuf> {
-    const TRIPLE: &str = "aarch64-apple-darwin";
     let stage = stage::dir().join("macos");
     bundled::need("macos", "arm64", !without.plugins, &stage.join("bin"))?;
-    let mut cargo = stage::cargo(&stage::build_id());
-    cargo.arg(if cfg!(target_os = "macos") { "build" } else { "zigbuild" });
-    cargo.args(["--release", "--locked", "--target", TRIPLE, "--package", "cli", "--bin", "coracle"]);
-    cargo.env("MACOSX_DEPLOYMENT_TARGET", "13.0");
-    stage::run(&mut cargo).context(
-        "a Mac builds its programs; elsewhere cargo-zigbuild and PyPI's ziglang do (CONTRIBUTING.md), or --stage names \
-         a folder with them",
-    )?;
-    stage::install(&target_dir().join(TRIPLE).join("release/coracle"), &stage.join("bin/coracle"))?;
+    stage::install(&apple::link("cli", "coracle")?, &stage.join("bin/coracle"))?;
     let image = stage.join("share/coracle/guest/arm64");
     crate::image_in("arm64", None, Some(image), false)?;
     Ok(stage)
@@ -182,7 +173,7 @@ fn macos_packages(stage: &Path, out: &Path, without: Without) -> Result<PathBuf>
     };
     let work = work()?;
     let (zip, dmg) = macos::build(stage, &about, work.path())?;
-    let triple = if arch == "arm64" { "aarch64-apple-darwin" } else { "x86_64-apple-darwin" };
+    let triple = if arch == "arm64" { apple::TRIPLE } else { "x86_64-apple-darwin" };
     let name = format!("Coracle-{}-{arch}", about.version);
     let made = [
         (format!("{name}.zip"), zip),

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the workspace's own commands.
 
+mod apple;
 mod bench;
 mod check;
 mod cpio;

@@ -180,7 +180,13 @@ pub async fn all<W: Worker>(
         };
         let by_name = |a: &attest::Wanted| !beside || !a.inline_only;
         let attest = attest::wanted(request)?.filter(by_name).map(|a| provenance(job, request, a, begun));
-        let one = One { builder, job, attrs: &wanted.attrs, returned, number: n, inline: &inline, attest };
+        // As with BuildKit: an image has Docker's media types, a layout OCI's, unless something else is asked for.
+        let is_oci = match wanted.attrs.get("oci-mediatypes") {
+            Some(value) => parse_bool(value) != Some(false),
+            None => wanted.r#type == "oci",
+        };
+        let one =
+            One { builder, job, attrs: &wanted.attrs, returned, number: n, inline: &inline, attest, is_oci };
         match kind {
             Exporter::Image => one.image(&mut response).await?,
             Exporter::Archive => one.archive(&wanted.r#type, &mut response).await?,
@@ -222,7 +228,8 @@ pub(crate) async fn image<W: Worker>(
     names: &[String],
 ) -> Result<MadeImage, Status> {
     let attrs = HashMap::new();
-    let one = One { builder, job, attrs: &attrs, returned, number: 0, inline: &[], attest: None };
+    let one =
+        One { builder, job, attrs: &attrs, returned, number: 0, inline: &[], attest: None, is_oci: true };
     let mut step = job.progress.begin("exporting to image");
     let made = one.make(&step, names).await;
     step.complete(made.as_ref().err().map(|e| e.message.as_str()));
@@ -239,6 +246,8 @@ struct One<'a, W: Worker> {
     inline: &'a [String],
     /// Says how an image was made: by its digest, its names and its platform.
     attest: Option<Provenance>,
+    /// Documents are OCI's whatever is beside them.
+    is_oci: bool,
 }
 
 /// How results were made, for the history: each by its platform where there are several.
@@ -374,8 +383,7 @@ impl<W: Worker> One<'_, W> {
                 annotations: of_manifest,
                 descriptor_annotations: of_descriptor,
                 // Statements beside an image are OCI's alone, and so is what stands beside them.
-                docker_types: self.attrs.get("oci-mediatypes").is_some_and(|v| parse_bool(v) == Some(false))
-                    && attest.is_none(),
+                docker_types: !self.is_oci && !annotations.want_oci() && attest.is_none(),
                 packing,
                 attest,
             });

@@ -8,9 +8,8 @@
 //! Read Me.txt  Applications -> /Applications              beside it, of the .dmg
 //! ```
 //!
-//! Signed ad hoc where a signer is (`codesign` of macOS, or `rcodesign` of the crate apple-codesign): without a signature
-//! Apple silicon runs nothing, and without its entitlement vfkit makes no machines. A Developer ID, and Apple's own
-//! approval, are the release pipeline's.
+//! Signed ad hoc, by macOS' `codesign` or elsewhere by `rcodesign`: without a signature Apple silicon runs nothing, and
+//! without its entitlement vfkit makes no machines. A Developer ID, and Apple's own approval, are the release pipeline's.
 
 use std::{
     fs,
@@ -19,13 +18,16 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{About, bundled, documents};
-use crate::{debian::Debian, stage, workspace};
+use crate::{apple, debian::Debian, stage, workspace};
 
 const SUITE: &str = "bookworm";
 const APP: &str = "coracle-desktop";
+/// The guest's image: vfkit boots it by its firmware's way or by its kernel's.
+const IMAGE: [&str; 5] = ["kernel", "initrd", "root.erofs", "boot.efi", "manifest.json"];
+const VFKIT: &str = "Contents/MacOS/vfkit";
 /// What lies beside the app in the `.dmg`, for an app's folder opens to nobody by itself.
 const READ_ME: &str = "Read Me.txt";
 
@@ -65,7 +67,7 @@ fn lay(stage: &Path, about: &About, folder: &Path, vfkit: &[u8]) -> Result<()> {
         put(&bytes, &format!("MacOS/{name}"), 0o755)?;
     }
     let guest = format!("share/coracle/guest/{}", about.arch);
-    for name in ["kernel", "initrd", "root.erofs", "boot.efi", "manifest.json"] {
+    for name in IMAGE {
         put(&read(stage.join(&guest).join(name))?, &format!("Resources/{guest}/{name}"), 0o644)?;
     }
     put(&read(workspace().join("LICENSE"))?, "Resources/doc/LICENSE", 0o644)?;
@@ -77,14 +79,10 @@ fn lay(stage: &Path, about: &About, folder: &Path, vfkit: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Signs ad hoc, vfkit with its entitlements; says so where nobody can.
+/// Signs ad hoc, vfkit with its entitlements.
 fn sign(app: &Path, entitlements: &Path) -> Result<()> {
-    let vfkit = app.join("Contents/MacOS/vfkit");
-    let has = |program: &str| {
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .any(|folder| folder.join(program).is_file())
-    };
-    if has("codesign") {
+    let vfkit = app.join(VFKIT);
+    if cfg!(target_os = "macos") {
         let codesign = |what: &Path, more: &[&str]| {
             let mut sign = Command::new("codesign");
             stage::run(sign.args(["--force", "--sign", "-", "--options", "runtime"]).args(more).arg(what))
@@ -98,18 +96,62 @@ fn sign(app: &Path, entitlements: &Path) -> Result<()> {
         }
         return codesign(app, &[]);
     }
-    if has("rcodesign") {
-        let rcodesign = |what: &Path, more: &[&str]| {
-            let mut sign = Command::new("rcodesign");
-            stage::run(sign.args(["sign", "--code-signature-flags", "runtime"]).args(more).arg(what))
-        };
-        rcodesign(&vfkit, &["--entitlements-xml-path", &entitlements.display().to_string()])?;
-        return rcodesign(app, &["--exclude", "Contents/MacOS/vfkit"]);
+    // All at once, from the inside out. What is said of one program is not said of those within it.
+    let mut sign = Command::new(apple::signer()?);
+    sign.args(["sign", "--code-signature-flags", "runtime", "--entitlements-xml-path"]);
+    sign.arg(format!("{VFKIT}:{}", entitlements.display()));
+    for name in ["coracle", "vfkit"].iter().chain(&bundled::PLUGINS) {
+        let program = Path::new("Contents/MacOS").join(name);
+        if app.join(&program).is_file() {
+            sign.arg("--code-signature-flags").arg(format!("{}:runtime", program.display()));
+        }
     }
-    eprintln!(
-        "Coracle.app is NOT signed: there is neither codesign nor rcodesign (`cargo install apple-codesign`) here. macOS on \
-         Apple silicon won't run it; the release pipeline signs"
-    );
+    stage::run(sign.arg(app))
+}
+
+/// Links the command line for macOS, packs it as the packages have it, signs that, and looks at what came out. vfkit's place
+/// is taken by the same program: what is looked at is the signature.
+pub fn check() -> Result<()> {
+    let program = apple::link("cli", "coracle")?;
+    let bytes = fs::read(&program)?;
+    let oldest = apple::oldest(&bytes);
+    ensure!(oldest == Some(apple::OLDEST), "coracle is made for macOS {oldest:?}, not {:?}", apple::OLDEST);
+    let work = super::work()?;
+    let (stage, folder) = (work.path().join("stage"), work.path().join("image"));
+    let guest = stage.join("share/coracle/guest/arm64");
+    fs::create_dir_all(&guest)?;
+    for name in IMAGE {
+        fs::write(guest.join(name), name)?;
+    }
+    stage::install(&program, &stage.join("bin/coracle"))?;
+    let about = About {
+        version: super::version().into(),
+        arch: "arm64".into(),
+        time: super::time()?,
+        has_app: false,
+        has_plugins: false,
+    };
+    lay(&stage, &about, &folder, &bytes)?;
+    let app = folder.join("Coracle.app");
+    sign(&app, &workspace().join("installer/macos/vfkit.entitlements"))?;
+
+    let said = |args: &[&str], what: &Path| -> Result<String> {
+        let out = Command::new(apple::signer()?).args(args).arg(what).output()?;
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure!(out.status.success(), "rcodesign {args:?} {}: {said}", what.display());
+        Ok(said)
+    };
+    for (name, may_make_machines) in [("Contents/MacOS/coracle", false), (VFKIT, true)] {
+        let signature = said(&["print-signature-info"], &app.join(name))?;
+        ensure!(signature.contains("ADHOC | RUNTIME"), "{name} is not signed ad hoc, hardened: {signature}");
+        let entitled = signature.contains("com.apple.security.virtualization");
+        ensure!(entitled == may_make_machines, "{name} has other entitlements: {signature}");
+    }
+    // What isn't in the app's seal could be exchanged.
+    let seal = fs::read_to_string(app.join("Contents/_CodeSignature/CodeResources"))?;
+    for sealed in ["MacOS/vfkit", "Resources/share/coracle/guest/arm64/root.erofs", "Resources/doc/LICENSE"] {
+        ensure!(seal.contains(&format!("<key>{sealed}</key>")), "{sealed} is not sealed: {seal}");
+    }
     Ok(())
 }
 
@@ -156,7 +198,7 @@ mod tests {
         fs::create_dir_all(stage.join("bin")).unwrap();
         fs::create_dir_all(&guest).unwrap();
         fs::write(stage.join("bin/coracle"), "coracle").unwrap();
-        for name in ["kernel", "initrd", "root.erofs", "boot.efi", "manifest.json"] {
+        for name in IMAGE {
             fs::write(guest.join(name), name).unwrap();
         }
         let about = About {

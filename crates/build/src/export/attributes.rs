@@ -68,6 +68,11 @@ pub(super) struct Annotations {
 }
 
 impl Annotations {
+    /// Whether there is one that Docker's own documents have no place for: lists, and what names something in a list.
+    pub fn want_oci(&self) -> bool {
+        !(self.manifest_descriptor.is_empty() && self.index.is_empty() && self.index_descriptor.is_empty())
+    }
+
     /// Reads `annotation.NAME`, `annotation-KIND.NAME` and `annotation-KIND[PLATFORM].NAME`.
     ///
     /// # Errors
