@@ -68,10 +68,14 @@ pub fn in_order<T>(shared: &T, parts: &[Part<'_, T>]) {
     let mut failed = Vec::new();
     for (name, part) in chosen {
         let started = std::time::Instant::now();
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| part(shared))).is_err() {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| part(shared)));
+        let word = if done.is_ok() { "ok" } else { "FAILED" };
+        // Not by a macro: this is shown as the tests' own names are, whether they fail or not.
+        let line = format!("part {name} ... {word}, {:.1} s\n", started.elapsed().as_secs_f32());
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+        if done.is_err() {
             failed.push(*name);
         }
-        println!("{name}: {:.1} s", started.elapsed().as_secs_f32());
     }
     assert!(failed.is_empty(), "failed (above is why): {}", failed.join(", "));
 }

@@ -65,6 +65,8 @@ fn talk(at: &str, word: &str) -> String {
         let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(word.as_bytes())?;
+        // All is said: else the server waits for more, and this for its end.
+        stream.shutdown(std::net::Shutdown::Write)?;
         stream.read_to_string(&mut said).map(drop)
     };
     // A connection that is reset has said what it said.
