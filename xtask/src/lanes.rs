@@ -43,7 +43,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program of one of `cargo test --no-run`'s messages, if it speaks of one.
+    /// The program of one of cargo's messages, if it speaks of one.
     fn of(message: &Value) -> Option<Self> {
         let file = PathBuf::from(message["executable"].as_str()?);
         if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
@@ -73,9 +73,10 @@ fn lane_of(source: &Path) -> Lane {
     if sources.iter().any(|s| std::fs::read_to_string(s).is_ok_and(boots)) { Lane::Guest } else { Lane::Bare }
 }
 
-/// Builds the workspace's tests and answers which programs they are.
+/// Builds all that the workspace has, and answers which programs are tests.
 pub fn build(cargo: &mut Command) -> Result<Vec<Program>> {
-    cargo.args(["test", "--workspace", "--locked", "--quiet", "--no-run"]);
+    // `cargo test --no-run` would leave out programs that no test runs, and these are to be linted as well.
+    cargo.args(["build", "--workspace", "--all-targets", "--locked", "--quiet"]);
     cargo.arg("--message-format=json-render-diagnostics");
     let out = cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("run cargo")?;
     ensure!(out.status.success(), "the tests could not be built (above is why)");
@@ -246,7 +247,7 @@ mod tests {
         assert!(last.command.get_envs().any(|(key, value)| key == "BIN" && value == Some("/bin".as_ref())));
     }
 
-    /// What `cargo test --no-run` says of a program whose source is this.
+    /// What cargo says of a program whose source is this.
     fn message(source: &Path) -> Value {
         json!({
             "reason": "compiler-artifact", "manifest_path": workspace().join("tests/Cargo.toml"),

@@ -62,19 +62,6 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         eprintln!("== licences");
         licences::check()?;
         run_step("format", cargo().args(["fmt", "--all", "--check"]))?;
-        run_step(
-            "lints",
-            cargo().args([
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--locked",
-                "--quiet",
-                "--",
-                "-D",
-                "warnings",
-            ]),
-        )?;
         eprintln!("== other systems");
         check::lean()?;
     }
@@ -82,10 +69,15 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         // The controller's own tests boot a guest with a double in the engine's place.
         crate::double()?;
     }
-    eprintln!("== building tests");
+    // A whole run lints as it builds: by itself, `cargo clippy` would check all that the tests stand on once more.
+    let building = || match filter {
+        None => linting(cargo()),
+        Some(_) => cargo(),
+    };
+    eprintln!("== lints and building tests");
     let started = Instant::now();
-    let programs = lanes::build(&mut cargo())?;
-    eprintln!("== building tests: {:.1} s", started.elapsed().as_secs_f32());
+    let programs = lanes::build(&mut building())?;
+    eprintln!("== lints and building tests: {:.1} s", started.elapsed().as_secs_f32());
     let mut environment: Vec<(OsString, OsString)> =
         cargo().get_envs().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))).collect();
     if tier != Tier::Quick {
@@ -93,7 +85,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     }
     let (end_to_end, own): (Vec<_>, Vec<_>) = programs.iter().partition(|program| program.package == "tests");
     let mut jobs: Vec<Job> = own.iter().map(|program| Job::of(program, filter, &environment)).collect();
-    let mut examples = cargo();
+    let mut examples = building();
     // Of all packages: of others than the tests were built of, cargo would build dependencies with other features.
     examples.args(["test", "--doc", "--workspace", "--locked", "--quiet"]).args(filter);
     jobs.push(Job::other("examples of the documentation", examples));
@@ -119,7 +111,7 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
             &format!("the app as the .{kind} brings it"),
             cargo()
                 .args(["test", "--package", "tests", "--test", "app", "--locked", "the_window_opens"])
-                .envs(ui::test_environment()?)
+                .envs(ui::test_environment(built_bridge())?)
                 .env("CORACLE_TEST_DESKTOP", bin.join("coracle-desktop"))
                 .env("CORACLE_TEST_BIN", bin),
         )?;
@@ -135,16 +127,30 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
             .arg("test")
             .args(figures)
             .args(["--test-threads=1", "script", "doing_nothing", "in_front_of_a_machine"])
-            .envs(ui::test_environment()?)
+            .envs(ui::test_environment(built_bridge())?)
             .env("CORACLE_TEST_QEMU", qemu)
             .env("CORACLE_TEST_DESKTOP", bin.join("coracle-desktop"))
             .env("CORACLE_TEST_BIN", bin),
     )
 }
 
+/// A cargo that refuses what Clippy warns of in our crates, in the one build. It keeps what it builds of them apart from what
+/// other commands do.
+pub fn linting(mut cargo: Command) -> Command {
+    let own = std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from);
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", own.with_file_name("clippy-driver"));
+    cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+    cargo
+}
+
+/// The bridge, which is built with the tests.
+fn built_bridge() -> PathBuf {
+    target_dir().join("debug/coracle-bridge")
+}
+
 /// What the end-to-end tests find what they drive by.
 fn end_to_end_environment(tier: Tier) -> Result<Vec<(OsString, OsString)>> {
-    let mut environment = ui::test_environment()?;
+    let mut environment = ui::test_environment(built_bridge())?;
     let (bin, qemu) = crate::run::prepare()?;
     environment.push(("CORACLE_TEST_DESKTOP", bin.join("coracle-desktop")));
     environment.extend([("CORACLE_TEST_BIN", bin), ("CORACLE_TEST_QEMU", qemu)]);
@@ -219,7 +225,7 @@ pub fn screenshots() -> Result<PathBuf> {
             .args(["--ignored", "screenshots"])
             .env("CARGO_TARGET_DIR", target_dir())
             .envs(tools)
-            .envs(ui::test_environment()?)
+            .envs(ui::test_environment(ui::bridge()?)?)
             .env("CORACLE_TEST_BIN", bin)
             .env("CORACLE_SHOTS", &folder),
     )?;
