@@ -48,6 +48,38 @@ pub fn seconds_now() -> String {
     format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
 }
 
+/// Runs the named parts of a test, functions of something that is dear to make (a machine), in their order: see [`in_order`].
+#[macro_export]
+macro_rules! in_order {
+    ($shared:expr; $($part:ident),+ $(,)?) => {
+        $crate::in_order($shared, &[$((stringify!($part), $part as fn(&_))),+])
+    };
+}
+
+/// A part of a test: its name, and what it does.
+pub type Part<'a, T> = (&'a str, fn(&T));
+
+/// Runs the parts of a test, all of them, though one fails: then it says which, and fails. `CORACLE_TEST_PART` has only
+/// those run whose names contain it.
+pub fn in_order<T>(shared: &T, parts: &[Part<'_, T>]) {
+    let wanted = std::env::var("CORACLE_TEST_PART").unwrap_or_default();
+    let chosen: Vec<_> = parts.iter().filter(|(name, _)| name.contains(&wanted)).collect();
+    assert!(!chosen.is_empty(), "no part's name contains {wanted:?}");
+    let mut failed = Vec::new();
+    for (name, part) in chosen {
+        let started = std::time::Instant::now();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| part(shared)));
+        let word = if done.is_ok() { "ok" } else { "FAILED" };
+        // Not by a macro: this is shown as the tests' own names are, whether they fail or not.
+        let line = format!("part {name} ... {word}, {:.1} s\n", started.elapsed().as_secs_f32());
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+        if done.is_err() {
+            failed.push(*name);
+        }
+    }
+    assert!(failed.is_empty(), "failed (above is why): {}", failed.join(", "));
+}
+
 /// How long something that is about to happen is waited for: a disk may be busy with what was built before.
 pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -70,4 +102,33 @@ pub fn within(limit: std::time::Duration, what: &str, mut ready: impl FnMut() ->
 #[allow(clippy::disallowed_methods)]
 fn pause() {
     std::thread::sleep(std::time::Duration::from_millis(5));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    type Ran = Mutex<Vec<&'static str>>;
+
+    fn one(ran: &Ran) {
+        ran.lock().unwrap().push("one");
+    }
+
+    fn two(_: &Ran) {
+        panic!("two has a reason");
+    }
+
+    fn three(ran: &Ran) {
+        ran.lock().unwrap().push("three");
+    }
+
+    #[test]
+    fn all_parts_of_a_test_run_and_what_failed_is_named() {
+        let ran = Ran::default();
+        let done =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| in_order!(&ran; one, two, three)));
+        let why = *done.unwrap_err().downcast::<String>().unwrap();
+        assert_eq!(why, "failed (above is why): two");
+        assert_eq!(*ran.lock().unwrap(), ["one", "three"]);
+    }
 }

@@ -4,7 +4,6 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{Cli, Outcome, tool};
 
@@ -14,8 +13,15 @@ const USER: u32 = 64_124;
 const RESOLVERS: &str = "daemons-resolv.conf";
 /// The same of its `/etc/hosts`.
 const HOSTS: &str = "daemons-hosts";
-/// Two processors and an emulated guest: one at a time.
-static TURN: Mutex<()> = Mutex::new(());
+/// Two processors and an emulated guest: one at a time, whichever of our test programs boots it (`crates/cli` waits for its
+/// turn at the same file). It ends with the process at the latest.
+fn turn() -> std::fs::File {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    std::fs::create_dir_all(&target).expect("make the target folder");
+    let file = std::fs::File::create(target.join("guest.turn")).expect("make the file that guests wait at");
+    file.lock().expect("wait for a guest's turn");
+    file
+}
 
 /// The first folder on the way to the programs that others may not enter.
 fn closed_folder(programs: &Path) -> Option<PathBuf> {
@@ -44,7 +50,7 @@ pub struct Machine {
     foreign: Option<Foreign>,
     /// A script that starts QEMU, where it isn't started as it is.
     starter: Option<PathBuf>,
-    _turn: MutexGuard<'static, ()>,
+    _turn: std::fs::File,
 }
 
 impl Machine {
@@ -92,7 +98,7 @@ impl Machine {
     }
 
     fn start_as(name: &str, foreign: Option<Foreign>, starter: Option<PathBuf>) -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         // Short: a socket's path has 103 bytes at most.
         let home = PathBuf::from(format!("/tmp/cg-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&home).expect("make the machine's folder");

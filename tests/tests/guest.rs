@@ -1,20 +1,38 @@
 //! The slice closed: the stock CLI on the host, containers in the guest, driven by an ordinary user.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tests::{Cli, Outcome, engine::signal, eventually, images, machine::Machine};
 
-fn with_busybox(name: &str) -> Machine {
-    let machine = Machine::start(name);
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::busybox(folder.path()));
-    machine
+/// One machine for all: a boot and its images are most of what each of these takes.
+#[test]
+fn a_machine_and_what_runs_in_it() {
+    let machine = Machine::start("guest");
+    tests::in_order!(
+        &machine;
+        // The first: nothing has been loaded.
+        the_first_container_needs_no_registry,
+        clients_notice_no_difference,
+        limits_are_what_they_say,
+        ports_are_the_hosts,
+        redis_keeps_its_data_in_a_volume,
+        whatever_is_killed_comes_back,
+        what_the_user_sets_for_the_engine_reaches_it,
+        a_machine_that_is_stopped_says_so,
+    );
 }
 
-#[test]
-fn the_first_container_needs_no_registry() {
-    let machine = Machine::start("first");
+/// Loads one of the test images, if it isn't there.
+fn load(machine: &Machine, name: &str, image: fn(&Path) -> PathBuf) {
+    if machine.docker(&["image", "inspect", name]).code != Some(0) {
+        let folder = tempfile::tempdir().unwrap();
+        machine.load(&image(folder.path()));
+    }
+}
+
+fn the_first_container_needs_no_registry(machine: &Machine) {
     let version = machine.docker(&["version", "-f", "{{.Server.Version}} {{.Server.KernelVersion}}"]).ok();
     assert!(version.starts_with("28.5.2+coracle."), "{version}");
     assert!(!version.ends_with(&rustix_free_kernel()), "a kernel of its own: {version}");
@@ -30,6 +48,9 @@ fn the_first_container_needs_no_registry() {
     assert!(listening.contains("0100007F:46A1") && !listening.contains("00000000:46A1"), "{listening}");
     machine.docker(&["rm", "-f", "welcome"]).ok();
     assert_ne!(machine.curl("http://127.0.0.1:18081/").code, Some(0), "closed with the container");
+}
+
+fn a_machine_that_is_stopped_says_so(machine: &Machine) {
     machine.coracle(&["stop"]).ok();
     assert_eq!(machine.status()["state"], "stopped");
     assert_eq!(machine.coracle(&["status"]).code, Some(3));
@@ -40,9 +61,8 @@ fn rustix_free_kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim().to_owned()
 }
 
-#[test]
-fn clients_notice_no_difference() {
-    let machine = with_busybox("cli");
+fn clients_notice_no_difference(machine: &Machine) {
+    load(machine, "busybox", images::busybox);
     let run = |args: &[&str]| machine.docker(&[&["run", "--rm"], args].concat());
     for code in [0, 3] {
         assert_eq!(run(&["busybox", "sh", "-c", &format!("exit {code}")]).code, Some(code));
@@ -127,9 +147,8 @@ fn clients_notice_no_difference() {
     assert!(page.contains("This page comes from a container."), "{page}");
 }
 
-#[test]
-fn limits_are_what_they_say() {
-    let machine = with_busybox("limits");
+fn limits_are_what_they_say(machine: &Machine) {
+    load(machine, "busybox", images::busybox);
     let run = |args: &[&str]| machine.docker(&[&["run", "--rm"], args].concat());
     let files = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.swap.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max";
     let limited = run(&[
@@ -242,11 +261,8 @@ fn limits_are_what_they_say() {
     assert_eq!(warnings, "[]", "every controller is there");
 }
 
-#[test]
-fn ports_are_the_hosts() {
-    let machine = Machine::start("ports");
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::nginx(folder.path()));
+fn ports_are_the_hosts(machine: &Machine) {
+    load(machine, "nginx", images::nginx);
     machine.docker(&["run", "-d", "--name", "nginx", "-p", "18084:80", "nginx"]).ok();
     let mut page = String::new();
     eventually("nginx answers", || {
@@ -287,7 +303,7 @@ fn ports_are_the_hosts() {
     drop(held);
 
     // The other way: what listens on the host's loopback is there for containers, by Docker's name of the host.
-    machine.load(&images::busybox(folder.path()));
+    load(machine, "busybox", images::busybox);
     let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = service.local_addr().unwrap().port();
     let serve = std::thread::spawn(move || service.accept().unwrap().0.write_all(b"from the host\n"));
@@ -310,11 +326,8 @@ fn redis(port: u16, command: &str) -> std::io::Result<String> {
     Ok(answer)
 }
 
-#[test]
-fn redis_keeps_its_data_in_a_volume() {
-    let machine = Machine::start("redis");
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::redis(folder.path()));
+fn redis_keeps_its_data_in_a_volume(machine: &Machine) {
+    load(machine, "redis", images::redis);
     let start = || {
         machine
             .docker(&["run", "-d", "--name", "redis", "-p", "18085:6379", "-v", "kept:/data", "redis"])
@@ -332,9 +345,8 @@ fn redis_keeps_its_data_in_a_volume() {
     eventually("redis answers again", || redis(18085, "GET key").is_ok_and(|a| a.contains("value")));
 }
 
-#[test]
-fn what_the_user_sets_for_the_engine_reaches_it() {
-    let machine = with_busybox("setup");
+fn what_the_user_sets_for_the_engine_reaches_it(machine: &Machine) {
+    load(machine, "busybox", images::busybox);
     let settings = machine.path("c/engine.json");
     let info = |format: &str| machine.docker(&["info", "-f", format]).ok();
     assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[]");
@@ -346,7 +358,7 @@ fn what_the_user_sets_for_the_engine_reaches_it() {
     // Containers' root is nobody of the guest's now, limits and volumes are as ever.
     assert!(info("{{.SecurityOptions}}").contains("name=userns"));
     let look = "cat /proc/self/uid_map /sys/fs/cgroup/pids.max; touch /v/x && stat -c %u:%g /v/x";
-    let run = ["run", "--rm", "--pids-limit", "16", "-v", "kept:/v", "busybox", "sh", "-c", look];
+    let run = ["run", "--rm", "--pids-limit", "16", "-v", "mapped:/v", "busybox", "sh", "-c", look];
     let seen = machine.docker(&run).ok();
     let seen: Vec<&str> = seen.split_whitespace().collect();
     assert_eq!(seen, ["0", "100000", "65536", "16", "0:0"]);
@@ -359,7 +371,7 @@ fn what_the_user_sets_for_the_engine_reaches_it() {
     std::fs::remove_file(&settings).unwrap();
     machine.coracle(&["restart"]).ok();
     assert_eq!(info("{{.RegistryConfig.Mirrors}}"), "[]");
-    let without = ["run", "--rm", "-v", "kept:/v", "busybox", "sh", "-c", "id -u; stat -c %u /v/x"];
+    let without = ["run", "--rm", "-v", "mapped:/v", "busybox", "sh", "-c", "id -u; stat -c %u /v/x"];
     assert_eq!(machine.docker(&without).ok(), "0\n0", "what was made under the setting is root's without it");
 
     // A proxy of the shell that starts the daemon, on the host's own loopback.
@@ -378,10 +390,9 @@ fn what_the_user_sets_for_the_engine_reaches_it() {
     assert_eq!(asked.join().unwrap().trim(), "CONNECT registry.test:443 HTTP/1.1");
 }
 
-#[test]
-fn whatever_is_killed_comes_back() {
-    let machine = with_busybox("kill");
-    machine.docker(&["run", "-d", "--name", "web", "-p", "18083:80", "coracle/welcome"]).ok();
+fn whatever_is_killed_comes_back(machine: &Machine) {
+    load(machine, "busybox", images::busybox);
+    machine.docker(&["run", "-d", "--name", "site", "-p", "18083:80", "coracle/welcome"]).ok();
     machine
         .docker(&[
             "run",
@@ -405,7 +416,7 @@ fn whatever_is_killed_comes_back() {
     eventually("the daemon is gone", || machine.coracle(&["status"]).code != Some(0));
     machine.coracle(&["start"]).ok();
     assert_eq!(machine.status()["pid"], status["pid"], "the same QEMU");
-    assert_eq!((state("web"), state("clock")), ("running".into(), "running".into()));
+    assert_eq!((state("site"), state("clock")), ("running".into(), "running".into()));
     eventually("the page after the daemon's death", page);
 
     // The engine: its supervisor starts it again, containers go on.
@@ -437,8 +448,8 @@ fn whatever_is_killed_comes_back() {
     signal(machine.status()["pid"].as_u64().unwrap() as u32, "KILL");
     eventually("the loss is noticed", || machine.status()["state"] != "running");
     machine.coracle(&["start", "--timeout", "240"]).ok();
-    assert_eq!((state("web"), state("clock")), ("exited".into(), "exited".into()));
-    machine.docker(&["start", "web"]).ok();
+    assert_eq!((state("site"), state("clock")), ("exited".into(), "exited".into()));
+    machine.docker(&["start", "site"]).ok();
     eventually("the page after the power cut", page);
     assert_eq!(machine.docker(&["run", "--rm", "busybox", "echo", "whole"]).ok(), "whole");
 }

@@ -1,8 +1,9 @@
 //! Between a machine's containers and the host around it: the host's own network, datagrams, ports that need a right,
 //! the clock, where the host's network leads, and the host's proxy on the way to registries.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,17 +35,26 @@ for what in sys.argv[1:]:
 for t in threads: t.start()
 "#;
 
-/// One machine for all that may share it: a boot and its images are most of what each of these takes.
+/// One machine for all: a boot and its images are most of what each of these takes.
 #[test]
 fn what_the_host_has_of_a_machine() {
-    let machine = Machine::start("outside");
+    let [qemus, hosts, _] = RESOLVERS;
+    resolver(qemus, [[9, 9, 7, 9], [9, 9, 7, 8]]);
+    resolver(hosts, [[9, 9, 9, 9], [9, 9, 9, 8]]);
+    let machine = Machine::start_with_resolver("outside", qemus);
     let folder = tempfile::tempdir().unwrap();
     machine.load(&images::watcher(folder.path()));
     machine.load(&images::busybox(folder.path()));
-    subnets_are_chosen_beside_where_the_hosts_network_leads(&machine);
-    datagrams_reach_a_published_port_and_what_needs_a_right_says_how_to_get_it(&machine);
-    what_a_container_of_the_hosts_network_listens_on_is_open_on_the_host(&machine);
-    a_clock_that_is_wrong_is_set_at_once_and_not_by_and_by(&machine);
+    tests::in_order!(
+        &machine;
+        subnets_are_chosen_beside_where_the_hosts_network_leads,
+        datagrams_reach_a_published_port_and_what_needs_a_right_says_how_to_get_it,
+        what_a_container_of_the_hosts_network_listens_on_is_open_on_the_host,
+        a_clock_that_is_wrong_is_set_at_once_and_not_by_and_by,
+        names_of_the_world_are_asked_of_the_hosts_own_resolvers,
+        // The last: other settings, and starts anew for each.
+        images_come_and_go_through_the_hosts_proxy_and_by_its_certificates,
+    );
 }
 
 /// What a port of the host says to `word`; nothing, where nobody is behind it.
@@ -55,6 +65,8 @@ fn talk(at: &str, word: &str) -> String {
         let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(word.as_bytes())?;
+        // All is said: else the server waits for more, and this for its end.
+        stream.shutdown(std::net::Shutdown::Write)?;
         stream.read_to_string(&mut said).map(drop)
     };
     // A connection that is reset has said what it said.
@@ -183,6 +195,7 @@ fn a_clock_that_is_wrong_is_set_at_once_and_not_by_and_by(machine: &Machine) {
         assert!(set.abs_diff(now) > 7000, "it can be set: {set}, {now}");
         eventually("the clock is right", || guest("date +%s").abs_diff(host()) <= 1);
     }
+    machine.docker(&["rm", "-f", "clock"]).ok();
 }
 
 fn subnets_are_chosen_beside_where_the_hosts_network_leads(machine: &Machine) {
@@ -255,44 +268,81 @@ fn resolver(at: IpAddr, addresses: [[u8; 4]; 2]) {
     });
 }
 
-/// Asks 127.0.0.11, or the resolver that `/etc/resolv.conf` names, for a name by UDP and TCP, and says what came: how many
-/// addresses, and the last of them.
+/// QEMU's own, which is asked only where the host has none; the host's; one that never answers.
+const RESOLVERS: [IpAddr; 3] = [loopback(77), loopback(78), loopback(79)];
+
+const fn loopback(last: u8) -> IpAddr {
+    IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, last))
+}
+
+/// Asks 127.0.0.11, or the resolver that `/etc/resolv.conf` names, for each name that it is told, by UDP and TCP, and says
+/// what came: how many addresses, and the last of them.
 const NAMES: &str = r#"
 import socket, struct, sys
-server = [l.split()[1] for l in open("/etc/resolv.conf") if l.startswith("nameserver")][0]
-labels = b"".join(bytes([len(l)]) + l.encode() for l in sys.argv[1].split("."))
-q = struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + labels + b"\0\0\x01\0\x01"
-def told(a):
+def told(q, a):
     assert a[:2] == q[:2] and a[2] & 0x80, a
     if a[3] & 15: return ["", "FORMERR", "SERVFAIL", "NXDOMAIN"][a[3] & 15]
     if a[2] & 2: return "cut"
     return "%d %s" % (struct.unpack(">H", a[6:8])[0], socket.inet_ntoa(a[-4:]))
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(8)
-s.sendto(q, (server, 53))
-t = socket.create_connection((server, 53), 8)
-t.sendall(struct.pack(">H", len(q)) + q)
-f = t.makefile("rb")
-n = struct.unpack(">H", f.read(2))[0]
-print(told(s.recv(512)) + ", " + told(f.read(n)))
+for name in sys.stdin:
+    server = [l.split()[1] for l in open("/etc/resolv.conf") if l.startswith("nameserver")][0]
+    labels = b"".join(bytes([len(l)]) + l.encode() for l in name.strip().split("."))
+    q = struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + labels + b"\0\0\x01\0\x01"
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(8)
+    s.sendto(q, (server, 53))
+    t = socket.create_connection((server, 53), 8)
+    t.sendall(struct.pack(">H", len(q)) + q)
+    f = t.makefile("rb")
+    n = struct.unpack(">H", f.read(2))[0]
+    print(told(q, s.recv(512)) + ", " + told(q, f.read(n)), flush=True)
 "#;
 
-#[test]
-fn names_of_the_world_are_asked_of_the_hosts_own_resolvers() {
-    let address = |last: u8| IpAddr::from([127, 0, 0, last]);
-    // QEMU's own is asked only where the host has none.
-    let (qemus, hosts, silent) = (address(77), address(78), address(79));
-    resolver(qemus, [[9, 9, 7, 9], [9, 9, 7, 8]]);
-    resolver(hosts, [[9, 9, 9, 9], [9, 9, 9, 8]]);
+/// A container that asks for names.
+struct Asker {
+    client: Child,
+    questions: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Asker {
+    fn start(machine: &Machine, network: &str) -> Self {
+        let run = ["run", "--rm", "-i", "--network", network, "watcher", "python3", "-c", NAMES];
+        let mut client =
+            machine.command(&run).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("docker");
+        let questions = client.stdin.take();
+        let answers = BufReader::new(client.stdout.take().expect("piped"));
+        Self { client, questions, answers }
+    }
+
+    fn ask(&mut self, name: &str) -> String {
+        writeln!(self.questions.as_ref().expect("piped"), "{name}").expect("it listens");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("it answers");
+        answer.trim().to_owned()
+    }
+}
+
+impl Drop for Asker {
+    /// The end of its questions ends it, and its container.
+    fn drop(&mut self) {
+        drop(self.questions.take());
+        if std::thread::panicking() {
+            let _ = self.client.kill();
+        }
+        let _ = self.client.wait();
+    }
+}
+
+fn names_of_the_world_are_asked_of_the_hosts_own_resolvers(machine: &Machine) {
+    let [_, hosts, silent] = RESOLVERS;
     let _never_answers = UdpSocket::bind((silent, 53)).unwrap();
-    let machine = Machine::start_with_resolver("names", qemus);
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::watcher(folder.path()));
     machine.docker(&["network", "create", "net"]).ok();
     let networks = ["bridge", "net", "host"];
-    let ask = |network: &str, name: &str| {
-        let run = ["run", "--rm", "--network", network, "watcher", "python3", "-c", NAMES, name];
-        machine.docker(&run).ok()
+    let mut askers = networks.map(|network| Asker::start(machine, network));
+    let mut ask = |network: &str, name: &str| {
+        let asker = networks.iter().position(|n| *n == network).expect("one of them");
+        askers[asker].ask(name)
     };
     for network in networks {
         assert_eq!(
@@ -381,15 +431,15 @@ fn serve(mut client: TcpStream, registry: u16, heard: &Mutex<Vec<String>>) -> Op
     up.join().ok()
 }
 
-#[test]
-fn images_come_and_go_through_the_hosts_proxy_and_by_its_certificates() {
-    let machine = Machine::start("proxy");
+fn images_come_and_go_through_the_hosts_proxy_and_by_its_certificates(machine: &Machine) {
+    // The host's resolver knows no such name: whoever reaches it does so by the proxy.
+    const REGISTRY: &str = "none.registry.test";
+    machine.resolvers(&[RESOLVERS[1]]);
     let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::busybox(folder.path()));
-    certificates::make(folder.path(), &["registry.test"]);
-    let (_registry, port) = Registry::start_secure(folder.path(), "registry.test");
+    certificates::make(folder.path(), &[REGISTRY]);
+    let (_registry, port) = Registry::start_secure(folder.path(), REGISTRY);
     let proxy = Proxy::to(port);
-    let name = "registry.test/some/busybox:1";
+    let name = &format!("{REGISTRY}/some/busybox:1");
     machine.docker(&["tag", "busybox", name]).ok();
     // No such name, no proxy.
     assert_ne!(machine.docker(&["push", "-q", name]).code, Some(0));
@@ -406,9 +456,10 @@ fn images_come_and_go_through_the_hosts_proxy_and_by_its_certificates() {
     machine.docker(&["pull", "-q", name]).ok();
     assert_eq!(machine.docker(&["run", "--rm", name, "echo", "whole"]).ok(), "whole");
     let asked = proxy.asked.lock().unwrap().clone();
-    assert!(asked.len() >= 2 && asked.iter().all(|l| l == "CONNECT registry.test:443 HTTP/1.1"), "{asked:?}");
+    let connect = format!("CONNECT {REGISTRY}:443 HTTP/1.1");
+    assert!(asked.len() >= 2 && asked.iter().all(|l| l == &connect), "{asked:?}");
     // What is named is asked directly: there is no such name.
-    machine.coracle(&["settings", "set", "no-proxy", "registry.test"]).ok();
+    machine.coracle(&["settings", "set", "no-proxy", REGISTRY]).ok();
     machine.coracle(&["restart"]).ok();
     machine.docker(&["rmi", "-f", name]).ok();
     assert_ne!(machine.docker(&["pull", "-q", name]).code, Some(0));

@@ -4,21 +4,44 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use tests::{images, machine::Machine};
 
+/// One machine for all: a boot and its images are most of what each of these takes.
 #[test]
-fn the_users_folder_is_there_with_owners_on_both_sides() {
+fn folders_of_the_host_in_a_machine() {
     let machine = Machine::start("share");
     let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::busybox(folder.path()));
-    let src = machine.path("src");
-    fs::create_dir(&src).unwrap();
+    let all = [images::busybox, images::watcher, images::chokidar, images::redis, images::postgres];
+    all.iter().for_each(|image| machine.load(&image(folder.path())));
+    tests::in_order!(
+        &machine;
+        the_users_folder_is_there_with_owners_on_both_sides,
+        a_share_does_what_a_disk_does,
+        a_watcher_in_a_container_hears_what_the_host_changes,
+        nodes_watcher_hears_what_the_host_changes,
+        databases_keep_their_files_in_a_folder_of_the_users,
+        // The last: the share is gone then.
+        a_share_that_dies_is_said_in_words_and_a_restart_brings_it_back,
+    );
+}
+
+/// A folder of the user's that is shared with the machine.
+fn shared(machine: &Machine, name: &str) -> PathBuf {
+    let path = machine.path(name);
+    fs::create_dir(&path).unwrap();
     let user = machine.user();
-    std::os::unix::fs::chown(&src, Some(user), Some(user)).unwrap();
+    std::os::unix::fs::chown(&path, Some(user), Some(user)).unwrap();
+    path
+}
+
+fn the_users_folder_is_there_with_owners_on_both_sides(machine: &Machine) {
+    let src = shared(machine, "src");
+    let user = machine.user();
     fs::write(src.join("from-host"), "host\n").unwrap();
     std::os::unix::fs::chown(src.join("from-host"), Some(user), Some(user)).unwrap();
     let bind = format!("{}:/src", src.display());
@@ -106,15 +129,8 @@ fn the_users_folder_is_there_with_owners_on_both_sides() {
     machine.docker(&["rm", "seen"]).ok();
 }
 
-#[test]
-fn a_share_that_dies_is_said_in_words_and_a_restart_brings_it_back() {
-    let machine = Machine::start("dies");
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::busybox(folder.path()));
-    let src = machine.path("src");
-    fs::create_dir(&src).unwrap();
-    let user = machine.user();
-    std::os::unix::fs::chown(&src, Some(user), Some(user)).unwrap();
+fn a_share_that_dies_is_said_in_words_and_a_restart_brings_it_back(machine: &Machine) {
+    let src = shared(machine, "dies");
     fs::write(src.join("file"), "from the host").unwrap();
     let bind = format!("{}:/src", src.display());
     machine.docker(&["run", "-d", "--name", "uses", "-v", &bind, "busybox", "sleep", "1000"]).ok();
@@ -153,15 +169,8 @@ const OTHERWISE: [(&str, &str); 2] = [
     ("a temporary file without a name", "virtiofsd has none: programs make one with a name then"),
 ];
 
-#[test]
-fn a_share_does_what_a_disk_does() {
-    let machine = Machine::start("alike");
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::watcher(folder.path()));
-    let src = machine.path("src");
-    let user = machine.user();
-    fs::create_dir(&src).unwrap();
-    std::os::unix::fs::chown(&src, Some(user), Some(user)).unwrap();
+fn a_share_does_what_a_disk_does(machine: &Machine) {
+    let src = shared(machine, "alike");
     let checks = include_bytes!("../file_checks.py");
     let findings = |mount: &str| {
         let args = ["run", "--rm", "-i", "-v", mount, "watcher", "python3", "-", "/checked"];
@@ -179,15 +188,11 @@ fn a_share_does_what_a_disk_does() {
         })
         .collect();
     assert!(differ.is_empty(), "on a disk, on a share: {differ:#?}");
+    machine.docker(&["volume", "rm", "disk"]).ok();
 }
 
-#[test]
-fn a_watcher_in_a_container_hears_what_the_host_changes() {
-    let machine = Machine::start("hear");
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::watcher(folder.path()));
-    machine.load(&images::busybox(folder.path()));
-    let src = machine.path("src");
+fn a_watcher_in_a_container_hears_what_the_host_changes(machine: &Machine) {
+    let src = shared(machine, "hear");
     let user = machine.user();
     let own = |path: &std::path::Path| std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
     fs::create_dir_all(src.join("old")).unwrap();
@@ -252,22 +257,19 @@ fn a_watcher_in_a_container_hears_what_the_host_changes() {
     // What was made while the kernel dropped events may be told as written.
     watcher.hears("closed /src/last");
     assert_eq!(read("/src/old/burst199"), "9999");
+    machine.docker(&["rm", "-f", "watcher"]).ok();
 }
 
-#[test]
-fn nodes_watcher_hears_what_the_host_changes() {
-    let machine = Machine::start("node");
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::chokidar(folder.path()));
-    let src = machine.path("src");
+fn nodes_watcher_hears_what_the_host_changes(machine: &Machine) {
+    let src = shared(machine, "node");
     let user = machine.user();
     let own = |name: &str| std::os::unix::fs::chown(src.join(name), Some(user), Some(user)).unwrap();
     fs::create_dir_all(src.join("pages")).unwrap();
     fs::write(src.join("pages/index.js"), "1").unwrap();
     ["", "pages", "pages/index.js"].into_iter().for_each(own);
     let bind = format!("{}:/src", src.display());
-    machine.docker(&["run", "-d", "--name", "watcher", "-v", &bind, "chokidar"]).ok();
-    let mut watcher = Watcher::listen(machine.command(&["logs", "-f", "watcher"]));
+    machine.docker(&["run", "-d", "--name", "node", "-v", &bind, "chokidar"]).ok();
+    let mut watcher = Watcher::listen(machine.command(&["logs", "-f", "node"]));
     watcher.hears("ready");
 
     fs::write(src.join("pages/index.js"), "22").unwrap();
@@ -295,22 +297,13 @@ fn nodes_watcher_hears_what_the_host_changes() {
     fs::write(src.join("last.js"), "end").unwrap();
     watcher.hears("add /src/last.js");
     let script = "console.log(require('fs').readFileSync('/src/pages/part99.js', 'utf8'))";
-    assert_eq!(machine.docker(&["exec", "watcher", "node", "-e", script]).ok(), "1999");
+    assert_eq!(machine.docker(&["exec", "node", "node", "-e", script]).ok(), "1999");
+    machine.docker(&["rm", "-f", "node"]).ok();
 }
 
-#[test]
-fn databases_keep_their_files_in_a_folder_of_the_users() {
-    let machine = Machine::start("data");
-    let folder = tempfile::tempdir().unwrap();
-    machine.load(&images::redis(folder.path()));
-    machine.load(&images::postgres(folder.path()));
+fn databases_keep_their_files_in_a_folder_of_the_users(machine: &Machine) {
     let user = machine.user();
-    let place = |name: &str, at: &str| {
-        let path = machine.path(name);
-        fs::create_dir(&path).unwrap();
-        std::os::unix::fs::chown(&path, Some(user), Some(user)).unwrap();
-        format!("{}:{at}", path.display())
-    };
+    let place = |name: &str, at: &str| format!("{}:{at}", shared(machine, name).display());
     let pgdata = "/var/lib/postgresql/data";
     let (redis, postgres) = (place("redis", "/data"), place("pg", pgdata));
     // What the makers' images do first, as root: the folder becomes the server's own, and nobody else's.

@@ -10,6 +10,7 @@ mod dist;
 mod fixtures;
 mod fuzz;
 mod image;
+mod lanes;
 mod licences;
 mod modules;
 mod run;

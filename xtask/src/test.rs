@@ -1,12 +1,14 @@
-//! `cargo xtask test`: format, lints, licences' rules, unit and integration tests, then the end-to-end tests
-//! against the staged programs.
+//! `cargo xtask test`: format, lints, licences' rules, then unit and integration tests, and beside them, as soon as the
+//! programs are staged, the end-to-end tests against these (`lanes`).
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::lanes::{self, Job};
 use crate::{check, dist, fuzz, licences, stage, target_dir, tools, ui, workspace};
 
 /// How much is tested.
@@ -43,7 +45,7 @@ pub fn run_step(name: &str, command: &mut Command) -> Result<()> {
 /// Runs all of a tier.
 pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
     // Now: building may put another file in its place, and then this one has no name.
-    let own = std::env::current_exe()?;
+    let own_program = std::env::current_exe()?;
     crate::setup::programs()?;
     let tools = tools::environment()?;
     let cargo = || {
@@ -60,65 +62,46 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
         eprintln!("== licences");
         licences::check()?;
         run_step("format", cargo().args(["fmt", "--all", "--check"]))?;
-        run_step(
-            "lints",
-            cargo().args([
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--locked",
-                "--quiet",
-                "--",
-                "-D",
-                "warnings",
-            ]),
-        )?;
         eprintln!("== other systems");
         check::lean()?;
     }
-    let name: Vec<&str> = filter.into_iter().collect();
-    let mut tests = cargo();
     if tier != Tier::Quick {
         // The controller's own tests boot a guest with a double in the engine's place.
         crate::double()?;
-        tests.env("CORACLE_TEST_MACHINE", "1");
     }
-    // Those of the machine wait for guests most of the time: meanwhile what the end-to-end tests need is built.
-    run_step("building tests", cargo().args(["test", "--workspace", "--locked", "--quiet", "--no-run"]))?;
-    let beside = (tier != Tier::Quick).then(|| Beside::start(&own)).transpose()?;
-    // Programs of the crates' own integration tests (the shim) are built by cargo test itself.
-    run_step(
-        "unit and integration tests",
-        tests.args(["test", "--workspace", "--exclude", "tests", "--locked", "--no-fail-fast"]).args(&name),
-    )?;
-    let Some(beside) = beside else {
-        return ui::check();
+    // A whole run lints as it builds: by itself, `cargo clippy` would check all that the tests stand on once more.
+    let building = || match filter {
+        None => linting(cargo()),
+        Some(_) => cargo(),
     };
-    beside.end()?;
-    let mut interface = ui::test_environment()?;
-    interface.push(("CORACLE_TEST_DESKTOP", stage::dir().join("bin/coracle-desktop")));
-    // CI has the mutations of `image::fuzzing` instead, among the unit tests.
-    if filter.is_none() && tier == Tier::Full {
-        fuzz::run(None, fuzz::SECONDS)?;
+    eprintln!("== lints and building tests");
+    let started = Instant::now();
+    let programs = lanes::build(&mut building())?;
+    eprintln!("== lints and building tests: {:.1} s", started.elapsed().as_secs_f32());
+    let mut environment: Vec<(OsString, OsString)> =
+        cargo().get_envs().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))).collect();
+    if tier != Tier::Quick {
+        environment.push(("CORACLE_TEST_MACHINE".into(), "1".into()));
     }
-    let (bin, qemu) = crate::run::prepare()?;
-    let mut end_to_end = cargo();
-    if tier == Tier::Full && crate::debian::host_arch() != "arm64" {
-        eprintln!("== a guest of arm64");
-        crate::image_of("arm64")?;
-        end_to_end.env("CORACLE_TEST_QEMU_ARM", crate::qemu_of("arm64")?);
-        end_to_end.env("CORACLE_TEST_ARM_IMAGE", stage::dir().join("arm64/share/coracle/images/welcome.tar"));
-        end_to_end.envs(crate::mac()?);
+    let (end_to_end, own): (Vec<_>, Vec<_>) = programs.iter().partition(|program| program.package == "tests");
+    let mut jobs: Vec<Job> = own.iter().map(|program| Job::of(program, filter, &environment)).collect();
+    let mut examples = building();
+    // Of all packages: of others than the tests were built of, cargo would build dependencies with other features.
+    examples.args(["test", "--doc", "--workspace", "--locked", "--quiet"]).args(filter);
+    jobs.push(Job::other("examples of the documentation", examples));
+    if tier == Tier::Quick {
+        lanes::run(jobs, || Ok(Vec::new()))?;
+        return ui::check();
     }
-    run_step(
-        "end to end",
-        end_to_end
-            .args(["test", "--package", "tests", "--locked", "--no-fail-fast"])
-            .args(&name)
-            .envs(interface)
-            .env("CORACLE_TEST_BIN", &bin)
-            .env("CORACLE_TEST_QEMU", &qemu),
-    )?;
+    jobs.extend(end_to_end.iter().map(|program| Job::of(program, filter, &environment).afterwards()));
+    // Those of the machine wait for guests most of the time: meanwhile what the end-to-end tests need is built.
+    let beside = Beside::start(&own_program)?;
+    let started = Instant::now();
+    lanes::run(jobs, || {
+        beside.end()?;
+        end_to_end_environment(tier)
+    })?;
+    eprintln!("== tests: {:.1} s", started.elapsed().as_secs_f32());
     if tier != Tier::Full || filter.is_some() {
         return Ok(());
     }
@@ -128,11 +111,14 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
             &format!("the app as the .{kind} brings it"),
             cargo()
                 .args(["test", "--package", "tests", "--test", "app", "--locked", "the_window_opens"])
-                .envs(ui::test_environment()?)
+                .envs(ui::test_environment(built_bridge())?)
                 .env("CORACLE_TEST_DESKTOP", bin.join("coracle-desktop"))
                 .env("CORACLE_TEST_BIN", bin),
         )?;
     }
+    // CI has the mutations of `image::fuzzing` instead, among the unit tests.
+    fuzz::run(None, fuzz::SECONDS)?;
+    let (bin, qemu) = crate::run::prepare()?;
     // What is measured, apart from what is tested: it takes minutes and wants the computer for itself.
     let figures = ["--package", "tests", "--test", "app", "--locked", "--", "--ignored", "--nocapture"];
     run_step(
@@ -141,11 +127,42 @@ pub fn run_all(tier: Tier, filter: Option<&str>) -> Result<()> {
             .arg("test")
             .args(figures)
             .args(["--test-threads=1", "script", "doing_nothing", "in_front_of_a_machine"])
-            .envs(ui::test_environment()?)
+            .envs(ui::test_environment(built_bridge())?)
             .env("CORACLE_TEST_QEMU", qemu)
             .env("CORACLE_TEST_DESKTOP", bin.join("coracle-desktop"))
             .env("CORACLE_TEST_BIN", bin),
     )
+}
+
+/// A cargo that refuses what Clippy warns of in our crates, in the one build. It keeps what it builds of them apart from what
+/// other commands do.
+pub fn linting(mut cargo: Command) -> Command {
+    let own = std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from);
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", own.with_file_name("clippy-driver"));
+    cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+    cargo
+}
+
+/// The bridge, which is built with the tests.
+fn built_bridge() -> PathBuf {
+    target_dir().join("debug/coracle-bridge")
+}
+
+/// What the end-to-end tests find what they drive by.
+fn end_to_end_environment(tier: Tier) -> Result<Vec<(OsString, OsString)>> {
+    let mut environment = ui::test_environment(built_bridge())?;
+    let (bin, qemu) = crate::run::prepare()?;
+    environment.push(("CORACLE_TEST_DESKTOP", bin.join("coracle-desktop")));
+    environment.extend([("CORACLE_TEST_BIN", bin), ("CORACLE_TEST_QEMU", qemu)]);
+    if tier == Tier::Full && crate::debian::host_arch() != "arm64" {
+        eprintln!("== a guest of arm64");
+        crate::image_of("arm64")?;
+        let image = stage::dir().join("arm64/share/coracle/images/welcome.tar");
+        environment.push(("CORACLE_TEST_QEMU_ARM", crate::qemu_of("arm64")?));
+        environment.push(("CORACLE_TEST_ARM_IMAGE", image));
+        environment.extend(crate::mac()?);
+    }
+    Ok(environment.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
 }
 
 /// What the end-to-end tests need, being made by a process of its own that gives way to others.
@@ -208,7 +225,7 @@ pub fn screenshots() -> Result<PathBuf> {
             .args(["--ignored", "screenshots"])
             .env("CARGO_TARGET_DIR", target_dir())
             .envs(tools)
-            .envs(ui::test_environment()?)
+            .envs(ui::test_environment(ui::bridge()?)?)
             .env("CORACLE_TEST_BIN", bin)
             .env("CORACLE_SHOTS", &folder),
     )?;

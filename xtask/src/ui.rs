@@ -206,12 +206,7 @@ pub fn shell_cargo() -> Command {
 pub fn desktop(lint: bool) -> Result<PathBuf> {
     shell_packages()?;
     build()?;
-    let mut cargo = shell_cargo();
-    if lint {
-        let own = std::env::var_os("CARGO").map(PathBuf::from).context("run this by `cargo xtask`")?;
-        cargo.env("RUSTC_WORKSPACE_WRAPPER", own.with_file_name("clippy-driver"));
-        cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
-    }
+    let mut cargo = if lint { crate::test::linting(shell_cargo()) } else { shell_cargo() };
     run(cargo.args(["build", "--release", "--locked", "--quiet"]))?;
     let to = stage::dir().join("bin/coracle-desktop");
     stage::install(&target_dir().join("desktop/release/coracle-desktop"), &to)?;
@@ -243,15 +238,15 @@ pub fn bridge() -> Result<PathBuf> {
     Ok(target.join("debug/coracle-bridge"))
 }
 
-/// Environment of the tests that drive the app.
-pub fn test_environment() -> Result<Vec<(&'static str, PathBuf)>> {
+/// Environment of the tests that drive the app, with the bridge's program.
+pub fn test_environment(bridge: PathBuf) -> Result<Vec<(&'static str, PathBuf)>> {
     test_packages()?;
     let Some(chromium) = crate::setup::find("chromium") else { bail!("chromium is not in the PATH") };
     crate::welcome::build(debian::host_arch(), &stage::dir().join("share/coracle/images"))?;
     Ok(vec![
         ("CORACLE_TEST_NODE", node()?),
         ("CORACLE_TEST_UI", workspace().join("ui")),
-        ("CORACLE_TEST_BRIDGE", bridge()?),
+        ("CORACLE_TEST_BRIDGE", bridge),
         ("CORACLE_TEST_CHROMIUM", chromium),
         ("CORACLE_TEST_WELCOME", stage::dir().join("share/coracle/images/welcome.tar")),
     ])

@@ -71,12 +71,20 @@ until git ls-remote git://127.0.0.1/repo >/dev/null 2>&1; do kill -0 $served || 
 "#;
 
 /// Removes what a case left behind: containers, networks, volumes and images whose name begins with `d-`, but for the
-/// two images of all cases.
+/// two images of all cases. Asked by curl, which starts in a tenth of the CLI's time: mostly little is left.
 const CLEAN: &str = r#"
-docker ps -aq --filter name=^/d- | xargs -r docker rm -fv
-docker network ls -q --filter name=^d- | xargs -r docker network rm
-docker volume ls -q --filter name=^d- | xargs -r docker volume rm
-docker images --format '{{.Repository}}:{{.Tag}}' | grep -E '^(127\.0\.0\.1:5000/)?d-' |
+list() { curl -sSf -g --max-time 30 --unix-socket "$SOCKET" "http://x$1"; }
+has() { list "$1" | grep -q "$2"; }
+if has '/containers/json?all=1' '"/d-'; then
+    docker ps -aq --filter name=^/d- | xargs -r docker rm -fv
+fi
+if has /networks '"d-'; then
+    docker network ls -q --filter name=^d- | xargs -r docker network rm
+fi
+if has /volumes '"d-'; then
+    docker volume ls -q --filter name=^d- | xargs -r docker volume rm
+fi
+list /images/json | grep -oE '"(127\.0\.0\.1:5000/)?d-[^"@]*:[^"@]*"' | tr -d '"' | sort -u |
     grep -vxE 'd-(busybox|rich):latest' | xargs -r docker rmi -f
 "#;
 

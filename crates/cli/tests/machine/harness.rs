@@ -11,7 +11,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,8 +21,14 @@ pub const USER: u32 = 64_123;
 /// Longest a guest may take to something.
 pub const LIMIT: Duration = Duration::from_secs(90);
 
-/// Two processors: one guest at a time.
-static TURN: Mutex<()> = Mutex::new(());
+/// Two processors: one guest at a time, whichever of our test programs boots it (the end-to-end tests wait for their turn
+/// at the same file). It ends with the process at the latest.
+fn turn() -> fs::File {
+    fs::create_dir_all(target()).unwrap();
+    let file = fs::File::create(target().join("guest.turn")).unwrap();
+    file.lock().unwrap();
+    file
+}
 
 /// What runs a test's guest: QEMU itself, the doubles of vfkit and krunkit, which run the same guest under QEMU, or WSL's,
 /// in which it is hosted.
@@ -57,7 +62,7 @@ pub struct Machine {
     pub env: Vec<(String, String)>,
     /// What is behind WSL's double.
     pub service: Option<Service>,
-    _turn: MutexGuard<'static, ()>,
+    _turn: fs::File,
 }
 
 /// Whether this is root that can become another user: one who reaches the programs. In a checkout whose folders are
@@ -103,7 +108,7 @@ pub fn bare_machine(name: &str) -> Machine {
 }
 
 fn bare_machine_on(name: &str, prepare: impl FnOnce(&Path)) -> Machine {
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let turn = turn();
     let home = home_of(name);
     let _ = fs::remove_dir_all(&home);
     fs::create_dir(&home).unwrap();
