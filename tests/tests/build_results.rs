@@ -115,16 +115,35 @@ fn documents_have_the_media_types_that_are_asked_for() {
     let context = Context::new(&engine, "copied", "FROM scratch\nCOPY Dockerfile /\n");
     let kept = |args: &[&str]| {
         built(context.build(&[&["-t", "kept"], args].concat()));
-        let inspected = engine.docker(&["image", "inspect", "--format", "{{.Descriptor.MediaType}}", "kept"]).ok();
+        let inspected =
+            engine.docker(&["image", "inspect", "--format", "{{.Descriptor.MediaType}}", "kept"]).ok();
         inspected.trim_start_matches("application/vnd.").to_owned()
     };
-    let (manifest, list) = ("docker.distribution.manifest.v2+json", "docker.distribution.manifest.list.v2+json");
+    let (manifest, list) =
+        ("docker.distribution.manifest.v2+json", "docker.distribution.manifest.list.v2+json");
     let oci = "oci.image.index.v1+json";
     assert_eq!(kept(&["--provenance=false"]), manifest);
-    assert_eq!(kept(&["--provenance=false", "--platform", BOTH, "--build-arg", "BUILDKIT_MULTI_PLATFORM=1"]), list);
+    assert_eq!(
+        kept(&["--provenance=false", "--platform", BOTH, "--build-arg", "BUILDKIT_MULTI_PLATFORM=1"]),
+        list
+    );
     assert_eq!(kept(&["--provenance=true"]), oci);
-    assert_eq!(kept(&["--provenance=false", "--output", "type=image,oci-mediatypes=true"]), "oci.image.manifest.v1+json");
-    assert_eq!(kept(&["--provenance=false", "--annotation", "manifest-descriptor:a=b", "--platform", BOTH]), oci);
+    assert_eq!(
+        kept(&["--provenance=false", "--output", "type=image,oci-mediatypes=true"]),
+        "oci.image.manifest.v1+json"
+    );
+    assert_eq!(
+        kept(&[
+            "--provenance=false",
+            "--output",
+            "type=image",
+            "--annotation",
+            "manifest-descriptor:a=b",
+            "--platform",
+            BOTH
+        ]),
+        oci
+    );
 }
 
 #[test]
