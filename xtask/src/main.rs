@@ -56,6 +56,9 @@ enum Task {
         /// Only link Windows' controller and run it under wine, which `--all-targets-os` does as well
         #[arg(long, conflicts_with = "all_targets_os")]
         under_wine: bool,
+        /// Only link macOS' command line, pack it and sign it, which `--all-targets-os` does as well
+        #[arg(long, conflicts_with_all = ["all_targets_os", "under_wine"])]
+        signed: bool,
     },
     /// Make packages, in target/dist
     Dist {
@@ -150,6 +153,7 @@ fn main() -> anyhow::Result<()> {
             );
         }
         Task::Check { under_wine: true, .. } => wine::run()?,
+        Task::Check { signed: true, .. } => dist::macos::check()?,
         Task::Check { all_targets_os, .. } => check::run(all_targets_os)?,
         Task::Tools => {
             for (variable, path) in tools::environment()? {
