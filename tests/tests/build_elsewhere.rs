@@ -1,6 +1,7 @@
 //! Builds whose parts are elsewhere: caches in registries and folders, contexts from repositories and layouts, private
 //! images, results that are pushed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -494,7 +495,7 @@ fn private_registries_are_asked_with_the_clients_credentials() {
     engine.docker(&["login", "-u", user, "-p", password, "127.0.0.1:5000"]).ok();
     engine.docker(&["tag", "busybox", "127.0.0.1:5000/base"]).ok();
     engine.docker(&["push", "127.0.0.1:5000/base"]).ok();
-    engine.docker(&["rmi", "127.0.0.1:5000/base"]).ok();
+    engine.docker(&["rmi", "127.0.0.1:5000/base", "busybox"]).ok();
     // The base is fetched, the cache written, and the result pushed by what the client says when it is asked.
     let to = "type=registry,ref=127.0.0.1:5000/cache,mode=max";
     built(context.build(&["-t", "127.0.0.1:5000/app", "--push", "--cache-to", to]));
@@ -506,6 +507,63 @@ fn private_registries_are_asked_with_the_clients_credentials() {
     context.write("Dockerfile", "FROM 127.0.0.1:5000/app\nRUN true\n");
     context.build(&["--pull"]).fails(1, "failed to resolve source metadata");
     context.build(&["--push", "-t", "127.0.0.1:5000/other"]).fails(1, "denied");
+}
+
+/// Parts of the step of this name that were told of, and whether each was done.
+fn parts(report: &str, step: &str) -> BTreeMap<String, bool> {
+    let events: Vec<Value> = report.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let all =
+        |kind: &str| events.iter().filter_map(|e| e[kind].as_array()).flatten().cloned().collect::<Vec<_>>();
+    let named =
+        all("vertexes").into_iter().find(|v| v["name"].as_str().is_some_and(|name| name.starts_with(step)));
+    let digest = named.unwrap_or_else(|| panic!("no {step} in {report}"))["digest"].clone();
+    let mut parts = BTreeMap::new();
+    for part in all("statuses").iter().filter(|s| s["vertex"] == digest) {
+        *parts.entry(part["id"].as_str().unwrap().to_owned()).or_default() |= part["completed"].is_string();
+    }
+    parts
+}
+
+#[test]
+fn a_base_image_is_fetched_where_it_is_needed_and_tells_how_far_it_is() {
+    let engine = Engine::with_busybox();
+    let _registry = Registry::start(&engine.sandbox, engine.folder.path());
+    let base = "127.0.0.1:5000/base";
+    engine.docker(&["tag", "busybox", base]).ok();
+    engine.docker(&["push", "-q", base]).ok();
+    let context = Context::new(&engine, "fetched", &format!("FROM {base}\nRUN echo made > /made\nENV A=b\n"));
+    let build = || {
+        let folder = context.folder.to_str().unwrap();
+        built(context.run(&["buildx", "build", "--progress=rawjson", "-t", "made", folder]))
+    };
+    let forget = || drop(engine.docker(&["rmi", "-f", "busybox", base, "made"]));
+    forget();
+    let report = build();
+    assert_eq!(
+        parts(&report, "[internal] load metadata"),
+        BTreeMap::new(),
+        "nothing but its documents is asked for"
+    );
+    let told = parts(&report, "[1/2] FROM");
+    let begins = |start: &str| told.keys().filter(|id| id.starts_with(start)).count();
+    assert!(told.values().all(|done| *done), "{told:?}");
+    let resolved = format!("resolve {base}:latest@sha256:");
+    assert_eq!([begins(&resolved), begins("sha256:"), begins("extracting sha256:")], [1, 1, 1], "{told:?}");
+    assert_eq!(engine.docker(&["run", "--rm", "made", "cat", "/made"]).ok(), "made");
+
+    // The step is in the cache, and what it stands on is fetched again.
+    forget();
+    let report = build();
+    assert!(report.contains(r#""cached":true"#), "{report}");
+    assert_eq!(engine.docker(&["run", "--rm", "made", "cat", "/made"]).ok(), "made");
+    // What says nothing but what it is does not need its files to be read.
+    engine.docker(&["rmi", "-f", "busybox", base, "made"]);
+    built(context.run(&["buildx", "prune", "-af"]));
+    context
+        .write("Dockerfile", &format!("FROM {base} AS unused\nRUN false\nFROM scratch\nCOPY Dockerfile /\n"));
+    build();
+    assert_eq!(engine.docker(&["images", "-q", base]).ok(), "");
+    nothing_runs(&engine);
 }
 
 #[test]
@@ -548,7 +606,7 @@ fn what_is_pushed_says_how_it_was_made() {
     built(context.build(&["-t", name, "--push", "--provenance=false"]));
     let raw = context.run(&["buildx", "imagetools", "inspect", "--raw", name]).ok();
     let manifest: Value = serde_json::from_str(&raw).unwrap();
-    assert_eq!(manifest["config"]["mediaType"], json!("application/vnd.oci.image.config.v1+json"));
+    assert_eq!(manifest["config"]["mediaType"], json!("application/vnd.docker.container.image.v1+json"));
     // It runs, is saved and removed as any other image.
     built(context.build(&["-t", "attested", "--build-arg", "WORD=said"]));
     assert_eq!(engine.docker(&["run", "--rm", "attested", "cat", "/x"]).ok(), "said");

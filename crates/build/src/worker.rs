@@ -177,8 +177,17 @@ impl Asker {
     }
 }
 
-/// How far a transfer is: of what, bytes so far and of how many.
-pub type Fetched = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
+/// Takes how far the parts of an image are, each by its name.
+pub type Fetched = Box<dyn Fn(&str, Far) + Send + Sync>;
+
+/// How far something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Far {
+    /// Begun; so many bytes, of how many.
+    At(u64, u64),
+    /// All of it is here.
+    Done,
+}
 
 /// A layer as a blob, as registries have it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

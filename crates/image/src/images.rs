@@ -84,6 +84,18 @@ impl Images {
         self.puller.pull(reference, options, &progress).await
     }
 
+    /// Asks the registry what a reference stands for: its ID, and its configuration for the platform. Nothing is kept.
+    ///
+    /// # Errors
+    /// Those of [`Images::pull`].
+    pub async fn look_up(
+        &self,
+        reference: &Reference,
+        options: PullOptions,
+    ) -> Result<(Digest, Vec<u8>), Error> {
+        self.puller.look_up(reference, options).await
+    }
+
     /// Pushes the image of this name; its digest stays what it is.
     ///
     /// # Errors

@@ -519,6 +519,7 @@ fn keep_layers(
                     status: status.into(),
                     current,
                     total: file.size,
+                    layer: None,
                 });
             };
             if let Some(lease) = layer {

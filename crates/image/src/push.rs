@@ -68,7 +68,7 @@ impl Puller {
         progress: &ProgressSink,
     ) -> Result<Pushed, Error> {
         let say = |id: Option<String>, status: String, current: u64, total: u64| {
-            progress(Progress { id, status, current, total });
+            progress(Progress { id, status, current, total, layer: None });
         };
         say(None, format!("The push refers to repository [{}]", reference.familiar_name()), 0, 0);
         let (store, name) = (self.store.clone(), reference.clone());
@@ -117,7 +117,7 @@ impl Puller {
     ) -> Result<(), Error> {
         let (digest, size) = (layer.digest, layer.size);
         let say = |status: String, current: u64, total: u64| {
-            progress(Progress { id: Some(digest.short()), status, current, total });
+            progress(Progress { id: Some(digest.short()), status, current, total, layer: None });
         };
         let path = self.store.blob_path(&digest);
         let sent = |bytes| say("Pushing".into(), bytes, size);

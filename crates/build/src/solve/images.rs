@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use super::{Node, Solve};
 use crate::Error;
 use crate::graph::Op;
-use crate::progress::Step;
-use crate::worker::{Layer, Tree, Worker};
+use crate::progress::{Part, Step};
+use crate::worker::{Far, Layer, Tree, Worker};
 
 impl<W: Worker> Solve<W> {
     /// Sees to it that images a tree stands on are here: those of cached steps may not be.
@@ -22,7 +22,7 @@ impl<W: Worker> Solve<W> {
                 Some(v) => drop(self.present(&self.nodes[v], tree).await?),
                 None => {
                     let asker = self.solver.context.asker();
-                    let nothing = Box::new(|_: &str, _, _| {});
+                    let nothing = Box::new(|_: &str, _| {});
                     let mode = crate::graph::ResolveMode::Default;
                     let worker = &self.solver.builder.worker;
                     worker.fetch_image(reference, platform, mode, &asker, nothing).await?;
@@ -53,22 +53,26 @@ impl<W: Worker> Solve<W> {
         tree: &Tree,
     ) -> Result<bool, Error> {
         let Some(Layer::Image { platform, .. }) = tree.0.first() else { return Ok(false) };
-        let parts: Arc<Mutex<HashMap<String, crate::progress::Part>>> = Arc::default();
+        let parts: Arc<Mutex<HashMap<String, (Part, u64)>>> = Arc::default();
         let begun = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (told, step) = (begun.clone(), node.step.clone());
-        let fetched = Box::new(move |what: &str, current: u64, total: u64| {
+        let fetched = Box::new(move |what: &str, far: Far| {
             let mut parts = parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let mut step = step.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if !told.swap(true, std::sync::atomic::Ordering::Relaxed) {
                 step.again();
             }
-            let part = parts.entry(what.to_owned()).or_insert_with(|| step.part(what));
-            part.at(current, total);
-            if total > 0
-                && current >= total
-                && let Some(part) = parts.remove(what)
-            {
-                part.done(current);
+            match far {
+                Far::At(current, total) => {
+                    let (part, all) =
+                        parts.entry(what.to_owned()).or_insert_with(|| (step.part(what), total));
+                    *all = total;
+                    part.at(current, total);
+                }
+                Far::Done => {
+                    let (part, all) = parts.remove(what).unwrap_or_else(|| (step.part(what), 0));
+                    part.done(all);
+                }
             }
         });
         let asker = self.solver.context.asker();

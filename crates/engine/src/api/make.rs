@@ -165,6 +165,7 @@ pub async fn import(engine: Arc<Engine>, call: Call) -> Result<Reply> {
                 status: format!("Downloading from {url}"),
                 current: 0,
                 total: 0,
+                layer: None,
             });
             Box::new(engine.images.open_url(&url).await?)
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use build::Error;
@@ -11,8 +12,8 @@ use build::frontend::{ImageRequest, ResolvedImage};
 use build::graph::ResolveMode;
 use build::platform::Platform;
 use build::worker::{
-    Artifact, Asker, Blob, Compression, Ended, Fetched, ImageWork, Layer, LayerUse, MadeImage, MadeManifest,
-    Packed, Packing, Run, Tree, View, WebAnswer, WebRequest, Worker,
+    Artifact, Asker, Blob, Compression, Ended, Far, Fetched, ImageWork, Layer, LayerUse, MadeImage,
+    MadeManifest, Packed, Packing, Run, Tree, View, WebAnswer, WebRequest, Worker,
 };
 use image::{BuiltImage, NewBuilt, NewBuiltImage, Part, Stack};
 
@@ -110,25 +111,16 @@ impl EngineWorker {
         })
     }
 
-    async fn pull(
-        &self,
+    /// A reference, and how it is asked for: without its digest it is named.
+    async fn asked(
         reference: &str,
         wanted: &Platform,
         asker: &Asker,
-        fetched: Option<Fetched>,
-    ) -> Result<image::Digest, Error> {
-        let engine = self.engine()?;
+    ) -> Result<(image::Reference, image::PullOptions), Error> {
         let reference: image::Reference = reference.parse().map_err(of_image)?;
-        let options = image::PullOptions {
-            platform: Some(platform(wanted)),
-            auth: Self::auth(&reference, asker).await,
-        };
-        let sink: image::ProgressSink = Arc::new(move |p: image::Progress| {
-            if let (Some(fetched), Some(id)) = (&fetched, &p.id) {
-                fetched(&format!("{} {}", p.status.to_lowercase(), id), p.current, p.total);
-            }
-        });
-        Ok(engine.images.pull(&reference, options, sink).await.map_err(of_registry)?.id)
+        let name = reference.tag().map(|tag| reference.with_tag(tag)).transpose().map_err(of_image)?;
+        let auth = Self::auth(&reference, asker).await;
+        Ok((reference, image::PullOptions { platform: Some(platform(wanted)), auth, name }))
     }
 
     /// Parts of a stack, each image by the manifest of its platform.
@@ -233,16 +225,11 @@ impl Worker for EngineWorker {
             // Of another platform: the registry may have what fits.
             Some(found) if request.mode == ResolveMode::Local && request.oci_layout.is_some() => found,
             other => {
-                let pulled = self.pull(&request.reference, &request.platform, asker, None).await;
-                let id = match (pulled, other) {
-                    (Ok(id), _) => id,
-                    (Err(_), Some((id, config))) => {
-                        return Ok(ResolvedImage { digest: Some(id.to_string()), config });
-                    }
-                    (Err(e), None) => return Err(e),
-                };
-                let (_, config) = engine.images.document(&id, &wanted).await.map_err(of_image)?;
-                (id, config)
+                let (reference, options) = Self::asked(&request.reference, &request.platform, asker).await?;
+                match (engine.images.look_up(&reference, options).await, other) {
+                    (Ok(found), _) | (Err(_), Some(found)) => found,
+                    (Err(e), None) => return Err(of_registry(e)),
+                }
             }
         };
         Ok(ResolvedImage { digest: Some(id.to_string()), config })
@@ -260,7 +247,28 @@ impl Worker for EngineWorker {
         if self.engine()?.images.document(&digest, &platform(wanted)).await.is_ok() {
             return Ok(());
         }
-        self.pull(reference, wanted, asker, Some(fetched)).await.map(drop)
+        let (reference, options) = Self::asked(reference, wanted, asker).await?;
+        let resolving = format!("resolve {reference}");
+        fetched(&resolving, Far::At(0, 0));
+        let resolved = AtomicBool::new(false);
+        let sink: image::ProgressSink = Arc::new(move |p: image::Progress| {
+            // The first word comes when the registry has said what the image is.
+            if !resolved.swap(true, Ordering::Relaxed) {
+                fetched(&resolving, Far::Done);
+            }
+            let Some(layer) = p.layer else { return };
+            let (blob, files) = (layer.to_string(), format!("extracting {layer}"));
+            match p.status.as_str() {
+                "Downloading" => fetched(&blob, Far::At(p.current, p.total)),
+                "Download complete" => {
+                    fetched(&blob, Far::Done);
+                    fetched(&files, Far::At(0, 0));
+                }
+                "Pull complete" => fetched(&files, Far::Done),
+                _ => {}
+            }
+        });
+        self.engine()?.images.pull(&reference, options, sink).await.map_err(of_registry).map(drop)
     }
 
     async fn draft(&self, base: &Tree) -> Result<Draft, Error> {

@@ -38,6 +38,8 @@ pub struct PullOptions {
     pub platform: Option<Platform>,
     /// Credentials for the registry.
     pub auth: Option<Credentials>,
+    /// The name that it gets; the reference's own if none.
+    pub name: Option<Reference>,
 }
 
 /// A pulled image.
@@ -62,6 +64,8 @@ pub struct Progress {
     pub current: u64,
     /// Bytes in all; 0 where there is nothing to count.
     pub total: u64,
+    /// The layer that is pulled, where it is about one.
+    pub layer: Option<Digest>,
 }
 
 /// Takes progress as it happens: is called often and must return at once.
@@ -121,8 +125,9 @@ impl Puller {
         options: PullOptions,
         progress: &ProgressSink,
     ) -> Result<Pulled, Error> {
-        let say =
-            |id: Option<String>, status: String| progress(Progress { id, status, current: 0, total: 0 });
+        let say = |id: Option<String>, status: String| {
+            progress(Progress { id, status, current: 0, total: 0, layer: None })
+        };
         let wanted = options.platform.clone().unwrap_or_else(Platform::host);
         let repository = self.registries.repository(reference, options.auth.clone());
         let mut found = self.resolve(&repository, reference, &wanted).await?;
@@ -130,7 +135,7 @@ impl Puller {
         let title = reference.digest().map_or_else(|| reference.target(), Digest::to_string);
         say(Some(title), format!("Pulling from {}", reference.path()));
 
-        let name = reference.stored().to_string();
+        let name = options.name.as_ref().unwrap_or(reference).stored().to_string();
         let up_to_date = self.is_complete(&name, top, found.manifest.digest).await?;
         if !up_to_date {
             let mut commit =
@@ -170,6 +175,24 @@ impl Puller {
             },
         );
         Ok(Pulled { id: top, reference: reference.clone(), up_to_date })
+    }
+
+    /// What a reference stands for, and its configuration; nothing is kept.
+    pub(crate) async fn look_up(
+        &self,
+        reference: &Reference,
+        options: PullOptions,
+    ) -> Result<(Digest, Vec<u8>), Error> {
+        let wanted = options.platform.clone().unwrap_or_else(Platform::host);
+        let repository = self.registries.repository(reference, options.auth);
+        let found = self.resolve(&repository, reference, &wanted).await?;
+        let manifest = &found.manifest.manifest;
+        let data = self.config(&repository, manifest).await?;
+        let config = read_config(&data, manifest, &repository.familiar())?;
+        match options.platform.filter(|p| p.fit(&config.platform).is_none()) {
+            Some(platform) => Err(Error::NoPlatform { platform: platform.to_string() }),
+            None => Ok((found.target.digest, data)),
+        }
     }
 
     /// Asks the registry what the reference stands for; what is here already is not fetched again.

@@ -256,7 +256,8 @@ impl Puller {
 impl Layer {
     fn say(&self, progress: &ProgressSink, status: &str, current: u64) {
         let total = if current > 0 { self.blob.size } else { 0 };
-        progress(Progress { id: Some(self.blob.digest.short()), status: status.into(), current, total });
+        let (id, layer) = (Some(self.blob.digest.short()), Some(self.blob.digest));
+        progress(Progress { id, status: status.into(), current, total, layer });
     }
 }
 

@@ -112,7 +112,7 @@ pub async fn create(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         "" => None,
         text => Some(text.parse().map_err(Error::from)?),
     };
-    let options = image::PullOptions { platform, auth: credentials(&call)? };
+    let options = image::PullOptions { platform, auth: credentials(&call)?, name: None };
     with_progress(call.left, move |sink| async move {
         let wanted = if all {
             let tags = engine.images.tags(&reference, options.auth.clone()).await?;
