@@ -1,5 +1,6 @@
 //! Building with the stock clients: a folder to build from, and what is seen of a build.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::{Engine, Outcome, eventually, store};
@@ -77,9 +78,9 @@ pub fn built(outcome: Outcome) -> String {
     outcome.err
 }
 
-/// Steps that were found in the cache.
+/// Steps that were found in the cache. The client says it once more of one whose layers it then hears of.
 pub fn cached(progress: &str) -> usize {
-    progress.lines().filter(|l| l.ends_with(" CACHED")).count()
+    progress.lines().filter(|l| l.ends_with(" CACHED")).collect::<BTreeSet<_>>().len()
 }
 
 /// Nothing is left of what ran.

@@ -9,7 +9,7 @@ use std::{
 
 use link::{Frames, LinkError, Session, Stream, Strict, header, in_step, write_frame};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_bidirectional_with_sizes},
     net::{TcpStream, UdpSocket, UnixListener, UnixStream},
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -329,8 +329,14 @@ async fn join(
 ) -> Result<(), LinkError> {
     match socket {
         Ok(mut socket) => {
-            write_frame(&mut stream, &Opened::Ok).await?;
-            copy_bidirectional_with_sizes(&mut Strict::new(stream), &mut socket, COPY, COPY).await?;
+            let told = write_frame(&mut stream, &Opened::Ok).await;
+            let mut stream = Strict::new(stream);
+            match told {
+                Ok(()) => drop(copy_bidirectional_with_sizes(&mut stream, &mut socket, COPY, COPY).await?),
+                // The host has dropped it already. What it had said is still said: who asks for something and does not
+                // wait for the answer has asked.
+                Err(_) => drop(copy(&mut stream, &mut socket).await?),
+            }
             Ok(())
         }
         Err(message) => refuse(&mut stream, message).await,
