@@ -147,28 +147,31 @@ where
     let mut conn = hyper::server::conn::http1::Builder::new()
         .half_close(true)
         .serve_connection(TokioIo::new(io), service);
-    let mut gone = std::pin::pin!(async {
-        tokio::time::sleep(SHORT).await;
-        hang_up(socket).await;
-    });
-    let (head, run) = loop {
-        tokio::select! {
-            biased;
-            Some(hijack) = rx.recv() => break hijack,
-            end = std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)) => {
-                if let Err(e) = end {
-                    tracing::debug!("connection ended: {e}");
+    // What watches goes before the handler has the connection: it holds the socket once more.
+    let (head, run) = {
+        let mut gone = std::pin::pin!(async {
+            tokio::time::sleep(SHORT).await;
+            hang_up(socket).await;
+        });
+        loop {
+            tokio::select! {
+                biased;
+                Some(hijack) = rx.recv() => break hijack,
+                end = std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)) => {
+                    if let Err(e) = end {
+                        tracing::debug!("connection ended: {e}");
+                    }
+                    let mut io = conn.into_parts().io.into_inner();
+                    if let Err(e) = io.shutdown().await {
+                        tracing::debug!("connection already closed: {e}");
+                    }
+                    return;
                 }
-                let mut io = conn.into_parts().io.into_inner();
-                if let Err(e) = io.shutdown().await {
-                    tracing::debug!("connection already closed: {e}");
-                }
-                return;
-            }
-            () = &mut gone, if !left.is_told() => {
-                left.tell();
-                if answered.load(Ordering::Relaxed) {
-                    return tracing::debug!("a client left its answer");
+                () = &mut gone, if !left.is_told() => {
+                    left.tell();
+                    if answered.load(Ordering::Relaxed) {
+                        return tracing::debug!("a client left its answer");
+                    }
                 }
             }
         }
