@@ -260,6 +260,15 @@ impl Owned {
     }
 }
 
+/// What reading a folder on fails with. One that was removed meanwhile has no place any more to read on from: ext4 calls that
+/// an invalid one, where reading itself would say that there is no such folder, which programs take for its end.
+fn gone_at(offset: u64, error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) if offset > 0 => io::Error::from_raw_os_error(libc::ENOENT),
+        _ => error,
+    }
+}
+
 /// Passes operations on as they are, as root's.
 macro_rules! pass {
     ($($kind:ident fn $name:ident$(<$($gen:ident: $bound:path),*>)?($ctx:ident $(, $par:ident: $type:ty)*) $(-> $ret:ty)?;)*) => {
@@ -290,12 +299,23 @@ impl FileSystem for Owned {
         Fsync fn fsync(ctx, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
         Statfs fn statfs(ctx, inode: Inode) -> io::Result<libc::statvfs64>;
         Opendir fn opendir(ctx, inode: Inode, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
-        Readdir fn readdir(ctx, inode: Inode, handle: Handle, size: u32, offset: u64) -> io::Result<Self::DirIter>;
         Fsyncdir fn fsyncdir(ctx, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
         Releasedir fn releasedir(ctx, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
         Access fn access(ctx, inode: Inode, mask: u32) -> io::Result<()>;
         Lseek fn lseek(ctx, inode: Inode, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
         Syncfs fn syncfs(ctx, inode: Inode) -> io::Result<()>;
+    }
+
+    fn readdir(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        handle: Handle,
+        size: u32,
+        offset: u64,
+    ) -> io::Result<Self::DirIter> {
+        self.requests.add(Request::Readdir);
+        self.inner.readdir(as_root(ctx), inode, handle, size, offset).map_err(|e| gone_at(offset, e))
     }
 
     fn flush(&self, ctx: Context, inode: Inode, handle: Handle, lock_owner: u64) -> io::Result<()> {
@@ -730,5 +750,18 @@ impl SerializableFileSystem for Owned {
 
     fn deserialize_and_apply(&self, state_pipe: File) -> io::Result<()> {
         self.inner.deserialize_and_apply(state_pipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_went_while_it_was_read_is_no_such_folder() {
+        let of = |offset, code| gone_at(offset, io::Error::from_raw_os_error(code)).raw_os_error();
+        assert_eq!(of(i64::MAX as u64, libc::EINVAL), Some(libc::ENOENT));
+        assert_eq!(of(0, libc::EINVAL), Some(libc::EINVAL));
+        assert_eq!(of(1, libc::EIO), Some(libc::EIO));
     }
 }
