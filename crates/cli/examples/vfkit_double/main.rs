@@ -1,4 +1,4 @@
-//! In the place of vfkit, krunkit and gvproxy on Linux, for tests: whose place it takes is said by the name it is run by.
+//! In the place of vfkit, krunkit and gvproxy, for tests: whose place it takes is said by the name it is run by.
 //! Takes the program's own command line and control, strictly, and runs the very same guest under QEMU, the vsock port as
 //! a virtio-serial port behind the same unix socket.
 //!
@@ -9,7 +9,8 @@
 //!
 //! `--known` prints the options it takes, and where the programs have them. `CORACLE_DOUBLE` injects faults, divided by
 //! commas: `entitlement`, `dies`, `hangs` (its guest never runs), `silent` (no control), `deaf` (refuses to stop the guest
-//! in order), `empty` (no guest: its control says that one runs), `offline` (gvproxy ends at once).
+//! in order), `empty` (no guest: its control says that one runs), `offline` (gvproxy ends at once). With `empty` it runs on a
+//! Mac as well; guests it runs on Linux alone.
 
 mod options;
 mod rest;
@@ -334,7 +335,7 @@ fn qemu(asked: &Asked) -> Result<Child, String> {
     add("-qmp", "stdio".into());
     let mut command = Command::new(program);
     command.args(line).stdin(Stdio::piped()).stdout(Stdio::piped());
-    end_with_us(&mut command);
+    end_with_us(&mut command)?;
     command.spawn().map_err(|e| e.to_string())
 }
 
@@ -353,7 +354,7 @@ fn shares(asked: &Asked) -> Result<Vec<(String, String)>, String> {
         let mut share = Command::new(program);
         share.args(["--socket", &socket, "--folder", &folder, "--changes", &format!("{socket}.changes")]);
         share.args(["--requests", &format!("{socket}.requests")]);
-        end_with_us(&mut share);
+        end_with_us(&mut share)?;
         share.spawn().map_err(|e| e.to_string())?;
         let since = std::time::Instant::now();
         while !Path::new(&socket).exists() {
@@ -381,8 +382,9 @@ fn serial_link(disk: &str) -> std::io::Result<String> {
 }
 
 /// A guest ends with its vfkit, however that ends.
+#[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-fn end_with_us(command: &mut Command) {
+fn end_with_us(command: &mut Command) -> Result<(), String> {
     use std::os::unix::process::CommandExt;
     // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
     unsafe {
@@ -391,4 +393,11 @@ fn end_with_us(command: &mut Command) {
             rustix::process::set_parent_process_death_signal(kill).map_err(Into::into)
         });
     }
+    Ok(())
+}
+
+/// Nothing else could end a guest with one that is killed.
+#[cfg(not(target_os = "linux"))]
+fn end_with_us(_: &mut Command) -> Result<(), String> {
+    Err("this double runs guests on Linux alone".into())
 }

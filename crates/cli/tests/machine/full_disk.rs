@@ -10,7 +10,10 @@ use nix::{
     sys::statvfs::statvfs,
 };
 
-use crate::harness::{Hypervisor, Machine, home_of, is_full, machine_on};
+use crate::{
+    harness::{Machine, home_of, is_full, machine_on},
+    hypervisor::Hypervisor,
+};
 
 /// Size of the file system. A guest starts, and goes on, with 256 MiB free; its empty data disk takes some 50, krunkit's
 /// boot disk and its double's copy as much again.

@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
 use serde_json::{Value, json};
+
+use crate::hypervisor::{Hypervisor, guest, named, qemu};
 
 /// The ordinary user that root becomes here: nobody's.
 pub const USER: u32 = 64_123;
@@ -28,28 +31,6 @@ fn turn() -> fs::File {
     let file = fs::File::create(target().join("guest.turn")).unwrap();
     file.lock().unwrap();
     file
-}
-
-/// What runs a test's guest: QEMU itself, the doubles of vfkit and krunkit, which run the same guest under QEMU, or WSL's,
-/// in which it is hosted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hypervisor {
-    Qemu,
-    Vfkit,
-    Krunkit,
-    Wsl,
-}
-
-impl Hypervisor {
-    /// As settings, status and errors name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Qemu => "qemu",
-            Self::Vfkit => "vfkit",
-            Self::Krunkit => "krunkit",
-            Self::Wsl => "wsl",
-        }
-    }
 }
 
 /// True when every test is to run, however long it takes.
@@ -68,7 +49,7 @@ pub struct Machine {
 /// Whether this is root that can become another user: one who reaches the programs. In a checkout whose folders are
 /// closed to others it says so and stays root.
 pub fn becomes_user() -> bool {
-    let root = fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
+    let root = geteuid().is_root();
     let closed = target().canonicalize().ok().and_then(|path| {
         let is_closed =
             |dir: &&Path| fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0);
@@ -80,7 +61,7 @@ pub fn becomes_user() -> bool {
     root && closed.is_none()
 }
 
-fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
 }
 
@@ -91,7 +72,7 @@ pub fn home_of(name: &str) -> PathBuf {
 
 /// A home of its own, or `None` with the reason printed when what it needs is not there.
 pub fn machine(name: &str) -> Option<Machine> {
-    machine_on(name, Hypervisor::Qemu, |_| ())
+    machine_under(name, Hypervisor::usual())
 }
 
 /// The same under a hypervisor.
@@ -119,14 +100,14 @@ fn bare_machine_on(name: &str, prepare: impl FnOnce(&Path)) -> Machine {
     Machine { home, env: Vec::new(), service: None, _turn: turn }
 }
 
-/// vfkit's double: an example of this package, which cargo builds with its tests.
+/// vfkit's double: an example of this package.
 pub fn vfkit_double() -> PathBuf {
     example("vfkit_double")
 }
 
 /// The same in the place of krunkit and gvproxy: by their names.
 pub fn in_krunkits_place(machine: &mut Machine) {
-    let double = fs::canonicalize(vfkit_double()).unwrap();
+    let double = vfkit_double();
     for (name, variable) in [("krunkit", "CORACLE_KRUNKIT"), ("gvproxy", "CORACLE_GVPROXY")] {
         let link = machine.home.join(name);
         std::os::unix::fs::symlink(&double, &link).unwrap();
@@ -139,7 +120,9 @@ pub fn in_krunkits_place(machine: &mut Machine) {
 
 fn example(name: &str) -> PathBuf {
     let coracle = Path::new(env!("CARGO_BIN_EXE_coracle"));
-    coracle.parent().expect("a folder").join("examples").join(name)
+    let example = coracle.parent().expect("a folder").join("examples").join(name);
+    // `cargo test --test machine` builds none.
+    fs::canonicalize(example).unwrap_or_else(|e| panic!("{name}: {e} (run `cargo build -p cli --examples`)"))
 }
 
 /// The service behind WSL's double, with a folder of its own; it ends with this value.
@@ -177,21 +160,18 @@ impl Drop for Service {
 
 /// Where the root for WSL with an engine double is.
 pub fn wsl_root() -> PathBuf {
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    target().join("double/share/coracle/guest").join(arch).join("wsl")
+    guest().join("wsl")
 }
 
 /// A machine in WSL's double, or `None` with the reason printed.
 pub fn wsl_machine(name: &str) -> Option<Machine> {
-    let is_root =
-        fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
-    if !is_root {
+    if !geteuid().is_root() {
         println!("skipped: WSL's double makes namespaces, which wants root");
         return None;
     }
     let mut machine = machine_on(name, Hypervisor::Wsl, |_| ())?;
     let service = Service::start(name);
-    machine.set("CORACLE_WSL", &fs::canonicalize(example("wsl_double")).unwrap().display().to_string());
+    machine.set("CORACLE_WSL", &example("wsl_double").display().to_string());
     machine.set("CORACLE_WSL_ROOT", &fs::canonicalize(wsl_root()).unwrap().display().to_string());
     machine.set("CORACLE_WSL_DOUBLE", &service.address);
     machine.service = Some(service);
@@ -200,25 +180,38 @@ pub fn wsl_machine(name: &str) -> Option<Machine> {
 
 /// The same, with `prepare` called on the home while it is an empty folder.
 pub fn machine_on(name: &str, hypervisor: Hypervisor, prepare: impl FnOnce(&Path)) -> Option<Machine> {
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let guest = target().join("double/share/coracle/guest").join(arch);
-    let qemu = target().join("tools/qemu-system-x86_64");
-    if !guest.join("manifest.json").exists() || !qemu.exists() {
-        assert!(std::env::var_os("CORACLE_TEST_MACHINE").is_none(), "run `cargo xtask double` first");
-        println!("skipped: there is no guest image with an engine double (run `cargo xtask double` first)");
+    if let Some(why) = hypervisor.foreign() {
+        println!("skipped: {why}");
+        return None;
+    }
+    if let Some(why) = hypervisor.lacking() {
+        assert!(std::env::var_os("CORACLE_TEST_MACHINE").is_none(), "{why}");
+        println!("skipped: {why}");
         return None;
     }
     let mut machine = bare_machine_on(name, prepare);
     let text = |path: PathBuf| fs::canonicalize(path).unwrap().display().to_string();
-    machine.set("CORACLE_GUEST", &text(guest));
-    machine.set("CORACLE_QEMU", &text(qemu));
-    machine.set("CORACLE_ENGINE", &text(target().join("double/coracle-engine")));
-    machine.set("CORACLE_VFKIT", &text(vfkit_double()));
-    if hypervisor == Hypervisor::Krunkit {
-        in_krunkits_place(&mut machine);
+    machine.set("CORACLE_GUEST", &text(guest()));
+    if cfg!(target_os = "linux") {
+        machine.set("CORACLE_QEMU", &text(qemu()));
+        machine.set("CORACLE_ENGINE", &text(target().join("double/coracle-engine")));
+    }
+    match (hypervisor, hypervisor.real()) {
+        (Hypervisor::Vfkit, Some(real)) => machine.set("CORACLE_VFKIT", &text(real)),
+        (Hypervisor::Krunkit, Some(real)) => {
+            let gvproxy =
+                named("CORACLE_TEST_GVPROXY").expect("CORACLE_TEST_GVPROXY names krunkit's network");
+            machine.set("CORACLE_KRUNKIT", &text(real));
+            machine.set("CORACLE_GVPROXY", &text(gvproxy));
+        }
+        (Hypervisor::Vfkit, None) => machine.set("CORACLE_VFKIT", &text(vfkit_double())),
+        (Hypervisor::Krunkit, None) => in_krunkits_place(&mut machine),
+        (Hypervisor::Qemu | Hypervisor::Wsl, _) => {}
     }
     machine.done(&["settings", "set", "driver", hypervisor.name()]);
-    machine.done(&["settings", "set", "accel", "tcg"]);
+    if hypervisor == Hypervisor::Qemu {
+        machine.done(&["settings", "set", "accel", "tcg"]);
+    }
     machine.done(&["settings", "set", "memory-mib", "512"]);
     machine.done(&["settings", "set", "disk-gib", "1"]);
     Some(machine)
@@ -234,6 +227,11 @@ impl Machine {
     pub fn set(&mut self, key: &str, value: &str) {
         self.env.retain(|(k, _)| k != key);
         self.env.push((key.into(), value.into()));
+    }
+
+    /// What was set.
+    pub fn get(&self, key: &str) -> Option<String> {
+        self.env.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -345,9 +343,33 @@ impl Drop for Machine {
     }
 }
 
+/// A process, by its number; none where the number can't be one of ours.
+fn process(pid: u32) -> Option<Pid> {
+    Pid::from_raw(pid.try_into().ok()?).filter(|pid| !pid.is_init())
+}
+
 pub fn kill(pid: u32) {
-    if pid > 1 {
-        let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+    if let Some(pid) = process(pid) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Asks a process to end.
+pub fn terminate(pid: u32) {
+    kill_process(process(pid).unwrap(), Signal::TERM).unwrap();
+}
+
+pub fn lives(pid: u32) -> bool {
+    process(pid).is_some_and(|pid| test_kill_process(pid).is_ok())
+}
+
+/// Waits for the end of a process that somebody else reaps.
+pub fn gone(pid: u32) {
+    let since = Instant::now();
+    while lives(pid) {
+        assert!(since.elapsed() < LIMIT, "process {pid} is left behind");
+        #[allow(clippy::disallowed_methods)] // another's process has no event for its end
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -34,11 +34,11 @@ fn each_step_of_a_start_may_fail_and_the_next_start_goes_on() {
     fails_with(&mut machine, "import", "ERROR_DISK_FULL", "wsl");
     fails_with(&mut machine, "cut", "RPC_S_SERVER_UNAVAILABLE", "wsl");
     fails_with(&mut machine, "dies", "the WSL distribution ended", "wsl_died");
-    let double = machine.env.iter().find(|(key, _)| key == "CORACLE_WSL").unwrap().1.clone();
+    let double = machine.get("CORACLE_WSL").unwrap();
     machine.set("CORACLE_WSL", "/nonexistent/wsl.exe");
     fails_with(&mut machine, "", "/nonexistent/wsl.exe", "wsl_missing");
     machine.set("CORACLE_WSL", &double);
-    let root = machine.env.iter().find(|(key, _)| key == "CORACLE_WSL_ROOT").unwrap().1.clone();
+    let root = machine.get("CORACLE_WSL_ROOT").unwrap();
     machine.set("CORACLE_WSL_ROOT", "/nonexistent");
     fails_with(&mut machine, "", "CORACLE_WSL_ROOT", "wsl_root");
     machine.set("CORACLE_WSL_ROOT", &root);
@@ -68,7 +68,7 @@ fn each_step_of_a_start_may_fail_and_the_next_start_goes_on() {
 #[test]
 fn an_upgrade_keeps_the_data_and_can_be_gone_back_on() {
     let Some(mut machine) = wsl_machine("wupgrade") else { return };
-    let old = machine.env.iter().find(|(key, _)| key == "CORACLE_WSL_ROOT").unwrap().1.clone();
+    let old = machine.get("CORACLE_WSL_ROOT").unwrap();
     let new = another_root(&machine.home.join("root"), "b2");
     starts(&machine);
     assert_eq!(machine.http("POST", "/write/kept", b"what must stay"), b"written");
