@@ -1,6 +1,8 @@
 #!/bin/sh
 # What only a Mac can tell: the packed application, its signature, and a machine under the real vfkit.
-#   test.sh Coracle-VERSION-ARCH.zip      (wants docker's command line in PATH)
+#   test.sh Coracle-VERSION-ARCH.zip
+# Wants docker's command line and cargo in PATH, and the guest's image with an engine double, of Linux
+# (`cargo xtask double --arch arm64`), at its place: target/double/share/coracle/guest/arm64.
 set -eux
 zip=$1
 work=$(mktemp -d /tmp/coracle-test.XXXX)
@@ -36,3 +38,7 @@ kill -9 "$(cat "$CORACLE_HOME/run/daemon.pid")"
 docker ps --quiet | grep -q .
 "$coracle" stop
 ! pgrep -f "$CORACLE_HOME/machine/rest.sock"
+# The same tests of the machine as on Linux, on this vfkit instead of its double. (Machines of their own: this one is off.)
+cd "$(dirname "$0")/../.."
+env -u CORACLE_HOME CORACLE_TEST_MACHINE=1 CORACLE_TEST_VFKIT="$app/Contents/MacOS/vfkit" \
+  cargo test --locked --package cli

@@ -13,9 +13,11 @@ use crate::{cross, stage, target_dir, workspace};
 /// A target and what is checked for it.
 struct Target {
     triple: &'static str,
-    /// Packages, each as `cargo`'s words name them; tests of those in `tested` are checked as well.
+    /// Packages, each as `cargo`'s words name them.
     packages: &'static [&'static str],
+    /// Those whose tests are checked as well, and what is built for these: examples are programs that tests start.
     tested: &'static [&'static str],
+    built: &'static [&'static str],
     /// Whether its C has to be compiled.
     has_c: bool,
 }
@@ -27,25 +29,29 @@ const ALL: &[Target] = &[
     Target {
         triple: "x86_64-pc-windows-gnu",
         packages: &["host", "cli", "app", "wire", "link"],
-        tested: &["host"],
+        tested: &["host", "cli"],
+        built: &["--tests"],
         has_c: false,
     },
     Target {
         triple: "aarch64-apple-darwin",
         packages: &["host", "cli", "app", "wire", "link"],
-        tested: &["host"],
+        tested: &["host", "cli"],
+        built: &["--tests", "--examples"],
         has_c: false,
     },
     Target {
         triple: "x86_64-apple-darwin",
         packages: &["host", "cli", "app", "wire", "link"],
         tested: &[],
+        built: &[],
         has_c: false,
     },
     Target {
         triple: "aarch64-unknown-linux-gnu",
         packages: &["engine", "guest", "runtime", "host", "cli", "app"],
         tested: &[],
+        built: &[],
         has_c: true,
     },
 ];
@@ -102,7 +108,7 @@ fn check(target: &Target, packages: &[&str], tested: &[&str]) -> Result<()> {
     let started = std::time::Instant::now();
     cargo(packages, &["--lib", "--bins"])?;
     if !tested.is_empty() {
-        cargo(tested, &["--tests"])?;
+        cargo(tested, target.built)?;
     }
     eprintln!("== {}: {:.1} s", target.triple, started.elapsed().as_secs_f32());
     Ok(())

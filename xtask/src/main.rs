@@ -120,7 +120,11 @@ enum Task {
         out: Option<PathBuf>,
     },
     /// Make a guest image whose engine is a double, and a QEMU: for the tests of the machine (`cargo test -p cli`)
-    Double,
+    Double {
+        /// amd64 or arm64: of another architecture than this machine's the image alone, for a computer that has it
+        #[arg(long, default_value = debian::host_arch(), value_parser = ["amd64", "arm64"])]
+        arch: String,
+    },
     /// Provide a QEMU that is new enough, from Debian's packages, and print the path to run it by (for CORACLE_QEMU)
     Qemu {
         /// Of the guests: amd64 or arm64
@@ -170,7 +174,7 @@ fn main() -> anyhow::Result<()> {
         Task::Image { arch, programs, wsl, out } => {
             println!("{}", image_in(&arch, programs, out, wsl)?.display());
         }
-        Task::Double => println!("{}", double()?.display()),
+        Task::Double { arch } => println!("{}", double_of(&arch)?.display()),
         Task::Qemu { arch } => println!("{}", qemu_of(&arch)?.display()),
         Task::Debian { suite, packages } => {
             let names: Vec<&str> = packages.iter().map(String::as_str).collect();
@@ -211,18 +215,28 @@ fn image_in(
     })
 }
 
-/// The image with the engine double, at `target/double/`.
+/// The image with the engine double, at `target/double/`, and what runs it here.
 fn double() -> anyhow::Result<PathBuf> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    double_of(debian::host_arch())
+}
+
+/// The same for an architecture. An image of another one than this machine's lies beside it, for a computer that has it: a
+/// Mac makes none.
+fn double_of(arch: &str) -> anyhow::Result<PathBuf> {
+    let is_ours = arch == debian::host_arch();
+    let triple = stage::guest_triple(arch)?;
+    check::need(triple)?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = std::process::Command::new(cargo)
-        .args(["build", "--release", "--target", TARGET, "-p", "guest", "--bins", "--examples"])
+        .args(["build", "--release", "--target", triple, "-p", "guest", "--bins", "--examples"])
         .current_dir(workspace())
+        .envs(cross::environment(triple)?)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .status()?;
     anyhow::ensure!(built.success(), "the guest's programs could not be built");
     let cargo_target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(target_dir, PathBuf::from);
-    let (release, programs) = (cargo_target.join(TARGET).join("release"), target_dir().join("double"));
+    let (release, folder) = (cargo_target.join(triple).join("release"), target_dir().join("double"));
+    let programs = if is_ours { folder.clone() } else { folder.join(arch) };
     std::fs::create_dir_all(&programs)?;
     for (from, to) in [
         ("coracle-guest", "coracle-guest"),
@@ -231,14 +245,16 @@ fn double() -> anyhow::Result<PathBuf> {
     ] {
         std::fs::copy(release.join(from), programs.join(to))?;
     }
-    qemu()?;
-    firmware()?;
+    if is_ours {
+        qemu()?;
+        firmware()?;
+    }
     image::build(&image::Options {
-        arch: debian::host_arch().into(),
+        arch: arch.into(),
         images: programs.join("none"),
-        out: programs.join("share/coracle/guest").join(debian::host_arch()),
+        out: folder.join("share/coracle/guest").join(arch),
         programs,
-        wsl: true,
+        wsl: is_ours,
     })
 }
 

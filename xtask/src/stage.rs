@@ -64,13 +64,18 @@ pub fn build() -> Result<PathBuf> {
     Ok(bin)
 }
 
+/// Rust's name of what a guest's programs are built for, by Debian's name of its architecture.
+pub fn guest_triple(arch: &str) -> Result<&'static str> {
+    match arch {
+        "arm64" => Ok("aarch64-unknown-linux-gnu"),
+        "amd64" => Ok("x86_64-unknown-linux-gnu"),
+        other => anyhow::bail!("there is no guest for {other}"),
+    }
+}
+
 /// Builds the guest's programs for another architecture (Debian's name) and puts them in `target/stage/<arch>/bin`.
 pub fn build_guest(arch: &str) -> Result<PathBuf> {
-    let triple = match arch {
-        "arm64" => "aarch64-unknown-linux-gnu",
-        "amd64" => "x86_64-unknown-linux-gnu",
-        other => anyhow::bail!("there is no guest for {other}"),
-    };
+    let triple = guest_triple(arch)?;
     crate::check::need(triple)?;
     let bin = dir().join(arch).join("bin");
     let (build, cross) = (build_id(), crate::cross::environment(triple)?);
