@@ -196,13 +196,15 @@ pub fn machine_on(name: &str, hypervisor: Hypervisor, prepare: impl FnOnce(&Path
         machine.set("CORACLE_QEMU", &text(qemu()));
         machine.set("CORACLE_ENGINE", &text(target().join("double/coracle-engine")));
     }
+    // By the name that they were given: krunkit's double knows by its name whose place it takes.
+    let real = |path: PathBuf| std::path::absolute(path).unwrap().display().to_string();
     match (hypervisor, hypervisor.real()) {
-        (Hypervisor::Vfkit, Some(real)) => machine.set("CORACLE_VFKIT", &text(real)),
-        (Hypervisor::Krunkit, Some(real)) => {
+        (Hypervisor::Vfkit, Some(vfkit)) => machine.set("CORACLE_VFKIT", &real(vfkit)),
+        (Hypervisor::Krunkit, Some(krunkit)) => {
             let gvproxy =
                 named("CORACLE_TEST_GVPROXY").expect("CORACLE_TEST_GVPROXY names krunkit's network");
-            machine.set("CORACLE_KRUNKIT", &text(real));
-            machine.set("CORACLE_GVPROXY", &text(gvproxy));
+            machine.set("CORACLE_KRUNKIT", &real(krunkit));
+            machine.set("CORACLE_GVPROXY", &real(gvproxy));
         }
         (Hypervisor::Vfkit, None) => machine.set("CORACLE_VFKIT", &text(vfkit_double())),
         (Hypervisor::Krunkit, None) => in_krunkits_place(&mut machine),
