@@ -38,7 +38,6 @@ kill -9 "$(cat "$CORACLE_HOME/run/daemon.pid")"
 docker ps --quiet | grep -q .
 "$coracle" stop
 ! pgrep -f "$CORACLE_HOME/machine/rest.sock"
-# The same tests of the machine as on Linux, on this vfkit instead of its double. (Machines of their own: this one is off.)
+# The same tests of the machine as on Linux, on this vfkit instead of its double. Each has a home of its own.
 cd "$(dirname "$0")/../.."
-env -u CORACLE_HOME CORACLE_TEST_MACHINE=1 CORACLE_TEST_VFKIT="$app/Contents/MacOS/vfkit" \
-  cargo test --locked --package cli
+CORACLE_TEST_MACHINE=1 CORACLE_TEST_VFKIT="$app/Contents/MacOS/vfkit" cargo test --locked --package cli
