@@ -1,8 +1,8 @@
 #!/bin/sh
 # What only a Mac can tell: the packed application, its signature, and a machine under the real vfkit.
 #   test.sh Coracle-VERSION-ARCH.zip
-# Wants docker's command line and cargo in PATH, and the guest's image with an engine double, of Linux
-# (`cargo xtask double --arch arm64`), at its place: target/double/share/coracle/guest/arm64.
+# Wants docker's command line and cargo in PATH, and the guest's image with an engine double, made on Linux
+# (`cargo xtask double --arch ARCH`), at its place: target/double/share/coracle/guest/ARCH.
 set -eux
 zip=$1
 work=$(mktemp -d /tmp/coracle-test.XXXX)

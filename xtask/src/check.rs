@@ -43,8 +43,8 @@ const ALL: &[Target] = &[
     Target {
         triple: "x86_64-apple-darwin",
         packages: &["host", "cli", "app", "wire", "link"],
-        tested: &[],
-        built: &[],
+        tested: &["host", "cli"],
+        built: &["--tests", "--examples"],
         has_c: false,
     },
     Target {
