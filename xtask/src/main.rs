@@ -246,7 +246,7 @@ fn double_of(arch: &str) -> anyhow::Result<PathBuf> {
         std::fs::copy(release.join(from), programs.join(to))?;
     }
     if is_ours {
-        qemu()?;
+        qemu_of(arch)?;
         firmware()?;
     }
     image::build(&image::Options {

@@ -17,7 +17,7 @@ use std::{
 use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
 use serde_json::{Value, json};
 
-use crate::hypervisor::{Hypervisor, guest, named, qemu};
+use crate::hypervisor::{Hypervisor, arch, guest, guests, named, own_arch, qemu};
 
 /// The ordinary user that root becomes here: nobody's.
 pub const USER: u32 = 64_123;
@@ -97,7 +97,9 @@ fn bare_machine_on(name: &str, prepare: impl FnOnce(&Path)) -> Machine {
     if becomes_user() {
         chown(&home, Some(USER), Some(USER)).unwrap();
     }
-    Machine { home, env: Vec::new(), service: None, _turn: turn }
+    let mut machine = Machine { home, env: Vec::new(), service: None, _turn: turn };
+    machine.set("CORACLE_ARCH", arch());
+    machine
 }
 
 /// vfkit's double: an example of this package.
@@ -160,7 +162,7 @@ impl Drop for Service {
 
 /// Where the root for WSL with an engine double is.
 pub fn wsl_root() -> PathBuf {
-    guest().join("wsl")
+    guests().join(own_arch()).join("wsl")
 }
 
 /// A machine in WSL's double, or `None` with the reason printed.

@@ -59,7 +59,7 @@ impl Hypervisor {
         match self.real() {
             Some(_) => None,
             None if cfg!(target_os = "linux") => {
-                (!qemu().exists()).then_some("there is no QEMU (run `cargo xtask double` first)")
+                (!qemu().exists()).then_some("there is no QEMU (run `cargo xtask qemu` first)")
             }
             None => Some("CORACLE_TEST_VFKIT names no vfkit, and its double runs guests on Linux alone"),
         }
@@ -88,14 +88,28 @@ pub fn named(variable: &str) -> Option<PathBuf> {
 
 /// The guest's image with an engine double.
 pub fn guest() -> PathBuf {
-    target().join("double/share/coracle/guest").join(arch())
+    guests().join(arch())
+}
+
+/// Those of all processors.
+pub fn guests() -> PathBuf {
+    target().join("double/share/coracle/guest")
 }
 
 pub fn qemu() -> PathBuf {
-    target().join("tools/qemu-system-x86_64")
+    target().join("tools").join(if arch() == "arm64" { "qemu-system-aarch64" } else { "qemu-system-x86_64" })
 }
 
-/// As Debian names it.
+/// The guest's processor, as Debian names it: `CORACLE_ARCH`, else this computer's. Another one's is translated: so Linux
+/// boots what a Mac does.
 pub fn arch() -> &'static str {
+    match std::env::var("CORACLE_ARCH").as_deref() {
+        Ok("arm64") => "arm64",
+        Ok("amd64") => "amd64",
+        _ => own_arch(),
+    }
+}
+
+pub fn own_arch() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
