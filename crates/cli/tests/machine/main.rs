@@ -7,7 +7,8 @@
 //! `CORACLE_TEST_VFKIT` names a real vfkit, which then takes its double's place, and QEMU's in what is the same under each
 //! (`CORACLE_TEST_KRUNKIT` and `CORACLE_TEST_GVPROXY` a real krunkit). Only doubles fail on request: what wants that is told
 //! by them everywhere. On a Mac, where no image can be made, one of Linux (`cargo xtask double --arch arm64`) lies at the same
-//! place below `target/double`; what is Linux's alone is not built there, or says so and is skipped.
+//! place below `target/double`; what is Linux's alone is not built there, or says so and is skipped. On Linux
+//! `CORACLE_ARCH=arm64` boots that image, translated.
 #![cfg(unix)]
 
 mod every;
