@@ -129,11 +129,6 @@ fn what_keeps_krunkit_from_starting_is_said() {
 #[test]
 fn krunkits_network_ends_with_its_guest_and_its_own_end_is_said() {
     let machine = failing("knet", "empty", Hypervisor::Krunkit);
-    let proxy = |machine: &Machine| {
-        let record = fs::read(machine.home.join("machine/machine.json")).unwrap();
-        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
-        u32::try_from(record["proxy"].as_u64().unwrap()).unwrap()
-    };
     comes_up(&machine);
     let first = proxy(&machine);
     assert!(lives(first));
@@ -154,6 +149,29 @@ fn krunkits_network_ends_with_its_guest_and_its_own_end_is_said() {
     machine.until("its end to be said", |s| s["error"]["code"] == "network_lost");
     assert_eq!(machine.status()["state"], "starting");
     machine.done(&["stop", "--grace", "1"]);
+}
+
+/// It is started before its guest. The double's.
+#[cfg_attr(all(target_os = "macos", target_arch = "x86_64"), ignore = "krunkit is for Apple silicon alone")]
+#[test]
+fn a_network_whose_daemon_was_killed_before_it_recorded_it_is_ended_by_the_next() {
+    let machine = failing("klost", "empty", Hypervisor::Krunkit);
+    comes_up(&machine);
+    let left = proxy(&machine);
+    kill(machine.pid("run/daemon.pid"));
+    fs::remove_file(machine.home.join("machine/machine.json")).unwrap();
+    assert!(lives(left));
+    comes_up(&machine);
+    assert_ne!(proxy(&machine), left);
+    gone(left);
+    machine.done(&["stop", "--grace", "1"]);
+}
+
+/// The process that is the network of krunkit's guest.
+fn proxy(machine: &Machine) -> u32 {
+    let record = fs::read(machine.home.join("machine/machine.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    u32::try_from(record["proxy"].as_u64().unwrap()).unwrap()
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! ```text
 //! machine/net.sock     frames, each a datagram
 //! machine/gvproxy.log  what it says
+//! machine/gvproxy.pid  its pid, written by itself: known also of one whose daemon was killed before its guest was recorded
 //! ```
 
 use std::{
@@ -25,6 +26,14 @@ pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 254);
 const LISTENS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(10));
 /// Lines of what it said that make an error.
 const SAID_LINES: usize = 3;
+/// Where its pid is.
+const PID_FILE: &str = "gvproxy.pid";
+
+/// Ends one that nobody recorded: it is started before its guest, whose record has it.
+fn end_unrecorded(home: &Home) {
+    let text = fs::read_to_string(home.machine(PID_FILE)).ok();
+    text.and_then(|text| text.parse().ok()).inspect(|pid| end(home, *pid));
+}
 
 /// One that runs; ended with this value unless it is kept.
 pub struct Proxy {
@@ -42,9 +51,10 @@ pub fn said(home: &Home) -> String {
 }
 
 impl Proxy {
-    /// Starts one; returns when it listens. Its end is told.
+    /// Starts one in the place of any that is left; returns when it listens. Its end is told.
     pub async fn start(home: &Home, tell: Tell) -> Result<Self, HostError> {
         let program = parts::gvproxy()?;
+        end_unrecorded(home);
         let (socket, log) = (socket(home), home.machine("gvproxy.log"));
         let _ = fs::remove_file(&socket); // it refuses to listen where something is
         let file = File::create(&log).map_err(HostError::io("making", &log))?;
@@ -55,7 +65,8 @@ impl Proxy {
             .arg(format!("unixgram://{}", socket.display()))
             .args(["-ssh-port", "-1"]);
         command.stdout(Stdio::null()).stderr(Stdio::from(file));
-        let mut child = platform::spawn_detached(&mut command).map_err(HostError::io("running", &program))?;
+        let noted = platform::spawn_noted(&mut command, &home.machine(PID_FILE));
+        let mut child = noted.map_err(HostError::io("running", &program))?;
         let this = Self { pid: child.id() };
         // Told of its end by the system while it is our child; whoever takes over looks for themselves.
         std::thread::spawn(move || {
