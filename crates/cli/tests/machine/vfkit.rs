@@ -250,7 +250,8 @@ fn comes_up(machine: &Machine) {
     }
     let said = machine.fails(&["start", "--timeout", "2"]);
     assert!(said.contains("goes on starting"), "{said}");
-    assert_eq!(machine.status()["state"], "starting", "{}", machine.logs());
+    // What an earlier one left may still be ended first.
+    machine.until("a start", |s| s["state"] == "starting");
 }
 
 fn own(path: &Path) {
