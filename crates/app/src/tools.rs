@@ -44,7 +44,8 @@ impl Program {
         }
     }
 
-    /// Where it is: named by the environment, beside this program, where docker keeps its plugins, in the PATH.
+    /// Where it is: named by the environment, beside this program, where docker keeps its plugins (its command line's
+    /// own order), in the PATH.
     pub fn find(self) -> Option<PathBuf> {
         if let Some(path) = std::env::var_os(self.variable()).filter(|p| !p.is_empty()) {
             return Some(path.into());
@@ -52,17 +53,12 @@ impl Program {
         let own = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
         let beside = own.iter().flat_map(|bin| [bin.clone(), bin.join("../lib/coracle")]);
         let user = crate::registries::config_folder().map(|folder| folder.join("cli-plugins"));
-        let usual = [
-            "/usr/local/lib/docker/cli-plugins",
-            "/usr/local/libexec/docker/cli-plugins",
-            "/usr/lib/docker/cli-plugins",
-            "/usr/libexec/docker/cli-plugins",
-        ];
-        let path = std::env::var_os("PATH").unwrap_or_default();
+        let named = crate::registries::Config::load().map_or(Vec::new(), |config| config.plugin_folders());
         beside
+            .chain(named)
             .chain(user)
-            .chain(usual.map(PathBuf::from))
-            .chain(std::env::split_paths(&path))
+            .chain(platform::plugin_folders())
+            .chain(std::env::split_paths(&host::programs::path()))
             .map(|folder| folder.join(self.name()))
             .find(|program| program.is_file())
     }
@@ -130,6 +126,8 @@ pub fn command(app: &App, tool: &Tool) -> Result<Command, AppError> {
     }
     command
         .env("DOCKER_HOST", docker_host(app))
+        // They run programs themselves: those that keep credentials.
+        .env("PATH", host::programs::path())
         .env_remove("DOCKER_CONTEXT")
         .env_remove("BUILDX_BUILDER")
         .env("COMPOSE_ANSI", "never")

@@ -42,6 +42,7 @@ mod names;
 mod parts;
 mod platform;
 mod ports;
+pub mod programs;
 pub mod routes;
 mod settings;
 pub mod setup;

@@ -34,7 +34,7 @@ pub use family::{
     raise_open_files, reuse_address, spawn_daemon, spawn_detached, spawn_noted, unbind, windowless,
 };
 pub use system::{
-    DEFAULT_DRIVER, DRIVERS, HOSTS, LOW_PORTS_ON_ALL_ADDRESSES, RESOLV_CONF, RESOLVERS_OF_DOMAINS,
-    command_names, default_home, has_rosetta, kvm_works, login_entry, low_ports, mounted_below, power_fails,
-    routes,
+    DEFAULT_DRIVER, DRIVERS, HOSTS, LOW_PORTS_ON_ALL_ADDRESSES, PROGRAM_FOLDERS, RESOLV_CONF,
+    RESOLVERS_OF_DOMAINS, command_names, default_home, has_rosetta, kvm_works, login_entry, low_ports,
+    mounted_below, power_fails, routes,
 };

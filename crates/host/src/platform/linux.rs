@@ -10,6 +10,8 @@ pub const DEFAULT_DRIVER: DriverKind = DriverKind::Qemu;
 /// What can run it here; vfkit and krunkit are macOS's and wsl Windows': here they are what the tests put in their places.
 pub const DRIVERS: &[DriverKind] =
     &[DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Krunkit, DriverKind::Wsl];
+/// Where programs are that `PATH` may not name: nowhere.
+pub const PROGRAM_FOLDERS: &[&str] = &[];
 /// Names that the computer knows by itself.
 pub const HOSTS: Option<&str> = Some("/etc/hosts");
 /// Where this computer's resolvers are listed.

@@ -13,6 +13,9 @@ pub const DRIVERS: &[DriverKind] = if cfg!(target_arch = "aarch64") {
 } else {
     &[DriverKind::Vfkit]
 };
+/// Where programs are that `PATH` may not name: Homebrew's (on Apple silicon, and on Intel, where others put theirs too) and
+/// MacPorts'. launchd's `PATH`, which apps have as well, has only the system's own.
+pub const PROGRAM_FOLDERS: &[&str] = &["/opt/homebrew/bin", "/usr/local/bin", "/opt/local/bin"];
 /// Names that the computer knows by itself.
 pub const HOSTS: Option<&str> = Some("/etc/hosts");
 /// Where the system lists its resolvers, those of a VPN first.

@@ -35,6 +35,8 @@ pub const SOCKET_PATH: usize = 256;
 pub const DEFAULT_DRIVER: DriverKind = DriverKind::Wsl;
 /// What can run it here.
 pub const DRIVERS: &[DriverKind] = &[DriverKind::Wsl];
+/// Where programs are that `PATH` may not name: nowhere.
+pub const PROGRAM_FOLDERS: &[&str] = &[];
 /// Names that the computer knows by itself.
 pub const HOSTS: Option<&str> = None;
 /// Windows lists its resolvers in no file: the guest asks by WSL's own, or the hypervisor's.
