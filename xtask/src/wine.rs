@@ -172,12 +172,8 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
     let said = wine.run("reg.exe", &driver)?;
     ensure!(said.status.success(), "{}", text(&said));
     let setup = |version: &str| -> Result<()> {
-        let out = crate::dist::windows_packages(
-            &stage,
-            &wine.folder.join("dist"),
-            crate::dist::Without { app: false, plugins: true },
-            version,
-        )?;
+        let out = wine.folder.join("dist");
+        crate::dist::windows_packages(&stage, &out, &crate::dist::bare(version, "amd64", true)?)?;
         wine.copy(&out.join(format!("Coracle-Setup-{version}-x64.exe")), "setup.exe")?;
         let said = wine.run("setup.exe", &["/S"])?;
         ensure!(said.status.success(), "the installer: {}\n{}", said.status, text(&said));
