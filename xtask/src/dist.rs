@@ -12,6 +12,7 @@
 
 mod bundled;
 mod deb;
+mod dmg;
 mod documents;
 pub mod macos;
 mod rpm;

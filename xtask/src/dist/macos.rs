@@ -182,12 +182,12 @@ fn zip(folder: &Path, work: &Path) -> Result<Vec<u8>> {
 
 fn dmg(folder: &Path, work: &Path, about: &About) -> Result<Vec<u8>> {
     let tree = Debian::open(SUITE)?.tree("xorriso", &["xorriso"])?;
-    let out = work.join("out.dmg");
+    let out = work.join("out.iso");
     let mut iso = tree.command("/usr/bin/xorriso");
     iso.args(["-as", "mkisofs", "-quiet", "-hfsplus", "-D", "-l", "-V", "Coracle", "-no-pad", "-r", "-o"]);
     iso.arg(&out).arg(folder).env("SOURCE_DATE_EPOCH", about.time.to_string());
     stage::run(&mut iso)?;
-    fs::read(&out).context("read the .dmg")
+    super::dmg::compressed(&fs::read(&out).context("read the disk of the .dmg")?)
 }
 
 #[cfg(test)]
@@ -229,7 +229,7 @@ mod tests {
         let listed = tree
             .command("/usr/bin/xorriso")
             .args(["-indev"])
-            .arg(dir.path().join("out.dmg"))
+            .arg(dir.path().join("out.iso"))
             .args(["-find", "/", "-exec", "echo"])
             .output()
             .unwrap();
@@ -242,7 +242,8 @@ mod tests {
             assert!(listed.contains(&path), "{name}: {listed}");
         }
         assert!(listed.contains(READ_ME) && listed.contains("/Applications"), "{listed}");
-        assert!(image.len() > archive.len());
+        let disk = fs::metadata(dir.path().join("out.iso")).unwrap().len();
+        assert!((image.len() as u64) < disk, "the .dmg has {} bytes, its disk {disk}", image.len());
         // The same once more.
         let again = dir.path().join("again");
         lay(&stage, &about, &again).unwrap();
