@@ -151,6 +151,16 @@ fn pid_of(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
+/// Puts a file into the place of another.
+pub fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+/// Only Windows runs programs of another processor that ask for a machine of their own.
+pub fn other_processor() -> Option<&'static str> {
+    None
+}
+
 /// Only Windows opens windows for programs.
 pub fn windowless(_: &mut Command) {}
 
