@@ -74,6 +74,9 @@ impl Drop for Watch {
 impl Wsl {
     /// Starts a guest: imports the distribution where there is none, and brings its root up to this build's.
     pub async fn launch(home: &Home, settings: &Settings, tell: Tell) -> Result<Self, HostError> {
+        if let Some(processor) = platform::other_processor() {
+            return Err(HostError::WslProcessor(processor));
+        }
         let service = Service::new(parts::wsl()?);
         let root = WslRoot::find()?;
         need_room(home)?;
