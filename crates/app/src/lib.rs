@@ -203,7 +203,7 @@ impl App {
         if self.machine().await.is_ok_and(|m| m.state == words::State::Running) {
             self.remove_containers().await?;
         }
-        let mut program = tokio::process::Command::new(&self.program);
+        let mut program = platform::program(&self.program);
         program.args(["delete", "--force"]).stdin(std::process::Stdio::null());
         if !self.home.is_default() {
             program.env("CORACLE_HOME", self.home.root());
