@@ -33,6 +33,7 @@ use std::path::PathBuf;
 
 pub use docker::{Body, body_of, empty};
 pub use error::AppError;
+pub use host::login::stays;
 use host::{
     Home, HostError, Settings,
     api::{Client, Request},

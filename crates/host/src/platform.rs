@@ -36,6 +36,6 @@ pub use family::{
 };
 pub use system::{
     DEFAULT_DRIVER, DRIVERS, HOSTS, LOW_PORTS_ON_ALL_ADDRESSES, PROGRAM_FOLDERS, RESOLV_CONF,
-    RESOLVERS_OF_DOMAINS, command_names, default_home, has_rosetta, kvm_works, login_entry, low_ports,
-    mounted_below, power_fails, routes,
+    RESOLVERS_OF_DOMAINS, command_names, default_home, has_rosetta, kvm_works, leave_out_of_backups,
+    login_entry, low_ports, mounted_below, power_fails, routes,
 };

@@ -310,6 +310,9 @@ pub fn command_names(_: u32, _: &str) -> bool {
     false
 }
 
+/// Time Machine is macOS'.
+pub fn leave_out_of_backups(_folder: &Path) {}
+
 /// Rosetta is macOS'.
 pub fn has_rosetta() -> bool {
     false
