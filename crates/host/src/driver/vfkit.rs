@@ -24,7 +24,7 @@ mod rest;
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, is_separator},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -340,7 +340,7 @@ fn value(kind: &'static Kind, path: &Path) -> Result<String, HostError> {
 /// The value of one that is a socket's path.
 fn socket_value(kind: &'static Kind, path: &Path) -> Result<String, HostError> {
     let text = value(kind, path)?;
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/-._~$&+:;=@!'()*".contains(c);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~$&+:;=@!'()*".contains(c) || is_separator(c);
     if kind.sockets == Sockets::Addresses && !text.chars().all(is_plain) {
         let why = "has a space, or something else that can't stand in an address";
         return Err(HostError::VfkitPath(kind, path.to_owned(), why));
@@ -503,13 +503,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let image = image(dir.path());
         let none = Settings { shares: Vec::new(), ..Settings::default() };
-        for name in ["a b", "Jürgen", "100%", "a?b", "a#b"] {
+        for name in ["a b", "Jürgen", "100%", "a#b"] {
             let home = home(&dir.path().join(name));
             let error = arguments(&home, &none, &kind::VFKIT, &image, Path::new("/r")).unwrap_err();
             assert_eq!(error.code(), "vfkit_path", "{name}");
         }
         // Folders are not addresses.
-        let share = dir.path().join("my 100% Öl?");
+        let share = dir.path().join("my 100% Öl");
         fs::create_dir(&share).unwrap();
         let settings = Settings { shares: vec![share], ..none };
         arguments(&home(dir.path()), &settings, &kind::VFKIT, &image, Path::new("/r")).unwrap();
