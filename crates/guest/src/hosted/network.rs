@@ -19,6 +19,8 @@ const NET: [u8; 3] = [192, 168, 127];
 /// Pairs at once: homes whose machines run side by side.
 const PAIRS: u8 = 64;
 const NFT: &str = "/usr/sbin/nft";
+/// WSL's own program that tells how the distribution is connected, where it puts it.
+const INFO: [&str; 3] = ["/usr/bin/wslinfo", "/usr/sbin/wslinfo", "/bin/wslinfo"];
 /// Asked when the distribution has no server that can be reached from another namespace.
 const NO_SERVER: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
 
@@ -40,8 +42,8 @@ impl Network {
             .ok_or_else(|| GuestError::Invalid(format!("{PAIRS} machines run here already")))?;
         let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-        let host = default_gateway(&routes);
-        let dns = name_server(&resolv).or(host).unwrap_or(NO_SERVER);
+        let host = host(&mode(), &routes);
+        let dns = name_server(&resolv).or(default_gateway(&routes)).unwrap_or(NO_SERVER);
         Ok(Self { number, dns, host })
     }
 
@@ -130,6 +132,20 @@ fn name_server(resolv: &str) -> Option<Ipv4Addr> {
     servers.filter_map(|server| server.trim().parse().ok()).find(|server: &Ipv4Addr| !server.is_loopback())
 }
 
+/// How the distribution is connected (`networkingMode` of `.wslconfig`); empty where nobody tells.
+fn mode() -> String {
+    let Some(info) = INFO.iter().find(|info| Path::new(info).exists()) else { return String::new() };
+    let said = Command::new(info).arg("--networking-mode").stdin(Stdio::null()).output();
+    said.map_or(String::new(), |said| String::from_utf8_lossy(&said.stdout).trim().to_owned())
+}
+
+/// Where Windows is. By WSL's own network it is the gateway. One that mirrors Windows' has Windows' own gateway, which is some
+/// router, and whoever speaks to that as to this computer speaks to a stranger; Windows itself is reached from the
+/// distribution alone there, by its loopback.
+fn host(mode: &str, routes: &str) -> Option<Ipv4Addr> {
+    default_gateway(routes).filter(|_| mode != "mirrored")
+}
+
 /// The default route's gateway, of `/proc/net/route` (addresses as the machine's own words, in hexadecimal).
 fn default_gateway(routes: &str) -> Option<Ipv4Addr> {
     routes.lines().skip(1).find_map(|line| {
@@ -153,6 +169,9 @@ mod tests {
         let expected = if cfg!(target_endian = "little") { Some(Ipv4Addr::new(172, 17, 0, 1)) } else { None };
         assert_eq!(default_gateway(routes), expected);
         assert_eq!(default_gateway(""), None);
+        // An older WSL says nothing.
+        assert_eq!((host("nat", routes), host("", routes)), (expected, expected));
+        assert_eq!(host("mirrored", routes), None, "that is a router");
     }
 
     #[test]
