@@ -132,6 +132,11 @@ pub fn alive(pid: u32) -> bool {
     pid_of(pid).is_some_and(|pid| test_kill_process(pid).is_ok())
 }
 
+/// Whether a process is one of a program.
+pub fn is_of(pid: u32, program: &Path) -> bool {
+    super::command_names(pid, &program.file_name().unwrap_or_default().to_string_lossy())
+}
+
 /// Asks a process to end, or makes it.
 pub fn end(pid: u32, force: bool) {
     if let Some(pid) = pid_of(pid) {

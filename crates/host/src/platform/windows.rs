@@ -5,7 +5,10 @@ mod pipe;
 
 use std::{
     io,
-    os::windows::{ffi::OsStrExt, process::CommandExt},
+    os::windows::{
+        ffi::{OsStrExt, OsStringExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -24,7 +27,8 @@ use windows_sys::Win32::{
         SystemInformation::{GlobalMemoryStatusEx, IMAGE_FILE_MACHINE_ARM64, MEMORYSTATUSEX},
         Threading::{
             CREATE_BREAKAWAY_FROM_JOB, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, GetCurrentProcess,
-            IsWow64Process2, OpenProcess, PROCESS_TERMINATE, TerminateProcess, WaitForSingleObject,
+            IsWow64Process2, OpenProcess, PROCESS_NAME_WIN32, PROCESS_QUERY_LIMITED_INFORMATION,
+            PROCESS_TERMINATE, QueryFullProcessImageNameW, TerminateProcess, WaitForSingleObject,
         },
     },
 };
@@ -50,6 +54,8 @@ pub const RESOLV_CONF: Option<&str> = None;
 pub const RESOLVERS_OF_DOMAINS: Option<&str> = None;
 /// Exit code of a process that was made to end.
 const ENDED: u32 = 1;
+/// Characters that a program's path has at most, as far as it is asked for.
+const MAX_PATH_CHARS: usize = 1024;
 /// How long a file that others hold is waited for, and the pause between two tries.
 const HELD: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(20));
 
@@ -151,6 +157,20 @@ pub fn alive(pid: u32) -> bool {
         // SAFETY: the handle is open and may be waited for.
         unsafe { WaitForSingleObject(process.0, 0) == WAIT_TIMEOUT }
     })
+}
+
+/// Whether a process is one of a program: a number alone says little, after a restart it may be anybody's.
+pub fn is_of(pid: u32, program: &Path) -> bool {
+    let Some(process) = Process::open(pid, PROCESS_QUERY_LIMITED_INFORMATION) else { return false };
+    let (mut path, mut len) = ([0; MAX_PATH_CHARS], MAX_PATH_CHARS as u32);
+    // SAFETY: the handle is open, and the buffer has as many characters as it is said to have.
+    if unsafe { QueryFullProcessImageNameW(process.0, PROCESS_NAME_WIN32, path.as_mut_ptr(), &mut len) } == 0
+    {
+        return false;
+    }
+    // By its name: folders have several (short ones, links).
+    let path = PathBuf::from(std::ffi::OsString::from_wide(&path[..len as usize]));
+    matches!((path.file_name(), program.file_name()), (Some(a), Some(b)) if a.eq_ignore_ascii_case(b))
 }
 
 /// Makes a process end. A program without a window can't be asked to: without `force` nothing happens, and whoever
@@ -422,6 +442,15 @@ mod tests {
             assert_ne!(SetInformationJobObject(job, what, limits, bytes), 0);
             assert_ne!(AssignProcessToJobObject(job, GetCurrentProcess()), 0);
         }
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_programs_name() {
+        let own = std::env::current_exe().unwrap();
+        let name = own.file_name().unwrap().to_ascii_uppercase();
+        let pid = std::process::id();
+        assert!(is_of(pid, &own) && is_of(pid, &Path::new(r"D:\elsewhere").join(name)));
+        assert!(!is_of(pid, Path::new(r"C:\Windows\System32\wsl.exe")) && !is_of(u32::MAX, &own));
     }
 
     #[test]
