@@ -6,6 +6,9 @@ mod system {
 
     use tauri::{AppHandle, RunEvent};
 
+    /// Whether a click at the tray shows its menu; else it shows the window. Here nothing is told of clicks.
+    pub const CLICK_SHOWS_MENU: bool = false;
+
     /// WebKit's switch, read at its start.
     const OLDER_RENDERER: &str = "WEBKIT_DISABLE_DMABUF_RENDERER";
 
@@ -46,6 +49,9 @@ mod system {
 mod system {
     use tauri::{AppHandle, RunEvent};
 
+    /// As everything in the menu bar does.
+    pub const CLICK_SHOWS_MENU: bool = true;
+
     #[cfg(feature = "updates")]
     pub const INSTALLS_UPDATES: bool = true;
 
@@ -72,6 +78,9 @@ mod system {
 #[cfg(windows)]
 mod system {
     use tauri::{AppHandle, RunEvent};
+
+    /// The other button shows the menu.
+    pub const CLICK_SHOWS_MENU: bool = false;
 
     #[cfg(feature = "updates")]
     pub const INSTALLS_UPDATES: bool = true;
