@@ -43,6 +43,14 @@ mod system {
 
     /// Places come as arguments of a start.
     pub fn happened(_: &AppHandle, _: &RunEvent) {}
+
+    /// What a window needs that may not be there.
+    pub const WINDOW_NEEDS: &str = "";
+
+    /// Says why there is no window to say anything in.
+    pub fn say_failure(why: &str) {
+        eprintln!("coracle-desktop: {why}");
+    }
 }
 
 #[cfg(target_os = "macos")]
@@ -73,10 +81,20 @@ mod system {
             _ => {}
         }
     }
+
+    /// What a window needs that may not be there.
+    pub const WINDOW_NEEDS: &str = "";
+
+    /// Says why there is no window to say anything in.
+    pub fn say_failure(why: &str) {
+        eprintln!("coracle-desktop: {why}");
+    }
 }
 
 #[cfg(windows)]
 mod system {
+    use std::ffi::c_void;
+
     use tauri::{AppHandle, RunEvent};
 
     /// The other button shows the menu.
@@ -93,6 +111,26 @@ mod system {
 
     /// Places come as arguments of a start.
     pub fn happened(_: &AppHandle, _: &RunEvent) {}
+
+    /// What a window needs that may not be there.
+    pub const WINDOW_NEEDS: &str =
+        "\n\nIt is shown by Microsoft's WebView2: https://developer.microsoft.com/microsoft-edge/webview2/";
+
+    /// Says why there is no window to say anything in: this program has no console, and whoever clicked at it would see nothing
+    /// at all.
+    #[allow(unsafe_code)]
+    pub fn say_failure(why: &str) {
+        const ERROR: u32 = 0x10; // MB_ICONERROR
+        #[link(name = "user32")]
+        unsafe extern "system" {
+            fn MessageBoxW(owner: *mut c_void, text: *const u16, title: *const u16, kind: u32) -> i32;
+        }
+        eprintln!("coracle-desktop: {why}");
+        let wide = |text: &str| text.encode_utf16().chain([0]).collect::<Vec<u16>>();
+        let (text, title) = (wide(&format!("Coracle: {why}")), wide("Coracle"));
+        // SAFETY: both texts end in a null and live through the call.
+        unsafe { MessageBoxW(std::ptr::null_mut(), text.as_ptr(), title.as_ptr(), ERROR) };
+    }
 }
 
 pub use system::*;
