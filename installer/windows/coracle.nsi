@@ -97,7 +97,7 @@ Section
   ; What is replaced and removed below is ours alone: a folder that has others' things by those names gets one of ours in it.
   ReadRegStr $0 HKCU "Software\Coracle" "Folder"
   StrCmp $0 $INSTDIR own
-  IfFileExists "$INSTDIR\bin\coracle.exe" own
+  IfFileExists "$INSTDIR\bin\coracle*" own
   IfFileExists "$INSTDIR\bin\*.*" others
   IfFileExists "$INSTDIR\share\*.*" others
   IfFileExists "$INSTDIR\doc\*.*" others own
