@@ -1,6 +1,8 @@
 //! What differs between systems.
 
-use std::{fs::OpenOptions, path::PathBuf};
+use std::{ffi::OsStr, fs::OpenOptions, path::PathBuf};
+
+use tokio::process::Command;
 
 /// What the names of programs end with.
 pub const PROGRAM_SUFFIX: &str = std::env::consts::EXE_SUFFIX;
@@ -28,6 +30,14 @@ pub fn plugin_folders() -> Vec<PathBuf> {
     let unix = ["/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec"];
     let brew = cfg!(target_os = "macos").then_some("/opt/homebrew/lib");
     unix.into_iter().chain(brew).map(|folder| PathBuf::from(folder).join("docker/cli-plugins")).collect()
+}
+
+/// A program to be run. The app has no console: what wants one (compose, whatever keeps credentials) would open a black
+/// window on Windows, for as long as it runs.
+pub fn program(path: impl AsRef<OsStr>) -> Command {
+    let mut command = std::process::Command::new(path);
+    host::windowless(&mut command);
+    command.into()
 }
 
 /// How a file is made that only its user may read: begun anew where it is there. Elsewhere than on Unix its folder

@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::io::AsyncWriteExt;
 
 use crate::{AppError, platform, words::Registry};
 
@@ -275,7 +275,7 @@ async fn ask(helper: &str, verb: &str, words: &str) -> Result<String, AppError> 
     }
     let name = program(helper);
     let failed = |e: std::io::Error| AppError::Request(format!("{name}: {e}"));
-    let mut child = Command::new(&name)
+    let mut child = platform::program(&name)
         .arg(verb)
         .env("PATH", host::programs::path())
         .stdin(Stdio::piped())

@@ -103,6 +103,9 @@ fn unit_of(program: &Path, home: Option<&Path>) -> String {
     include_str!("../../../../installer/linux/coracle.service").replace("ExecStart=/usr/bin/coracle ", &exec)
 }
 
+/// Time Machine is macOS'.
+pub fn leave_out_of_backups(_folder: &Path) {}
+
 /// Rosetta is macOS'.
 pub fn has_rosetta() -> bool {
     false
