@@ -184,7 +184,7 @@ fn windows_stage(stage: &Path, with_app: bool) -> Result<()> {
     Ok(())
 }
 
-/// The installer of Windows, which is x86_64's; arm64's runs it as well.
+/// The installer of Windows, which is x86_64's: on arm64 it refuses, for WSL has a kernel of that there.
 pub fn windows_packages(stage: &Path, out: &Path, about: &About) -> Result<()> {
     let work = work()?;
     let made = [
