@@ -39,7 +39,16 @@ done
 sign "$app"
 codesign --verify --deep --strict --verbose=2 "$app"
 
-approve() { xcrun notarytool submit "$1" --wait --apple-id "$APPLE_ID" --team-id "$APPLE_TEAM_ID" --password "$APPLE_PASSWORD"; }
+notary() { xcrun notarytool "$@" --apple-id "$APPLE_ID" --team-id "$APPLE_TEAM_ID" --password "$APPLE_PASSWORD"; }
+# Apple's answer counts, not the program's code, which need not tell a refusal. Why it refused is in a log of Apple's.
+approve() {
+    notary submit "$1" --wait --output-format plist > "$work/answer.plist" || true
+    [ "$(plutil -extract status raw "$work/answer.plist")" != Accepted ] || return 0
+    cat "$work/answer.plist" >&2
+    notary log "$(plutil -extract id raw "$work/answer.plist")" >&2
+    echo "Apple did not approve $1" >&2
+    exit 1
+}
 ditto -c -k --keepParent "$app" "$work/submit.zip"
 approve "$work/submit.zip"
 xcrun stapler staple "$app"
@@ -49,7 +58,9 @@ ditto -c -k --keepParent "$app" "$to/$name.zip"
 mkdir "$work/image"
 mv "$app" "$work/image/"
 ln -s /Applications "$work/image/Applications"
-hdiutil create -quiet -volname Coracle -srcfolder "$work/image" -format UDZO "$to/$name.dmg"
+cp "$here/Read Me.txt" "$work/image/"
+# By LZMA, which every macOS opens that runs the application: a quarter less to download.
+hdiutil create -quiet -volname Coracle -srcfolder "$work/image" -format ULMO "$to/$name.dmg"
 sign "$to/$name.dmg"
 approve "$to/$name.dmg"
 xcrun stapler staple "$to/$name.dmg"

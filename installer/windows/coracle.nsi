@@ -20,9 +20,13 @@ VIAddVersionKey "FileVersion" "${VERSION}"
 VIAddVersionKey "FileDescription" "Coracle: Linux containers on this computer"
 VIAddVersionKey "LegalCopyright" "The Coracle project"
 
+!include x64.nsh
+
 !define UNINSTALL "Software\Microsoft\Windows\CurrentVersion\Uninstall\Coracle"
 !define LINKS "Software\Classes\coracle"
-; NSIS' strings end at 1024 characters: a longer PATH would be cut off, so it is left alone.
+; Under this name Windows shows what the window's program tells (the identifier in src-tauri/tauri.conf.json).
+!define TELLS "Software\Classes\AppUserModelId\dev.coracle.desktop"
+; NSIS' strings end at 1024 characters: a longer PATH is left alone.
 !define LONGEST_PATH 900
 
 Page directory
@@ -30,28 +34,77 @@ Page instfiles
 UninstPage uninstConfirm
 UninstPage instfiles
 
-; What runs holds its program open: the window is closed and the daemon stops, in order, before anything is replaced. The
-; window's program may take a moment more to end: seconds are waited for.
+; The user's own PATH in $0, empty where there is none; goes to TOO_LONG where it can't be held. NSIS gives nothing for one that is
+; longer than its strings, as it does where there is none: so its name is looked for. Whoever wrote that back would have lost it.
+!macro ReadPath TOO_LONG
+  ClearErrors
+  ReadRegStr $0 HKCU "Environment" "Path"
+  IfErrors 0 read
+  StrCpy $1 0
+  name:
+    EnumRegValue $2 HKCU "Environment" $1
+    StrCmp $2 "" read
+    StrCmp $2 "Path" ${TOO_LONG}
+    IntOp $1 $1 + 1
+    Goto name
+  read:
+  StrLen $1 $0
+  IntCmp $1 ${LONGEST_PATH} 0 0 ${TOO_LONG}
+!macroend
+
+; Takes a program away. It can't be while it runs: its end may take a moment, and a scanner for viruses a moment more; ten
+; seconds are waited for. One that goes on (`coracle logs --follow` in a terminal) makes room under another name, which the
+; next installation takes away.
+!macro Away PROGRAM LABEL
+  StrCpy $0 0
+  ${LABEL}_away:
+  ClearErrors
+  Delete "$INSTDIR\bin\${PROGRAM}.exe"
+  IfErrors 0 ${LABEL}_gone
+  Sleep 100
+  IntOp $0 $0 + 1
+  IntCmp $0 100 0 ${LABEL}_away
+  DetailPrint "${PROGRAM} still runs"
+  Delete "$INSTDIR\bin\${PROGRAM}.old"
+  Rename "$INSTDIR\bin\${PROGRAM}.exe" "$INSTDIR\bin\${PROGRAM}.old"
+  ${LABEL}_gone:
+!macroend
+
+; What runs holds its program open: the window is closed and the daemon stops, in order, before anything is replaced.
 !macro Stop
   IfFileExists "$INSTDIR\bin\coracle-desktop.exe" 0 closed
   DetailPrint "Closing the window"
   nsExec::Exec '"$INSTDIR\bin\coracle-desktop.exe" --quit'
-  StrCpy $0 0
-  close:
-  ClearErrors
-  Delete "$INSTDIR\bin\coracle-desktop.exe"
-  IfErrors 0 closed
-  Sleep 100
-  IntOp $0 $0 + 1
-  IntCmp $0 100 closed close closed
+  !insertmacro Away coracle-desktop window
   closed:
   IfFileExists "$INSTDIR\bin\coracle.exe" 0 stopped
   DetailPrint "Stopping the machine"
   nsExec::Exec '"$INSTDIR\bin\coracle.exe" stop'
+  !insertmacro Away coracle daemon
   stopped:
 !macroend
 
+Function .onInit
+  ; WSL there runs an ARM64 kernel, and the machine that is brought along is one of x64.
+  ${If} ${IsNativeARM64}
+    MessageBox MB_OK|MB_ICONSTOP "This Windows runs on an ARM64 processor. This Coracle is made for x64, and its machine can't run there." /SD IDOK
+    SetErrorLevel 2
+    Quit
+  ${EndIf}
+FunctionEnd
+
 Section
+  ; What is replaced and removed below is ours alone: a folder that has others' things by those names gets one of ours in it.
+  ReadRegStr $0 HKCU "Software\Coracle" "Folder"
+  StrCmp $0 $INSTDIR own
+  IfFileExists "$INSTDIR\bin\coracle*" own
+  IfFileExists "$INSTDIR\bin\*.*" others
+  IfFileExists "$INSTDIR\share\*.*" others
+  IfFileExists "$INSTDIR\doc\*.*" others own
+  others:
+  StrCpy $INSTDIR "$INSTDIR\Coracle"
+  DetailPrint "Installing into $INSTDIR"
+  own:
   !insertmacro Stop
   ; What an older version had and this one hasn't.
   RMDir /r "$INSTDIR\bin"
@@ -76,11 +129,10 @@ Section
     WriteRegStr HKCU "${LINKS}" "" "URL:Coracle"
     WriteRegStr HKCU "${LINKS}" "URL Protocol" ""
     WriteRegStr HKCU "${LINKS}\shell\open\command" "" '"$INSTDIR\bin\coracle-desktop.exe" "%1"'
+    WriteRegStr HKCU "${TELLS}" "DisplayName" "Coracle"
   without_app:
   ; The command line is found by its name from new terminals on.
-  ReadRegStr $0 HKCU "Environment" "Path"
-  StrLen $1 $0
-  IntCmp $1 ${LONGEST_PATH} 0 0 long
+  !insertmacro ReadPath long
   Push $0
   Call OnPath
   Pop $2
@@ -134,9 +186,7 @@ Section "Uninstall"
   DeleteRegValue HKCU "Software\Microsoft\Windows\CurrentVersion\Explorer\StartupApproved\Run" "Coracle"
   RMDir /r "$LOCALAPPDATA\dev.coracle.desktop"
   ; Our entry of PATH, wherever it stands.
-  ReadRegStr $0 HKCU "Environment" "Path"
-  StrLen $1 $0
-  IntCmp $1 ${LONGEST_PATH} 0 0 kept
+  !insertmacro ReadPath long
   StrCpy $3 ";$INSTDIR\bin;"
   StrLen $4 $3
   StrCpy $5 ""
@@ -169,9 +219,13 @@ Section "Uninstall"
   DeleteRegValue HKCU "Environment" "Path"
   told:
   SendMessage 0xFFFF 0x001A 0 "STR:Environment" /TIMEOUT=2000
+  Goto kept
+  long:
+  DetailPrint "PATH is too long to be changed here: take $INSTDIR\bin out of it yourself"
   kept:
   Delete "$SMPROGRAMS\Coracle.lnk"
   DeleteRegKey HKCU "${LINKS}"
+  DeleteRegKey HKCU "${TELLS}"
   RMDir /r "$INSTDIR\bin"
   RMDir /r "$INSTDIR\share"
   RMDir /r "$INSTDIR\doc"

@@ -240,6 +240,10 @@ pub async fn open_folder(app: AppHandle, path: String) -> Done<()> {
 #[tauri::command]
 pub async fn autostart(app: AppHandle, wanted: Option<bool>) -> Done<bool> {
     use tauri_plugin_autostart::ManagerExt;
+    if wanted == Some(true) {
+        let program = std::env::current_exe().map_err(|e| wrong(e.to_string()))?;
+        app::stays(&program).map_err(wrong)?;
+    }
     let manager = app.autolaunch();
     let told = match wanted {
         Some(true) => manager.enable(),

@@ -63,7 +63,7 @@ fn main() {
     let backend = match App::of_user() {
         Ok(app) => app,
         Err(error) => {
-            eprintln!("coracle-desktop: {error}");
+            platform::say_failure(&error.to_string());
             std::process::exit(1);
         }
     };
@@ -135,7 +135,10 @@ fn main() {
     match built {
         Ok(app) => app.run(|app, event| platform::happened(app, &event)),
         Err(error) => {
-            eprintln!("coracle-desktop: the window could not be made: {error}");
+            platform::say_failure(&format!(
+                "the window could not be made: {error}{}",
+                platform::WINDOW_NEEDS
+            ));
             std::process::exit(1);
         }
     }

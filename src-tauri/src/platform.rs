@@ -6,6 +6,9 @@ mod system {
 
     use tauri::{AppHandle, RunEvent};
 
+    /// Whether a click at the tray shows its menu; else it shows the window. Here nothing is told of clicks.
+    pub const CLICK_SHOWS_MENU: bool = false;
+
     /// WebKit's switch, read at its start.
     const OLDER_RENDERER: &str = "WEBKIT_DISABLE_DMABUF_RENDERER";
 
@@ -40,11 +43,22 @@ mod system {
 
     /// Places come as arguments of a start.
     pub fn happened(_: &AppHandle, _: &RunEvent) {}
+
+    /// What a window needs that may not be there.
+    pub const WINDOW_NEEDS: &str = "";
+
+    /// Says why there is no window to say anything in.
+    pub fn say_failure(why: &str) {
+        eprintln!("coracle-desktop: {why}");
+    }
 }
 
 #[cfg(target_os = "macos")]
 mod system {
     use tauri::{AppHandle, RunEvent};
+
+    /// As everything in the menu bar does.
+    pub const CLICK_SHOWS_MENU: bool = true;
 
     #[cfg(feature = "updates")]
     pub const INSTALLS_UPDATES: bool = true;
@@ -67,11 +81,24 @@ mod system {
             _ => {}
         }
     }
+
+    /// What a window needs that may not be there.
+    pub const WINDOW_NEEDS: &str = "";
+
+    /// Says why there is no window to say anything in.
+    pub fn say_failure(why: &str) {
+        eprintln!("coracle-desktop: {why}");
+    }
 }
 
 #[cfg(windows)]
 mod system {
+    use std::ffi::c_void;
+
     use tauri::{AppHandle, RunEvent};
+
+    /// The other button shows the menu.
+    pub const CLICK_SHOWS_MENU: bool = false;
 
     #[cfg(feature = "updates")]
     pub const INSTALLS_UPDATES: bool = true;
@@ -84,6 +111,26 @@ mod system {
 
     /// Places come as arguments of a start.
     pub fn happened(_: &AppHandle, _: &RunEvent) {}
+
+    /// What a window needs that may not be there.
+    pub const WINDOW_NEEDS: &str =
+        "\n\nIt is shown by Microsoft's WebView2: https://developer.microsoft.com/microsoft-edge/webview2/";
+
+    /// Says why there is no window to say anything in: this program has no console, and whoever clicked at it would see nothing
+    /// at all.
+    #[allow(unsafe_code)]
+    pub fn say_failure(why: &str) {
+        const ERROR: u32 = 0x10; // MB_ICONERROR
+        #[link(name = "user32")]
+        unsafe extern "system" {
+            fn MessageBoxW(owner: *mut c_void, text: *const u16, title: *const u16, kind: u32) -> i32;
+        }
+        eprintln!("coracle-desktop: {why}");
+        let wide = |text: &str| text.encode_utf16().chain([0]).collect::<Vec<u16>>();
+        let (text, title) = (wide(&format!("Coracle: {why}")), wide("Coracle"));
+        // SAFETY: both texts end in a null and live through the call.
+        unsafe { MessageBoxW(std::ptr::null_mut(), text.as_ptr(), title.as_ptr(), ERROR) };
+    }
 }
 
 pub use system::*;

@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use tauri::{
     AppHandle, Manager,
     menu::{IsMenuItem, Menu, MenuItemBuilder, PredefinedMenuItem, Submenu, SubmenuBuilder},
-    tray::TrayIconBuilder,
+    tray::{MouseButton, MouseButtonState, TrayIconBuilder, TrayIconEvent},
 };
 use tauri_plugin_notification::NotificationExt;
 use tauri_plugin_opener::OpenerExt;
@@ -37,7 +37,17 @@ pub fn make(app: &AppHandle) -> Result<(), Box<dyn std::error::Error>> {
     let mut tray = TrayIconBuilder::with_id(TRAY)
         .tooltip("Coracle")
         .menu(&live.menu)
-        .show_menu_on_left_click(false)
+        .show_menu_on_left_click(crate::platform::CLICK_SHOWS_MENU)
+        .on_tray_icon_event(|tray, event| {
+            // On Linux nothing is told of clicks: whoever shows the tray shows its menu.
+            const LEFT: (MouseButton, MouseButtonState) = (MouseButton::Left, MouseButtonState::Up);
+            if let TrayIconEvent::Click { button, button_state, .. } = event
+                && (button, button_state) == LEFT
+                && !crate::platform::CLICK_SHOWS_MENU
+            {
+                crate::show(tray.app_handle());
+            }
+        })
         .on_menu_event(|app, event| {
             if let Some(action) = Action::of(event.id().as_ref()) {
                 act(app, action);

@@ -39,6 +39,21 @@ fn only_platform_files_and_drivers_know_their_system() {
     assert!(knowing > 2, "the platform files were not looked at");
 }
 
+/// On Windows the app has no console, and each program that wants one opens a window: how that is kept from happening is
+/// known in one place.
+#[test]
+fn the_app_starts_programs_by_its_platform_file_alone() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut sources = Vec::new();
+    find(&root.join("crates/app/src"), &mut sources);
+    find(&root.join("src-tauri/src"), &mut sources);
+    let starts = |path: &PathBuf| fs::read_to_string(path).expect("a source").contains("Command::new(");
+    let mut starting: Vec<_> = sources.iter().filter(|path| starts(path)).collect();
+    starting.sort();
+    let platform = [root.join("crates/app/src/platform.rs"), root.join("src-tauri/src/platform.rs")];
+    assert_eq!(starting, platform.iter().collect::<Vec<_>>());
+}
+
 fn find(folder: &Path, sources: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {

@@ -14,8 +14,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{stage, target_dir};
 
-/// Apple silicon.
-pub const TRIPLE: &str = "aarch64-apple-darwin";
+/// The target for a processor, by Debian's name of that: Apple silicon, or Intel.
+pub fn triple(arch: &str) -> &'static str {
+    if arch == "arm64" { "aarch64-apple-darwin" } else { "x86_64-apple-darwin" }
+}
+
 /// The oldest macOS that programs run on: the oldest one that vfkit does.
 pub const OLDEST: (u16, u8) = (13, 0);
 /// Zig's version, and the sums of its wheels for Linux on x86_64 and on arm64.
@@ -32,12 +35,13 @@ const ZIGBUILD: (&str, &str) = ("cargo-zigbuild", "0.24.1");
 const SIGNER: (&str, &str) = ("apple-codesign", "0.29.0");
 
 /// Builds a program of the workspace for macOS; answers its file. A Mac needs nothing for it.
-pub fn link(package: &str, program: &str) -> Result<PathBuf> {
+pub fn link(package: &str, program: &str, arch: &str) -> Result<PathBuf> {
+    let triple = triple(arch);
     let mut cargo = stage::cargo(&stage::build_id());
     if cfg!(target_os = "macos") {
         cargo.arg("build");
     } else {
-        crate::check::need(TRIPLE)?;
+        crate::check::need(triple)?;
         let zigbuild = installed(ZIGBUILD, "cargo-zigbuild", &[])?;
         let folders = zigbuild.parent().map(Path::to_owned).into_iter();
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -47,10 +51,10 @@ pub fn link(package: &str, program: &str) -> Result<PathBuf> {
         cargo.env("CARGO_PROFILE_RELEASE_STRIP", "none");
         cargo.arg("zigbuild");
     }
-    cargo.args(["--release", "--locked", "--target", TRIPLE, "--package", package, "--bin", program]);
+    cargo.args(["--release", "--locked", "--target", triple, "--package", package, "--bin", program]);
     cargo.env("MACOSX_DEPLOYMENT_TARGET", format!("{}.{}", OLDEST.0, OLDEST.1));
     stage::run(&mut cargo)?;
-    Ok(target_dir().join(TRIPLE).join("release").join(program))
+    Ok(target_dir().join(triple).join("release").join(program))
 }
 
 /// The signer, built on its first use.
@@ -59,7 +63,7 @@ pub fn signer() -> Result<PathBuf> {
     installed(SIGNER, "rcodesign", &["--no-default-features"])
 }
 
-/// The oldest macOS that a program of Apple silicon says it runs on (Mach-O's `LC_BUILD_VERSION`, `mach-o/loader.h`).
+/// The oldest macOS that a program says it runs on (Mach-O's `LC_BUILD_VERSION`, `mach-o/loader.h`).
 pub fn oldest(program: &[u8]) -> Option<(u16, u8)> {
     const MAGIC: u32 = 0xfeed_facf;
     const HEADER: usize = 32;

@@ -69,7 +69,7 @@ pub fn run(all: bool) -> Result<()> {
             shell(triple)?;
         }
         if cfg!(target_os = "linux") {
-            eprintln!("== {}: linked, packed and signed", crate::apple::TRIPLE);
+            eprintln!("== macOS, Apple silicon and Intel: linked, packed and signed");
             crate::dist::macos::check()?;
         }
         eprintln!("== under wine");

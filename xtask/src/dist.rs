@@ -12,11 +12,14 @@
 
 mod bundled;
 mod deb;
+mod dmg;
 mod documents;
 pub mod macos;
 mod rpm;
 mod sbom;
 pub mod windows;
+
+pub use bundled::Others;
 
 use std::{
     fs,
@@ -28,6 +31,7 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::{apple, debian, stage, target_dir, ui, workspace};
+use bundled::Packed;
 
 /// Where the stage lies once installed.
 const HOME: &str = "usr/lib/coracle";
@@ -60,67 +64,116 @@ pub struct About {
     /// Seconds since 1970 of everything in it.
     time: u64,
     has_app: bool,
-    /// Compose and buildx travel with it.
-    has_plugins: bool,
+    /// Programs of others that travel with it.
+    others: Vec<Packed>,
 }
 
-/// What is left out of packages.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Without {
-    /// The desktop app.
-    pub app: bool,
-    /// Compose and buildx.
-    pub plugins: bool,
+/// What packages are made of.
+#[derive(Debug)]
+pub struct Options {
+    /// For whom: `linux`, `macos` or `windows`.
+    pub os: String,
+    /// Debian's name of the processor; by itself the stage's, or the usual one of the system.
+    pub arch: Option<String>,
+    /// A stage that is packed as it is, instead of a new one.
+    pub stage: Option<PathBuf>,
+    /// Whether the desktop app travels.
+    pub with_app: bool,
+    /// Programs of others.
+    pub others: Others,
 }
 
-/// Makes the packages for an operating system; answers their folder. `stage` is packed as it is, instead of a new one.
-pub fn run(os: &str, without: Without, stage: Option<&Path>) -> Result<PathBuf> {
-    let out = target_dir().join("dist");
-    match (os, stage) {
-        ("windows", Some(stage)) => return windows_packages(stage, &out, without, version()),
-        ("windows", None) => return windows_packages(&windows_stage(without)?, &out, without, version()),
-        ("macos", Some(stage)) => return macos_packages(stage, &out, without),
-        ("macos", None) => return macos_packages(&macos_stage(without)?, &out, without),
-        (_, Some(stage)) => return packages(stage, &out, without),
-        (_, None) => {}
+impl Options {
+    fn arch(&self) -> Result<String> {
+        let usual = match self.os.as_str() {
+            "macos" => "arm64",
+            "windows" => "amd64",
+            _ => debian::host_arch(),
+        };
+        let others = if self.os == "macos" { &["arm64", "amd64"][..] } else { &[usual][..] };
+        let staged = self.stage.as_ref().and_then(|stage| {
+            others.iter().copied().find(|arch| stage.join("share/coracle/guest").join(arch).is_dir())
+        });
+        let arch = self.arch.as_deref().or(staged).unwrap_or(usual);
+        ensure!(others.contains(&arch), "packages for {} on {arch} are not made here", self.os);
+        Ok(arch.to_owned())
     }
-    bundled::need("linux", debian::host_arch(), !without.plugins, &stage::dir().join("bin"))?;
+}
+
+/// Makes packages; answers their folder.
+pub fn run(options: &Options) -> Result<PathBuf> {
+    let (os, arch) = (options.os.as_str(), options.arch()?);
+    let stage = options.stage.clone().unwrap_or_else(|| match os {
+        "linux" => stage::dir(),
+        _ => stage::dir().join(os).join(&arch),
+    });
+    let pack = bundled::pack(os, &arch, &stage.join("bin"), options.others)?;
+    let missing = |line: &String| eprintln!("NOT PACKED: {line}");
+    pack.missing.iter().for_each(missing);
+    if options.stage.is_none() {
+        match os {
+            "macos" => macos_stage(&stage, &arch)?,
+            "windows" => windows_stage(&stage, options.with_app)?,
+            _ => linux_stage(&arch, options.with_app)?,
+        }
+    }
+    let app = stage.join("bin").join(if os == "windows" { format!("{DESKTOP}.exe") } else { DESKTOP.into() });
+    let about = About {
+        version: version().into(),
+        arch,
+        time: time()?,
+        has_app: options.with_app && app.is_file(),
+        others: pack.packed,
+    };
+    ensure!(
+        about.has_app || options.others != Others::All,
+        "a release has the desktop app, and {} is not there",
+        app.display()
+    );
+    let out = target_dir().join("dist");
+    match os {
+        "macos" => macos_packages(&stage, &out, &about)?,
+        "windows" => windows_packages(&stage, &out, &about)?,
+        _ => linux_packages(&stage, &out, &about)?,
+    }
+    if options.with_app && !about.has_app {
+        eprintln!(
+            "NOT PACKED: the desktop app, which {} builds",
+            if os == "macos" { "a Mac" } else { "nobody" }
+        );
+    }
+    pack.missing.iter().for_each(missing);
+    Ok(out)
+}
+
+fn linux_stage(arch: &str, with_app: bool) -> Result<()> {
     stage::build()?;
-    crate::image_of(debian::host_arch())?;
-    if !without.app {
+    crate::image_of(arch)?;
+    if with_app {
         ui::desktop(false)?;
     }
-    packages(&stage::dir(), &out, without)
+    Ok(())
 }
 
 /// Packages of a stage.
-fn packages(stage: &Path, out: &Path, without: Without) -> Result<PathBuf> {
-    let about = About {
-        version: version().into(),
-        arch: debian::host_arch().into(),
-        time: time()?,
-        has_app: !without.app && stage.join("bin").join(DESKTOP).is_file(),
-        has_plugins: !without.plugins,
-    };
-    let files = files(stage, &about)?;
+fn linux_packages(stage: &Path, out: &Path, about: &About) -> Result<()> {
+    let files = files(stage, about)?;
     let made = [
-        (format!("coracle_{}_{}.deb", about.version, about.arch), deb::build(&files, &about)?),
-        (format!("coracle-{}-1.{}.rpm", about.version, rpm::arch(&about)), rpm::build(&files, &about)?),
+        (format!("coracle_{}_{}.deb", about.version, about.arch), deb::build(&files, about)?),
+        (format!("coracle-{}-1.{}.rpm", about.version, rpm::arch(about)), rpm::build(&files, about)?),
         (
             format!("coracle-{}.cdx.json", about.version),
-            sbom::build(stage, &about, "linux", &stage::triple(), sbom::LINUX)?,
+            sbom::build(stage, about, &stage::triple(), sbom::LINUX)?,
         ),
     ];
     write(out, &made)
 }
 
-/// Windows' stage, cross-compiled: `target/stage/windows`.
-fn windows_stage(without: Without) -> Result<PathBuf> {
-    let stage = stage::dir().join("windows");
-    bundled::need("windows", "amd64", !without.plugins, &stage.join("bin"))?;
+/// Windows' stage, cross-compiled.
+fn windows_stage(stage: &Path, with_app: bool) -> Result<()> {
     let program = crate::wine::build(&["build", "--release", "--package", "cli", "--bin", "coracle"])?;
     stage::install(&program, &stage.join("bin/coracle.exe"))?;
-    if !without.app {
+    if with_app {
         let built = ui::desktop_for("x86_64-pc-windows-gnu")?;
         for name in windows::APP {
             stage::install(&built.join(name), &stage.join("bin").join(name))?;
@@ -128,62 +181,50 @@ fn windows_stage(without: Without) -> Result<PathBuf> {
     }
     let programs = stage::build_guest("amd64")?;
     crate::image_in("amd64", Some(programs), Some(stage.join("share/coracle/guest/amd64")), true)?;
-    Ok(stage)
+    Ok(())
 }
 
-/// The installer of Windows, which is x86_64's; arm64's runs it as well.
-pub fn windows_packages(stage: &Path, out: &Path, without: Without, version: &str) -> Result<PathBuf> {
-    let about = About {
-        version: version.into(),
-        arch: "amd64".into(),
-        time: time()?,
-        has_app: !without.app && stage.join("bin").join(format!("{DESKTOP}.exe")).is_file(),
-        has_plugins: !without.plugins,
-    };
+/// The installer of Windows, which is x86_64's: on arm64 it refuses, for WSL has a kernel of that there.
+pub fn windows_packages(stage: &Path, out: &Path, about: &About) -> Result<()> {
     let work = work()?;
     let made = [
-        (format!("Coracle-Setup-{version}-x64.exe"), windows::build(stage, &about, work.path())?),
+        (format!("Coracle-Setup-{}-x64.exe", about.version), windows::build(stage, about, work.path())?),
         (
-            format!("coracle-{version}.cdx.json"),
-            sbom::build(stage, &about, "windows", "x86_64-pc-windows-gnu", sbom::HOST)?,
+            format!("coracle-{}.cdx.json", about.version),
+            sbom::build(stage, about, "x86_64-pc-windows-gnu", sbom::HOST)?,
         ),
     ];
     write(out, &made)
 }
 
-/// macOS' stage: the command line, and the guest's image of arm64. The app is a Mac's to build.
-fn macos_stage(without: Without) -> Result<PathBuf> {
-    let stage = stage::dir().join("macos");
-    bundled::need("macos", "arm64", !without.plugins, &stage.join("bin"))?;
-    stage::install(&apple::link("cli", "coracle")?, &stage.join("bin/coracle"))?;
-    let image = stage.join("share/coracle/guest/arm64");
-    crate::image_in("arm64", None, Some(image), false)?;
-    Ok(stage)
+/// macOS' stage: the command line, and the guest's image. The app is a Mac's to build.
+fn macos_stage(stage: &Path, arch: &str) -> Result<()> {
+    stage::install(&apple::link("cli", "coracle", arch)?, &stage.join("bin/coracle"))?;
+    // The guest's programs of this machine's own processor come from its stage as well.
+    let programs = stage::build_guest(arch)?;
+    crate::image_in(arch, Some(programs), Some(stage.join("share/coracle/guest").join(arch)), false)?;
+    Ok(())
 }
 
 /// Packages of a stage of macOS.
-fn macos_packages(stage: &Path, out: &Path, without: Without) -> Result<PathBuf> {
-    let arch = if stage.join("share/coracle/guest/arm64").is_dir() { "arm64" } else { "amd64" };
-    let about = About {
-        version: version().into(),
-        arch: arch.into(),
-        time: time()?,
-        has_app: !without.app && stage.join("bin").join(DESKTOP).is_file(),
-        has_plugins: !without.plugins,
-    };
+fn macos_packages(stage: &Path, out: &Path, about: &About) -> Result<()> {
     let work = work()?;
-    let (zip, dmg) = macos::build(stage, &about, work.path())?;
-    let triple = if arch == "arm64" { apple::TRIPLE } else { "x86_64-apple-darwin" };
-    let name = format!("Coracle-{}-{arch}", about.version);
+    let (zip, dmg) = macos::build(stage, about, work.path())?;
+    let name = format!("Coracle-{}-{}", about.version, about.arch);
     let made = [
         (format!("{name}.zip"), zip),
         (format!("{name}.dmg"), dmg),
         (
             format!("coracle-{}.cdx.json", about.version),
-            sbom::build(stage, &about, "macos", triple, sbom::HOST)?,
+            sbom::build(stage, about, apple::triple(&about.arch), sbom::HOST)?,
         ),
     ];
     write(out, &made)
+}
+
+/// What packages of a stage say of themselves that bring nothing of others'.
+pub fn bare(version: &str, arch: &str, has_app: bool) -> Result<About> {
+    Ok(About { version: version.into(), arch: arch.into(), time: time()?, has_app, others: Vec::new() })
 }
 
 fn version() -> &'static str {
@@ -220,7 +261,8 @@ impl Drop for Work {
 /// is no `rpm`. Compose and buildx are left out: their makers' servers may be out of reach.
 pub fn installed(stage: &Path) -> Result<Vec<(&'static str, Work)>> {
     let made = work()?;
-    packages(stage, &made.path().join("made"), Without { plugins: true, ..Without::default() })?;
+    let has_app = stage.join("bin").join(DESKTOP).is_file();
+    linux_packages(stage, &made.path().join("made"), &bare(version(), debian::host_arch(), has_app)?)?;
     let mut roots = Vec::new();
     for kind in ["deb", "rpm"] {
         let root = work()?;
@@ -240,7 +282,7 @@ pub fn installed(stage: &Path) -> Result<Vec<(&'static str, Work)>> {
 }
 
 /// Puts packages and their sums into `out`, and nothing else.
-fn write(out: &Path, made: &[(String, Vec<u8>)]) -> Result<PathBuf> {
+fn write(out: &Path, made: &[(String, Vec<u8>)]) -> Result<()> {
     let _ = fs::remove_dir_all(out);
     fs::create_dir_all(out)?;
     let mut sums = String::new();
@@ -255,7 +297,7 @@ fn write(out: &Path, made: &[(String, Vec<u8>)]) -> Result<PathBuf> {
         eprintln!("{name}: {:.1} MB", bytes.len() as f64 / 1e6);
     }
     fs::write(out.join("SHA256SUMS"), sums)?;
-    Ok(out.to_owned())
+    Ok(())
 }
 
 /// Everything of a package, in the order of its paths.
@@ -268,8 +310,8 @@ fn files(stage: &Path, about: &About) -> Result<Vec<File>> {
     for program in PROGRAMS {
         add(&format!("{HOME}/bin/{program}"), read(stage.join("bin").join(program))?, 0o755);
     }
-    for (name, bytes) in bundled::plugins("linux", about, &stage.join("bin"))? {
-        add(&format!("{HOME}/bin/{name}"), bytes, 0o755);
+    for Packed { program, bytes } in &about.others {
+        add(&format!("{HOME}/bin/{}", program.name), bytes.clone(), 0o755);
     }
     let image = stage.join("share/coracle/guest").join(&about.arch);
     for name in ["kernel", "initrd", "root.erofs", "manifest.json"] {
@@ -360,7 +402,11 @@ mod tests {
         assert_eq!(date(1_795_305_600), "2026-11-22");
     }
 
-    const BARE: Without = Without { app: true, plugins: true };
+    /// Packages of a stage, without the app and what is others'; their folder.
+    fn packages(stage: &Path, out: &Path) -> PathBuf {
+        linux_packages(stage, out, &bare(version(), debian::host_arch(), false).unwrap()).unwrap();
+        out.to_owned()
+    }
 
     /// A stage of programs that only say who they are.
     fn stage_in(dir: &Path) -> PathBuf {
@@ -394,7 +440,7 @@ mod tests {
     fn packages_are_whole_and_the_same_twice() {
         let dir = tempfile::tempdir().unwrap();
         let stage = stage_in(dir.path());
-        let make = |name: &str| packages(&stage, &dir.path().join(name), BARE).unwrap();
+        let make = |name: &str| packages(&stage, &dir.path().join(name));
         let (first, second) = (make("a"), make("b"));
         let sums = fs::read_to_string(first.join("SHA256SUMS")).unwrap();
         assert_eq!(sums, fs::read_to_string(second.join("SHA256SUMS")).unwrap());
@@ -419,7 +465,7 @@ mod tests {
         const READ: [&str; 6] =
             ["README.md", "INSTALL.md", "TROUBLESHOOTING.md", "SECURITY.md", "CHANGELOG.md", "copyright"];
         let dir = tempfile::tempdir().unwrap();
-        let made = packages(&stage_in(dir.path()), &dir.path().join("made"), BARE).unwrap();
+        let made = packages(&stage_in(dir.path()), &dir.path().join("made"));
         let (deb, rpm) = (dir.path().join("deb"), dir.path().join("rpm"));
         let unpacked = Command::new("dpkg-deb").arg("-x").arg(package(&made, "deb")).arg(&deb).status();
         assert!(unpacked.unwrap().success());
@@ -445,7 +491,8 @@ mod tests {
     fn sums_hold_and_what_is_too_big_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let made = |bytes: Vec<u8>| [("a.zip".to_owned(), b"a".to_vec()), ("b.dmg".to_owned(), bytes)];
-        let out = write(&dir.path().join("out"), &made(b"b".to_vec())).unwrap();
+        let out = dir.path().join("out");
+        write(&out, &made(b"b".to_vec())).unwrap();
         let held = || {
             let mut check = Command::new("sha256sum");
             check.args(["--check", "--strict", "--quiet", "SHA256SUMS"]).current_dir(&out);
@@ -491,14 +538,15 @@ mod tests {
             fs::write(path, "x").unwrap();
         }
         fs::write(guest.join("manifest.json"), r#"{"packages":[]}"#).unwrap();
-        let out = windows_packages(&stage, &dir.path().join("out"), BARE, "1.2.3").unwrap();
+        let out = dir.path().join("out");
+        windows_packages(&stage, &out, &bare("1.2.3", "amd64", false).unwrap()).unwrap();
         let setup = fs::read(out.join("Coracle-Setup-1.2.3-x64.exe")).unwrap();
         assert!(setup.starts_with(b"MZ"));
         let sums = fs::read_to_string(out.join("SHA256SUMS")).unwrap();
         assert!(sums.contains("Coracle-Setup-1.2.3-x64.exe") && sums.contains(".cdx.json"), "{sums}");
     }
 
-    /// A program of others that isn't the listed one is not packed.
+    /// What is asked for, of what there is; nothing is made of another vfkit than the listed one, nor for a release of half.
     #[test]
     fn another_vfkit_than_the_listed_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
@@ -507,15 +555,30 @@ mod tests {
         for name in ["coracle", "vfkit"] {
             fs::write(stage.join("bin").join(name), name).unwrap();
         }
-        let refused = macos_packages(&stage, &dir.path().join("out"), BARE).unwrap_err();
+        let options = |os: &str, arch: Option<&str>, others| Options {
+            os: os.into(),
+            arch: arch.map(str::to_owned),
+            stage: Some(stage.clone()),
+            with_app: true,
+            others,
+        };
+        let refused = run(&options("macos", None, Others::NoPlugins)).unwrap_err();
         assert!(refused.to_string().contains("it is not packed"), "{refused:#}");
+        for (os, arch) in [("windows", "arm64"), ("linux", "riscv64")] {
+            let refused = run(&options(os, Some(arch), Others::NoPlugins)).unwrap_err().to_string();
+            assert_eq!(refused, format!("packages for {os} on {arch} are not made here"));
+        }
+        // By itself the one whose guest is in the stage.
+        fs::create_dir_all(stage.join("share/coracle/guest/amd64")).unwrap();
+        assert_eq!(options("macos", None, Others::Had).arch().unwrap(), "amd64");
+        assert_eq!(options("macos", Some("arm64"), Others::Had).arch().unwrap(), "arm64");
     }
 
     /// Into a root of its own, and out again: nothing is left, and what is the user's is said.
     #[test]
     fn installs_and_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let deb = package(&packages(&stage_in(dir.path()), &dir.path().join("out"), BARE).unwrap(), "deb");
+        let deb = package(&packages(&stage_in(dir.path()), &dir.path().join("out")), "deb");
         let root = dir.path().join("root");
         for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "run"] {
             fs::create_dir_all(root.join(folder)).unwrap();
@@ -557,7 +620,7 @@ mod tests {
             arch: debian::host_arch().into(),
             time: 1_795_305_600,
             has_app: false,
-            has_plugins: false,
+            others: Vec::new(),
         };
         let made = |version: &str| {
             let about = about(version);

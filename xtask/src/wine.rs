@@ -172,12 +172,8 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
     let said = wine.run("reg.exe", &driver)?;
     ensure!(said.status.success(), "{}", text(&said));
     let setup = |version: &str| -> Result<()> {
-        let out = crate::dist::windows_packages(
-            &stage,
-            &wine.folder.join("dist"),
-            crate::dist::Without { app: false, plugins: true },
-            version,
-        )?;
+        let out = wine.folder.join("dist");
+        crate::dist::windows_packages(&stage, &out, &crate::dist::bare(version, "amd64", true)?)?;
         wine.copy(&out.join(format!("Coracle-Setup-{version}-x64.exe")), "setup.exe")?;
         let said = wine.run("setup.exe", &["/S"])?;
         ensure!(said.status.success(), "the installer: {}\n{}", said.status, text(&said));
@@ -255,6 +251,46 @@ fn installer(wine: &Wine, coracle: &Path) -> Result<()> {
     ensure!(!path.contains("Coracle"), "still in PATH: {path}");
     ensure!(installed("../Roaming/Microsoft/Windows/Start Menu/Programs/Startup/Coracle.cmd").is_err());
     eprintln!("installed, upgraded and removed");
+    what_is_others_stays(wine)
+}
+
+/// A PATH longer than NSIS' strings, and a folder that has other programs' files under the names of ours.
+fn what_is_others_stays(wine: &Wine) -> Result<()> {
+    const PLACE: &str = r"HKCU\Environment";
+    let long: Vec<String> = (0..80).map(|n| format!(r"C:\Tools\folder-number-{n:03}")).collect();
+    let long = long.join(";");
+    let said =
+        wine.run("reg.exe", &["add", PLACE, "/v", "Path", "/t", "REG_EXPAND_SZ", "/d", &long, "/f"])?;
+    ensure!(said.status.success(), "{}", text(&said));
+    let tools = wine.folder.join("prefix/drive_c/tools");
+    let files = ["bin/theirs.exe", "share/theirs", "doc/theirs.txt"].map(|name| tools.join(name));
+    for file in &files {
+        fs::create_dir_all(file.parent().context("a folder")?)?;
+        fs::write(file, "")?;
+    }
+    let own = tools.join("Coracle");
+    let is_as_before = |when: &str| -> Result<()> {
+        let path = text(&wine.run("reg.exe", &["query", PLACE, "/v", "Path"])?);
+        ensure!(path.contains(&long), "{when} PATH is not as it was: {path}");
+        ensure!(files.iter().all(|file| file.is_file()), "{when} files of others are gone");
+        Ok(())
+    };
+    wine.run("setup.exe", &["/S", r"/D=C:\tools"])?;
+    ensure!(own.join("bin/coracle.exe").is_file(), "not installed beside what is others'");
+    is_as_before("installed,")?;
+    wine.run("setup.exe", &["/S", r"/D=C:\tools\Coracle"])?;
+    ensure!(!own.join("Coracle").exists(), "an upgrade took its own folder for others'");
+    wine.run(&own.join("uninstall.exe").display().to_string(), &["/S"])?;
+    for _ in 0..600 {
+        if !own.exists() {
+            break;
+        }
+        #[allow(clippy::disallowed_methods)] // another's process has no event for its end
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(!own.exists(), "the folder beside what is others' is still there");
+    is_as_before("removed,")?;
+    eprintln!("what is others' stays");
     Ok(())
 }
 

@@ -33,6 +33,7 @@ use std::path::PathBuf;
 
 pub use docker::{Body, body_of, empty};
 pub use error::AppError;
+pub use host::login::stays;
 use host::{
     Home, HostError, Settings,
     api::{Client, Request},
@@ -203,7 +204,7 @@ impl App {
         if self.machine().await.is_ok_and(|m| m.state == words::State::Running) {
             self.remove_containers().await?;
         }
-        let mut program = tokio::process::Command::new(&self.program);
+        let mut program = platform::program(&self.program);
         program.args(["delete", "--force"]).stdin(std::process::Stdio::null());
         if !self.home.is_default() {
             program.env("CORACLE_HOME", self.home.root());

@@ -1,6 +1,8 @@
 //! What differs between systems.
 
-use std::fs::OpenOptions;
+use std::{ffi::OsStr, fs::OpenOptions, path::PathBuf};
+
+use tokio::process::Command;
 
 /// What the names of programs end with.
 pub const PROGRAM_SUFFIX: &str = std::env::consts::EXE_SUFFIX;
@@ -16,6 +18,27 @@ pub const CREDENTIALS: &str = if cfg!(windows) {
 } else {
     "secretservice"
 };
+
+/// Where docker's plugins are that are every user's, as its command line looks for them
+/// (`cli-plugins/manager/manager_unix.go`, `manager_windows.go`), and Homebrew's of Apple silicon, which that one has to be told of.
+pub fn plugin_folders() -> Vec<PathBuf> {
+    if cfg!(windows) {
+        let of = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+        let all = ["ProgramData", "ProgramFiles"].into_iter().filter_map(of);
+        return all.map(|folder| folder.join("Docker").join("cli-plugins")).collect();
+    }
+    let unix = ["/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec"];
+    let brew = cfg!(target_os = "macos").then_some("/opt/homebrew/lib");
+    unix.into_iter().chain(brew).map(|folder| PathBuf::from(folder).join("docker/cli-plugins")).collect()
+}
+
+/// A program to be run. The app has no console: what wants one (compose, whatever keeps credentials) would open a black
+/// window on Windows, for as long as it runs.
+pub fn program(path: impl AsRef<OsStr>) -> Command {
+    let mut command = std::process::Command::new(path);
+    host::windowless(&mut command);
+    command.into()
+}
 
 /// How a file is made that only its user may read: begun anew where it is there. Elsewhere than on Unix its folder
 /// says who may.

@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::io::AsyncWriteExt;
 
 use crate::{AppError, platform, words::Registry};
 
@@ -114,6 +114,12 @@ impl Config {
         let usual = platform::CREDENTIALS;
         let fresh = self.auths().is_none_or(Map::is_empty);
         self.text("credsStore").or_else(|| (fresh && helper_is_there(usual)).then(|| usual.to_owned()))
+    }
+
+    /// Where the user says that docker's plugins are, beside the usual places.
+    pub fn plugin_folders(&self) -> Vec<PathBuf> {
+        let named = self.values.get("cliPluginsExtraDirs").and_then(Value::as_array);
+        named.into_iter().flatten().filter_map(Value::as_str).map(PathBuf::from).collect()
     }
 
     fn helper(&self, key: &str) -> Option<String> {
@@ -258,8 +264,7 @@ fn program(helper: &str) -> String {
 }
 
 fn helper_is_there(helper: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program(helper)).is_file())
+    std::env::split_paths(&host::programs::path()).any(|folder| folder.join(program(helper)).is_file())
 }
 
 /// Asks a program that keeps credentials.
@@ -270,8 +275,9 @@ async fn ask(helper: &str, verb: &str, words: &str) -> Result<String, AppError> 
     }
     let name = program(helper);
     let failed = |e: std::io::Error| AppError::Request(format!("{name}: {e}"));
-    let mut child = Command::new(&name)
+    let mut child = platform::program(&name)
         .arg(verb)
+        .env("PATH", host::programs::path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -326,6 +332,19 @@ mod tests {
         let mut config = config;
         config.forget("registry.example.com").await.unwrap();
         assert!(Config::at(path).unwrap().get("registry.example.com").await.is_none());
+    }
+
+    #[test]
+    fn plugins_are_looked_for_where_the_user_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let named = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Config::at(path.clone()).unwrap().plugin_folders()
+        };
+        let folders = named(r#"{"cliPluginsExtraDirs":["/opt/a","/opt/b",7]}"#);
+        assert_eq!(folders, [Path::new("/opt/a"), Path::new("/opt/b")]);
+        assert!(named("{}").is_empty() && named(r#"{"cliPluginsExtraDirs":"/opt/a"}"#).is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsString,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     process::Stdio,
 };
 
@@ -44,7 +44,8 @@ impl Program {
         }
     }
 
-    /// Where it is: named by the environment, beside this program, where docker keeps its plugins, in the PATH.
+    /// Where it is: named by the environment, beside this program, where docker keeps its plugins (its command line's
+    /// own order), in the PATH.
     pub fn find(self) -> Option<PathBuf> {
         if let Some(path) = std::env::var_os(self.variable()).filter(|p| !p.is_empty()) {
             return Some(path.into());
@@ -52,17 +53,12 @@ impl Program {
         let own = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
         let beside = own.iter().flat_map(|bin| [bin.clone(), bin.join("../lib/coracle")]);
         let user = crate::registries::config_folder().map(|folder| folder.join("cli-plugins"));
-        let usual = [
-            "/usr/local/lib/docker/cli-plugins",
-            "/usr/local/libexec/docker/cli-plugins",
-            "/usr/lib/docker/cli-plugins",
-            "/usr/libexec/docker/cli-plugins",
-        ];
-        let path = std::env::var_os("PATH").unwrap_or_default();
+        let named = crate::registries::Config::load().map_or(Vec::new(), |config| config.plugin_folders());
         beside
+            .chain(named)
             .chain(user)
-            .chain(usual.map(PathBuf::from))
-            .chain(std::env::split_paths(&path))
+            .chain(platform::plugin_folders())
+            .chain(std::env::split_paths(&host::programs::path()))
             .map(|folder| folder.join(self.name()))
             .find(|program| program.is_file())
     }
@@ -84,7 +80,7 @@ pub fn look(path: &str) -> Result<ControlAnswer, AppError> {
     if !Path::new(path).is_absolute() {
         return Err(AppError::Request("A folder’s whole path is needed".into()));
     }
-    let folder = std::fs::canonicalize(path).map_err(wrong)?;
+    let folder = cleaned(&std::path::absolute(path).map_err(wrong)?);
     let mut compose = Vec::new();
     let mut dockerfiles = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(wrong)?.take(MOST_LOOKED_AT).flatten() {
@@ -108,6 +104,19 @@ pub fn look(path: &str) -> Result<ControlAnswer, AppError> {
     Ok(ControlAnswer::Folder { path: folder.display().to_string(), compose, dockerfiles })
 }
 
+/// A path as Go's programs write it: without `.` and `..`, links as they are. Where links lead is another path, that the machine
+/// may not share by that name (`/tmp` of macOS), and what Windows makes of it (`\\?\C:\...`) neither compose nor the engine take.
+fn cleaned(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(clean.pop()),
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
 /// The program, ready to be run.
 pub fn command(app: &App, tool: &Tool) -> Result<Command, AppError> {
     let (program, words, folder) = match tool {
@@ -123,13 +132,15 @@ pub fn command(app: &App, tool: &Tool) -> Result<Command, AppError> {
             program.variable()
         ))
     })?;
-    let mut command = Command::new(path);
+    let mut command = platform::program(path);
     command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     if let Some(folder) = folder {
         command.current_dir(folder);
     }
     command
         .env("DOCKER_HOST", docker_host(app))
+        // They run programs themselves: those that keep credentials.
+        .env("PATH", host::programs::path())
         .env_remove("DOCKER_CONTEXT")
         .env_remove("BUILDX_BUILDER")
         .env("COMPOSE_ANSI", "never")
@@ -355,6 +366,19 @@ mod tests {
             (vec!["compose.yaml".to_owned()], vec!["Dockerfile".into(), "Dockerfile.dev".into()])
         );
         assert!(look("here").is_err() && look("/no/such/folder").is_err());
+    }
+
+    #[test]
+    fn a_folder_keeps_the_name_it_was_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir(base.join("real")).unwrap();
+        std::os::unix::fs::symlink(base.join("real"), base.join("link")).unwrap();
+        let asked = base.join("real/../link/./");
+        let Ok(ControlAnswer::Folder { path, .. }) = look(&asked.display().to_string()) else {
+            panic!("no folder")
+        };
+        assert_eq!(Path::new(&path), base.join("link"));
     }
 
     #[test]

@@ -297,9 +297,13 @@ fn settings(action: SettingsAction) -> Done {
 }
 
 fn autostart(action: &AutostartAction) -> Done {
-    let entry = Entry::of(&Home::of_user()?, &std::env::current_exe()?)?;
+    let program = std::env::current_exe()?;
+    let entry = Entry::of(&Home::of_user()?, &program)?;
     match action {
-        AutostartAction::On => entry.enable()?,
+        AutostartAction::On => {
+            host::login::stays(&program).map_err(HostError::Setting)?;
+            entry.enable()?;
+        }
         AutostartAction::Off => entry.disable()?,
         AutostartAction::Status => println!("{}", if entry.is_enabled() { "on" } else { "off" }),
     }

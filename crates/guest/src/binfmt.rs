@@ -1,7 +1,12 @@
 //! Programs of other processors: the kernel gives them to QEMU's user-mode emulators, where the image has them; on Apple
 //! silicon those of amd64 to Rosetta, where the host gives it.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use nix::mount::MsFlags;
 
@@ -28,6 +33,18 @@ const FORMATS: [(&str, &str, &str); 2] = [
 
 /// Where Rosetta is mounted, and what it runs (it is told nothing of first arguments, so without `P`).
 const ROSETTA: (&str, &str, &str) = ("/run/rosetta", "x86_64", "OCF");
+
+/// A program of amd64 that ends at once, with 0: head, one segment, `xor edi, edi; mov eax, 60; syscall`.
+const ENDS: [u8; 129] = *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0\x78\0\x40\0\0\0\0\0\
+    \x40\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x40\0\x38\0\x01\0\0\0\0\0\0\0\
+    \x01\0\0\0\x05\0\0\0\0\0\0\0\0\0\0\0\0\0\x40\0\0\0\0\0\0\0\x40\0\0\0\0\0\
+    \x81\0\0\0\0\0\0\0\x81\0\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\
+    \x31\xff\xb8\x3c\0\0\0\x0f\x05";
+/// Where that program is.
+const TRIED: &str = "/run/amd64";
+/// What a Rosetta says that is older than this kernel: of things that the kernel tells each program, and of its place in them
+/// (macOS 13 against 6.3 and newer; macOS 15 against 6.11 where it is built otherwise, and 6.13).
+const TOO_OLD: [&str; 2] = ["auxillary vector", "vdso"];
 
 /// Registers every emulator that is here, and Rosetta of that tag. What fails is said: programs of this processor run
 /// all the same.
@@ -72,8 +89,27 @@ fn mount_rosetta(tag: &str) -> Result<(String, String), GuestError> {
     sys::mount(tag, place, "virtiofs", MsFlags::MS_RDONLY | MsFlags::MS_NODEV, "")?;
     let program = format!("{place}/rosetta");
     fs::metadata(&program).map_err(GuestError::io("looking for", &program))?;
+    let tried = is_of_this_kernels_time(Command::new(&program), Path::new(TRIED));
+    let _ = fs::remove_file(TRIED);
+    tried?;
     let (_, magic, mask) = FORMATS.iter().find(|(name, ..)| *name == runs).expect("a format of ours");
     Ok((program.clone(), rule("rosetta", magic, mask, &program, flags)))
+}
+
+/// Whether it knows what this kernel tells programs: one that doesn't gives up each of them, and the emulator of the image's
+/// runs them. Whatever else it says is not about the kernel.
+fn is_of_this_kernels_time(mut rosetta: Command, program: &Path) -> Result<(), GuestError> {
+    fs::write(program, ENDS)
+        .and_then(|()| fs::set_permissions(program, fs::Permissions::from_mode(0o755)))
+        .map_err(GuestError::io("writing", program.display().to_string()))?;
+    let tried = rosetta.arg(program).stdin(Stdio::null()).output();
+    let tried = tried.map_err(GuestError::io("running", "Rosetta"))?;
+    let said = String::from_utf8_lossy(&[tried.stdout, tried.stderr].concat()).trim().to_owned();
+    if !tried.status.success() && TOO_OLD.iter().any(|word| said.contains(word)) {
+        let message = format!("it is older than this kernel ({said}); a newer macOS brings a newer one");
+        return Err(GuestError::Program { program: "rosetta", message });
+    }
+    Ok(())
 }
 
 fn rule(name: &str, magic: &str, mask: &str, emulator: &str, flags: &str) -> String {
@@ -83,6 +119,28 @@ fn rule(name: &str, magic: &str, mask: &str, emulator: &str, flags: &str) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In Rosetta's place a script that says what it has been seen to say.
+    #[test]
+    fn a_rosetta_that_does_not_know_this_kernel_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("amd64");
+        let tried = |script: &str| {
+            let mut rosetta = Command::new("sh");
+            rosetta.args(["-c", script, "rosetta"]);
+            is_of_this_kernels_time(rosetta, &program)
+        };
+        for words in ["rosetta error: unhandled auxillary vector type 29", "Failed to find vdso DT_HASH"] {
+            let error = tried(&format!("echo '{words}' >&2; exit 133")).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        tried("exit 0").unwrap();
+        tried("echo 'something else' >&2; exit 1").unwrap();
+        if std::env::consts::ARCH == "x86_64" {
+            let ended = Command::new("sh").arg("-c").arg(&program).status().unwrap();
+            assert!(ended.success(), "the program itself: {ended}");
+        }
+    }
 
     #[test]
     fn rules_fit_the_kernels_form() {

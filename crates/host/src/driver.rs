@@ -231,6 +231,10 @@ fn make_disk(home: &Home, settings: &Settings) -> Result<(), HostError> {
             settings.disk_gib
         );
     } else if now < wanted {
+        if now == 0 {
+            // A disk that runs is of no use as it was copied, and each backup would copy all of it. Who wants it there says so.
+            platform::leave_out_of_backups(&home.data());
+        }
         file.set_len(wanted).and_then(|()| file.sync_all()).map_err(HostError::io("growing", &path))?;
     }
     Ok(())

@@ -61,6 +61,14 @@ pub enum HostError {
         "Windows' part of WSL is off or lacks something: in an administrator's terminal, `wsl --install --no-distribution`, then restart Windows; virtualization must be on in the firmware. It said: {0}"
     )]
     WslOff(String),
+    #[error(
+        "this WSL is too old: `wsl --update` (in an administrator's terminal) brings one that is kept up to date. It said: {0}"
+    )]
+    WslOld(String),
+    #[error(
+        "this Windows runs on a processor of {0}, and so does its WSL: this Coracle is made for x64, whose machine can't run there"
+    )]
+    WslProcessor(&'static str),
     #[error("WSL could not {what}: {said}")]
     Wsl { what: &'static str, said: String },
     #[error("the WSL distribution ended: {0}")]
@@ -146,6 +154,8 @@ impl HostError {
             Self::NetworkLost(_) => "network_lost",
             Self::WslMissing(_) => "wsl_missing",
             Self::WslOff(_) => "wsl_off",
+            Self::WslOld(_) => "wsl_old",
+            Self::WslProcessor(_) => "wsl_processor",
             Self::Wsl { .. } => "wsl",
             Self::WslDied(_) => "wsl_died",
             Self::WslRoot(_) => "wsl_root",

@@ -147,7 +147,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), HostError> {
         let mut file = fs::File::create(&part)?;
         std::io::Write::write_all(&mut file, bytes)?;
         file.sync_all()?;
-        fs::rename(&part, path)
+        platform::replace(&part, path)
     };
     write().map_err(HostError::io("writing", path))
 }

@@ -42,6 +42,7 @@ mod names;
 mod parts;
 mod platform;
 mod ports;
+pub mod programs;
 pub mod routes;
 mod settings;
 pub mod setup;
@@ -50,7 +51,7 @@ pub use driver::{forget, has_left};
 pub use error::HostError;
 pub use home::Home;
 pub use log::tail;
-pub use platform::{Socket, connect, docker_host, mounted_below, spawn_daemon};
+pub use platform::{Socket, connect, docker_host, mounted_below, spawn_daemon, windowless};
 pub use settings::Settings;
 
 /// The release of this build.

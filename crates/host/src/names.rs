@@ -7,6 +7,7 @@
 mod hosts;
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -148,8 +149,9 @@ impl Names {
             (Some(addresses), _) => known(&question, &addresses).unwrap_or_default(),
             (None, []) => Vec::new(),
             (None, servers) => match timeout(LIMIT, ask(servers, question.clone().into(), tcp)).await {
-                Ok(Some(answer)) => answer,
-                _ => failure(&question).unwrap_or_default(),
+                Ok(Ok(answer)) => answer,
+                Ok(Err(Nobody::MayBeAsked)) => Vec::new(),
+                Ok(Err(Nobody::Answered)) | Err(_) => failure(&question).unwrap_or_default(),
             },
         };
         write_message(&mut stream, &answer).await?;
@@ -171,10 +173,20 @@ impl Names {
     }
 }
 
+/// Why there is no answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Nobody {
+    Answered,
+    /// This computer lets none of them be asked: on macOS the user is asked whether Coracle may speak to others in the
+    /// network, resolvers among them. The hypervisor's, which the guest has as well, is the system's own.
+    MayBeAsked,
+}
+
 /// The first answer. Each resolver is asked when those before it have failed or had their time.
-async fn ask(servers: &[SocketAddr], question: Arc<[u8]>, tcp: bool) -> Option<Vec<u8>> {
+async fn ask(servers: &[SocketAddr], question: Arc<[u8]>, tcp: bool) -> Result<Vec<u8>, Nobody> {
     let mut asked = JoinSet::new();
     let mut left = servers.iter();
+    let mut barred = 0;
     loop {
         if let Some(server) = left.next() {
             let (server, question) = (*server, question.clone());
@@ -182,8 +194,10 @@ async fn ask(servers: &[SocketAddr], question: Arc<[u8]>, tcp: bool) -> Option<V
         }
         let wait = async {
             while let Some(answer) = asked.join_next().await {
-                if let Ok(Ok(answer)) = answer {
-                    return Some(answer);
+                match answer {
+                    Ok(Ok(answer)) => return Some(answer),
+                    Ok(Err(error)) if is_barred(&error) => barred += 1,
+                    Ok(Err(_)) | Err(_) => {}
                 }
                 if left.len() > 0 {
                     return None;
@@ -192,13 +206,20 @@ async fn ask(servers: &[SocketAddr], question: Arc<[u8]>, tcp: bool) -> Option<V
             None
         };
         if left.len() == 0 {
-            return wait.await;
+            let answer = wait.await;
+            return answer.ok_or(if barred == servers.len() { Nobody::MayBeAsked } else { Nobody::Answered });
         }
         tokio::select! {
-            answer = wait => if answer.is_some() { return answer },
+            answer = wait => if let Some(answer) = answer { return Ok(answer) },
             () = sleep(PATIENCE) => {}
         }
     }
+}
+
+/// Whether it was this computer that refused, and no other.
+fn is_barred(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, PermissionDenied};
+    [PermissionDenied, HostUnreachable, NetworkUnreachable].contains(&error.kind())
 }
 
 #[cfg(test)]
@@ -254,10 +275,20 @@ mod tests {
         };
         let servers = [gone, silent.local_addr().unwrap(), resolver(b"yes").await];
         let answer = timeout(LIMIT, ask(&servers, QUESTION.into(), false)).await.unwrap();
-        assert_eq!(answer.as_deref(), Some(&b"\x12\x34yes"[..]));
+        assert_eq!(answer.as_deref(), Ok(&b"\x12\x34yes"[..]));
         // Who is gone is told by an error, or by none (wine): it is no answer.
         let nobody = timeout(PATIENCE, ask(&servers[..1], QUESTION.into(), false)).await;
-        assert_eq!(nobody.ok().flatten(), None);
+        assert!(nobody.is_err() || nobody == Ok(Err(Nobody::Answered)), "{nobody:?}");
+    }
+
+    /// As macOS refuses a program that may not speak to the network it is in: here to all of it at once.
+    #[tokio::test]
+    async fn resolvers_that_may_not_be_asked_are_told_from_those_that_fail() {
+        let barred: SocketAddr = "255.255.255.255:53".parse().unwrap();
+        let asked = |servers: Vec<SocketAddr>| async move { ask(&servers, QUESTION.into(), false).await };
+        assert_eq!(asked(vec![barred]).await, Err(Nobody::MayBeAsked));
+        assert_eq!(asked(vec![barred, barred]).await, Err(Nobody::MayBeAsked));
+        assert_eq!(asked(vec![barred, resolver(b"yes").await]).await.unwrap(), b"\x12\x34yes");
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{HostError, Settings, driver::vfkit::Kind, platform};
+use crate::{HostError, Settings, driver::vfkit::Kind, platform, programs};
 
 /// The format of images that this build understands.
 const FORMAT: u32 = 1;
@@ -110,7 +110,7 @@ pub fn qemu(settings: &Settings) -> Result<PathBuf, HostError> {
         };
     }
     let name = if arch() == "arm64" { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
-    in_path(name).ok_or_else(|| HostError::QemuMissing(format!("no {name} in PATH")))
+    programs::find(name).ok_or_else(|| HostError::QemuMissing(format!("no {name} in PATH")))
 }
 
 /// The program of vfkit or krunkit: what its variable names, beside this one, or in `PATH`.
@@ -131,7 +131,7 @@ fn program(name: &str, variable: &str) -> Result<PathBuf, String> {
     if platform::is_program(&beside) {
         return Ok(beside);
     }
-    in_path(name).ok_or_else(|| format!("neither {} nor one in PATH", beside.display()))
+    programs::find(name).ok_or_else(|| format!("neither {} nor one in PATH", beside.display()))
 }
 
 /// WSL's program: `CORACLE_WSL`, or the one of Windows.
@@ -189,13 +189,6 @@ impl WslRoot {
         }
         Ok(Self { archive, build: manifest.build })
     }
-}
-
-fn in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(format!("{name}{EXE_SUFFIX}")))
-        .find(|path| platform::is_program(path))
 }
 
 /// Debian's name of this computer's architecture.

@@ -30,11 +30,12 @@ use windows::{self as family, self as system};
 
 pub use family::{
     Listener, SOCKET_PATH, Signals, Socket, alive, bind_private, connect, connect_now, docker_aliases,
-    docker_host, end, endpoint, free_mib, has_left, hold, is_program, link, memory_mib, private,
-    raise_open_files, reuse_address, spawn_daemon, spawn_detached, spawn_noted, unbind, windowless,
+    docker_host, end, endpoint, free_mib, has_left, hold, is_of, is_program, link, memory_mib,
+    other_processor, private, raise_open_files, replace, reuse_address, spawn_daemon, spawn_detached,
+    spawn_noted, unbind, windowless,
 };
 pub use system::{
-    DEFAULT_DRIVER, DRIVERS, HOSTS, LOW_PORTS_ON_ALL_ADDRESSES, RESOLV_CONF, RESOLVERS_OF_DOMAINS,
-    command_names, default_home, has_rosetta, kvm_works, login_entry, low_ports, mounted_below, power_fails,
-    routes,
+    DEFAULT_DRIVER, DRIVERS, HOSTS, LOW_PORTS_ON_ALL_ADDRESSES, PROGRAM_FOLDERS, RESOLV_CONF,
+    RESOLVERS_OF_DOMAINS, command_names, default_home, has_rosetta, kvm_works, leave_out_of_backups,
+    login_entry, low_ports, mounted_below, power_fails, routes,
 };

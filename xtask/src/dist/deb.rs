@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use flate2::{Compression, write::GzEncoder};
+use lzma_rust2::{XzOptions, XzWriter};
 
 use super::{About, Content, File, preremove};
 
@@ -15,8 +15,11 @@ const RECOMMENDS: &str = "docker-cli | docker-ce-cli | docker.io";
 /// What the app shows itself with.
 const APP_RECOMMENDS: &str = ", libwebkit2gtk-4.1-0, libayatana-appindicator3-1";
 
+/// How hard `xz` tries: its own default, and dpkg's.
+const PRESET: u32 = 6;
+
 pub fn build(files: &[File], about: &About) -> Result<Vec<u8>> {
-    let (mut data, mut size, mut sums) = (Archive::new(about.time), 0, String::new());
+    let (mut data, mut size, mut sums) = (Archive::new(about.time)?, 0, String::new());
     for file in files {
         match &file.content {
             Content::Bytes { bytes, mode } => {
@@ -39,15 +42,15 @@ pub fn build(files: &[File], about: &About) -> Result<Vec<u8>> {
         DEPENDS.replace("QEMU", qemu),
         if app { APP_RECOMMENDS } else { "" },
     );
-    let mut meta = Archive::new(about.time);
+    let mut meta = Archive::new(about.time)?;
     meta.file("control", control.as_bytes(), 0o644)?;
     meta.file("md5sums", sums.as_bytes(), 0o644)?;
     meta.file("prerm", preremove()?.as_bytes(), 0o755)?;
     let mut deb = b"!<arch>\n".to_vec();
     for (name, bytes) in [
         ("debian-binary", b"2.0\n".to_vec()),
-        ("control.tar.gz", meta.finish()?),
-        ("data.tar.gz", data.finish()?),
+        ("control.tar.xz", meta.finish()?),
+        ("data.tar.xz", data.finish()?),
     ] {
         writeln!(deb, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", about.time, 0, 0, "100644", bytes.len())?;
         deb.extend(&bytes);
@@ -60,15 +63,15 @@ pub fn build(files: &[File], about: &About) -> Result<Vec<u8>> {
 
 /// A compressed tar archive of root's files, each folder before what is in it.
 struct Archive {
-    tar: tar::Builder<GzEncoder<Vec<u8>>>,
+    tar: tar::Builder<XzWriter<Vec<u8>>>,
     time: u64,
     folders: Vec<String>,
 }
 
 impl Archive {
-    fn new(time: u64) -> Self {
-        let tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::best()));
-        Self { tar, time, folders: Vec::new() }
+    fn new(time: u64) -> Result<Self> {
+        let xz = XzWriter::new(Vec::new(), XzOptions::with_preset(PRESET))?;
+        Ok(Self { tar: tar::Builder::new(xz), time, folders: Vec::new() })
     }
 
     fn file(&mut self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Coracle.app/Contents/Info.plist
-//!   MacOS/coracle  coracle-desktop  vfkit  docker-compose  docker-buildx   (the last three of installer/programs.txt)
+//!   MacOS/coracle  coracle-desktop  vfkit  docker-compose  docker-buildx   (the last three of installer/programs.txt;
+//!                                                            without vfkit it is looked for on the user's computer)
 //!   Resources/share/coracle/guest/<arch>/...        the guest's image
 //!   Resources/doc/...                                     what there is to read
 //! Read Me.txt  Applications -> /Applications              beside it, of the .dmg
@@ -20,7 +21,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{About, bundled, documents};
+use super::{
+    About,
+    bundled::{self, Packed},
+    documents,
+};
 use crate::{apple, debian::Debian, stage, workspace};
 
 const SUITE: &str = "bookworm";
@@ -33,17 +38,15 @@ const READ_ME: &str = "Read Me.txt";
 
 /// The `.zip` and the `.dmg` of a stage of macOS' programs; `work` is a folder of its own.
 pub fn build(stage: &Path, about: &About, work: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
-    let vfkit = bundled::listed("macos", &about.arch)?.into_iter().find(|program| program.name == "vfkit");
-    let vfkit = vfkit.context("vfkit is on no list")?.bytes(&stage.join("bin"))?;
     let folder = work.join("image");
-    lay(stage, about, &folder, &vfkit)?;
+    lay(stage, about, &folder)?;
     sign(&folder.join("Coracle.app"), &workspace().join("installer/macos/vfkit.entitlements"))?;
     times(&folder, about.time)?;
     Ok((zip(&folder, work)?, dmg(&folder, work, about)?))
 }
 
 /// Lays out what is packed, not yet signed.
-fn lay(stage: &Path, about: &About, folder: &Path, vfkit: &[u8]) -> Result<()> {
+fn lay(stage: &Path, about: &About, folder: &Path) -> Result<()> {
     let contents = folder.join("Coracle.app/Contents");
     let put = |bytes: &[u8], to: &str, mode: u32| -> Result<()> {
         let to = contents.join(to);
@@ -62,9 +65,8 @@ fn lay(stage: &Path, about: &About, folder: &Path, vfkit: &[u8]) -> Result<()> {
         put(&read(stage.join("bin").join(APP))?, &format!("MacOS/{APP}"), 0o755)?;
     }
     put(&read(workspace().join("src-tauri/icons/icon.icns"))?, "Resources/icon.icns", 0o644)?;
-    put(vfkit, "MacOS/vfkit", 0o755)?;
-    for (name, bytes) in bundled::plugins("macos", about, &stage.join("bin"))? {
-        put(&bytes, &format!("MacOS/{name}"), 0o755)?;
+    for Packed { program, bytes } in &about.others {
+        put(bytes, &format!("MacOS/{}", program.name), 0o755)?;
     }
     let guest = format!("share/coracle/guest/{}", about.arch);
     for name in IMAGE {
@@ -79,59 +81,61 @@ fn lay(stage: &Path, about: &About, folder: &Path, vfkit: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Programs of the app beside its main one, in the order in which they are signed.
+const PROGRAMS: [&str; 4] = ["vfkit", "coracle", "docker-compose", "docker-buildx"];
+
 /// Signs ad hoc, vfkit with its entitlements.
 fn sign(app: &Path, entitlements: &Path) -> Result<()> {
-    let vfkit = app.join(VFKIT);
+    let there = PROGRAMS.iter().map(|name| format!("Contents/MacOS/{name}"));
+    let there: Vec<String> = there.filter(|program| app.join(program).is_file()).collect();
     if cfg!(target_os = "macos") {
         let codesign = |what: &Path, more: &[&str]| {
             let mut sign = Command::new("codesign");
             stage::run(sign.args(["--force", "--sign", "-", "--options", "runtime"]).args(more).arg(what))
         };
-        codesign(&vfkit, &["--entitlements", &entitlements.display().to_string()])?;
-        for name in ["coracle"].iter().chain(&bundled::PLUGINS) {
-            let program = app.join("Contents/MacOS").join(name);
-            if program.is_file() {
-                codesign(&program, &[])?;
-            }
+        for program in &there {
+            let entitled = ["--entitlements", &entitlements.display().to_string()];
+            codesign(&app.join(program), if program == VFKIT { &entitled } else { &[] })?;
         }
         return codesign(app, &[]);
     }
     // All at once, from the inside out. What is said of one program is not said of those within it.
     let mut sign = Command::new(apple::signer()?);
-    sign.args(["sign", "--code-signature-flags", "runtime", "--entitlements-xml-path"]);
-    sign.arg(format!("{VFKIT}:{}", entitlements.display()));
-    for name in ["coracle", "vfkit"].iter().chain(&bundled::PLUGINS) {
-        let program = Path::new("Contents/MacOS").join(name);
-        if app.join(&program).is_file() {
-            sign.arg("--code-signature-flags").arg(format!("{}:runtime", program.display()));
+    sign.args(["sign", "--code-signature-flags", "runtime"]);
+    for program in &there {
+        sign.args(["--code-signature-flags", &format!("{program}:runtime")]);
+        if program == VFKIT {
+            sign.args(["--entitlements-xml-path", &format!("{VFKIT}:{}", entitlements.display())]);
         }
     }
     stage::run(sign.arg(app))
 }
 
-/// Links the command line for macOS, packs it as the packages have it, signs that, and looks at what came out. vfkit's place
-/// is taken by the same program: what is looked at is the signature.
+/// Links the command line for macOS, packs it as the packages have it, signs that, and looks at what came out: for Apple
+/// silicon and for Intel.
 pub fn check() -> Result<()> {
-    let program = apple::link("cli", "coracle")?;
+    ["arm64", "amd64"].into_iter().try_for_each(check_for)
+}
+
+/// vfkit's place is taken by the same program: what is looked at is the signature.
+fn check_for(arch: &str) -> Result<()> {
+    let program = apple::link("cli", "coracle", arch)?;
     let bytes = fs::read(&program)?;
     let oldest = apple::oldest(&bytes);
     ensure!(oldest == Some(apple::OLDEST), "coracle is made for macOS {oldest:?}, not {:?}", apple::OLDEST);
     let work = super::work()?;
     let (stage, folder) = (work.path().join("stage"), work.path().join("image"));
-    let guest = stage.join("share/coracle/guest/arm64");
+    let image = format!("share/coracle/guest/{arch}");
+    let guest = stage.join(&image);
     fs::create_dir_all(&guest)?;
     for name in IMAGE {
         fs::write(guest.join(name), name)?;
     }
     stage::install(&program, &stage.join("bin/coracle"))?;
-    let about = About {
-        version: super::version().into(),
-        arch: "arm64".into(),
-        time: super::time()?,
-        has_app: false,
-        has_plugins: false,
-    };
-    lay(&stage, &about, &folder, &bytes)?;
+    let vfkit = bundled::listed("macos", arch)?.into_iter().find(|program| program.name == "vfkit");
+    let mut about = super::bare(super::version(), arch, false)?;
+    about.others.push(Packed { program: vfkit.context("vfkit is on no list")?, bytes });
+    lay(&stage, &about, &folder)?;
     let app = folder.join("Coracle.app");
     sign(&app, &workspace().join("installer/macos/vfkit.entitlements"))?;
 
@@ -149,7 +153,8 @@ pub fn check() -> Result<()> {
     }
     // What isn't in the app's seal could be exchanged.
     let seal = fs::read_to_string(app.join("Contents/_CodeSignature/CodeResources"))?;
-    for sealed in ["MacOS/vfkit", "Resources/share/coracle/guest/arm64/root.erofs", "Resources/doc/LICENSE"] {
+    let root = format!("Resources/{image}/root.erofs");
+    for sealed in ["MacOS/vfkit", &root, "Resources/doc/LICENSE"] {
         ensure!(seal.contains(&format!("<key>{sealed}</key>")), "{sealed} is not sealed: {seal}");
     }
     Ok(())
@@ -177,12 +182,12 @@ fn zip(folder: &Path, work: &Path) -> Result<Vec<u8>> {
 
 fn dmg(folder: &Path, work: &Path, about: &About) -> Result<Vec<u8>> {
     let tree = Debian::open(SUITE)?.tree("xorriso", &["xorriso"])?;
-    let out = work.join("out.dmg");
+    let out = work.join("out.iso");
     let mut iso = tree.command("/usr/bin/xorriso");
     iso.args(["-as", "mkisofs", "-quiet", "-hfsplus", "-D", "-l", "-V", "Coracle", "-no-pad", "-r", "-o"]);
     iso.arg(&out).arg(folder).env("SOURCE_DATE_EPOCH", about.time.to_string());
     stage::run(&mut iso)?;
-    fs::read(&out).context("read the .dmg")
+    super::dmg::compressed(&fs::read(&out).context("read the disk of the .dmg")?)
 }
 
 #[cfg(test)]
@@ -206,9 +211,9 @@ mod tests {
             arch: "arm64".into(),
             time: 1_795_305_600,
             has_app: false,
-            has_plugins: false,
+            others: Vec::new(),
         };
-        lay(&stage, &about, &folder, b"vfkit").unwrap();
+        lay(&stage, &about, &folder).unwrap();
         times(&folder, about.time).unwrap();
         let plist = fs::read_to_string(folder.join("Coracle.app/Contents/Info.plist")).unwrap();
         assert!(plist.contains("1.2.3") && !plist.contains('@'), "{plist}");
@@ -224,7 +229,7 @@ mod tests {
         let listed = tree
             .command("/usr/bin/xorriso")
             .args(["-indev"])
-            .arg(dir.path().join("out.dmg"))
+            .arg(dir.path().join("out.iso"))
             .args(["-find", "/", "-exec", "echo"])
             .output()
             .unwrap();
@@ -237,10 +242,11 @@ mod tests {
             assert!(listed.contains(&path), "{name}: {listed}");
         }
         assert!(listed.contains(READ_ME) && listed.contains("/Applications"), "{listed}");
-        assert!(image.len() > archive.len());
+        let disk = fs::metadata(dir.path().join("out.iso")).unwrap().len();
+        assert!((image.len() as u64) < disk, "the .dmg has {} bytes, its disk {disk}", image.len());
         // The same once more.
         let again = dir.path().join("again");
-        lay(&stage, &about, &again, b"vfkit").unwrap();
+        lay(&stage, &about, &again).unwrap();
         times(&again, about.time).unwrap();
         let work = dir.path().join("work");
         fs::create_dir_all(&work).unwrap();

@@ -14,6 +14,9 @@ const APP_RECOMMENDS: [&str; 2] =
 /// The command line: Docker's own package, Fedora's, openSUSE's.
 const RECOMMENDS: &str = "(docker-ce-cli or docker-cli or docker)";
 
+/// How hard zstd tries: as Fedora's own packages.
+const LEVEL: i32 = 19;
+
 /// RPM's name of the architecture.
 pub fn arch(about: &About) -> &'static str {
     if about.arch == "arm64" { "aarch64" } else { "x86_64" }
@@ -21,7 +24,7 @@ pub fn arch(about: &About) -> &'static str {
 
 pub fn build(files: &[File], about: &About) -> Result<Vec<u8>> {
     let time = u32::try_from(about.time).context("a time past 2106")?;
-    let config = BuildConfig::default().compression(CompressionWithLevel::Gzip(9)).source_date(time);
+    let config = BuildConfig::default().compression(CompressionWithLevel::Zstd(LEVEL)).source_date(time);
     let mut package = PackageBuilder::new(
         "coracle",
         &about.version,

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{About, bundled};
+use super::{About, bundled::Packed};
 use crate::workspace;
 
 /// Packages whose programs travel in Linux' packages, and the one of the others' hosts.
@@ -16,7 +16,7 @@ pub const HOST: &[&str] = &["cli"];
 const GUEST: &[&str] = &["engine", "runtime", "guest"];
 
 /// Lists what a package of `host` programs, compiled for `triple`, and of the stage's image is made of.
-pub fn build(stage: &Path, about: &About, os: &str, triple: &str, host: &[&str]) -> Result<Vec<u8>> {
+pub fn build(stage: &Path, about: &About, triple: &str, host: &[&str]) -> Result<Vec<u8>> {
     let manifest = workspace().join("Cargo.toml");
     let mut components = crates(&manifest, host, triple)?;
     let processor = if about.arch == "arm64" { "aarch64" } else { "x86_64" };
@@ -25,7 +25,7 @@ pub fn build(stage: &Path, about: &About, os: &str, triple: &str, host: &[&str])
         components.extend(crates(&workspace().join("src-tauri/Cargo.toml"), &["coracle-desktop"], triple)?);
     }
     components.extend(packages(stage, about)?);
-    components.extend(programs(os, about)?);
+    components.extend(programs(about));
     let components: Vec<Value> = components
         .into_iter()
         .map(|part| {
@@ -105,18 +105,14 @@ fn crates(manifest: &Path, programs: &[&str], triple: &str) -> Result<BTreeSet<P
 }
 
 /// Others' programs that the package brings.
-fn programs(os: &str, about: &About) -> Result<Vec<Part>> {
-    let listed = bundled::listed(os, &about.arch)?.into_iter();
-    let packed =
-        listed.filter(|program| about.has_plugins || !bundled::PLUGINS.contains(&program.name.as_str()));
-    let parts = packed.map(|program| Part {
+fn programs(about: &About) -> impl Iterator<Item = Part> {
+    about.others.iter().map(|Packed { program, .. }| Part {
         purl: format!("pkg:generic/{}@{}?download_url={}", program.name, program.version, program.url),
-        licences: vec![program.licence],
-        sha256: Some(program.sha256),
-        name: program.name,
-        version: program.version,
-    });
-    Ok(parts.collect())
+        licences: vec![program.licence.clone()],
+        sha256: Some(program.sha256.clone()),
+        name: program.name.clone(),
+        version: program.version.clone(),
+    })
 }
 
 /// Debian's packages in the image, as its manifest names them.
@@ -162,10 +158,14 @@ mod tests {
                 arch: arch.into(),
                 time: 0,
                 has_app: false,
-                has_plugins: true,
+                others: super::super::bundled::listed(os, arch)
+                    .unwrap()
+                    .into_iter()
+                    .map(|program| Packed { program, bytes: Vec::new() })
+                    .collect(),
             };
             let list: Value =
-                serde_json::from_slice(&build(dir.path(), &about, os, triple, host).unwrap()).unwrap();
+                serde_json::from_slice(&build(dir.path(), &about, triple, host).unwrap()).unwrap();
             assert_eq!(
                 (&list["bomFormat"], &list["specVersion"]),
                 (&json!("CycloneDX"), &json!("1.5")),

@@ -7,7 +7,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{About, bundled, documents};
+use super::{About, bundled::Packed, documents};
 use crate::{debian::Debian, workspace};
 
 /// The suite whose NSIS it is.
@@ -31,8 +31,8 @@ pub fn build(stage: &Path, about: &About, work: &Path) -> Result<Vec<u8>> {
             put(&stage.join("bin").join(name), &format!("bin/{name}"))?;
         }
     }
-    for (name, bytes) in bundled::plugins("windows", about, &stage.join("bin"))? {
-        fs::write(files.join(format!("bin/{name}.exe")), bytes)?;
+    for Packed { program, bytes } in &about.others {
+        fs::write(files.join(format!("bin/{}.exe", program.name)), bytes)?;
     }
     let guest = format!("share/coracle/guest/{}", about.arch);
     for name in ["manifest.json", "wsl/root.tar.gz", "wsl/manifest.json"] {

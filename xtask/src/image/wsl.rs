@@ -2,7 +2,7 @@
 //! build's root from (`crates/guest/src/hosted.rs` says what is where).
 //!
 //! ```text
-//! root.tar.gz      usr/bin/coracle-guest, busybox    etc/passwd, group, wsl.conf    roots/<build>/...
+//! root.tar.gz      usr/bin/coracle-guest, busybox    etc/passwd, group, wsl.conf, wsl-distribution.conf    roots/<build>/...
 //! manifest.json    format, arch, build, bytes, sha256
 //! ```
 //!
@@ -33,6 +33,10 @@ const CONF: &str = "[automount]\nenabled=true\nroot=/mnt/\noptions=\"metadata\"\
                     [interop]\nenabled=false\nappendWindowsPath=false\n\n\
                     [network]\ngenerateHosts=false\n\n[boot]\nsystemd=false\n\n[user]\ndefault=root\n";
 
+/// The distribution is the machine's: a person who opens it by the start menu or Windows' terminal, where WSL puts whatever is
+/// imported, finds nothing of use in it.
+const DISTRIBUTION: &str = "[shortcut]\nenabled=false\n\n[windowsterminal]\nenabled=false\n";
+
 /// Packs a root.
 pub fn build(root: &Path, arch: &str, out: &Path) -> Result<()> {
     // The id covers every byte of the root.
@@ -59,7 +63,9 @@ pub fn build(root: &Path, arch: &str, out: &Path) -> Result<()> {
     for name in ["etc/passwd", "etc/group"] {
         archive.entry(tar::EntryType::Regular, Path::new(name), 0o644, None, &fs::read(root.join(name))?)?;
     }
-    archive.entry(tar::EntryType::Regular, Path::new("etc/wsl.conf"), 0o644, None, CONF.as_bytes())?;
+    for (name, text) in [("etc/wsl.conf", CONF), ("etc/wsl-distribution.conf", DISTRIBUTION)] {
+        archive.entry(tar::EntryType::Regular, Path::new(name), 0o644, None, text.as_bytes())?;
+    }
     archive.folder(root, &Path::new("roots").join(&build))?;
     let bytes = archive.0.into_inner()?.finish()?;
     fs::create_dir_all(out)?;
@@ -121,5 +127,34 @@ impl<W: Write> Archive<W> {
             None => self.0.append_data(&mut header, path, bytes)?,
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    #[test]
+    fn a_distribution_is_not_offered_to_people() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, out) = (dir.path().join("root"), dir.path().join("out"));
+        for name in PROGRAMS.iter().chain(&["etc/passwd", "etc/group"]) {
+            fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+            fs::write(root.join(name), name).unwrap();
+        }
+        build(&root, "amd64", &out).unwrap();
+        let mut archive = tar::Archive::new(GzDecoder::new(fs::File::open(out.join("root.tar.gz")).unwrap()));
+        let mut told = String::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            if entry.path().unwrap() == Path::new("etc/wsl-distribution.conf") {
+                entry.read_to_string(&mut told).unwrap();
+            }
+        }
+        assert_eq!(told, DISTRIBUTION);
     }
 }

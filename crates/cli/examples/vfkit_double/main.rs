@@ -98,7 +98,8 @@ fn run() -> Result<(), String> {
     }
     eprintln!("level=info msg=\"virtual machine is running\"");
     std::thread::spawn(move || {
-        rest::serve(&listener, |method, path, body| {
+        let end = if is_krunkit { rest::End::Null } else { rest::End::Length };
+        rest::serve(&listener, end, |method, path, body| {
             let mut guest = guest.lock().unwrap_or_else(PoisonError::into_inner);
             match is_krunkit {
                 true => krunkit_answer(&mut guest, deaf, method, path, &body),

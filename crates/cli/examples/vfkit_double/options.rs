@@ -210,7 +210,10 @@ fn device(table: &Table, asked: &mut Asked, text: &str) -> Result<(), String> {
             if value("connect").is_none() {
                 return Err("this double has vsock for connections of the host alone".into());
             }
-            asked.vsock = Some((port, needed("socketURL")?));
+            let socket = needed("socketURL")?;
+            // krunkit takes a path, vfkit a part of an address.
+            let socket = if table.linux.is_empty() { socket } else { escaped(&socket) };
+            asked.vsock = Some((port, socket));
         }
         "virtio-net" => {
             asked.network = value("unixSocketPath");
@@ -224,4 +227,13 @@ fn device(table: &Table, asked: &mut Asked, text: &str) -> Result<(), String> {
         _ => {}
     }
     Ok(())
+}
+
+/// Where vfkit listens (pkg/vf/vsock.go@8207112d4e20): Go's `EscapedPath` of what it was given.
+fn escaped(path: &str) -> String {
+    let stands = |b: &u8| b.is_ascii_alphanumeric() || b"/-._~$&+,:;=@!'()*[]%".contains(b);
+    if path.bytes().all(|b| stands(&b)) {
+        return path.to_owned();
+    }
+    path.bytes().map(|b| if stands(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }

@@ -11,15 +11,24 @@ use serde_json::{Value, json};
 /// What a request is answered with: a code and a body.
 pub type Answer = (u16, Value);
 
+/// How answers end: gin's with their length, older krunkits' with a null and nothing that says how long they are
+/// (src/status.rs@1b9e90370d74).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Length,
+    Null,
+}
+
 /// Serves for ever.
-pub fn serve(listener: &UnixListener, mut answer: impl FnMut(&str, &str, Value) -> Answer) {
+pub fn serve(listener: &UnixListener, end: End, mut answer: impl FnMut(&str, &str, Value) -> Answer) {
     for stream in listener.incoming().flatten() {
-        let _ = connection(stream, &mut answer);
+        let _ = connection(stream, end, &mut answer);
     }
 }
 
 fn connection(
     stream: UnixStream,
+    end: End,
     answer: &mut impl FnMut(&str, &str, Value) -> Answer,
 ) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -46,6 +55,9 @@ fn connection(
     let (code, value) = answer(&method, &path, body);
     let text = if value.is_null() { String::new() } else { value.to_string() };
     let mut stream = stream;
+    if end == End::Null {
+        return write!(stream, "HTTP/1.1 {code} As said\r\nContent-type: application/json\r\n\r\n{text}\0");
+    }
     write!(
         stream,
         "HTTP/1.1 {code} As said\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",

@@ -12,13 +12,18 @@ use std::{
 };
 
 use super::BUSYBOX;
-use crate::GuestError;
+use crate::{GuestError, say};
 
 /// Network of all pairs; each has four addresses of it.
 const NET: [u8; 3] = [192, 168, 127];
 /// Pairs at once: homes whose machines run side by side.
 const PAIRS: u8 = 64;
 const NFT: &str = "/usr/sbin/nft";
+/// The chain by which iptables, another distribution's, says what is passed on in the network namespace that all of them share: a
+/// dockerd that came before lets nothing pass but its own containers' packets.
+const OTHERS: &str = "ip filter FORWARD";
+/// WSL's own program that tells how the distribution is connected, where it puts it.
+const INFO: [&str; 3] = ["/usr/bin/wslinfo", "/usr/sbin/wslinfo", "/bin/wslinfo"];
 /// Asked when the distribution has no server that can be reached from another namespace.
 const NO_SERVER: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
 
@@ -40,8 +45,8 @@ impl Network {
             .ok_or_else(|| GuestError::Invalid(format!("{PAIRS} machines run here already")))?;
         let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-        let host = default_gateway(&routes);
-        let dns = name_server(&resolv).or(host).unwrap_or(NO_SERVER);
+        let host = host(&mode(), &routes);
+        let dns = name_server(&resolv).or(default_gateway(&routes)).unwrap_or(NO_SERVER);
         Ok(Self { number, dns, host })
     }
 
@@ -69,19 +74,30 @@ impl Network {
         run(&["ip", "link", "set", &outside, "up"])?;
         let path = "/proc/sys/net/ipv4/ip_forward";
         fs::write(path, "1").map_err(GuestError::io("setting", path))?;
-        nft(
+        let translated = nft(
             root,
             &format!(
                 "table ip {outside}\ndelete table ip {outside}\ntable ip {outside} {{\n\
              chain out {{ type nat hook postrouting priority 100; ip saddr {}/30 oifname != \"{outside}\" masquerade; }}\n}}\n",
                 self.address(0)
             ),
-        )
+        );
+        // Where there is no such chain, nothing is in the way.
+        if let Ok(chain) = nft(root, &format!("list chain {OTHERS}\n"))
+            && let Err(error) = nft(root, &let_through(&outside, &chain))
+        {
+            say(format_args!("what others let pass in this network can't be changed: {error}"));
+        }
+        translated.map(drop)
     }
 
     /// Takes the rules away; the pair goes with the guest's namespace.
     pub fn disconnect(&self, root: &Path) {
         let _ = nft(root, &format!("delete table ip {}\n", name(self.number)));
+        // Handles are numbers that only a listing tells.
+        if let Ok(chain) = nft(root, &format!("list chain {OTHERS}\n")) {
+            let _ = nft(root, &take_back(&name(self.number), &chain));
+        }
         let _ = run(&["ip", "link", "del", &name(self.number)]);
     }
 
@@ -103,14 +119,30 @@ fn run(args: &[&str]) -> Result<(), GuestError> {
     Err(GuestError::Program { program: "busybox", message: format!("{}: {said}", args.join(" ")) })
 }
 
-/// By the root's program, in there: the distribution has none.
-fn nft(root: &Path, rules: &str) -> Result<(), GuestError> {
+/// Lets what comes from and goes to an interface pass a chain of [`OTHERS`], first of all; what is there already is not said
+/// twice. Written as iptables writes such rules: others it would not understand, and no longer touch the table.
+fn let_through(interface: &str, chain: &str) -> String {
+    let ways = ["iifname", "oifname"].map(|way| format!("{way} \"{interface}\""));
+    let missing = ways.iter().filter(|way| !chain.contains(way.as_str()));
+    missing.map(|way| format!("insert rule {OTHERS} {way} counter accept\n")).collect()
+}
+
+/// Takes that away again; `chain` is listed with handles.
+fn take_back(interface: &str, chain: &str) -> String {
+    let ours = chain.lines().filter(|line| line.contains(&format!("ifname \"{interface}\" ")));
+    let handles = ours.filter_map(|line| line.rsplit_once("# handle ").map(|(_, handle)| handle.trim()));
+    handles.map(|handle| format!("delete rule {OTHERS} handle {handle}\n")).collect()
+}
+
+/// By the root's program, in there: the distribution has none. What it says, with handles.
+fn nft(root: &Path, rules: &str) -> Result<String, GuestError> {
     let failed = |error| GuestError::io("running", NFT)(error);
     let mut nft = Command::new(BUSYBOX)
         .arg("chroot")
         .arg(root)
-        .args([NFT, "-f", "-"])
+        .args([NFT, "-a", "-f", "-"])
         .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
@@ -118,7 +150,7 @@ fn nft(root: &Path, rules: &str) -> Result<(), GuestError> {
     let written = nft.stdin.take().expect("piped").write_all(rules.as_bytes());
     let output = nft.wait_with_output().map_err(failed)?;
     if output.status.success() && written.is_ok() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(GuestError::Program { program: "nft", message })
@@ -128,6 +160,20 @@ fn nft(root: &Path, rules: &str) -> Result<(), GuestError> {
 fn name_server(resolv: &str) -> Option<Ipv4Addr> {
     let servers = resolv.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     servers.filter_map(|server| server.trim().parse().ok()).find(|server: &Ipv4Addr| !server.is_loopback())
+}
+
+/// How the distribution is connected (`networkingMode` of `.wslconfig`); empty where nobody tells.
+fn mode() -> String {
+    let Some(info) = INFO.iter().find(|info| Path::new(info).exists()) else { return String::new() };
+    let said = Command::new(info).arg("--networking-mode").stdin(Stdio::null()).output();
+    said.map_or(String::new(), |said| String::from_utf8_lossy(&said.stdout).trim().to_owned())
+}
+
+/// Where Windows is. By WSL's own network it is the gateway. One that mirrors Windows' has Windows' own gateway, which is some
+/// router, and whoever speaks to that as to this computer speaks to a stranger; Windows itself is reached from the
+/// distribution alone there, by its loopback.
+fn host(mode: &str, routes: &str) -> Option<Ipv4Addr> {
+    default_gateway(routes).filter(|_| mode != "mirrored")
 }
 
 /// The default route's gateway, of `/proc/net/route` (addresses as the machine's own words, in hexadecimal).
@@ -153,6 +199,29 @@ mod tests {
         let expected = if cfg!(target_endian = "little") { Some(Ipv4Addr::new(172, 17, 0, 1)) } else { None };
         assert_eq!(default_gateway(routes), expected);
         assert_eq!(default_gateway(""), None);
+        // An older WSL says nothing.
+        assert_eq!((host("nat", routes), host("", routes)), (expected, expected));
+        assert_eq!(host("mirrored", routes), None, "that is a router");
+    }
+
+    #[test]
+    fn what_another_distributions_dockerd_drops_is_let_through_and_taken_back() {
+        let before = "table ip filter {\n\tchain FORWARD { # handle 1\n\t\ttype filter hook forward priority filter; policy drop;\n\
+            \t\tcounter packets 0 bytes 0 jump DOCKER-USER # handle 4\n\t}\n}\n";
+        let rules = let_through("coracle0", before);
+        let expected = "insert rule ip filter FORWARD iifname \"coracle0\" counter accept\n\
+            insert rule ip filter FORWARD oifname \"coracle0\" counter accept\n";
+        assert_eq!(rules, expected);
+        let after = before.replace(
+            "\t\tcounter",
+            "\t\toifname \"coracle0\" counter packets 7 bytes 420 accept # handle 12\n\
+             \t\tiifname \"coracle0\" counter packets 9 bytes 540 accept # handle 11\n\
+             \t\tiifname \"coracle01\" counter packets 0 bytes 0 accept # handle 13\n\t\tcounter",
+        );
+        assert_eq!(let_through("coracle0", &after), "");
+        let back = "delete rule ip filter FORWARD handle 12\ndelete rule ip filter FORWARD handle 11\n";
+        assert_eq!(take_back("coracle0", &after), back);
+        assert_eq!(take_back("coracle0", before), "");
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod rest;
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, is_separator},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -45,7 +45,7 @@ use crate::{
     platform,
 };
 pub use kind::Kind;
-use kind::{Boot, Network, Pause};
+use kind::{Boot, Network, Pause, Sockets};
 use proxy::Proxy;
 use rest::{Change, Rest, State};
 
@@ -337,6 +337,17 @@ fn value(kind: &'static Kind, path: &Path) -> Result<String, HostError> {
     }
 }
 
+/// The value of one that is a socket's path.
+fn socket_value(kind: &'static Kind, path: &Path) -> Result<String, HostError> {
+    let text = value(kind, path)?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~$&+:;=@!'()*".contains(c) || is_separator(c);
+    if kind.sockets == Sockets::Addresses && !text.chars().all(is_plain) {
+        let why = "has a space, or something else that can't stand in an address";
+        return Err(HostError::VfkitPath(kind, path.to_owned(), why));
+    }
+    Ok(text)
+}
+
 /// The command line; makes the disk that firmware boots from where it is one that does.
 fn arguments(
     home: &Home,
@@ -374,7 +385,7 @@ fn arguments(
     let mut pairs = vec![
         ("--cpus", settings.cpus.to_string()),
         ("--memory", settings.memory_mib.to_string()),
-        ("--restful-uri", format!("unix://{}", value(&home.machine("rest.sock"))?)),
+        ("--restful-uri", format!("unix://{}", socket_value(kind, &home.machine("rest.sock"))?)),
     ];
     match kind.boot {
         Boot::Kernel => pairs.push((
@@ -393,7 +404,7 @@ fn arguments(
     }
     let network = match kind.network {
         Network::Nat => "nat".into(),
-        Network::Proxy => format!("unixSocketPath={}", value(&proxy::socket(home))?),
+        Network::Proxy => format!("unixSocketPath={}", socket_value(kind, &proxy::socket(home))?),
     };
     pairs.extend([
         ("--device", format!("virtio-blk,path={}", value(root)?)),
@@ -402,7 +413,10 @@ fn arguments(
         ("--device", format!("virtio-serial,logFilePath={}", value(&home.console_log())?)),
         (
             "--device",
-            format!("virtio-vsock,port={LINK_PORT},socketURL={},connect", value(&home.link_socket())?),
+            format!(
+                "virtio-vsock,port={LINK_PORT},socketURL={},connect",
+                socket_value(kind, &home.link_socket())?
+            ),
         ),
         ("--device", format!("virtio-net,{network},mac={}", mac(home))),
     ]);
@@ -481,6 +495,24 @@ mod tests {
         assert!(with(quotes).unwrap_err().to_string().contains("double quotes"));
         let gone = Settings { shares: vec![dir.path().join("gone")], ..none };
         with(gone).unwrap();
+    }
+
+    /// vfkit would listen at `a%20b/machine/link.sock`, which nobody finds.
+    #[test]
+    fn a_home_whose_sockets_vfkit_would_make_elsewhere_is_refused_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = image(dir.path());
+        let none = Settings { shares: Vec::new(), ..Settings::default() };
+        for name in ["a b", "Jürgen", "100%", "a#b"] {
+            let home = home(&dir.path().join(name));
+            let error = arguments(&home, &none, &kind::VFKIT, &image, Path::new("/r")).unwrap_err();
+            assert_eq!(error.code(), "vfkit_path", "{name}");
+        }
+        // Folders are not addresses.
+        let share = dir.path().join("my 100% Öl");
+        fs::create_dir(&share).unwrap();
+        let settings = Settings { shares: vec![share], ..none };
+        arguments(&home(dir.path()), &settings, &kind::VFKIT, &image, Path::new("/r")).unwrap();
     }
 
     /// Each has what the other refuses.

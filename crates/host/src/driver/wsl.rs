@@ -74,6 +74,9 @@ impl Drop for Watch {
 impl Wsl {
     /// Starts a guest: imports the distribution where there is none, and brings its root up to this build's.
     pub async fn launch(home: &Home, settings: &Settings, tell: Tell) -> Result<Self, HostError> {
+        if let Some(processor) = platform::other_processor() {
+            return Err(HostError::WslProcessor(processor));
+        }
         let service = Service::new(parts::wsl()?);
         let root = WslRoot::find()?;
         need_room(home)?;
@@ -91,9 +94,9 @@ impl Wsl {
         let record: Record = serde_json::from_slice(&fs::read(home.machine("machine.json")).ok()?).ok()?;
         let service = Service::new(parts::wsl().ok()?);
         let pid = record.wsl;
-        // A pid alone says little: after a restart of Windows it may be anybody's, and then nothing runs.
+        // After a restart of Windows the number may be anybody's, and the distribution somebody's who looked into it.
         let runs = service.list(true).await.ok()?.contains(&record.distribution);
-        if !runs || !platform::alive(pid) {
+        if !runs || !platform::alive(pid) || !platform::is_of(pid, service.program()) {
             return None;
         }
         tracing::info!("taking over the distribution {}, pid {pid}", record.distribution);

@@ -10,6 +10,8 @@ pub const DEFAULT_DRIVER: DriverKind = DriverKind::Qemu;
 /// What can run it here; vfkit and krunkit are macOS's and wsl Windows': here they are what the tests put in their places.
 pub const DRIVERS: &[DriverKind] =
     &[DriverKind::Qemu, DriverKind::Local, DriverKind::Vfkit, DriverKind::Krunkit, DriverKind::Wsl];
+/// Where programs are that `PATH` may not name: nowhere.
+pub const PROGRAM_FOLDERS: &[&str] = &[];
 /// Names that the computer knows by itself.
 pub const HOSTS: Option<&str> = Some("/etc/hosts");
 /// Where this computer's resolvers are listed.
@@ -100,6 +102,9 @@ fn unit_of(program: &Path, home: Option<&Path>) -> String {
     let exec = format!("{environment}ExecStart={} ", quoted(program.display().to_string()));
     include_str!("../../../../installer/linux/coracle.service").replace("ExecStart=/usr/bin/coracle ", &exec)
 }
+
+/// Time Machine is macOS'.
+pub fn leave_out_of_backups(_folder: &Path) {}
 
 /// Rosetta is macOS'.
 pub fn has_rosetta() -> bool {

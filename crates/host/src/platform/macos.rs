@@ -13,6 +13,9 @@ pub const DRIVERS: &[DriverKind] = if cfg!(target_arch = "aarch64") {
 } else {
     &[DriverKind::Vfkit]
 };
+/// Where programs are that `PATH` may not name: Homebrew's (on Apple silicon, and on Intel, where others put theirs too) and
+/// MacPorts'. launchd's `PATH`, which apps have as well, has only the system's own.
+pub const PROGRAM_FOLDERS: &[&str] = &["/opt/homebrew/bin", "/usr/local/bin", "/opt/local/bin"];
 /// Names that the computer knows by itself.
 pub const HOSTS: Option<&str> = Some("/etc/hosts");
 /// Where the system lists its resolvers, those of a VPN first.
@@ -56,31 +59,17 @@ pub fn power_fails(pid: u32) {
 /// daemon's guest must.
 pub fn login_entry(program: &Path, home: Option<&Path>) -> Result<Entry, String> {
     let folder = std::env::home_dir().ok_or("there is no home folder")?.join("Library/LaunchAgents");
-    Ok(Entry { path: folder.join("dev.coracle.plist"), text: agent(program, home), link: None })
+    let text = crate::login::agent(program, home);
+    Ok(Entry { path: folder.join("dev.coracle.plist"), text, link: None })
 }
 
-fn agent(program: &Path, home: Option<&Path>) -> String {
-    let text = |path: &Path| {
-        path.display().to_string().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-    };
-    let environment = home.map_or(String::new(), |home| {
-        let home = text(home);
-        format!(
-            "<key>EnvironmentVariables</key><dict><key>CORACLE_HOME</key><string>{home}</string></dict>\n"
-        )
-    });
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
-         <plist version=\"1.0\"><dict>\n\
-         <key>Label</key><string>dev.coracle</string>\n\
-         <key>ProgramArguments</key><array><string>{}</string><string>daemon</string></array>\n\
-         {environment}\
-         <key>RunAtLoad</key><true/>\n\
-         <key>AbandonProcessGroup</key><true/>\n\
-         </dict></plist>\n",
-        text(program)
-    )
+/// Leaves a folder out of Time Machine's backups, as `tmutil addexclusion` does. What can't be said stays in them.
+pub fn leave_out_of_backups(folder: &Path) {
+    const NAME: &str = "com.apple.metadata:com_apple_backup_excludeItem";
+    let told = rustix::fs::setxattr(folder, NAME, b"com.apple.backupd", rustix::fs::XattrFlags::empty());
+    if let Err(error) = told {
+        tracing::debug!("{} is in Time Machine's backups: {error}", folder.display());
+    }
 }
 
 /// Whether Rosetta is installed: without it, vfkit refuses to start a guest that is to have it.

@@ -132,6 +132,11 @@ pub fn alive(pid: u32) -> bool {
     pid_of(pid).is_some_and(|pid| test_kill_process(pid).is_ok())
 }
 
+/// Whether a process is one of a program.
+pub fn is_of(pid: u32, program: &Path) -> bool {
+    super::command_names(pid, &program.file_name().unwrap_or_default().to_string_lossy())
+}
+
 /// Asks a process to end, or makes it.
 pub fn end(pid: u32, force: bool) {
     if let Some(pid) = pid_of(pid) {
@@ -149,6 +154,16 @@ pub fn hold(pid: u32, still: bool) {
 
 fn pid_of(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+/// Puts a file into the place of another.
+pub fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+/// Only Windows runs programs of another processor that ask for a machine of their own.
+pub fn other_processor() -> Option<&'static str> {
+    None
 }
 
 /// Only Windows opens windows for programs.

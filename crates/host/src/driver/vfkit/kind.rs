@@ -24,6 +24,8 @@ pub struct Kind {
     pub stops_hard: bool,
     /// Characters of a path that its options can't have: there is no escape for them.
     pub forbidden: &'static [(char, &'static str)],
+    /// What it makes of its sockets' paths.
+    pub sockets: Sockets,
     /// Whether it can give the guest Rosetta, which runs programs of amd64 on Apple silicon.
     pub has_rosetta: bool,
     /// Most memory of a guest, in MiB.
@@ -46,6 +48,16 @@ pub enum Network {
     Nat,
     /// A program beside it ([`super::proxy`]).
     Proxy,
+}
+
+/// What a program makes of its sockets' paths.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// Paths.
+    Paths,
+    /// Parts of addresses (URLs): what can't stand in one is read as something else, and the socket is made elsewhere, if at
+    /// all (vfkit's pkg/vf/vsock.go, pkg/rest/rest.go).
+    Addresses,
 }
 
 /// What lets a guest stand still.
@@ -71,6 +83,7 @@ pub static VFKIT: Kind = Kind {
     pause: Pause::Control,
     stops_hard: true,
     forbidden: &[COMMA, QUOTE],
+    sockets: Sockets::Addresses,
     has_rosetta: true,
     most_memory_mib: None,
 };
@@ -88,6 +101,7 @@ pub static KRUNKIT: Kind = Kind {
     pause: Pause::Signal,
     stops_hard: false,
     forbidden: &[COMMA, QUOTE, ('=', "has an equals sign")],
+    sockets: Sockets::Paths,
     has_rosetta: false,
     most_memory_mib: Some(61_440), // src/context.rs of its sources
 };

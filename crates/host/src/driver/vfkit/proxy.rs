@@ -45,6 +45,12 @@ pub fn socket(home: &Home) -> PathBuf {
     home.machine("net.sock")
 }
 
+/// The socket's other end, which krunkit makes beside it (libkrun's src/devices/src/virtio/net/unixgram.rs): the longest
+/// path of a home's sockets.
+fn other_end(home: &Home) -> PathBuf {
+    home.machine("net.sock-krun.sock")
+}
+
 /// What it said last.
 pub fn said(home: &Home) -> String {
     tail(&home.machine("gvproxy.log"), SAID_LINES)
@@ -53,6 +59,11 @@ pub fn said(home: &Home) -> String {
 impl Proxy {
     /// Starts one in the place of any that is left; returns when it listens. Its end is told.
     pub async fn start(home: &Home, tell: Tell) -> Result<Self, HostError> {
+        let other = other_end(home);
+        let len = other.as_os_str().len();
+        if len > platform::SOCKET_PATH {
+            return Err(HostError::PathTooLong { path: other, len, max: platform::SOCKET_PATH });
+        }
         let program = parts::gvproxy()?;
         end_unrecorded(home);
         let (socket, log) = (socket(home), home.machine("gvproxy.log"));
@@ -106,5 +117,21 @@ impl Drop for Proxy {
 pub fn end(home: &Home, pid: u32) {
     if platform::command_names(pid, &socket(home).to_string_lossy()) {
         platform::end(pid, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_home_with_no_room_for_krunkits_own_socket_is_refused_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let fills = platform::SOCKET_PATH - "/machine/link.sock".len() - dir.path().as_os_str().len() - 1;
+        let home = Home::at(dir.path().join("h".repeat(fills)), false).unwrap();
+        let error = Proxy::start(&home, Arc::new(|_| ())).await.err().unwrap();
+        assert_eq!(error.code(), "path_too_long");
     }
 }

@@ -101,6 +101,8 @@ fn parse(answer: &[u8]) -> io::Result<Vec<u8>> {
         Some(at) => (String::from_utf8_lossy(&answer[..at]), &answer[at + 4..]),
         None => return Err(io::Error::other("it closed the connection without an answer")),
     };
+    // Older krunkits send their text as C has it, with the null that ends it, and no length (src/status.rs).
+    let body = body.strip_suffix(b"\0").unwrap_or(body);
     match head.split(' ').nth(1) {
         Some("200" | "202") => Ok(body.to_vec()),
         Some(code) => {
@@ -121,6 +123,12 @@ mod tests {
         let refused = "HTTP/1.1 500 Internal Server Error\r\n\r\n{\"error\":\"invalid state\"}";
         assert!(of(refused).unwrap_err().contains("500: {\"error\":\"invalid state\"}"));
         assert!(of("").is_err() && of("nonsense\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn answers_as_krunkit_gives_them() {
+        let old = "HTTP/1.1 200 OK\r\nContent-type: application/json\r\n\r\n{\"state\": \"VirtualMachineStateRunning\"}\0";
+        assert_eq!(parse(old.as_bytes()).unwrap(), b"{\"state\": \"VirtualMachineStateRunning\"}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ const UNPACKED: Duration = Duration::from_secs(900);
 /// What is kept of what it says, in characters.
 const SAID: usize = 400;
 /// Parts of codes that say that Windows' own part is off or not there, as `wsl.exe` or its older stub gives them.
-const IS_OFF: [&str; 8] = [
+const IS_OFF: [&str; 10] = [
     "HCS_E_HYPERV_NOT_INSTALLED",
     "HCS_E_SERVICE_NOT_AVAILABLE",
     "WSL_E_VIRTUAL_MACHINE_PLATFORM_REQUIRED",
@@ -32,7 +32,14 @@ const IS_OFF: [&str; 8] = [
     "0x80370102",
     "0x80370114",
     "0x8007019e",
+    // Its own parts are not registered: it is half installed.
+    "REGDB_E_CLASSNOTREG",
+    // The stub of a Windows without WSL has no code in what it says, but the page that tells how it is had.
+    "aka.ms/wslinstall",
 ];
+/// Options that only its own list of them names: what it says to a word that it doesn't know. Windows' own part of WSL, before
+/// it came as a package, knows less of them.
+const USAGE: [&str; 3] = ["--distribution", "--exec", "--import"];
 
 /// The program.
 #[derive(Debug, Clone)]
@@ -132,11 +139,20 @@ impl Service {
         }
         // It speaks of its own failures on either stream; a program in the distribution on its standard error.
         let said = format!("{} {}", decode(&output.stdout).trim(), decode(&output.stderr).trim());
-        let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SAID).collect();
-        if IS_OFF.iter().any(|code| said.contains(code)) {
-            return Err(HostError::WslOff(said));
-        }
-        Err(HostError::Wsl { what, said: format!("{said} ({})", output.status) })
+        Err(failure(what, &said, &output.status.to_string()))
+    }
+}
+
+/// What it means that it could not do something.
+fn failure(what: &'static str, said: &str, status: &str) -> HostError {
+    let is_usage = USAGE.iter().all(|word| said.contains(word));
+    let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SAID).collect();
+    if IS_OFF.iter().any(|code| said.contains(code)) {
+        HostError::WslOff(said)
+    } else if is_usage {
+        HostError::WslOld(said)
+    } else {
+        HostError::Wsl { what, said: format!("{said} ({status})") }
     }
 }
 
@@ -163,6 +179,24 @@ fn decode(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Words as Windows 10's own `wsl.exe` and Windows 11's stub have them.
+    #[test]
+    fn what_can_be_mended_is_told_from_other_failures() {
+        let code = |said: &str| failure("do it", said, "exit code: 1").code().to_owned();
+        let usage = "Invalid command line option: --cd Copyright (c) Microsoft Corporation. All rights reserved. \
+            Usage: wsl.exe [Argument] [Options...] [CommandLine] --exec, -e <CommandLine> --distribution, -d <Distro> \
+            --user, -u <UserName> --import <Distro> <InstallLocation> <FileName> [Options]";
+        assert_eq!(code(usage), "wsl_old");
+        let stub = "Das Windows-Subsystem für Linux ist nicht installiert. Sie können es mit 'wsl.exe --install' installieren. \
+            Weitere Informationen finden Sie unter https://aka.ms/wslinstall";
+        assert_eq!(code(stub), "wsl_off");
+        assert_eq!(
+            code("Class not registered Error code: Wsl/CallMsi/Install/REGDB_E_CLASSNOTREG"),
+            "wsl_off"
+        );
+        assert_eq!(code("Error code: Wsl/Service/WSL_E_DISTRO_NOT_FOUND"), "wsl");
+    }
 
     #[test]
     fn what_it_says_is_read_in_either_form() {

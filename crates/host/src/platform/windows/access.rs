@@ -60,7 +60,8 @@ impl User {
     }
 }
 
-/// A list that lets this user do everything and nobody else anything. `inherit`: what is made below has it as well.
+/// A list that lets this user do everything and nobody else anything. `inherit`: what is made below has it as well, and
+/// Windows itself may do everything: its services do what WSL does with a distribution's folder, and look for viruses.
 pub struct Private {
     descriptor: PSECURITY_DESCRIPTOR,
 }
@@ -72,10 +73,7 @@ unsafe impl Sync for Private {}
 
 impl Private {
     pub fn new(inherit: bool) -> io::Result<Self> {
-        let flags = if inherit { "OICI" } else { "" };
-        // Owned by the user, also where an elevated program's things would be the administrators'.
-        let user = User::current()?.text()?;
-        let text = format!("O:{user}D:P(A;{flags};FA;;;{user})");
+        let text = words(&User::current()?.text()?, inherit);
         let text: Vec<u16> = text.encode_utf16().chain([0]).collect();
         let mut descriptor = null_mut();
         // SAFETY: the text ends in a null; what comes back is freed when dropped.
@@ -104,6 +102,15 @@ impl Drop for Private {
     fn drop(&mut self) {
         // SAFETY: it was allocated for us.
         unsafe { LocalFree(self.descriptor) };
+    }
+}
+
+/// The list in words (SDDL).
+fn words(user: &str, inherit: bool) -> String {
+    // Owned by the user, also where an elevated program's things would be the administrators'.
+    match inherit {
+        true => format!("O:{user}D:P(A;OICI;FA;;;{user})(A;OICI;FA;;;SY)"),
+        false => format!("O:{user}D:P(A;;FA;;;{user})"),
     }
 }
 
@@ -150,6 +157,13 @@ fn code_to_result(code: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_the_users_and_windows_own_pipes_the_users_alone() {
+        assert_eq!(words("S-1-5-21-7", true), "O:S-1-5-21-7D:P(A;OICI;FA;;;S-1-5-21-7)(A;OICI;FA;;;SY)");
+        assert_eq!(words("S-1-5-21-7", false), "O:S-1-5-21-7D:P(A;;FA;;;S-1-5-21-7)");
+        Private::new(true).and(Private::new(false)).unwrap();
+    }
 
     #[test]
     fn a_folder_of_the_users_alone_is_still_theirs() {

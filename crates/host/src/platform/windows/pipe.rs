@@ -6,6 +6,7 @@ use std::{
     os::windows::io::AsRawHandle,
     path::Path,
     pin::Pin,
+    ptr::null_mut,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use tokio::{
     net::windows::named_pipe::{ClientOptions, NamedPipeClient, NamedPipeServer, PipeMode, ServerOptions},
     time::{Instant, sleep},
 };
-use windows_sys::Win32::Foundation::ERROR_PIPE_BUSY;
+use windows_sys::Win32::{Foundation::ERROR_PIPE_BUSY, System::Pipes::PeekNamedPipe};
 
 use super::access::{Private, is_own_pipe};
 
@@ -36,8 +37,6 @@ pub struct Socket {
     end: End,
     /// The end of what is sent was said.
     said_end: bool,
-    /// The other end was closed.
-    is_left: bool,
 }
 
 #[derive(Debug)]
@@ -68,11 +67,7 @@ impl Listener {
     pub async fn accept(&mut self) -> io::Result<Socket> {
         self.next.connect().await?;
         let next = end(&self.name, false)?;
-        Ok(Socket {
-            end: End::Server(std::mem::replace(&mut self.next, next)),
-            said_end: false,
-            is_left: false,
-        })
+        Ok(Socket { end: End::Server(std::mem::replace(&mut self.next, next)), said_end: false })
     }
 }
 
@@ -88,7 +83,7 @@ pub async fn connect(path: &Path) -> io::Result<Socket> {
                         "the pipe of that name is another user's",
                     ));
                 }
-                return Ok(Socket { end: End::Client(client), said_end: false, is_left: false });
+                return Ok(Socket { end: End::Client(client), said_end: false });
             }
             Err(error)
                 if error.raw_os_error() == Some(ERROR_PIPE_BUSY as i32) && since.elapsed() < BUSY.0 =>
@@ -100,9 +95,16 @@ pub async fn connect(path: &Path) -> io::Result<Socket> {
     }
 }
 
-/// Whether whoever was at the other end was found gone, and not only to have said that nothing more is to come.
+/// Whether whoever was at the other end has gone, and not only said that nothing more is to come. Reading tells both as the
+/// same end (`mio` makes one of `ERROR_BROKEN_PIPE`), so the pipe itself is asked.
 pub fn has_left(socket: &Socket) -> bool {
-    socket.is_left
+    let pipe = match &socket.end {
+        End::Server(end) => end.as_raw_handle(),
+        End::Client(end) => end.as_raw_handle(),
+    };
+    // SAFETY: the handle is open for as long as its owner, and nothing is asked for that would have to be written anywhere.
+    let there = unsafe { PeekNamedPipe(pipe, null_mut(), 0, null_mut(), null_mut(), null_mut()) };
+    there == 0
 }
 
 /// Whether somebody listens at a name.
@@ -128,14 +130,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match ready!(on_end!(self, end => Pin::new(end).poll_read(cx, into))) {
-            // A pipe whose other end is closed: what a unix socket tells by an end of file.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.is_left = true;
-                Poll::Ready(Ok(()))
-            }
-            other => Poll::Ready(other),
-        }
+        on_end!(self, end => Pin::new(end).poll_read(cx, into))
     }
 }
 
