@@ -5,7 +5,10 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
+use tokio::sync::broadcast::{
+    self,
+    error::{RecvError, TryRecvError},
+};
 
 /// Past events kept for `since`, as many as dockerd keeps.
 const KEPT: usize = 256;
@@ -89,8 +92,72 @@ impl Events {
         (past.iter().cloned().collect(), self.live.subscribe())
     }
 
+    /// The next event of those that come, until a time; `None` when none comes any more. What happened before that time and waits to
+    /// be heard is told, what happened after it is not.
+    pub async fn next(live: &mut broadcast::Receiver<Event>, until: Option<SystemTime>) -> Option<Event> {
+        loop {
+            let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
+            let heard = match left {
+                None => live.recv().await,
+                Some(Duration::ZERO) => match live.try_recv() {
+                    Ok(event) => Ok(event),
+                    Err(TryRecvError::Lagged(n)) => Err(RecvError::Lagged(n)),
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+                },
+                Some(left) => match tokio::time::timeout(left, live.recv()).await {
+                    Ok(heard) => heard,
+                    Err(_) => continue,
+                },
+            };
+            match heard {
+                Ok(event) if until.is_none_or(|until| event.at <= until) => return Some(event),
+                Ok(_) => {}
+                Err(RecvError::Lagged(n)) => {
+                    tracing::warn!("a listener lost {n} events: it reads too slowly");
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
     /// How many listen now.
     pub fn listeners(&self) -> usize {
         self.live.receiver_count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn emit(events: &Events, action: &str) {
+        events.emit("container", action, "c", BTreeMap::new());
+    }
+
+    #[tokio::test]
+    async fn what_happens_after_the_end_is_not_told_and_what_happened_before_it_is() {
+        let events = Events::default();
+        let (_, mut live) = events.subscribe();
+        emit(&events, "start");
+        let until = SystemTime::now();
+        while SystemTime::now() == until {}
+        emit(&events, "die");
+        let told = Events::next(&mut live, Some(until)).await;
+        assert_eq!(told.map(|event| event.action).as_deref(), Some("start"));
+        assert!(Events::next(&mut live, Some(until)).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_still_to_come_is_waited_for() {
+        let events = Events::default();
+        let (_, mut live) = events.subscribe();
+        let until = SystemTime::now() + Duration::from_millis(50);
+        assert!(Events::next(&mut live, Some(until)).await.is_none());
+        assert!(SystemTime::now() >= until);
+        // Without one, until there is nobody to tell anything.
+        emit(&events, "start");
+        assert!(Events::next(&mut live, None).await.is_some());
+        drop(events);
+        assert!(Events::next(&mut live, None).await.is_none());
     }
 }

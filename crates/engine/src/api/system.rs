@@ -1,12 +1,10 @@
 //! The engine itself: ping, version, info, events, disk usage.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::broadcast::error::RecvError;
 
 use super::reply::{ByteStream, Reply};
 use super::request::{Call, Filters, Version};
@@ -14,7 +12,7 @@ use super::{NEWEST, OLDEST};
 use crate::config::OWN_RUNTIME;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::events::Event;
+use crate::events::{Event, Events};
 use crate::time;
 
 /// The version Docker's tools see: that of the API's behaviour, with ours behind the plus.
@@ -276,24 +274,12 @@ pub async fn events(engine: Arc<Engine>, call: Call) -> Result<Reply> {
         for event in past.iter().filter(|e| before_end(e) && wanted(&filters, e)) {
             out.send(line(event)).await?;
         }
-        let end = async {
-            match until {
-                Some(until) => {
-                    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
-                    tokio::time::sleep(left).await;
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::pin!(end);
         loop {
             tokio::select! {
-                () = &mut end => return Ok(()),
-                event = live.recv() => match event {
-                    Ok(event) if wanted(&filters, &event) => out.send(line(&event)).await?,
-                    Ok(_) => {}
-                    Err(RecvError::Lagged(n)) => tracing::warn!("a listener lost {n} events: it reads too slowly"),
-                    Err(RecvError::Closed) => return Ok(()),
+                event = Events::next(&mut live, until) => match event {
+                    Some(event) if wanted(&filters, &event) => out.send(line(&event)).await?,
+                    Some(_) => {}
+                    None => return Ok(()),
                 },
                 () = out.closed() => return Ok(()),
             }
@@ -363,7 +349,7 @@ impl Drop for Guarded {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, time::SystemTime};
 
     use super::*;
 
