@@ -1,7 +1,10 @@
 //! The guest of arm64 on whatever computer this is: booted by QEMU, translated, a container run in it by the stock CLI;
 //! programs of one processor in the guest of the other, both ways; and all of it as on Apple silicon, by vfkit's double.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use tests::machine::{Foreign, Machine};
 use tests::{Outcome, eventually, tool};
@@ -106,6 +109,17 @@ fn as_on_apple_silicon_with_a_shared_folder_and_rosetta() {
     machine.load(&our_image());
     let uname = ["run", "--rm", "--platform", "linux/amd64", "coracle/welcome", "busybox", "uname", "-m"];
     assert_eq!(machine.docker(&uname).ok(), "x86_64");
+
+    // The computer's own services, which Apple's network doesn't lead to.
+    let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    let serve = std::thread::spawn(move || service.accept()?.0.write_all(b"from the host\n"));
+    let script = format!("busybox nc host.docker.internal {port} </dev/null");
+    assert_eq!(
+        machine.docker(&["run", "--rm", "coracle/welcome", "sh", "-c", &script]).ok(),
+        "from the host"
+    );
+    serve.join().unwrap().unwrap();
 
     std::os::unix::fs::chown(folder.path(), Some(machine.user()), Some(machine.user())).unwrap();
     std::fs::write(folder.path().join("file"), "from the host").unwrap();

@@ -28,6 +28,9 @@ fn differences(group: &Group, known: &Known) -> String {
                         d.place, d.theirs, d.ours
                     )
                     .expect("a string");
+                    if !ours.said.is_empty() {
+                        writeln!(found, "  we said: {:?}", ours.said).expect("a string");
+                    }
                 }
             }
         }

@@ -287,6 +287,8 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await tab(page, "Files");
   const go = (name) => page.getByRole("button", { name: new RegExp(`^${name} `) }).click();
   const preview = (name) => page.getByRole("region", { name: `Preview of ${name}` });
+  // Of this file: until its preview is there, the one before has its own.
+  const edit = (name) => preview(name).getByRole("button", { name: "Edit", exact: true }).click();
   await go("w");
   assert.match(await page.getByRole("button", { name: /^link/ }).innerText(), /^link\s*→ \/etc/);
   await go("plain.txt");
@@ -295,7 +297,7 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await preview("plain.txt").waitFor({ state: "detached" });
   // Saved with its owner and mode.
   await go("plain.txt");
-  await button("Edit").click();
+  await edit("plain.txt");
   const area = (name) => page.getByRole("textbox", { name: `Text of ${name}` });
   await area("plain.txt").fill("changed\n");
   await accessible(page, "a file that is edited");
@@ -308,14 +310,14 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await preview("plain.txt").getByText("changed", { exact: true }).waitFor();
   // Lines end as they did.
   await go("win.txt");
-  await button("Edit").click();
+  await edit("win.txt");
   await area("win.txt").fill("one\nthree\n");
   await button("Save").click();
   await status("win.txt saved").first().waitFor();
   assert.equal(await inside("od", "-An", "-c", "/w/win.txt"), "o   n   e  \\r  \\n   t   h   r   e   e  \\r  \\n");
   // What was typed outlives a look elsewhere; what was written meanwhile is not lost.
   await go("plain.txt");
-  await button("Edit").click();
+  await edit("plain.txt");
   await area("plain.txt").fill("mine\n");
   await tab(page, "Logs");
   await inside("sh", "-c", "echo theirs > /w/plain.txt");
@@ -332,7 +334,7 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await eventually("it is saved", async () => (await inside("cat", "/w/plain.txt").catch(() => "")) === "mine");
   await preview("plain.txt").getByText("mine", { exact: true }).waitFor();
   // What was removed is made anew, with owner and mode.
-  await button("Edit").click();
+  await edit("plain.txt");
   await area("plain.txt").fill("again\n");
   await inside("rm", "/w/plain.txt");
   await button("Save").click();
@@ -350,7 +352,7 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await button("Up").click();
   await go("etc");
   await go("hosts");
-  await button("Edit").click();
+  await edit("hosts");
   await area("hosts").press("Control+End");
   await page.keyboard.type("10.0.0.9 elsewhere\n");
   await button("Save").click();
@@ -359,7 +361,7 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await button("Up").click();
   await go("fixed");
   await go("v.txt");
-  await button("Edit").click();
+  await edit("v.txt");
   await area("v.txt").fill("no\n");
   await button("Save").click();
   await preview("v.txt").getByRole("alert").getByText(/read-only/).waitFor();
@@ -369,7 +371,7 @@ test("files: the preview is closed, a text is edited, and what stands in the way
   await row(page, "desk").click();
   await tab(page, "Files");
   await go("v.txt");
-  await button("Edit").click();
+  await edit("v.txt");
   await area("v.txt").fill("written here\n");
   await tab(page, "Overview");
   await tab(page, "Files");

@@ -8,7 +8,9 @@ use crate::{
     GuestError, IN_ROOT, binfmt,
     cmdline::{Arguments, Link, Share},
     dhcp::Lease,
-    disk, modules,
+    disk,
+    loopback::Loopback,
+    modules,
     names::Names,
     network, say, sys,
 };
@@ -120,10 +122,11 @@ pub fn root(words: Option<&str>) -> Arguments {
 }
 
 /// What the engine needs: modules, network, data disk. Both halves run side by side. A lease is passed on
-/// to be kept. Gives the network's way out.
+/// to be kept. Gives where containers find the host.
 pub fn services(
     arguments: &Arguments,
     names: &Names,
+    loopback: &Loopback,
     leased: impl FnOnce(Lease) + Send,
 ) -> Result<Option<Ipv4Addr>, GuestError> {
     let is_hosted = arguments.is_hosted();
@@ -137,6 +140,9 @@ pub fn services(
                 if arguments.net.is_some() {
                     problem(names.open());
                 }
+            }
+            if arguments.loopback_by_link {
+                problem(loopback.open(is_hosted));
             }
             match network::up(arguments.net.as_ref(), names) {
                 Ok((gateway, lease)) => {
@@ -168,7 +174,7 @@ pub fn services(
         if shares.join().is_err() {
             say("mounting the shares panicked");
         }
-        data.map(|()| arguments.host.or(gateway))
+        data.map(|()| loopback.address().or(arguments.host).or(gateway))
     })
 }
 

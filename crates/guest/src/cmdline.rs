@@ -19,6 +19,8 @@ pub struct Arguments {
     pub shares: Vec<Share>,
     /// Where the host is, where that isn't the network's gateway.
     pub host: Option<Ipv4Addr>,
+    /// Whether the link, and not the network, leads to the host's loopback ([`crate::loopback`]).
+    pub loopback_by_link: bool,
     /// The tag of Rosetta, where the host gives it.
     pub rosetta: Option<String>,
     /// Where the host's own network leads: subnets that containers don't get.
@@ -153,6 +155,7 @@ impl Arguments {
                         GuestError::Invalid(format!("a boot argument that is not understood: {word}"))
                     })?);
                 }
+                Some(("coracle.loopback", way)) => arguments.loopback_by_link = way == "link",
                 Some(("coracle.rosetta", tag)) => arguments.rosetta = Some(tag.to_owned()),
                 Some(("coracle.taken", subnets)) => {
                     arguments.taken = subnets.split(',').map(str::to_owned).collect();
@@ -206,6 +209,8 @@ mod tests {
         let host = Arguments::parse("coracle.host=172.20.0.1").unwrap().host;
         assert_eq!(host, Some(Ipv4Addr::new(172, 20, 0, 1)));
         assert!(Arguments::parse("coracle.host=here").is_err());
+        assert!(Arguments::parse("coracle.loopback=link").unwrap().loopback_by_link);
+        assert!(!Arguments::parse("coracle.loopback=network").unwrap().loopback_by_link);
         assert_eq!(Arguments::parse("coracle.rosetta=r").unwrap().rosetta.as_deref(), Some("r"));
         let taken = Arguments::parse("coracle.taken=192.168.1.0/24,10.0.0.0/8").unwrap().taken;
         assert_eq!(taken, ["192.168.1.0/24", "10.0.0.0/8"]);

@@ -13,6 +13,7 @@
 //!               ports socket                     ports    <--frames--- coracle-engine
 //!               the host's changes, repeated     echo
 //!               names, asked of the host         names
+//!               the host's loopback, likewise    loopback
 //!               orphans                          reaper
 //! ```
 //!
@@ -23,7 +24,7 @@
 //!
 //! Boot arguments: `coracle.root=DEV coracle.data=DEV coracle.net=ADDR/LEN,GATEWAY,DNS` (or `dhcp`, or none: no network)
 //! `coracle.link=serial` (or `vsock:PORT`, `unix:PATH`) `coracle.share=TAG,PATH` `coracle.host=ADDR` (where that isn't the
-//! gateway).
+//! gateway) `coracle.loopback=link` (where neither leads to the host's loopback).
 
 mod binfmt;
 mod boot;
@@ -35,6 +36,7 @@ mod engine;
 pub mod hosted;
 mod idle;
 mod last_words;
+mod loopback;
 mod modules;
 mod names;
 mod network;
@@ -142,14 +144,17 @@ async fn run(arguments: cmdline::Arguments) {
     let (stop, stopping) = tokio::sync::mpsc::channel(1);
     let echo = echo::Echo::start(arguments.shares.clone());
     let names = names::Names::default();
+    let loopback = loopback::Loopback::default();
     let booted = tokio::task::spawn_blocking({
-        let (arguments, echo, names) = (arguments.clone(), echo.clone(), names.clone());
+        let (arguments, echo, names, loopback) =
+            (arguments.clone(), echo.clone(), names.clone(), loopback.clone());
         let runtime = tokio::runtime::Handle::current();
         boot::link_driver(&arguments.link);
         move || {
             let keep = |lease| drop(runtime.spawn(network::keep(lease, names.clone())));
-            let booted = boot::services(&arguments, &names, keep);
+            let booted = boot::services(&arguments, &names, &loopback, keep);
             runtime.spawn(names.clone().serve());
+            runtime.spawn(loopback.serve());
             if !arguments.is_hosted() {
                 echo.meet_shares();
             }
@@ -158,7 +163,8 @@ async fn run(arguments: cmdline::Arguments) {
     });
     let engine = engine::Engine::start(reaper.clone(), booted, arguments.clone());
     tokio::spawn(ports.clone().serve());
-    let served = serve::Served::new(engine.clone(), ports, echo, names, arguments.data.clone(), stop, reaper);
+    let (data, engine_too) = (arguments.data.clone(), engine.clone());
+    let served = serve::Served { engine: engine_too, ports, echo, names, loopback, data, stop, reaper };
     let link = tokio::spawn(served.link(arguments.link));
     let grace = shutdown::wait(stopping).await;
     // The link stays up while the engine stops, so that the host sees it.

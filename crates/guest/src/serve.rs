@@ -7,10 +7,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use link::{Frames, LinkError, Session, Stream, Strict, header, in_step, write_frame};
+use link::{Frames, LinkError, Session, Stream, dialled, header, in_step, write_frame};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_bidirectional_with_sizes},
-    net::{TcpStream, UdpSocket, UnixListener, UnixStream},
+    io::AsyncWriteExt,
+    net::{TcpStream, UnixListener, UnixStream},
     sync::{mpsc, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
@@ -21,53 +21,45 @@ use wire::{
 };
 
 use crate::{
-    BUILD, RELEASE, cmdline::Link, disk, echo::Echo, engine, engine::Engine, idle::Idle, names::Names,
-    ports::Relay, reaper::Reaper, say, sys,
+    BUILD, RELEASE, cmdline::Link, disk, echo::Echo, engine, engine::Engine, idle::Idle, loopback::Loopback,
+    names::Names, ports::Relay, reaper::Reaper, say, sys,
 };
 
 /// Most threads that serve streams.
 pub const MAX_WORKERS: usize = 4;
 /// Pause before the port is looked at again while no host is there (virtio-serial has no event for it).
 const PORT_POLL: Duration = Duration::from_millis(20);
-/// Bytes a stream copies at a time, each way: a whole frame.
-const COPY: usize = wire::sync::MAX_BODY;
 /// Time in which an address in the guest must take a connection.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Time in which an engine that is starting must answer, before a Docker stream is refused.
 const ENGINE_LIMIT: Duration = Duration::from_secs(60);
 /// What a terminal takes for the end of what is typed (^D).
 const END_OF_FILE: u8 = 4;
-/// A datagram's most bytes.
-const DATAGRAM: usize = 65_535;
 /// A clock that is off by less is left alone.
 const CLOCK_SLACK: Duration = Duration::from_millis(20);
 
 /// What streams are served with.
 #[derive(Clone)]
 pub struct Served {
-    engine: Engine,
-    ports: Relay,
-    echo: Echo,
-    names: Names,
-    data: Option<String>,
-    stop: mpsc::Sender<Duration>,
-    reaper: Reaper,
+    /// The engine that is supervised.
+    pub engine: Engine,
+    /// Published ports.
+    pub ports: Relay,
+    /// The host's changes, repeated.
+    pub echo: Echo,
+    /// Who answers questions about names.
+    pub names: Names,
+    /// The host's loopback.
+    pub loopback: Loopback,
+    /// Device of the data disk.
+    pub data: Option<String>,
+    /// Who is told to stop, and in what time.
+    pub stop: mpsc::Sender<Duration>,
+    /// Who spawns.
+    pub reaper: Reaper,
 }
 
 impl Served {
-    /// All that streams want.
-    pub fn new(
-        engine: Engine,
-        ports: Relay,
-        echo: Echo,
-        names: Names,
-        data: Option<String>,
-        stop: mpsc::Sender<Duration>,
-        reaper: Reaper,
-    ) -> Self {
-        Self { engine, ports, echo, names, data, stop, reaper }
-    }
-
     /// Serves hosts, one after the other, for ever.
     pub async fn link(self, link: Link) {
         match link {
@@ -175,7 +167,7 @@ impl Served {
             Open::Control => self.control(stream, session).await,
             Open::Docker => {
                 let socket = self.docker().await;
-                join(stream, socket).await
+                dialled::join(stream, socket).await
             }
             Open::Tcp { to, from: _ } => {
                 let socket = match timeout(DIAL_LIMIT, TcpStream::connect(to)).await {
@@ -186,11 +178,11 @@ impl Served {
                     Ok(Err(error)) => Err(format!("{to}: {error}")),
                     Err(_) => Err(format!("{to} does not answer")),
                 };
-                join(stream, socket).await
+                dialled::join(stream, socket).await
             }
-            Open::Udp { to, from: _ } => datagrams(stream, to).await,
-            // The host has resolvers of its own.
-            Open::Names { .. } => Ok(()),
+            Open::Udp { to, from: _ } => dialled::datagrams(stream, to).await,
+            // The host has resolvers and a loopback of its own.
+            Open::Names { .. } | Open::Loopback { .. } => Ok(()),
             Open::Shell { columns, rows } => self.shell(stream, columns, rows).await,
         }
     }
@@ -246,6 +238,7 @@ impl Served {
                     Some(ToGuest::Changed { share, changes }) => self.echo.repeat(&share, changes),
                     Some(ToGuest::Routes { subnets }) => self.engine.avoid(&subnets),
                     Some(ToGuest::Names) => self.names.ask_by(session.clone()),
+                    Some(ToGuest::Loopback) => self.loopback.ask_by(session.clone()),
                     Some(ToGuest::ShareLost { share }) => lost(&share),
                     Some(ToGuest::Ping { n }) => {
                         write_frame(&mut writer, &ToHost::Pong { n, quiet: idle.is_quiet() }).await?;
@@ -279,7 +272,8 @@ impl Served {
         let (master, pid, _) = match self.reaper.spawn(|| sys::shell(columns, rows)) {
             Ok(started) => started,
             Err(error) => {
-                return refuse(&mut stream, format!("the shell could not be started: {error}")).await;
+                return dialled::refuse(&mut stream, format!("the shell could not be started: {error}"))
+                    .await;
             }
         };
         let _hang_up = HangUp(pid);
@@ -318,75 +312,6 @@ struct HangUp(u32);
 impl Drop for HangUp {
     fn drop(&mut self) {
         sys::signal(self.0, nix::sys::signal::Signal::SIGHUP);
-    }
-}
-
-/// Says whether it went well, then passes bytes both ways; an end of file passes by itself. When the host drops the stream
-/// the socket is closed at once: nobody is there any more for whom something could come.
-async fn join(
-    mut stream: Stream,
-    socket: Result<impl AsyncRead + AsyncWrite + Unpin, String>,
-) -> Result<(), LinkError> {
-    match socket {
-        Ok(mut socket) => {
-            let told = write_frame(&mut stream, &Opened::Ok).await;
-            let mut stream = Strict::new(stream);
-            match told {
-                Ok(()) => drop(copy_bidirectional_with_sizes(&mut stream, &mut socket, COPY, COPY).await?),
-                // The host has dropped it already. What it had said is still said: who asks for something and does not
-                // wait for the answer has asked.
-                Err(_) => drop(copy(&mut stream, &mut socket).await?),
-            }
-            Ok(())
-        }
-        Err(message) => refuse(&mut stream, message).await,
-    }
-}
-
-async fn refuse(stream: &mut Stream, message: String) -> Result<(), LinkError> {
-    write_frame(stream, &Opened::Failed { message }).await?;
-    stream.shutdown().await?;
-    Ok(())
-}
-
-/// One peer's datagrams, each a length and its bytes.
-async fn datagrams(mut stream: Stream, to: std::net::SocketAddr) -> Result<(), LinkError> {
-    let any: std::net::IpAddr = if to.is_ipv4() {
-        std::net::Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        std::net::Ipv6Addr::UNSPECIFIED.into()
-    };
-    let dial = async {
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(to).await?;
-        Ok::<_, std::io::Error>(socket)
-    };
-    let socket = match dial.await {
-        Ok(socket) => socket,
-        Err(error) => return refuse(&mut stream, format!("{to}: {error}")).await,
-    };
-    write_frame(&mut stream, &Opened::Ok).await?;
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let out = async {
-        let mut datagram = vec![0; DATAGRAM];
-        loop {
-            let len = usize::from(reader.read_u16().await?);
-            reader.read_exact(&mut datagram[..len]).await?;
-            let _ = socket.send(&datagram[..len]).await; // lost, as datagrams may be
-        }
-    };
-    let back = async {
-        let mut datagram = vec![0; DATAGRAM + 2];
-        loop {
-            let Ok(len) = socket.recv(&mut datagram[2..]).await else { continue };
-            datagram[..2].copy_from_slice(&(len as u16).to_be_bytes());
-            writer.write_all(&datagram[..2 + len]).await?;
-            writer.flush().await?;
-        }
-    };
-    tokio::select! {
-        end = out => end,
-        end = back => end,
     }
 }
 

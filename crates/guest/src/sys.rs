@@ -4,11 +4,13 @@
 mod interface;
 mod port;
 mod terminal;
+mod tun;
 mod vsock;
 
-pub use interface::{Interface, broadcast_socket, configure_interface};
+pub use interface::{Interface, broadcast_socket, configure_interface, set_mtu};
 pub use port::Port;
 pub use terminal::shell;
+pub use tun::{Tun, make_tun};
 pub use vsock::Vsock;
 
 use std::{

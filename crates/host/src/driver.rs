@@ -15,6 +15,9 @@ use crate::{Home, HostError, Settings, platform};
 /// Room that the home's file system must have for a start, in MiB.
 const ROOM_MIB: u64 = 256;
 
+/// The boot argument of a guest whose network doesn't lead to this computer's loopback: it asks for services there by the link.
+const LOOPBACK_BY_LINK: &str = "coracle.loopback=link";
+
 /// Who hears of events.
 pub type Tell = Arc<dyn Fn(Event) + Send + Sync>;
 

@@ -23,7 +23,7 @@ use wire::{
     setup::Setup,
 };
 
-use crate::{BUILD, RELEASE, driver::Channel, forward::Route, names, platform, ports::Ports, routes};
+use crate::{BUILD, RELEASE, asked, driver::Channel, forward::Route, platform, ports::Ports, routes};
 
 /// Pause before the link is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -194,7 +194,7 @@ async fn control(
     let mut frames = Frames::new(reader);
     let ours = Hello::ours(RELEASE, BUILD);
     write_frame(&mut writer, &ToGuest::Hello(ours.clone())).await?;
-    let mut names = std::pin::pin!(names::serve(session));
+    let mut asked_of_us = std::pin::pin!(asked::serve(session));
     let (mut clock, mut ping) = (interval(CLOCK), interval(PING.0));
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ping.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -214,6 +214,7 @@ async fn control(
                                 write_frame(&mut writer, &ToGuest::Setup(setup())).await?;
                             }
                             write_frame(&mut writer, &ToGuest::Names).await?;
+                            write_frame(&mut writer, &ToGuest::Loopback).await?;
                             clock.reset_immediately();
                             tell(Event::Hello(theirs, version));
                         }
@@ -257,7 +258,7 @@ async fn control(
                 n += 1;
                 write_frame(&mut writer, &ToGuest::Ping { n }).await?;
             }
-            () = &mut names => return Err(LinkError::Closed),
+            () = &mut asked_of_us => return Err(LinkError::Closed),
             () = session.closed() => return Err(LinkError::Closed),
         }
     }

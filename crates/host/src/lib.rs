@@ -27,6 +27,7 @@
 //! ```
 
 pub mod api;
+mod asked;
 mod changes;
 pub mod context;
 pub mod daemon;
@@ -37,6 +38,7 @@ mod guest;
 mod home;
 mod log;
 pub mod login;
+mod loopback;
 mod machine;
 mod names;
 mod parts;

@@ -15,19 +15,15 @@ use std::{
 };
 
 use link::{
-    LinkError, Session, Stream, header,
+    LinkError, Stream,
     names::{read_message, write_message},
 };
 use tokio::{
     io::AsyncWriteExt,
-    sync::Semaphore,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use wire::{
-    names::{MAX_ASKED, MAX_QUESTION, about, failure, known},
-    open::Open,
-};
+use wire::names::{MAX_QUESTION, about, failure, known};
 
 use crate::platform;
 use hosts::Hosts;
@@ -94,32 +90,9 @@ fn listed(text: &str) -> Vec<SocketAddr> {
     addresses.map(|ip| SocketAddr::new(ip, port)).take(MAX_RESOLVERS).collect()
 }
 
-/// Serves the streams that a guest opens, until the session ends.
-pub async fn serve(session: &Session) {
-    let names = Arc::new(Names::default());
-    // Dropping the set ends the questions with their session.
-    let mut asked = JoinSet::new();
-    loop {
-        tokio::select! {
-            stream = session.accept() => {
-                let Ok(stream) = stream else { return };
-                // Dropped above the limit, which resets the stream: the guest asks elsewhere, or is asked again.
-                let Ok(place) = names.places.clone().try_acquire_owned() else { continue };
-                let names = names.clone();
-                asked.spawn(async move {
-                    if let Err(error) = names.stream(stream).await {
-                        tracing::debug!("a question of the guest: {error}");
-                    }
-                    drop(place);
-                });
-            }
-            Some(_) = asked.join_next() => {}
-        }
-    }
-}
-
-struct Names {
-    places: Arc<Semaphore>,
+/// Answers a guest's questions.
+#[derive(Default)]
+pub struct Names {
     sources: Mutex<Option<(Instant, Arc<Sources>)>>,
 }
 
@@ -130,17 +103,9 @@ struct Sources {
     resolvers: Resolvers,
 }
 
-impl Default for Names {
-    fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(MAX_ASKED)), sources: Mutex::default() }
-    }
-}
-
 impl Names {
-    async fn stream(&self, mut stream: Stream) -> Result<(), LinkError> {
-        let Open::Names { tcp } = header(&mut stream).await? else {
-            return Err(LinkError::Refused("a guest may open streams for names alone".into()));
-        };
+    /// One question, from the stream that it came by to the same stream.
+    pub async fn answer(&self, mut stream: Stream, tcp: bool) -> Result<(), LinkError> {
         let question = timeout(LIMIT, read_message(&mut stream, MAX_QUESTION));
         let question = question.await.map_err(|_| LinkError::NoAnswer)??;
         let Some(about) = about(&question) else { return Ok(()) };
@@ -224,7 +189,6 @@ fn is_barred(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use link::names::MAX_ANSWER;
     use tokio::net::UdpSocket;
 
     use super::*;
@@ -289,17 +253,5 @@ mod tests {
         assert_eq!(asked(vec![barred]).await, Err(Nobody::MayBeAsked));
         assert_eq!(asked(vec![barred, barred]).await, Err(Nobody::MayBeAsked));
         assert_eq!(asked(vec![barred, resolver(b"yes").await]).await.unwrap(), b"\x12\x34yes");
-    }
-
-    #[tokio::test]
-    async fn a_guests_stream_of_another_kind_is_closed_and_the_others_go_on() {
-        let (host, guest) = tokio::io::duplex(64 << 10);
-        let (host, guest) = (Session::host(host), Session::guest(guest));
-        tokio::spawn(async move { serve(&host).await });
-        let mut wrong = guest.open(&Open::Docker).await.unwrap();
-        assert!(read_message(&mut wrong, MAX_ANSWER).await.is_err());
-        let mut endless = guest.open(&Open::Names { tcp: false }).await.unwrap();
-        endless.write_all(&[0xff; 2]).await.unwrap();
-        assert!(read_message(&mut endless, MAX_ANSWER).await.is_err());
     }
 }

@@ -11,14 +11,12 @@ use std::{
     time::Duration,
 };
 
-use link::{LinkError, Session, opened};
+use link::{LinkError, Session, peer};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
     sync::{Semaphore, mpsc, watch},
     task::{AbortHandle, JoinHandle},
-    time::timeout,
 };
 use wire::{
     open::Open,
@@ -36,12 +34,6 @@ const BACKLOG: i32 = 1024;
 const MAX_CONNECTIONS: usize = 2048;
 /// Peers of one UDP port at once.
 const MAX_PEERS: usize = 512;
-/// A UDP peer that says nothing this long is forgotten.
-const PEER_IDLE: Duration = Duration::from_secs(60);
-/// Datagrams of one peer that wait for the guest; more are lost, as datagrams may be.
-const PEER_QUEUE: usize = 64;
-/// A datagram's most bytes.
-const DATAGRAM: usize = 65_535;
 
 /// The listeners.
 #[derive(Clone)]
@@ -266,7 +258,7 @@ async fn tcp(
 async fn udp(socket: UdpSocket, guests: Guests, target: watch::Receiver<SocketAddr>, shared: Arc<Shared>) {
     let socket = Arc::new(socket);
     let mut peers: HashMap<SocketAddr, (mpsc::Sender<Vec<u8>>, AbortOnDrop)> = HashMap::new();
-    let mut datagram = vec![0; DATAGRAM];
+    let mut datagram = vec![0; peer::DATAGRAM];
     loop {
         let Ok((len, from)) = socket.recv_from(&mut datagram).await else { continue };
         if !guests.welcomes(from) {
@@ -277,9 +269,14 @@ async fn udp(socket: UdpSocket, guests: Guests, target: watch::Receiver<SocketAd
             if peers.len() >= MAX_PEERS {
                 continue;
             }
-            let (queue, waiting) = mpsc::channel(PEER_QUEUE);
-            let task =
-                tokio::spawn(peer(socket.clone(), from, *target.borrow(), waiting, shared.route.clone()));
+            let (queue, waiting) = mpsc::channel(peer::QUEUE);
+            let task = tokio::spawn(datagrams(
+                socket.clone(),
+                from,
+                *target.borrow(),
+                waiting,
+                shared.route.clone(),
+            ));
             peers.insert(from, (queue, AbortOnDrop(task.abort_handle())));
         }
         if let Some((queue, _)) = peers.get(&from) {
@@ -296,43 +293,18 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn peer(
+async fn datagrams(
     socket: Arc<UdpSocket>,
     from: SocketAddr,
     to: SocketAddr,
-    mut waiting: mpsc::Receiver<Vec<u8>>,
+    waiting: mpsc::Receiver<Vec<u8>>,
     route: watch::Receiver<Route>,
 ) {
     let serve = async {
         let stream = session(&route)?.open(&Open::Udp { to, from: Some(from) }).await?;
-        let (mut reader, mut writer) = tokio::io::split(stream);
-        opened(&mut reader).await?;
-        let (heard, mut hearing) = watch::channel(());
-        let out = async {
-            loop {
-                tokio::select! {
-                    datagram = waiting.recv() => {
-                        let Some(datagram) = datagram else { return Ok(()) };
-                        let mut framed = (datagram.len() as u16).to_be_bytes().to_vec();
-                        framed.extend(datagram);
-                        writer.write_all(&framed).await?;
-                        writer.flush().await?;
-                    }
-                    // Either direction keeps the peer alive.
-                    quiet = timeout(PEER_IDLE, hearing.changed()) => if quiet.is_err() { return Ok(()) },
-                }
-            }
-        };
-        let back = async {
-            let mut datagram = vec![0; DATAGRAM];
-            loop {
-                let len = usize::from(reader.read_u16().await?);
-                reader.read_exact(&mut datagram[..len]).await?;
-                let _ = socket.send_to(&datagram[..len], from).await;
-                heard.send_replace(());
-            }
-        };
-        tokio::select! { end = out => end, end = back => end }
+        let socket = &socket;
+        let back = |datagram: Vec<u8>| async move { drop(socket.send_to(&datagram, from).await) };
+        peer::datagrams(stream, waiting, back).await
     };
     let end: Result<(), LinkError> = serve.await;
     if let Err(error) = end {
@@ -342,6 +314,8 @@ async fn peer(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn port(key: &str, host_port: u16) -> Port {

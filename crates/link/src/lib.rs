@@ -14,10 +14,12 @@
 //! direction by itself (`shutdown` sends an end of file; reading goes on); one that is dropped ends for its peer as well, which
 //! [`Strict`] tells from an end of file.
 
+pub mod dialled;
 mod frames;
 mod gathered;
 pub mod in_step;
 pub mod names;
+pub mod peer;
 mod session;
 mod strict;
 

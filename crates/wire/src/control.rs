@@ -12,6 +12,7 @@
 //!  | ShareLost{share} ----------------> |   whoever serves that folder has died: nobody shall begin to wait for it
 //!  | Routes{subnets} -----------------> |   where the host's network leads, after Hello and when that changes
 //!  | Names -------------------------->  |   questions about names may be passed on (`names`)
+//!  | Loopback ----------------------->  |   services at the host's loopback are let in to (`Open::Loopback`)
 //!  | Ping{n} --------------------------> |   watchdog, both ways: a Pong carries the same n
 //!  | Shutdown{grace_ms} ---------------> |
 //!  | <------------------------- Stopping |   then the guest turns itself off
@@ -65,6 +66,9 @@ pub enum ToGuest {
     /// This host asks its own resolvers in the guest's place: [`Open::Names`](crate::open::Open::Names) is served from now
     /// on.
     Names,
+    /// Services at this host's loopback are there for the guest: [`Open::Loopback`](crate::open::Open::Loopback) is served
+    /// from now on.
+    Loopback,
     /// Are you there?
     Ping {
         /// Comes back in the [`ToHost::Pong`].

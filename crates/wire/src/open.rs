@@ -1,11 +1,16 @@
 //! The header that begins every stream of the link: one frame of JSON, then the stream's own bytes.
 //!
 //! The opener sends it at once and does not wait; the other end closes the stream when it can't serve it. For
-//! [`Open::Tcp`] a [`Opened`] frame comes back before the first byte, so that a refused dial is known for what it is.
+//! what is dialled ([`Open::Docker`], [`Open::Tcp`], [`Open::Udp`], [`Open::Loopback`]) a [`Opened`] frame comes back before the first byte, so that a refused dial is known for what it is.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::ports::Proto;
+
+/// Connections to the host's loopback at once, of one guest.
+pub const MAX_LOOPBACK: usize = 1024;
 
 /// What a stream is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +38,14 @@ pub enum Open {
     Names {
         /// Whether it came by TCP, and is to be asked so.
         tcp: bool,
+    },
+    /// A service at the host's loopback, opened by the guest where the host says that it lets it in
+    /// ([`ToGuest::Loopback`](crate::control::ToGuest::Loopback)). Datagrams as with [`Open::Udp`].
+    Loopback {
+        /// Whether bytes or datagrams follow.
+        proto: Proto,
+        /// Its port: the guest names no address.
+        port: u16,
     },
     /// A terminal in the guest, for looking after it.
     Shell {

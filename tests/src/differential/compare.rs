@@ -64,7 +64,7 @@ mod tests {
     use serde_json::json;
 
     fn places(theirs: Value, ours: Value) -> Vec<String> {
-        let answer = |out| Answer { code: 0, out, err: String::new() };
+        let answer = |out| Answer { code: 0, out, err: String::new(), said: String::new() };
         compare(&answer(theirs), &answer(ours)).into_iter().map(|d| d.place).collect()
     }
 

@@ -66,6 +66,8 @@ pub struct Answer {
     pub out: Value,
     /// The standard error.
     pub err: String,
+    /// What was said where only the exit code counts: not compared, nor recorded, but told when the codes differ.
+    pub said: String,
 }
 
 /// Recorded answers of a group, by case and step.
@@ -94,6 +96,7 @@ impl Fixture {
             .unwrap_or_else(|e| panic!("{}: {e}: record it by `cargo xtask fixtures`", path.display()));
         let all: Value = serde_json::from_str(&text).expect("a recording is JSON");
         let answer = |step: &Value| Answer {
+            said: String::new(),
             code: step["code"].as_i64().expect("a code") as i32,
             out: step["out"].clone(),
             err: step["err"].as_str().unwrap_or_default().to_owned(),

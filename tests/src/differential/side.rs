@@ -244,19 +244,28 @@ impl Side {
         // What is no JSON where it should be is compared as the text it is.
         let parsed = || documents(&outcome.out).unwrap_or_else(|_| json!(out));
         match step.compared {
-            Compared::Nothing | Compared::Exit => Answer { code, out: Value::Null, err: String::new() },
-            Compared::Text => Answer { code, out: json!(out), err },
+            Compared::Nothing | Compared::Exit => {
+                Answer { code, out: Value::Null, err: String::new(), said: format!("{out}{err}") }
+            }
+            Compared::Text => Answer { code, out: json!(out), err, said: String::new() },
             Compared::Lines => {
                 let mut lines: Vec<&str> = out.lines().collect();
                 lines.sort_unstable();
-                Answer { code, out: json!(lines.join("\n")), err }
+                Answer { code, out: json!(lines.join("\n")), err, said: String::new() }
             }
-            Compared::Json => Answer { code, out: rules::json(parsed(), &self.paths), err },
+            Compared::Json => {
+                Answer { code, out: rules::json(parsed(), &self.paths), err, said: String::new() }
+            }
             Compared::Steps => {
                 let told = told::fold(&outcome.err).unwrap_or(Value::Null);
-                Answer { code, out: rules::json(told, &self.paths), err: String::new() }
+                Answer { code, out: rules::json(told, &self.paths), err: String::new(), said: String::new() }
             }
-            Compared::Shape => Answer { code, out: rules::json(rules::shape(&parsed()), &self.paths), err },
+            Compared::Shape => Answer {
+                code,
+                out: rules::json(rules::shape(&parsed()), &self.paths),
+                err,
+                said: String::new(),
+            },
         }
     }
 }

@@ -27,7 +27,7 @@ mod wsl;
 use std::{
     fs,
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::{PermissionsExt, chown},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -36,7 +36,8 @@ use std::{
 use serde_json::{Value, json};
 
 use harness::{
-    LIMIT, USER, becomes_user, bound, echo, is_full, kill, lives, machine, machine_under, port, terminate,
+    LIMIT, Machine, USER, becomes_user, bound, echo, is_full, kill, lives, machine, machine_under, port,
+    terminate,
 };
 use hypervisor::Hypervisor;
 
@@ -133,19 +134,13 @@ fn life(name: &str, hypervisor: Hypervisor) {
     assert_eq!(machine.http("GET", "/_ping", b""), b"OK");
 
     // A shell in the guest.
-    let mut shell = machine
-        .command(&["shell"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    shell.stdin.take().unwrap().write_all(b"cat /proc/1/comm; ip -4 addr show dev eth0; exit\n").unwrap();
-    let said = shell.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&said.stdout);
-    assert!(text.contains("coracle-guest"), "{said:?}");
+    let text = shell(&machine, "cat /proc/1/comm; ip -4 addr show dev eth0");
+    assert!(text.contains("coracle-guest"), "{text}");
     let address = text.split("inet ").nth(1).and_then(|rest| rest.split('/').next()?.parse().ok());
     assert!(address.is_some_and(|address| hypervisor.gives(address)), "{text}");
+    if let Some(loopback) = hypervisor.loopback() {
+        reaches_services(&machine, loopback);
+    }
 
     // The hypervisor is killed: said within a moment, and the next start brings back what was written.
     kill(machine.hypervisor());
@@ -182,6 +177,52 @@ fn life(name: &str, hypervisor: Hypervisor) {
     if let Some(service) = &machine.service {
         assert_eq!(fs::read_dir(&service.folder).unwrap().count(), 0, "the distribution is unregistered");
     }
+}
+
+/// What a shell in the guest says.
+fn shell(machine: &Machine, script: &str) -> String {
+    let mut shell = machine
+        .command(&["shell"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writeln!(shell.stdin.take().unwrap(), "{script}; exit").unwrap();
+    let said = shell.wait_with_output().unwrap();
+    assert!(said.status.success(), "{said:?}");
+    String::from_utf8_lossy(&said.stdout).into_owned()
+}
+
+/// Services at this computer's loopback are there for the guest, those at IPv6's as well where the link leads to them; a port that
+/// nobody has is refused, as it is here.
+fn reaches_services(machine: &Machine, loopback: Ipv4Addr) {
+    let by_link = loopback == Ipv4Addr::new(192, 168, 65, 254);
+    let second = if by_link { "[::1]:0" } else { "127.0.0.1:0" };
+    let services: Vec<TcpListener> =
+        ["127.0.0.1:0", second].iter().filter_map(|at| TcpListener::bind(at).ok()).collect();
+    let ports: Vec<u16> = services.iter().map(|service| service.local_addr().unwrap().port()).collect();
+    let served: Vec<_> = services
+        .into_iter()
+        .map(|service| {
+            std::thread::spawn(move || {
+                let mut client = service.accept()?.0;
+                let mut said = String::new();
+                client.read_to_string(&mut said)?;
+                client.write_all(format!("heard {said}").as_bytes())
+            })
+        })
+        .collect();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let asked: Vec<String> =
+        ports.iter().map(|port| format!("echo $((40+2))-{port} | nc {loopback} {port}")).collect();
+    let script = format!("{}; nc {loopback} {closed} </dev/null; echo status=$?", asked.join("; "));
+    let text = shell(machine, &script);
+    for port in &ports {
+        assert!(text.contains(&format!("heard 42-{port}")), "{text}");
+    }
+    assert!(text.contains("refused") && text.contains("status=1"), "{text}");
+    served.into_iter().for_each(|service| service.join().unwrap().unwrap());
 }
 
 /// Rounds: a few, or (CORACLE_TEST_FULL) as many as were measured when the link was designed.

@@ -49,6 +49,12 @@ pub fn configure_interface(interface: &Interface) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets how many bytes a packet that leaves by an interface may have.
+pub fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    request(&socket, nix::libc::SIOCSIFMTU, name, |r| r.ifr_ifru.ifru_mtu = i32::from(mtu))
+}
+
 /// Brings an interface up that may have no address yet, and gives a socket for broadcasts on it alone.
 pub fn broadcast_socket(name: &str, port: u16) -> io::Result<UdpSocket> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
@@ -67,19 +73,24 @@ fn request(
     name: &str,
     fill: impl FnOnce(&mut nix::libc::ifreq),
 ) -> io::Result<()> {
+    let mut request = named(name)?;
+    fill(&mut request);
+    // SAFETY: the request lives through the call.
+    check(unsafe { nix::libc::ioctl(socket.as_raw_fd(), what, &request) })
+}
+
+/// A request about an interface.
+pub(super) fn named(name: &str) -> io::Result<nix::libc::ifreq> {
     let name = super::c_string(name)?;
     if name.as_bytes_with_nul().len() > nix::libc::IFNAMSIZ {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: an all-zero ifreq is a valid one; it lives through the call.
-    unsafe {
-        let mut request: nix::libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes_with_nul()) {
-            *to = *from as nix::libc::c_char;
-        }
-        fill(&mut request);
-        check(nix::libc::ioctl(socket.as_raw_fd(), what, &request))
+    // SAFETY: an all-zero ifreq is a valid one.
+    let mut request: nix::libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes_with_nul()) {
+        *to = *from as nix::libc::c_char;
     }
+    Ok(request)
 }
 
 fn sockaddr(address: Ipv4Addr) -> nix::libc::sockaddr {
@@ -91,6 +102,6 @@ fn sockaddr(address: Ipv4Addr) -> nix::libc::sockaddr {
     nix::libc::sockaddr { sa_family: nix::libc::AF_INET as u16, sa_data: data }
 }
 
-fn check(result: i32) -> io::Result<()> {
+pub(super) fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

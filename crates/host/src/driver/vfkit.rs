@@ -36,7 +36,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Event, Tell, make_disk, need_room, shares};
+use super::{Event, LOOPBACK_BY_LINK, Tell, make_disk, need_room, shares};
 use crate::{
     Home, HostError, Settings,
     home::write_whole,
@@ -365,7 +365,8 @@ fn arguments(
         Boot::Firmware => ("/dev/vdb", "/dev/vdc"),
     };
     let host = match kind.network {
-        Network::Nat => String::new(),
+        // The Mac's address there is not its loopback.
+        Network::Nat => format!(" {LOOPBACK_BY_LINK}"),
         Network::Proxy => format!(" coracle.host={}", proxy::HOST),
     };
     let rosetta = kind.has_rosetta && settings.rosetta && parts::arch() == "arm64";
@@ -536,6 +537,9 @@ mod tests {
         let told =
             "coracle.root=/dev/vdb coracle.data=/dev/vdc coracle.net=dhcp coracle.host=192.168.127.254";
         assert!(disk.windows(told.len()).any(|bytes| bytes == told.as_bytes()));
+        // gvproxy's network leads to the loopback, Apple's does not.
+        assert!(vfkit.contains(LOOPBACK_BY_LINK));
+        assert!(!disk.windows(LOOPBACK_BY_LINK.len()).any(|bytes| bytes == LOOPBACK_BY_LINK.as_bytes()));
 
         let share = dir.path().join("a=b");
         fs::create_dir(&share).unwrap();

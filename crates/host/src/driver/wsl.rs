@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 
-use super::{Event, Tell, need_room, shares};
+use super::{Event, LOOPBACK_BY_LINK, Tell, need_room, shares};
 use crate::{
     Home, HostError, Settings,
     home::write_whole,
@@ -226,6 +226,7 @@ fn keep(
     let again = said.try_clone().map_err(HostError::io("opening", &log))?;
     let mut words = vec![GUEST.to_owned(), "hosted".into(), root.build.clone()];
     words.extend(share_words(&settings.shares));
+    words.push(LOOPBACK_BY_LINK.to_owned());
     words.extend(crate::routes::boot_argument().split_whitespace().map(str::to_owned));
     words.extend(settings.kernel_arguments.split_whitespace().map(str::to_owned));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
