@@ -306,13 +306,21 @@ fn ports_are_the_hosts(machine: &Machine) {
     load(machine, "busybox", images::busybox);
     let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = service.local_addr().unwrap().port();
-    let serve = std::thread::spawn(move || service.accept().unwrap().0.write_all(b"from the host\n"));
+    let networks = ["own", "bridge", "host"];
+    let serve = std::thread::spawn(move || {
+        for _ in networks {
+            service.accept()?.0.write_all(b"from the host\n")?;
+        }
+        std::io::Result::Ok(())
+    });
     let hosts = ["run", "--rm", "--add-host", "me:host-gateway", "busybox", "cat", "/etc/hosts"];
     assert!(machine.docker(&hosts).ok().contains("10.0.2.2\tme"));
     machine.docker(&["network", "create", "own"]).ok();
     let script = format!("nc host.docker.internal {port} </dev/null");
-    let said = machine.docker(&["run", "--rm", "--network", "own", "busybox", "sh", "-c", &script]).ok();
-    assert_eq!(said, "from the host");
+    for network in networks {
+        let run = ["run", "--rm", "--network", network, "busybox", "sh", "-c", &script];
+        assert_eq!(machine.docker(&run).ok(), "from the host", "{network}");
+    }
     serve.join().unwrap().unwrap();
 }
 

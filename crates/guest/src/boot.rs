@@ -136,10 +136,9 @@ pub fn services(
                 modules::load_stage("start"); // another kernel's are none of ours
                 // That kernel's programs as well: they are every distribution's.
                 binfmt::register(arguments.rosetta.as_deref());
-                // WSL's own resolver asks as Windows does.
-                if arguments.net.is_some() {
-                    problem(names.open());
-                }
+            }
+            if arguments.net.is_some() {
+                problem(names.open());
             }
             if arguments.loopback_by_link {
                 problem(loopback.open(is_hosted));
@@ -174,7 +173,9 @@ pub fn services(
         if shares.join().is_err() {
             say("mounting the shares panicked");
         }
-        data.map(|()| loopback.address().or(arguments.host).or(gateway))
+        let host = loopback.address().or(arguments.host).or(gateway);
+        names.host_is_at(host);
+        data.map(|()| host)
     })
 }
 

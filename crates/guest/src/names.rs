@@ -5,13 +5,16 @@
 //!     '--> ADDRESS:53 --> names --link--> host --> whatever the host asks: VPN, split DNS, a stub of its own
 //!                           '--> the hypervisor's resolver, where the link is down or the host knows none
 //! ```
+//! The names of the host itself ([`HOST_NAMES`]) are answered here: containers of the default bridge and of the network `host`, and
+//! build steps, have no other resolver.
+//!
 //! Messages pass as they are. The sockets are in a network namespace of their own ([`place`]): port 53 of the guest's
 //! network belongs to its containers.
 
 mod place;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -29,7 +32,7 @@ use tokio::{
     time::timeout,
 };
 use wire::{
-    names::{MAX_ASKED, MAX_QUESTION, failure},
+    names::{HOST_NAMES, MAX_ASKED, MAX_QUESTION, about, failure, known},
     open::Open,
 };
 
@@ -55,6 +58,8 @@ struct Shared {
     listens: AtomicBool,
     /// The link to a host that asks.
     link: Mutex<Weak<Session>>,
+    /// Where containers find the host.
+    host: Mutex<Option<Ipv4Addr>>,
     /// The hypervisor's resolvers.
     fallback: Mutex<Vec<Ipv4Addr>>,
     places: Arc<Semaphore>,
@@ -67,6 +72,7 @@ impl Default for Shared {
             sockets: Mutex::default(),
             listens: AtomicBool::new(false),
             link: Mutex::default(),
+            host: Mutex::default(),
             fallback: Mutex::default(),
             places: Arc::new(Semaphore::new(MAX_ASKED)),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -91,6 +97,11 @@ impl Names {
     /// From now on this link's host is asked, for as long as the link is there.
     pub fn ask_by(&self, session: Weak<Session>) {
         *self.0.link.lock().unwrap_or_else(PoisonError::into_inner) = session;
+    }
+
+    /// Where containers find the host.
+    pub fn host_is_at(&self, host: Option<Ipv4Addr>) {
+        *self.0.host.lock().unwrap_or_else(PoisonError::into_inner) = host;
     }
 
     /// Who is asked otherwise.
@@ -150,6 +161,9 @@ impl Names {
     /// The answer, or that there is none; nothing to what is no question.
     async fn answer(&self, question: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let failed = failure(question)?;
+        if let Some(answer) = self.about_the_host(question) {
+            return Some(answer);
+        }
         let session = self.0.link.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         if let Some(session) = session
             && let Ok(Ok(answer)) = timeout(LINK_LIMIT, by_link(&session, question, tcp)).await
@@ -168,8 +182,39 @@ impl Names {
     }
 }
 
+impl Names {
+    fn about_the_host(&self, question: &[u8]) -> Option<Vec<u8>> {
+        let about = about(question).filter(|about| HOST_NAMES.contains(&about.name.as_str()))?;
+        let host = IpAddr::from((*self.0.host.lock().unwrap_or_else(PoisonError::into_inner))?);
+        // One that has no address of this kind is known all the same.
+        known(question, Some(host).filter(|host| about.kind.is(host)).as_slice())
+    }
+}
+
 async fn by_link(session: &Session, question: &[u8], tcp: bool) -> Result<Vec<u8>, LinkError> {
     let mut stream = session.open(&Open::Names { tcp }).await?;
     write_message(&mut stream, question).await?;
     Ok(read_message(&mut stream, MAX_ANSWER).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_hosts_names_are_answered_without_asking_anybody() {
+        let names = Names::default();
+        let question = |kind: u8| {
+            [b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04Host\x06docker\x08internal\0\0", &[kind, 0, 1][..]]
+                .concat()
+        };
+        const NO_ANSWER: [u8; 2] = [0, 0];
+        let failed = names.answer(&question(1), false).await.unwrap();
+        assert_eq!(failed[3] & 15, 2, "nobody knows where the host is");
+        names.host_is_at(Some(Ipv4Addr::new(10, 0, 2, 2)));
+        let answer = names.answer(&question(1), false).await.unwrap();
+        assert!(answer.ends_with(&[0, 4, 10, 0, 2, 2]) && answer[3] & 15 == 0, "{answer:?}");
+        let answer = names.answer(&question(28), true).await.unwrap();
+        assert_eq!((answer[3] & 15, &answer[6..8]), (0, &NO_ANSWER[..]), "it has no address of IPv6");
+    }
 }

@@ -237,6 +237,8 @@ impl Served {
                     Some(ToGuest::Setup(setup)) => taken = Some(self.engine.set_up(setup)),
                     Some(ToGuest::Changed { share, changes }) => self.echo.repeat(&share, changes),
                     Some(ToGuest::Routes { subnets }) => self.engine.avoid(&subnets),
+                    // Hosted, WSL's own resolver asks as Windows does.
+                    Some(ToGuest::Names) if self.engine.is_hosted() => {}
                     Some(ToGuest::Names) => self.names.ask_by(session.clone()),
                     Some(ToGuest::Loopback) => self.loopback.ask_by(session.clone()),
                     Some(ToGuest::ShareLost { share }) => lost(&share),

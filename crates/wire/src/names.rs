@@ -16,6 +16,8 @@ pub const MAX_QUESTION: usize = 4096;
 pub const MAX_ADDRESSES: usize = 8;
 /// Seconds for which such an answer holds.
 const LIFETIME: u32 = 5;
+/// The host's own names, as Docker Desktop has them: whoever resolves for containers answers them itself.
+pub const HOST_NAMES: [&str; 2] = ["host.docker.internal", "gateway.docker.internal"];
 /// Questions of one guest at once.
 pub const MAX_ASKED: usize = 256;
 /// Bytes before a question's own: id, flags, counts.

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Entry, Member, Networks};
+use wire::names::HOST_NAMES;
 
-/// Names of this host, as Docker Desktop has them, in every container with a name server.
-const HOST_NAMES: [&str; 2] = ["host.docker.internal", "gateway.docker.internal"];
+use super::{Entry, Member, Networks};
 
 /// Names inside one container: those of the other members of the user networks it is in at the time of a question.
 pub struct ContainerNames {
