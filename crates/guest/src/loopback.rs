@@ -148,7 +148,7 @@ struct Served {
 impl Served {
     fn new(loopback: Loopback, tun: Arc<sys::Tun>, seed: u64) -> Self {
         let out = tun.clone();
-        let stack = Mutex::new(Stack::new(seed, move |packet| out.send(packet)));
+        let stack = Mutex::new(Stack::new(seed, move |packet, unfinished| out.send(packet, unfinished)));
         Self {
             loopback,
             tun,
@@ -228,7 +228,7 @@ impl Served {
                 let stream = loopback.dial(Proto::Udp, flow.port).await?;
                 let back = |bytes: Vec<u8>| {
                     if let Some(packet) = stack::datagram(flow, &bytes) {
-                        tun.send(&packet);
+                        tun.send(&packet, None);
                     }
                     std::future::ready(())
                 };
@@ -413,7 +413,7 @@ mod tests {
     /// What is no packet of anybody's is passed over.
     #[test]
     fn nonsense_is_no_packet() {
-        let mut stack = Stack::new(1, |_| ());
+        let mut stack = Stack::new(1, |_, _| ());
         for nonsense in [&b""[..], &[0x45], &[0x45; 20], &[0x60; 40], &[0xff; 1500]] {
             assert_eq!(stack.take(nonsense), Packet::Taken);
         }

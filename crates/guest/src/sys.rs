@@ -10,7 +10,7 @@ mod vsock;
 pub use interface::{Interface, broadcast_socket, configure_interface, set_mtu};
 pub use port::Port;
 pub use terminal::shell;
-pub use tun::{Tun, make_tun};
+pub use tun::{Tun, Unfinished, make_tun};
 pub use vsock::Vsock;
 
 use std::{

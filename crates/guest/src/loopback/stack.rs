@@ -8,18 +8,20 @@
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
     net::SocketAddrV4,
+    num::{NonZeroU16, NonZeroUsize},
     time::Duration,
 };
 
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
-    phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium},
+    phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, PacketMeta},
     socket::tcp::{self, Socket, SocketBuffer},
     time::Instant,
     wire::{HardwareAddress, IpCidr, IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UdpPacket, UdpRepr},
 };
 
 use super::{HOST, MTU};
+use crate::sys::Unfinished;
 
 /// Bytes of a connection that wait, each way.
 const BUFFER: usize = 64 * 1024;
@@ -63,7 +65,7 @@ pub struct Stack {
 
 impl Stack {
     /// A stack with no connections, whose packets go `out`. `seed`: what sequence numbers are guessed from.
-    pub fn new(seed: u64, out: impl FnMut(&[u8]) + Send + 'static) -> Self {
+    pub fn new(seed: u64, out: impl FnMut(&[u8], Option<Unfinished>) + Send + 'static) -> Self {
         let mut device =
             Device { waiting: VecDeque::new(), out: Out { send: Box::new(out), packet: Vec::new() } };
         let mut config = Config::new(HardwareAddress::Ip);
@@ -232,29 +234,31 @@ struct Out {
     packet: Vec<u8>,
 }
 
-type SendPacket = Box<dyn FnMut(&[u8]) + Send>;
+type SendPacket = Box<dyn FnMut(&[u8], Option<Unfinished>) + Send>;
 
 struct Came(Vec<u8>);
 
 impl phy::Device for Device {
     type RxToken<'a> = Came;
-    type TxToken<'a> = &'a mut Out;
+    type TxToken<'a> = Leaves<'a>;
 
-    fn receive(&mut self, _: Instant) -> Option<(Came, &mut Out)> {
-        Some((Came(self.waiting.pop_front()?), &mut self.out))
+    fn receive(&mut self, _: Instant) -> Option<(Came, Leaves<'_>)> {
+        let came = Came(self.waiting.pop_front()?);
+        Some((came, Leaves { out: &mut self.out, segment: None }))
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<&mut Out> {
-        Some(&mut self.out)
+    fn transmit(&mut self, _: Instant) -> Option<Leaves<'_>> {
+        Some(Leaves { out: &mut self.out, segment: None })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = usize::from(MTU);
-        // The kernel made or checked them, in this same memory.
+        // The kernel made or checked them, in this same memory; or leaves them to whoever needs them, as we do.
         capabilities.checksum.ipv4 = Checksum::Tx;
-        capabilities.checksum.tcp = Checksum::Tx;
+        capabilities.checksum.tcp = Checksum::None;
+        capabilities.segmentation.tcpv4 = NonZeroUsize::new(super::PACKET);
         capabilities
     }
 }
@@ -265,12 +269,38 @@ impl phy::RxToken for Came {
     }
 }
 
-impl phy::TxToken for &mut Out {
+struct Leaves<'a> {
+    out: &'a mut Out,
+    /// Bytes of each segment that it is to be cut into.
+    segment: Option<NonZeroU16>,
+}
+
+impl phy::TxToken for Leaves<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        self.packet.clear();
-        self.packet.resize(len, 0);
-        let written = write(&mut self.packet);
-        (self.send)(&self.packet);
+        let packet = &mut self.out.packet;
+        packet.clear();
+        packet.resize(len, 0);
+        let written = write(packet);
+        let unfinished = unfinished(packet, self.segment);
+        (self.out.send)(packet, unfinished);
         written
     }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment = meta.segmentation_offload_size;
+    }
+}
+
+/// Puts the sum of the pseudo-header (RFC 9293, 3.1) into a TCP segment, to which whoever finishes it adds the rest.
+fn unfinished(packet: &mut [u8], segment: Option<NonZeroU16>) -> Option<Unfinished> {
+    let mut ip = Ipv4Packet::new_checked(packet).ok().filter(|ip| ip.next_header() == IpProtocol::Tcp)?;
+    let (from, to) = (ip.src_addr().octets(), ip.dst_addr().octets());
+    let (ip_header, len) = (u16::from(ip.header_len()), ip.total_len());
+    let words = from.chunks_exact(2).chain(to.chunks_exact(2)).map(|w| u16::from_be_bytes([w[0], w[1]]));
+    let sum: u32 = words.chain([6, len.checked_sub(ip_header)?]).map(u32::from).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let mut tcp = TcpPacket::new_checked(ip.payload_mut()).ok()?;
+    tcp.set_checksum(((folded & 0xffff) + (folded >> 16)) as u16);
+    let headers = ip_header + u16::from(tcp.header_len());
+    Some(Unfinished { ip_header, headers, segment: segment.map(NonZeroU16::get) })
 }
