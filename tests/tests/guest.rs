@@ -314,7 +314,7 @@ fn ports_are_the_hosts(machine: &Machine) {
         std::io::Result::Ok(())
     });
     let hosts = ["run", "--rm", "--add-host", "me:host-gateway", "busybox", "cat", "/etc/hosts"];
-    assert!(machine.docker(&hosts).ok().contains("10.0.2.2\tme"));
+    assert!(machine.docker(&hosts).ok().contains("192.168.65.254\tme"));
     machine.docker(&["network", "create", "own"]).ok();
     let script = format!("nc host.docker.internal {port} </dev/null");
     for network in networks {

@@ -19,7 +19,7 @@ pub struct Arguments {
     pub shares: Vec<Share>,
     /// Where the host is, where that isn't the network's gateway.
     pub host: Option<Ipv4Addr>,
-    /// Whether the link, and not the network, leads to the host's loopback ([`crate::loopback`]).
+    /// Whether the link leads to the host's loopback ([`crate::loopback`]).
     pub loopback_by_link: bool,
     /// The tag of Rosetta, where the host gives it.
     pub rosetta: Option<String>,

@@ -24,7 +24,7 @@
 //!
 //! Boot arguments: `coracle.root=DEV coracle.data=DEV coracle.net=ADDR/LEN,GATEWAY,DNS` (or `dhcp`, or none: no network)
 //! `coracle.link=serial` (or `vsock:PORT`, `unix:PATH`) `coracle.share=TAG,PATH` `coracle.host=ADDR` (where that isn't the
-//! gateway) `coracle.loopback=link` (where neither leads to the host's loopback).
+//! gateway) `coracle.loopback=link` (it leads to the host's loopback).
 
 mod binfmt;
 mod boot;

@@ -3,7 +3,7 @@
 //! ```text
 //!   container --> HOST:PORT --> interface `host0` (TUN) --> stack --link: Open::Loopback--> host --> 127.0.0.1:PORT, [::1]:PORT
 //! ```
-//! For guests whose hypervisor's network does not lead there: Apple's, WSL's. A connection is answered when the host has its
+//! Not every hypervisor's network leads there (Apple's, WSL's), and those that do know IPv4 alone. A connection is answered when the host has its
 //! own, and refused when nobody listens there, so that whoever waits for a service by connecting to it is not deceived; hence
 //! a TCP/IP stack (smoltcp) and not the kernel's, which answers first. Datagrams go by peer and port; those in fragments are lost.
 

@@ -15,7 +15,8 @@ use crate::{Home, HostError, Settings, platform};
 /// Room that the home's file system must have for a start, in MiB.
 const ROOM_MIB: u64 = 256;
 
-/// The boot argument of a guest whose network doesn't lead to this computer's loopback: it asks for services there by the link.
+/// The boot argument of a guest that asks for services at this computer's loopback by the link: not every hypervisor's network leads
+/// there, and those that do know IPv4 alone.
 const LOOPBACK_BY_LINK: &str = "coracle.loopback=link";
 
 /// Who hears of events.

@@ -1,7 +1,6 @@
 //! Services at this computer's loopback, for the guest's containers, which find them as `host.docker.internal`.
 //!
-//! The guest names a port and no address: what listens elsewhere is not reached by this. Where the hypervisor's own network
-//! leads to the loopback (QEMU's, gvproxy's), the guest does not ask.
+//! The guest names a port and no address: what listens elsewhere is not reached by this.
 
 use std::{
     io,

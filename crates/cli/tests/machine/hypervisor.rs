@@ -75,16 +75,6 @@ impl Hypervisor {
         }
     }
 
-    /// Where its guests find this computer's loopback: where QEMU's and gvproxy's networks lead there, or by the link. Of
-    /// krunkit's double the network is not gvproxy's.
-    pub fn loopback(self) -> Option<Ipv4Addr> {
-        match self {
-            Self::Qemu => Some(Ipv4Addr::new(10, 0, 2, 2)),
-            Self::Vfkit | Self::Wsl => Some(Ipv4Addr::new(192, 168, 65, 254)),
-            Self::Krunkit => self.real().map(|_| Ipv4Addr::new(192, 168, 127, 254)),
-        }
-    }
-
     /// Boot arguments of a guest that never answers: where it is translated it is too slow for a limit of a second anyway,
     /// a real one listens where nobody asks.
     pub fn mute(self) -> &'static str {

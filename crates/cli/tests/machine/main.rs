@@ -27,7 +27,7 @@ mod wsl;
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
+    net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::{PermissionsExt, chown},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -138,9 +138,7 @@ fn life(name: &str, hypervisor: Hypervisor) {
     assert!(text.contains("coracle-guest"), "{text}");
     let address = text.split("inet ").nth(1).and_then(|rest| rest.split('/').next()?.parse().ok());
     assert!(address.is_some_and(|address| hypervisor.gives(address)), "{text}");
-    if let Some(loopback) = hypervisor.loopback() {
-        reaches_services(&machine, loopback);
-    }
+    reaches_services(&machine);
 
     // The hypervisor is killed: said within a moment, and the next start brings back what was written.
     kill(machine.hypervisor());
@@ -194,13 +192,11 @@ fn shell(machine: &Machine, script: &str) -> String {
     String::from_utf8_lossy(&said.stdout).into_owned()
 }
 
-/// Services at this computer's loopback are there for the guest, those at IPv6's as well where the link leads to them; a port that
-/// nobody has is refused, as it is here.
-fn reaches_services(machine: &Machine, loopback: Ipv4Addr) {
-    let by_link = loopback == Ipv4Addr::new(192, 168, 65, 254);
-    let second = if by_link { "[::1]:0" } else { "127.0.0.1:0" };
+/// Services at this computer's loopback are there for the guest; a port that nobody has is refused, as it is here.
+fn reaches_services(machine: &Machine) {
+    const HOST: &str = "host.docker.internal";
     let services: Vec<TcpListener> =
-        ["127.0.0.1:0", second].iter().filter_map(|at| TcpListener::bind(at).ok()).collect();
+        ["127.0.0.1:0", "[::1]:0"].iter().filter_map(|at| TcpListener::bind(at).ok()).collect();
     let ports: Vec<u16> = services.iter().map(|service| service.local_addr().unwrap().port()).collect();
     let served: Vec<_> = services
         .into_iter()
@@ -215,8 +211,8 @@ fn reaches_services(machine: &Machine, loopback: Ipv4Addr) {
         .collect();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let asked: Vec<String> =
-        ports.iter().map(|port| format!("echo $((40+2))-{port} | nc {loopback} {port}")).collect();
-    let script = format!("{}; nc {loopback} {closed} </dev/null; echo status=$?", asked.join("; "));
+        ports.iter().map(|port| format!("echo $((40+2))-{port} | nc {HOST} {port}")).collect();
+    let script = format!("{}; nc {HOST} {closed} </dev/null; echo status=$?", asked.join("; "));
     let text = shell(machine, &script);
     for port in &ports {
         assert!(text.contains(&format!("heard 42-{port}")), "{text}");

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Event, Tell, make_disk, need_room,
+    Event, LOOPBACK_BY_LINK, Tell, make_disk, need_room,
     qmp::{Monitor, Said},
     shares::Shares,
 };
@@ -321,7 +321,7 @@ fn arguments(home: &Home, settings: &Settings, image: &Image, accel: Accel, shar
         _ => ("q35", TRANSLATED, ""),
     };
     let append = format!(
-        "{}{console} coracle.root=/dev/vda coracle.data=/dev/vdb coracle.net={NET}{}{} {}",
+        "{}{console} coracle.root=/dev/vda coracle.data=/dev/vdb coracle.net={NET} {LOOPBACK_BY_LINK}{}{} {}",
         image.cmdline,
         shares.boot_arguments(),
         routes::boot_argument(),
