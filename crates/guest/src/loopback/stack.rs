@@ -304,3 +304,213 @@ fn unfinished(packet: &mut [u8], segment: Option<NonZeroU16>) -> Option<Unfinish
     let headers = ip_header + u16::from(tcp.header_len());
     Some(Unfinished { ip_header, headers, segment: segment.map(NonZeroU16::get) })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use proptest::{collection::vec, prelude::*};
+    use smoltcp::wire::TcpSeqNumber;
+
+    use super::*;
+
+    /// What a container may do: anything.
+    #[derive(Clone, Debug)]
+    enum Act {
+        Sends(Vec<u8>),
+        SendsTcp(Segment),
+        IsAccepted(bool),
+        IsSaidTo(usize),
+        IsHeard(usize),
+        IsClosed,
+        IsLeft(bool),
+    }
+
+    #[derive(Clone, Debug)]
+    struct Segment {
+        ports: (u16, u16),
+        flags: u8,
+        /// Where the numbers are those that the other side waits for, and how far off they are else.
+        seq: (bool, u32),
+        ack: (bool, u32),
+        window: u16,
+        options: Vec<u8>,
+        payload: usize,
+    }
+
+    fn options() -> impl Strategy<Value = Vec<u8>> {
+        let one = prop_oneof![
+            any::<u16>().prop_map(|mss| [&[2, 4][..], &mss.to_be_bytes()].concat()),
+            (0..4_u16).prop_map(|mss| [&[2, 4][..], &mss.to_be_bytes()].concat()),
+            any::<u8>().prop_map(|shift| vec![3, 3, shift]),
+            Just(vec![4, 2]),
+            vec(any::<u8>(), 8).prop_map(|times| [&[8, 10][..], &times].concat()),
+            vec(any::<u8>(), 16).prop_map(|ranges| [&[5, 18][..], &ranges].concat()),
+            vec(any::<u8>(), 0..12),
+        ];
+        vec(one, 0..4).prop_map(|all| all.concat())
+    }
+
+    fn segment() -> impl Strategy<Value = Segment> {
+        let ports = (prop_oneof![0..3_u16], prop_oneof![Just(80), 0..3_u16]);
+        // FIN, SYN, RST, PSH, ACK, URG; mostly as a client would.
+        let flags = prop_oneof![Just(2_u8), Just(0x10), Just(0x18), Just(0x11), any::<u8>()];
+        let number = || (prop::bool::weighted(0.8), any::<u32>());
+        let payload = prop_oneof![Just(0_usize), 1..100_usize, Just(60_000)];
+        (ports, flags, number(), number(), any::<u16>(), options(), payload).prop_map(
+            |(ports, flags, seq, ack, window, options, payload)| Segment {
+                ports,
+                flags,
+                seq,
+                ack,
+                window,
+                options,
+                payload,
+            },
+        )
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            1 => vec(any::<u8>(), 0..80).prop_map(Act::Sends),
+            10 => segment().prop_map(Act::SendsTcp),
+            4 => prop::bool::weighted(0.8).prop_map(Act::IsAccepted),
+            3 => (0..100_000_usize).prop_map(Act::IsSaidTo),
+            3 => (0..100_000_usize).prop_map(Act::IsHeard),
+            1 => Just(Act::IsClosed),
+            1 => any::<bool>().prop_map(Act::IsLeft),
+        ]
+    }
+
+    /// What the stack said last: its numbers, by the client's port.
+    type Said = Arc<Mutex<HashMap<u16, (u32, u32)>>>;
+
+    fn packet(segment: &Segment, said: &Said) -> Vec<u8> {
+        let (next, waits_for) = said.lock().unwrap().get(&segment.ports.0).copied().unwrap_or_default();
+        let number =
+            |(exact, off): (bool, u32), right: u32| if exact { right } else { right.wrapping_add(off) };
+        let mut options = segment.options.clone();
+        options.truncate(40);
+        options.resize(options.len().next_multiple_of(4), 0);
+        let header = 20 + options.len();
+        let len = 20 + header + segment.payload;
+        let mut packet = vec![0; len];
+        let ip = Ipv4Repr {
+            src_addr: super::super::HERE.0,
+            dst_addr: HOST,
+            next_header: IpProtocol::Tcp,
+            payload_len: len - 20,
+            hop_limit: HOP_LIMIT,
+        };
+        let mut whole = Ipv4Packet::new_unchecked(&mut packet[..]);
+        ip.emit(&mut whole, &ChecksumCapabilities::default());
+        let mut tcp = TcpPacket::new_unchecked(whole.payload_mut());
+        tcp.set_src_port(segment.ports.0);
+        tcp.set_dst_port(segment.ports.1);
+        tcp.set_seq_number(TcpSeqNumber(number(segment.seq, waits_for) as i32));
+        tcp.set_ack_number(TcpSeqNumber(number(segment.ack, next) as i32));
+        tcp.set_header_len(header as u8);
+        tcp.set_window_len(segment.window);
+        let tcp = whole.payload_mut();
+        tcp[13] = segment.flags;
+        tcp[20..header].copy_from_slice(&options);
+        packet
+    }
+
+    fn stack(said: &Said) -> Stack {
+        let said = said.clone();
+        Stack::new(7, move |packet, unfinished| {
+            let ip = Ipv4Packet::new_checked(packet).expect("a packet");
+            assert_eq!(ip.src_addr(), HOST);
+            if ip.next_header() != IpProtocol::Tcp {
+                return;
+            }
+            let tcp = TcpPacket::new_checked(ip.payload()).expect("a segment");
+            let unfinished = unfinished.expect("checksums are left to the kernel");
+            assert_eq!(unfinished.headers, 20 + u16::from(tcp.header_len()));
+            let longest = unfinished.segment.unwrap_or(u16::MAX);
+            assert!(longest > 0, "segments of nothing");
+            let next = tcp.seq_number() + tcp.segment_len();
+            said.lock().unwrap().insert(tcp.dst_port(), (next.0 as u32, tcp.ack_number().0 as u32));
+        })
+    }
+
+    #[test]
+    fn what_a_client_waits_for_goes_in_one_piece_that_the_kernel_cuts() {
+        let said = Said::default();
+        let mut stack = stack(&said);
+        let segment = |flags, options: &[u8]| Segment {
+            ports: (1, 80),
+            flags,
+            seq: (true, 0),
+            ack: (true, 0),
+            window: 60_000,
+            options: options.to_vec(),
+            payload: 0,
+        };
+        let syn = packet(&segment(2, &[2, 4, 5, 0xb4]), &said);
+        let Packet::Asks(flow) = stack.take(&syn) else { panic!("it asks") };
+        assert_eq!(stack.take(&syn), Packet::Taken, "asked again");
+        let handle = stack.accept(flow, &syn);
+        assert_eq!(stack.take(&packet(&segment(0x10, &[]), &said)), Packet::Taken);
+        stack.poll();
+        assert_eq!(stack.socket(handle).state(), tcp::State::Established);
+        stack.socket(handle).send_slice(&[1; 40_000]).unwrap();
+        let pieces = Arc::new(Mutex::new(Vec::new()));
+        let kept = pieces.clone();
+        stack.device.out.send = Box::new(move |packet, unfinished| {
+            kept.lock().unwrap().push((packet.len(), unfinished.and_then(|u| u.segment)));
+        });
+        stack.poll();
+        assert_eq!(*pieces.lock().unwrap(), [(40_040, Some(1460))]);
+    }
+
+    proptest! {
+        /// The guest's first process runs this, and must not die of what a container sends.
+        #[test]
+        fn whatever_comes_is_lived_through(acts in vec(act(), 0..60)) {
+            let said = Said::default();
+            let mut stack = stack(&said);
+            let mut asked: Vec<(Flow, Vec<u8>)> = Vec::new();
+            let mut held: Vec<(Flow, SocketHandle)> = Vec::new();
+            for act in acts {
+                match act {
+                    Act::Sends(bytes) => drop(stack.take(&bytes)),
+                    Act::SendsTcp(segment) => {
+                        let packet = packet(&segment, &said);
+                        if let Packet::Asks(flow) = stack.take(&packet) {
+                            asked.push((flow, packet));
+                        }
+                    }
+                    Act::IsAccepted(is_accepted) => match asked.pop() {
+                        Some((flow, first)) if is_accepted => held.push((flow, stack.accept(flow, &first))),
+                        Some((flow, first)) => stack.refuse(flow, &first),
+                        None => {}
+                    },
+                    Act::IsSaidTo(len) => for (_, handle) in &held {
+                        let _ = stack.socket(*handle).send_slice(&vec![1; len]);
+                    },
+                    Act::IsHeard(len) => for (_, handle) in &held {
+                        let _ = stack.socket(*handle).recv_slice(&mut vec![0; len]);
+                    },
+                    Act::IsClosed => for (_, handle) in &held {
+                        stack.socket(*handle).close();
+                    },
+                    Act::IsLeft(in_order) => if let Some((flow, handle)) = held.pop() {
+                        stack.end(flow, handle, in_order);
+                    },
+                }
+                stack.poll();
+            }
+            // All of it can be given up.
+            for (flow, _) in asked {
+                stack.forget(flow);
+            }
+            for (flow, handle) in held {
+                stack.end(flow, handle, false);
+            }
+            stack.poll();
+            prop_assert!(stack.ending.iter().all(|(_, handle)| stack.sockets.get::<Socket<'_>>(*handle).is_open()));
+        }
+    }
+}
