@@ -140,10 +140,8 @@ pub fn services(
             if arguments.net.is_some() {
                 problem(names.open());
             }
-            if arguments.loopback_by_link {
-                problem(loopback.open(is_hosted));
-            }
-            match network::up(arguments.net.as_ref(), names) {
+            let by_link = arguments.loopback_by_link.then(|| loopback.open().map_err(say).ok()).flatten();
+            let gateway = match network::up(arguments.net.as_ref(), names) {
                 Ok((gateway, lease)) => {
                     if let Some(lease) = lease {
                         leased(lease);
@@ -154,7 +152,10 @@ pub fn services(
                     say(error); // without a network the engine still runs what it has
                     None
                 }
-            }
+            };
+            let host = by_link.or(arguments.host).or(gateway);
+            names.host_is_at(host);
+            host
         });
         let shares = scope.spawn(|| {
             if !is_hosted {
@@ -166,15 +167,13 @@ pub fn services(
             Some(device) => disk::mount(device),
             None => Err(GuestError::Invalid("no coracle.data= among the boot arguments".into())),
         };
-        let gateway = network.join().unwrap_or_else(|_| {
+        let host = network.join().unwrap_or_else(|_| {
             say("setting up the network panicked");
             None
         });
         if shares.join().is_err() {
             say("mounting the shares panicked");
         }
-        let host = loopback.address().or(arguments.host).or(gateway);
-        names.host_is_at(host);
         data.map(|()| host)
     })
 }

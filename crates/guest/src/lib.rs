@@ -163,8 +163,8 @@ async fn run(arguments: cmdline::Arguments) {
     });
     let engine = engine::Engine::start(reaper.clone(), booted, arguments.clone());
     tokio::spawn(ports.clone().serve());
-    let (data, engine_too) = (arguments.data.clone(), engine.clone());
-    let served = serve::Served { engine: engine_too, ports, echo, names, loopback, data, stop, reaper };
+    let data = arguments.data.clone();
+    let served = serve::Served { engine: engine.clone(), ports, echo, names, loopback, data, stop, reaper };
     let link = tokio::spawn(served.link(arguments.link));
     let grace = shutdown::wait(stopping).await;
     // The link stays up while the engine stops, so that the host sees it.

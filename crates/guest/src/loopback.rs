@@ -3,9 +3,10 @@
 //! ```text
 //!   container --> HOST:PORT --> interface `host0` (TUN) --> stack --link: Open::Loopback--> host --> 127.0.0.1:PORT, [::1]:PORT
 //! ```
-//! Not every hypervisor's network leads there (Apple's, WSL's), and those that do know IPv4 alone. A connection is answered when the host has its
-//! own, and refused when nobody listens there, so that whoever waits for a service by connecting to it is not deceived; hence
-//! a TCP/IP stack (smoltcp) and not the kernel's, which answers first. Datagrams go by peer and port; those in fragments are lost.
+//! Not every hypervisor's network leads there (Apple's, WSL's), and those that do know IPv4 alone. A connection is answered when
+//! the host has its own, and refused when nobody listens there, so that whoever waits for a service by connecting to it is not
+//! deceived; hence a TCP/IP stack (smoltcp) and not the kernel's, which answers first. Datagrams go by peer and port; those in
+//! fragments are lost.
 
 mod connection;
 mod stack;
@@ -15,10 +16,7 @@ use std::{
     fs::File,
     io,
     net::Ipv4Addr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -33,7 +31,7 @@ use wire::{
     ports::Proto,
 };
 
-use crate::{GuestError, modules, say, sys};
+use crate::{GuestError, say, sys};
 use connection::Connection;
 use stack::{Flow, Packet, Stack};
 
@@ -42,8 +40,6 @@ pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 65, 254);
 /// The guest's own end.
 const HERE: (Ipv4Addr, u8) = (Ipv4Addr::new(192, 168, 65, 253), 30);
 const NAME: &str = "host0";
-/// Driver of the interface.
-const MODULE: &str = "tun";
 /// Bytes of a packet that the guest itself sends there. Containers' are as their own networks have them.
 const MTU: u16 = 9000;
 /// Bytes of a packet at most.
@@ -63,26 +59,17 @@ pub struct Loopback(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
+    /// Opened, and not served yet.
     interface: Mutex<Option<File>>,
-    is_open: AtomicBool,
     /// The link to a host that lets us in.
     link: Mutex<Weak<Session>>,
 }
 
 impl Loopback {
-    /// Makes the interface. `is_hosted`: the kernel is somebody else's, and has the driver or not.
-    pub fn open(&self, is_hosted: bool) -> Result<(), GuestError> {
-        if !is_hosted {
-            modules::load(MODULE)?;
-        }
+    /// Makes the interface; gives where containers find the host by it. What comes from now on waits for [`Self::serve`].
+    pub fn open(&self) -> Result<Ipv4Addr, GuestError> {
         *lock(&self.0.interface) = Some(interface().map_err(GuestError::io("making the interface", NAME))?);
-        self.0.is_open.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// Where containers find the host by it.
-    pub fn address(&self) -> Option<Ipv4Addr> {
-        self.0.is_open.load(Ordering::Acquire).then_some(HOST)
+        Ok(HOST)
     }
 
     /// From now on this link's host is asked, for as long as the link is there.
@@ -122,13 +109,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The stack and who waits for it to change.
-struct Shelf {
+struct SharedStack {
     stack: Mutex<Stack>,
     /// Something was put in or taken out: there may be packets to send, and another time at which to look again.
     changed: Notify,
 }
 
-impl Shelf {
+impl SharedStack {
     fn stack(&self) -> MutexGuard<'_, Stack> {
         lock(&self.stack)
     }
@@ -140,7 +127,7 @@ type Queue = mpsc::Sender<Vec<u8>>;
 struct Served {
     loopback: Loopback,
     tun: Arc<sys::Tun>,
-    shelf: Arc<Shelf>,
+    shared: Arc<SharedStack>,
     places: Arc<Semaphore>,
     peers: HashMap<Flow, Queue>,
 }
@@ -152,7 +139,7 @@ impl Served {
         Self {
             loopback,
             tun,
-            shelf: Arc::new(Shelf { stack, changed: Notify::new() }),
+            shared: Arc::new(SharedStack { stack, changed: Notify::new() }),
             places: Arc::new(Semaphore::new(MAX_LOOPBACK)),
             peers: HashMap::new(),
         }
@@ -162,7 +149,7 @@ impl Served {
         let mut packet = vec![0; PACKET];
         let tun = self.tun.clone();
         loop {
-            let again = self.shelf.stack().poll();
+            let again = self.shared.stack().poll();
             let look_again = async {
                 match again {
                     Some(pause) => sleep(pause).await,
@@ -177,14 +164,14 @@ impl Served {
                         self.packet(&packet[..len]);
                     }
                 }
-                () = self.shelf.changed.notified() => {}
+                () = self.shared.changed.notified() => {}
                 () = look_again => {}
             }
         }
     }
 
     fn packet(&mut self, packet: &[u8]) {
-        let taken = self.shelf.stack().take(packet);
+        let taken = self.shared.stack().take(packet);
         match taken {
             Packet::Taken => {}
             Packet::Asks(flow) => self.connect(flow, packet.to_vec()),
@@ -195,9 +182,9 @@ impl Served {
     /// Connects there, and then here. Above the limit nobody answers: whoever asks does so again.
     fn connect(&self, flow: Flow, first: Vec<u8>) {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return self.shelf.stack().forget(flow);
+            return self.shared.stack().forget(flow);
         };
-        let (loopback, shelf) = (self.loopback.clone(), self.shelf.clone());
+        let (loopback, shared) = (self.loopback.clone(), self.shared.clone());
         tokio::spawn(async move {
             let dial = async {
                 let mut stream = loopback.dial(Proto::Tcp, flow.port).await?;
@@ -206,11 +193,11 @@ impl Served {
             };
             match timeout(DIAL_LIMIT, dial).await {
                 Ok(Ok(stream)) => {
-                    let mut connection = Connection::accept(shelf, flow, &first);
+                    let mut connection = Connection::accept(shared, flow, &first);
                     let mut stream = Strict::new(stream);
                     let _ = copy_bidirectional_with_sizes(&mut connection, &mut stream, COPY, COPY).await;
                 }
-                Ok(Err(_)) | Err(_) => shelf.stack().refuse(flow, &first),
+                Ok(Err(_)) | Err(_) => shared.stack().refuse(flow, &first),
             }
             drop(place);
         });
@@ -260,7 +247,7 @@ mod tests {
     const ECHO: u16 = 7;
     const CLOSED: u16 = 8;
     const RESETS: u16 = 9;
-    /// One that takes a while to answer, and says when whoever asked has gone.
+    /// One whose service says nothing, and tells when whoever asked has gone.
     const WATCHES: u16 = 10;
 
     fn at(port: u16) -> SocketAddr {
@@ -303,11 +290,10 @@ mod tests {
     }
 
     /// Does something beside a kernel's network that has the way and nothing else.
-    fn beside<T: Send>(work: impl FnOnce(&Loopback, oneshot::Receiver<()>) -> T + Send) -> T {
+    fn beside<T: Send>(work: impl FnOnce(oneshot::Receiver<()>) -> T + Send) -> T {
         sys::in_a_network_of_its_own(|| {
             let loopback = Loopback::default();
-            loopback.open(true)?;
-            assert_eq!(loopback.address(), Some(HOST));
+            assert_eq!(loopback.open()?, HOST);
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let _entered = runtime.enter();
@@ -319,7 +305,7 @@ mod tests {
             // Nobody lets us in yet.
             assert_eq!(TcpStream::connect(at(ECHO)).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
             loopback.ask_by(Arc::downgrade(&guest));
-            let done = work(&loopback, has_gone);
+            let done = work(has_gone);
             drop(guest);
             assert_eq!(TcpStream::connect(at(ECHO)).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
             Ok(done)
@@ -329,7 +315,7 @@ mod tests {
 
     #[test]
     fn bytes_go_there_and_back_and_each_end_by_itself() {
-        beside(|_, _| {
+        beside(|_| {
             let mut client = TcpStream::connect(at(ECHO)).unwrap();
             let said: Vec<u8> = (0..3_000_000_u32).map(|n| (n / 7) as u8).collect();
             let back = std::thread::scope(|scope| {
@@ -348,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_port_that_nobody_has_is_refused_and_a_service_that_goes_away_resets() {
-        beside(|_, _| {
+        beside(|_| {
             for _ in 0..3 {
                 let refused = TcpStream::connect(at(CLOSED)).unwrap_err();
                 assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
@@ -363,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_client_that_goes_away_is_told_to_the_host() {
-        beside(|_, has_gone| {
+        beside(|has_gone| {
             let mut client = TcpStream::connect(at(WATCHES)).unwrap();
             client.write_all(b"word").unwrap();
             // What a process leaves that is killed with bytes unread, or closes at once: a reset.
@@ -380,7 +366,7 @@ mod tests {
 
     #[test]
     fn many_connections_to_one_port_are_told_apart() {
-        beside(|_, _| {
+        beside(|_| {
             std::thread::scope(|scope| {
                 for n in 0..50_u8 {
                     scope.spawn(move || {
@@ -398,7 +384,7 @@ mod tests {
 
     #[test]
     fn datagrams_come_back_whole_to_their_peer() {
-        beside(|_, _| {
+        beside(|_| {
             let (a, b) = (UdpSocket::bind("0.0.0.0:0").unwrap(), UdpSocket::bind("0.0.0.0:0").unwrap());
             for (socket, len) in [(&a, 4), (&b, 5), (&a, 8000), (&b, 0)] {
                 socket.connect(at(ECHO)).unwrap();

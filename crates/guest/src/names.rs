@@ -180,9 +180,7 @@ impl Names {
         }
         Some(failed)
     }
-}
 
-impl Names {
     fn about_the_host(&self, question: &[u8]) -> Option<Vec<u8>> {
         let about = about(question).filter(|about| HOST_NAMES.contains(&about.name.as_str()))?;
         let host = IpAddr::from((*self.0.host.lock().unwrap_or_else(PoisonError::into_inner))?);

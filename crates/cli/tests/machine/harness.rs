@@ -248,6 +248,17 @@ impl Machine {
         command
     }
 
+    /// What a shell in the guest says. Its terminal shows the line itself as well.
+    pub fn shell(&self, script: &str) -> String {
+        let mut command = self.command(&["shell"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut shell = command.spawn().unwrap();
+        writeln!(shell.stdin.take().unwrap(), "{script}; exit").unwrap();
+        let said = shell.wait_with_output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    }
+
     pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }

@@ -29,7 +29,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::{PermissionsExt, chown},
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -134,7 +134,7 @@ fn life(name: &str, hypervisor: Hypervisor) {
     assert_eq!(machine.http("GET", "/_ping", b""), b"OK");
 
     // A shell in the guest.
-    let text = shell(&machine, "cat /proc/1/comm; ip -4 addr show dev eth0");
+    let text = machine.shell("cat /proc/1/comm; ip -4 addr show dev eth0");
     assert!(text.contains("coracle-guest"), "{text}");
     let address = text.split("inet ").nth(1).and_then(|rest| rest.split('/').next()?.parse().ok());
     assert!(address.is_some_and(|address| hypervisor.gives(address)), "{text}");
@@ -177,21 +177,6 @@ fn life(name: &str, hypervisor: Hypervisor) {
     }
 }
 
-/// What a shell in the guest says.
-fn shell(machine: &Machine, script: &str) -> String {
-    let mut shell = machine
-        .command(&["shell"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    writeln!(shell.stdin.take().unwrap(), "{script}; exit").unwrap();
-    let said = shell.wait_with_output().unwrap();
-    assert!(said.status.success(), "{said:?}");
-    String::from_utf8_lossy(&said.stdout).into_owned()
-}
-
 /// Services at this computer's loopback are there for the guest; a port that nobody has is refused, as it is here.
 fn reaches_services(machine: &Machine) {
     const HOST: &str = "host.docker.internal";
@@ -213,7 +198,7 @@ fn reaches_services(machine: &Machine) {
     let asked: Vec<String> =
         ports.iter().map(|port| format!("echo $((40+2))-{port} | nc {HOST} {port}")).collect();
     let script = format!("{}; nc {HOST} {closed} </dev/null; echo status=$?", asked.join("; "));
-    let text = shell(machine, &script);
+    let text = machine.shell(&script);
     for port in &ports {
         assert!(text.contains(&format!("heard 42-{port}")), "{text}");
     }

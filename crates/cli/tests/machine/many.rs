@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Shutdown, TcpStream},
-    process::{Command, Stdio},
+    process::Command,
     time::Instant,
 };
 
@@ -24,18 +24,9 @@ fn open_files(limit: u32) {
 /// Open files of the daemon; of PID 1 and the engine in the guest.
 fn descriptors(machine: &Machine) -> (usize, [usize; 2]) {
     let daemon = machine.pid("run/daemon.pid");
-    let mut shell = machine
-        .command(&["shell"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
     // What the terminal shows of the line itself has no number after the colon.
-    let script = b"for p in 1 $(pidof coracle-engine); do echo count:$(ls /proc/$p/fd | wc -l); done; exit\n";
-    shell.stdin.take().unwrap().write_all(script).unwrap();
-    let said = shell.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&said.stdout);
+    let script = "for p in 1 $(pidof coracle-engine); do echo count:$(ls /proc/$p/fd | wc -l); done";
+    let text = machine.shell(script);
     let counts: Vec<usize> =
         text.lines().filter_map(|line| line.trim().strip_prefix("count:")?.trim().parse().ok()).collect();
     let [guest, engine] = counts[..] else { panic!("{text}") };

@@ -13,11 +13,11 @@ use smoltcp::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Shelf, stack::Flow};
+use super::{SharedStack, stack::Flow};
 
 /// One that was accepted. Dropped before both ends were said, it is reset.
 pub struct Connection {
-    shelf: Arc<Shelf>,
+    shared: Arc<SharedStack>,
     flow: Flow,
     handle: SocketHandle,
     heard_end: bool,
@@ -26,10 +26,10 @@ pub struct Connection {
 
 impl Connection {
     /// Answers `first`, which asked for it.
-    pub fn accept(shelf: Arc<Shelf>, flow: Flow, first: &[u8]) -> Self {
-        let handle = shelf.stack().accept(flow, first);
-        shelf.changed.notify_one();
-        Self { shelf, flow, handle, heard_end: false, said_end: false }
+    pub fn accept(shared: Arc<SharedStack>, flow: Flow, first: &[u8]) -> Self {
+        let handle = shared.stack().accept(flow, first);
+        shared.changed.notify_one();
+        Self { shared, flow, handle, heard_end: false, said_end: false }
     }
 }
 
@@ -43,8 +43,8 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let (shelf, handle) = (self.shelf.clone(), self.handle);
-        let mut stack = shelf.stack();
+        let (shared, handle) = (self.shared.clone(), self.handle);
+        let mut stack = shared.stack();
         let socket = stack.socket(handle);
         if is_coming(socket.state()) {
             socket.register_recv_waker(cx.waker());
@@ -57,7 +57,7 @@ impl AsyncRead for Connection {
             }
             Ok(n) => {
                 buf.advance(n);
-                shelf.changed.notify_one(); // there is room again, which the other end is told
+                shared.changed.notify_one(); // there is room again, which the other end is told
                 Poll::Ready(Ok(()))
             }
             Err(RecvError::Finished) => {
@@ -71,7 +71,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut stack = self.shelf.stack();
+        let mut stack = self.shared.stack();
         let socket = stack.socket(self.handle);
         if is_coming(socket.state()) {
             socket.register_send_waker(cx.waker());
@@ -83,7 +83,7 @@ impl AsyncWrite for Connection {
                 Poll::Pending
             }
             Ok(n) => {
-                self.shelf.changed.notify_one();
+                self.shared.changed.notify_one();
                 Poll::Ready(Ok(n))
             }
             Err(_) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
@@ -95,8 +95,8 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shelf.stack().socket(self.handle).close();
-        self.shelf.changed.notify_one();
+        self.shared.stack().socket(self.handle).close();
+        self.shared.changed.notify_one();
         self.said_end = true;
         Poll::Ready(Ok(()))
     }
@@ -104,7 +104,7 @@ impl AsyncWrite for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shelf.stack().end(self.flow, self.handle, self.heard_end && self.said_end);
-        self.shelf.changed.notify_one();
+        self.shared.stack().end(self.flow, self.handle, self.heard_end && self.said_end);
+        self.shared.changed.notify_one();
     }
 }
