@@ -1,10 +1,11 @@
 //! The link over a channel that behaves like virtio-serial: no connections, stale bytes, ends that are killed.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use link::{Session, Strict, header, in_step, opened, write_frame};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    sync::{Mutex, mpsc},
     time::timeout,
 };
 use wire::open::{Open, Opened};
@@ -132,7 +133,7 @@ async fn a_stalled_stream_blocks_no_other() {
 #[tokio::test]
 async fn many_bytes_of_some_hold_up_no_word_of_another() {
     let (host, guest) = pair().await;
-    let (host, guest) = (std::sync::Arc::new(host), std::sync::Arc::new(guest));
+    let (host, guest) = (Arc::new(host), Arc::new(guest));
     // Both ways, as fast as the channel goes, while words come and go.
     let mut bulk = tokio::task::JoinSet::new();
     for (from, to) in [(host.clone(), guest.clone()), (guest.clone(), host.clone())] {
@@ -176,17 +177,19 @@ async fn a_thousand_streams_at_once() {
 /// A channel through which ends come and go, as a virtio-serial port between QEMU and the guest: bytes written while
 /// nobody reads wait (up to its size) for whoever comes next.
 struct Port {
-    to_guest: (tokio::sync::mpsc::Sender<Vec<u8>>, Shared),
-    to_host: (tokio::sync::mpsc::Sender<Vec<u8>>, Shared),
+    to_guest: (Shared<mpsc::Sender<Vec<u8>>>, Shared<mpsc::Receiver<Vec<u8>>>),
+    to_host: (Shared<mpsc::Sender<Vec<u8>>>, Shared<mpsc::Receiver<Vec<u8>>>),
 }
 
-type Shared = std::sync::Arc<tokio::sync::Mutex<tokio::sync::mpsc::Receiver<Vec<u8>>>>;
+/// Held by one end at a time: a hypervisor takes a connection when the one before is closed, and nothing comes from
+/// that one any more.
+type Shared<T> = Arc<Mutex<T>>;
 
 impl Port {
     fn new() -> Self {
         let queue = || {
-            let (s, r) = tokio::sync::mpsc::channel(16);
-            (s, Shared::new(tokio::sync::Mutex::new(r)))
+            let (s, r) = mpsc::channel(16);
+            (Arc::new(Mutex::new(s)), Arc::new(Mutex::new(r)))
         };
         Self { to_guest: queue(), to_host: queue() }
     }
@@ -200,6 +203,7 @@ impl Port {
         let (mut r, mut w) = tokio::io::split(mine);
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(async move {
+            let out = out.lock().await;
             let mut chunk = vec![0; 4096];
             while let Ok(n @ 1..) = r.read(&mut chunk).await {
                 if out.send(chunk[..n].to_vec()).await.is_err() {
@@ -208,9 +212,8 @@ impl Port {
             }
         });
         tasks.spawn(async move {
-            loop {
-                let bytes = back.lock().await.recv().await;
-                let Some(bytes) = bytes else { return };
+            let mut back = back.lock().await;
+            while let Some(bytes) = back.recv().await {
                 if w.write_all(&bytes).await.is_err() {
                     return;
                 }
@@ -222,7 +225,7 @@ impl Port {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn either_end_is_killed_under_load_and_comes_back() {
-    let port = std::sync::Arc::new(Port::new());
+    let port = Arc::new(Port::new());
     let seed: u64 = std::env::var("LINK_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x5eed);
     println!("LINK_SEED={seed}");
     let mut random = seed;
@@ -230,7 +233,7 @@ async fn either_end_is_killed_under_load_and_comes_back() {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         random >> 33
     };
-    let start_guest = |port: std::sync::Arc<Port>| {
+    let start_guest = |port: Arc<Port>| {
         tokio::spawn(async move {
             loop {
                 let (mut end, _tasks) = port.attach(false);
@@ -252,7 +255,7 @@ async fn either_end_is_killed_under_load_and_comes_back() {
         })
         .await
         .unwrap_or_else(|_| panic!("round {round}: the ends never came into step"));
-        let session = std::sync::Arc::new(session);
+        let session = Arc::new(session);
         assert_eq!(
             timeout(LIMIT, ask(&session, b"alive")).await.unwrap().unwrap(),
             b"alive",
