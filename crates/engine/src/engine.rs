@@ -7,7 +7,10 @@
 //! ```
 //!
 //! At start containers are found again through their shims: those that run are adopted, those that ended while
-//! nobody looked get their exit from the shim's record, those with `--rm` that are left over are removed.
+//! nobody looked get their exit from the shim's record, those with `--rm` that are left over are removed. Restart
+//! policies then start theirs, and what sees containers ([`Operation::sees_containers`]) is answered behind that.
+//!
+//! [`Operation::sees_containers`]: crate::api::router::Operation::sees_containers
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
@@ -241,6 +244,7 @@ impl Engine {
             let handle = task::spawn(self, record, running);
             self.containers.insert(&id, handle);
         }
+        self.containers.found();
         self.volumes.release_unused().await;
         self.remove_unknown_folders().await;
         Ok(())

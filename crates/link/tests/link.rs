@@ -177,13 +177,13 @@ async fn a_thousand_streams_at_once() {
 /// A channel through which ends come and go, as a virtio-serial port between QEMU and the guest: bytes written while
 /// nobody reads wait (up to its size) for whoever comes next.
 struct Port {
-    to_guest: (Shared<mpsc::Sender<Vec<u8>>>, Shared<mpsc::Receiver<Vec<u8>>>),
-    to_host: (Shared<mpsc::Sender<Vec<u8>>>, Shared<mpsc::Receiver<Vec<u8>>>),
+    to_guest: Way,
+    to_host: Way,
 }
 
-/// Held by one end at a time: a hypervisor takes a connection when the one before is closed, and nothing comes from
-/// that one any more.
-type Shared<T> = Arc<Mutex<T>>;
+/// Each half is held by one end at a time: a hypervisor takes a connection when the one before is closed, and nothing
+/// comes from that one any more.
+type Way = (Arc<Mutex<mpsc::Sender<Vec<u8>>>>, Arc<Mutex<mpsc::Receiver<Vec<u8>>>>);
 
 impl Port {
     fn new() -> Self {

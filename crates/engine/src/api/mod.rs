@@ -97,6 +97,9 @@ async fn dispatch(engine: Arc<Engine>, request: Request<Heard>) -> Result<Reply>
         Route::To(operation, params) => (operation, params),
         Route::Nowhere => return Err(Error::not_found("page not found")),
     };
+    if operation.sees_containers() {
+        engine.containers.settled().await;
+    }
     match operation.handler {
         Handler::Serves(handler) => handler(engine, Call::new(request, params, version)).await,
         Handler::Missing => Err(Error::not_implemented(format!(

@@ -39,6 +39,14 @@ pub struct Operation {
     pub handler: Handler,
 }
 
+impl Operation {
+    /// Whether its answer tells what containers do, or changes it.
+    pub fn sees_containers(&self) -> bool {
+        let first = self.path.trim_start_matches("/coracle/v1").split('/').nth(1);
+        matches!(first, Some("containers" | "exec" | "commit" | "networks" | "info" | "system"))
+    }
+}
+
 macro_rules! operations {
     ($($method:ident $path:literal $id:ident => $handler:tt $(:: $function:ident)? $(($reason:literal))?;)*) => {
         &[$(Operation {

@@ -43,9 +43,12 @@ mod validate;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::error::{Error, Result};
 use crate::networks::{Member, Network};
@@ -134,7 +137,7 @@ pub enum Status {
         /// Its processes are frozen.
         paused: bool,
     },
-    /// It ended and will be started again after a pause.
+    /// Its policy starts it again: after a pause, or as the engine comes up.
     Restarting,
     /// It ended.
     Exited,
@@ -297,10 +300,27 @@ impl Handle {
     }
 }
 
+/// How long requests wait, after the engine came up, for the containers that restart policies start then. One whose
+/// start hangs (on a volume whose server is away) is not to hold up everything.
+const BOOT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// All containers, by id and by name.
-#[derive(Default)]
 pub struct Containers {
     inner: Mutex<Index>,
+    /// First starts by policies, as the engine comes up.
+    boot: TaskTracker,
+    /// Nobody waits for them any longer than this.
+    boot_deadline: Instant,
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::default(),
+            boot: TaskTracker::new(),
+            boot_deadline: Instant::now() + BOOT_PATIENCE,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -313,6 +333,22 @@ struct Index {
 impl Containers {
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A container that is being started as the engine comes up, until this is dropped.
+    pub fn boots(&self) -> TaskTrackerToken {
+        self.boot.token()
+    }
+
+    /// All that were there have been found.
+    pub fn found(&self) {
+        self.boot.close();
+    }
+
+    /// Returns when each that a policy starts as the engine comes up runs, or has failed to once. As with dockerd,
+    /// which answers nobody before.
+    pub async fn settled(&self) {
+        let _ = tokio::time::timeout_at(self.boot_deadline, self.boot.wait()).await;
     }
 
     /// Takes a name for `id`; the words are Docker's when another has it.

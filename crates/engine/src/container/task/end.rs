@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{BackOff, Run, State, Stopping, Task, tell};
+use super::{BackOff, Run, State, Stopping, Task, idle, policy_restarts, tell};
 use crate::container::{Status, health, images};
 use crate::error::Result;
 use crate::store::Kind;
@@ -76,7 +76,7 @@ impl Task {
             waiters.into_iter().for_each(|reply| tell(reply, Ok(())));
             return true;
         }
-        if !was_stopped && !self.record.stopped_by_user && self.policy_restarts(exit.code) {
+        if !was_stopped && !self.record.stopped_by_user && policy_restarts(&self.record) {
             self.state = State::Waiting(Instant::now() + self.back_off.after(ran_for));
             self.save(self.run_durability()).await;
             self.publish(Status::Restarting);
@@ -103,32 +103,15 @@ impl Task {
         !gone
     }
 
-    pub(super) fn policy_restarts(&self, code: u8) -> bool {
-        let policy = &self.record.host.restart_policy;
-        match policy.name.as_str() {
-            "always" | "unless-stopped" => true,
-            "on-failure" => {
-                let max = policy.maximum_retry_count;
-                code != 0 && (max == 0 || i64::from(self.record.restart_count) < max)
-            }
-            _ => false,
-        }
-    }
-
-    pub(super) fn wants_start_at_boot(&self) -> bool {
-        let started = !self.record.last.started_at.is_empty();
-        match self.record.host.restart_policy.name.as_str() {
-            "always" => started,
-            "unless-stopped" => started && !self.record.stopped_by_user,
-            _ => false,
-        }
-    }
-
     /// A start that a person asked for: restarts are counted anew, and the pauses before them begin short.
     pub(super) async fn start_anew(&mut self) -> Result<()> {
         self.back_off = BackOff::default();
         self.record.restart_count = 0;
-        self.start().await
+        let started = self.start().await;
+        if started.is_err() {
+            self.publish(idle(&self.record));
+        }
+        started
     }
 
     /// It is not started again after all.

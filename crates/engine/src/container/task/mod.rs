@@ -113,11 +113,14 @@ pub struct Task {
 /// Starts the task of a container that is recorded, and answers its handle. `found` is the container when it
 /// was found running after the engine's restart.
 pub fn spawn(engine: &Arc<Engine>, record: Record, found: Option<runtime::Container>) -> Handle {
+    let starts = found.is_none() && wants_start_at_boot(&record);
     let status = match &found {
         Some(container) => Status::Running { container: container.clone(), paused: false },
-        None if record.last.started_at.is_empty() => Status::Created,
-        None => Status::Exited,
+        // From the first answer on: whoever stops it now does not want it to be started.
+        None if starts => Status::Restarting,
+        None => idle(&record),
     };
+    let booting = starts.then(|| engine.containers.boots());
     let view = View { record: Arc::new(record.clone()), status, exits: 0 };
     let (handle, commands, publish) = channel(view);
     let mut task = Task {
@@ -134,12 +137,38 @@ pub fn spawn(engine: &Arc<Engine>, record: Record, found: Option<runtime::Contai
     engine.tasks.spawn(async move {
         if let Some(container) = found {
             task.adopt(container).await;
-        } else if task.wants_start_at_boot() {
+        } else if starts {
             task.start_at_boot().await;
         }
+        drop(booting);
         task.run().await;
     });
     handle
+}
+
+/// What one is that has no process.
+fn idle(record: &Record) -> Status {
+    if record.last.started_at.is_empty() { Status::Created } else { Status::Exited }
+}
+
+/// Whether its policy restarts it, ended as it has.
+fn policy_restarts(record: &Record) -> bool {
+    let policy = &record.host.restart_policy;
+    match policy.name.as_str() {
+        "always" | "unless-stopped" => true,
+        "on-failure" => {
+            let max = policy.maximum_retry_count;
+            record.last.exit_code != 0 && (max == 0 || i64::from(record.restart_count) < max)
+        }
+        _ => false,
+    }
+}
+
+/// Whether its policy starts it when the engine comes up. dockerd does so, too, with one that is to be restarted on
+/// failure and that a person has stopped, against its documentation; this engine does not.
+fn wants_start_at_boot(record: &Record) -> bool {
+    let may = record.host.restart_policy.name == "always" || !record.stopped_by_user;
+    may && !record.last.started_at.is_empty() && policy_restarts(record)
 }
 
 impl Task {

@@ -4,10 +4,12 @@ use tokio::time::Instant;
 
 use super::networks::serve_names;
 use super::{Run, State, Task};
-use crate::container::{LastRun, PublishedPort, Status, create, health, images, links, memory, spec};
+use crate::container::{LastRun, PublishedPort, create, health, images, links, memory, spec};
 use crate::error::{Code, Error, Result};
 
 impl Task {
+    /// Starts it. Of a failure others hear from who asked for the start: the container rests then, or waits to be
+    /// started again.
     pub(super) async fn start(&mut self) -> Result<()> {
         match self.bring_up().await {
             Ok(run) => {
@@ -26,8 +28,6 @@ impl Task {
                 self.record.last.members.clear();
                 self.record.last.ports.clear();
                 self.state = State::Idle;
-                let ran = !self.record.last.started_at.is_empty();
-                self.publish(if ran { Status::Exited } else { Status::Created });
                 self.pending.clear();
                 if !self.record.host.auto_remove {
                     self.save(self.run_durability()).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{KILL_PATIENCE, STOP_TIMEOUT_SECONDS, State, Stopping, Task};
+use super::{KILL_PATIENCE, STOP_TIMEOUT_SECONDS, State, Stopping, Task, policy_restarts};
 use crate::container::config::HostConfig;
 use crate::container::{health, names, signal, spec, update};
 use crate::error::{Error, Result};
@@ -163,7 +163,7 @@ impl Task {
         }
         self.record = record;
         self.save(Durability::Durable).await;
-        if matches!(self.state, State::Waiting(_)) && !self.policy_restarts(self.record.last.exit_code) {
+        if matches!(self.state, State::Waiting(_)) && !policy_restarts(&self.record) {
             self.give_up_waiting().await;
         }
         let status = self.publish.borrow().status.clone();
