@@ -308,7 +308,8 @@ fn ports_are_the_hosts(machine: &Machine) {
     let port = service.local_addr().unwrap().port();
     let networks = ["own", "bridge", "host"];
     let serve = std::thread::spawn(move || {
-        for _ in networks {
+        // And a build's step.
+        for _ in 0..networks.len() + 1 {
             service.accept()?.0.write_all(b"from the host\n")?;
         }
         std::io::Result::Ok(())
@@ -321,7 +322,53 @@ fn ports_are_the_hosts(machine: &Machine) {
         let run = ["run", "--rm", "--network", network, "busybox", "sh", "-c", &script];
         assert_eq!(machine.docker(&run).ok(), "from the host", "{network}");
     }
+    let context = tempfile::tempdir().unwrap();
+    let step = format!("FROM busybox\nRUN test \"$({script})\" = \"from the host\"\n");
+    std::fs::write(context.path().join("Dockerfile"), step).unwrap();
+    machine.docker(&["build", context.path().to_str().unwrap()]).ok();
     serve.join().unwrap().unwrap();
+
+    // And in datagrams that no container's network carries in one piece.
+    let service = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    let serve = std::thread::spawn(move || keep_a_file(&service));
+    let tftp = |way: &str| format!("tftp {way} -b {BLOCK} host.docker.internal {port}");
+    let (put, get) = (tftp("-p -l /file -r file"), tftp("-g -r file -l /back"));
+    let script = format!("seq 5000 >/file && {put} && {get} && cmp /file /back && echo the same");
+    assert_eq!(machine.docker(&["run", "--rm", "busybox", "sh", "-c", &script]).ok(), "the same");
+    serve.join().unwrap().unwrap();
+}
+
+/// Bytes of a file in one datagram.
+const BLOCK: usize = 8000;
+
+/// Serves one file, which is put and got once, by TFTP (RFC 1350, options: 2347, 2348).
+fn keep_a_file(service: &std::net::UdpSocket) -> std::io::Result<()> {
+    service.set_read_timeout(Some(std::time::Duration::from_secs(60)))?;
+    let (mut file, mut blocks) = (Vec::new(), 0_u16);
+    let mut packet = vec![0; 65_535];
+    loop {
+        let (len, client) = service.recv_from(&mut packet)?;
+        let (what, block) = (packet[1], u16::from_be_bytes([packet[2], packet[3]]));
+        let answer = match what {
+            1 | 2 => format!("\0\x06blksize\0{BLOCK}\0").into_bytes(),
+            3 => {
+                // One that is not answered at once comes again.
+                if block == blocks + 1 {
+                    blocks = block;
+                    file.extend_from_slice(&packet[4..len]);
+                }
+                [&[0, 4], &block.to_be_bytes()[..]].concat()
+            }
+            4 => {
+                let Some(rest) = file.get(usize::from(block) * BLOCK..) else { return Ok(()) };
+                let next = (block + 1).to_be_bytes();
+                [&[0, 3], &next[..], &rest[..rest.len().min(BLOCK)]].concat()
+            }
+            other => panic!("TFTP's {other}"),
+        };
+        service.send_to(&answer, client)?;
+    }
 }
 
 /// What redis answers at a port of the host to one command and QUIT, as it is on the wire.

@@ -5,10 +5,10 @@
 //! ```
 //! Not every hypervisor's network leads there (Apple's, WSL's), and those that do know IPv4 alone. A connection is answered when
 //! the host has its own, and refused when nobody listens there, so that whoever waits for a service by connecting to it is not
-//! deceived; hence a TCP/IP stack (smoltcp) and not the kernel's, which answers first. Datagrams go by peer and port; those in
-//! fragments are lost.
+//! deceived; hence a TCP/IP stack (smoltcp) and not the kernel's, which answers first. Datagrams go by peer and port.
 
 mod connection;
+mod fragments;
 mod stack;
 
 use std::{
@@ -16,7 +16,10 @@ use std::{
     fs::File,
     io,
     net::Ipv4Addr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -130,6 +133,8 @@ struct Served {
     shared: Arc<SharedStack>,
     places: Arc<Semaphore>,
     peers: HashMap<Flow, Queue>,
+    /// What answers to datagrams are numbered by, so that their fragments are told apart.
+    numbers: Arc<AtomicU16>,
 }
 
 impl Served {
@@ -142,6 +147,7 @@ impl Served {
             shared: Arc::new(SharedStack { stack, changed: Notify::new() }),
             places: Arc::new(Semaphore::new(MAX_LOOPBACK)),
             peers: HashMap::new(),
+            numbers: Arc::default(),
         }
     }
 
@@ -210,11 +216,12 @@ impl Served {
                 return;
             }
             let (queue, waiting) = mpsc::channel(peer::QUEUE);
-            let (loopback, tun) = (self.loopback.clone(), self.tun.clone());
+            let (loopback, tun, numbers) = (self.loopback.clone(), self.tun.clone(), self.numbers.clone());
             tokio::spawn(async move {
                 let stream = loopback.dial(Proto::Udp, flow.port).await?;
                 let back = |bytes: Vec<u8>| {
-                    if let Some(packet) = stack::datagram(flow, &bytes) {
+                    let number = numbers.fetch_add(1, Ordering::Relaxed);
+                    if let Some(packet) = stack::datagram(flow, number, &bytes) {
                         tun.send(&packet, None);
                     }
                     std::future::ready(())
@@ -389,7 +396,8 @@ mod tests {
     fn datagrams_come_back_whole_to_their_peer() {
         beside(|_| {
             let (a, b) = (UdpSocket::bind("0.0.0.0:0").unwrap(), UdpSocket::bind("0.0.0.0:0").unwrap());
-            for (socket, len) in [(&a, 4), (&b, 5), (&a, 8000), (&b, 0)] {
+            // Above what the interface takes at once: in fragments.
+            for (socket, len) in [(&a, 4), (&b, 5), (&a, 8000), (&b, 0), (&a, 20_000), (&b, 65_507)] {
                 socket.connect(at(ECHO)).unwrap();
                 socket.send(&vec![len as u8; len]).unwrap();
                 let mut back = vec![0; PACKET];

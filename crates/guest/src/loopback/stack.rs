@@ -20,7 +20,7 @@ use smoltcp::{
     wire::{HardwareAddress, IpCidr, IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UdpPacket, UdpRepr},
 };
 
-use super::{HOST, MTU};
+use super::{HOST, MTU, fragments::Fragments};
 use crate::sys::Unfinished;
 
 /// Bytes of a connection that wait, each way.
@@ -59,6 +59,7 @@ pub struct Stack {
     start: std::time::Instant,
     /// Connections, and what asks for one (`None`).
     flows: HashMap<Flow, Option<SocketHandle>>,
+    fragments: Fragments,
     /// Connections that nobody holds any more, until they have ended.
     ending: Vec<(Flow, SocketHandle)>,
 }
@@ -82,6 +83,7 @@ impl Stack {
             device,
             start: std::time::Instant::now(),
             flows: HashMap::new(),
+            fragments: Fragments::default(),
             ending: Vec::new(),
         }
     }
@@ -95,6 +97,14 @@ impl Stack {
         };
         let is_whole = !ip.more_frags() && ip.frag_offset() == 0;
         match ip.next_header() {
+            IpProtocol::Udp => {
+                let whole = if is_whole { None } else { self.fragments.take(&ip) };
+                let bytes = if is_whole { ip.payload() } else { whole.as_deref().unwrap_or_default() };
+                let Ok(udp) = UdpPacket::new_checked(bytes) else { return Packet::Taken };
+                let flow =
+                    Flow { from: SocketAddrV4::new(ip.src_addr(), udp.src_port()), port: udp.dst_port() };
+                return Packet::Datagram(flow, udp.payload().to_vec());
+            }
             _ if !is_whole => return Packet::Taken,
             IpProtocol::Tcp => {
                 let Ok(tcp) = TcpPacket::new_checked(ip.payload()) else { return Packet::Taken };
@@ -110,12 +120,6 @@ impl Stack {
                         Entry::Occupied(_) => {}
                     }
                 }
-            }
-            IpProtocol::Udp => {
-                let Ok(udp) = UdpPacket::new_checked(ip.payload()) else { return Packet::Taken };
-                let flow =
-                    Flow { from: SocketAddrV4::new(ip.src_addr(), udp.src_port()), port: udp.dst_port() };
-                return Packet::Datagram(flow, udp.payload().to_vec());
             }
             _ => {}
         }
@@ -191,8 +195,9 @@ impl Stack {
     }
 }
 
-/// A packet with an answer to a datagram; `None` where it would be too long for one.
-pub fn datagram(flow: Flow, bytes: &[u8]) -> Option<Vec<u8>> {
+/// A packet with an answer to a datagram; `None` where it would be too long for one. `number`: what its fragments have in
+/// common, as a container's network may be too narrow for the whole.
+pub fn datagram(flow: Flow, number: u16, bytes: &[u8]) -> Option<Vec<u8>> {
     let udp = UdpRepr { src_port: flow.port, dst_port: flow.from.port() };
     let ip = Ipv4Repr {
         src_addr: HOST,
@@ -209,6 +214,9 @@ pub fn datagram(flow: Flow, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut whole = Ipv4Packet::new_unchecked(&mut packet[..]);
     let checksums = ChecksumCapabilities::default();
     ip.emit(&mut whole, &checksums);
+    whole.set_ident(number);
+    whole.set_dont_frag(false);
+    whole.fill_checksum();
     let (from, to) = (ip.src_addr.into(), ip.dst_addr.into());
     udp.emit(
         &mut UdpPacket::new_unchecked(whole.payload_mut()),
