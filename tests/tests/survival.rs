@@ -183,6 +183,21 @@ fn what_is_stopped_as_the_engine_comes_up_stays_stopped() {
 }
 
 #[test]
+fn one_that_was_paused_is_paused_still() {
+    let mut engine = Engine::with_busybox();
+    engine.docker(&["run", "-d", "--name", "frozen", "--stop-timeout", "0", "busybox", "sleep", "1000"]).ok();
+    engine.docker(&["pause", "frozen"]).ok();
+    engine.crash();
+    engine.launch();
+    let state = || engine.docker(&["inspect", "-f", "{{.State.Status}}", "frozen"]).ok();
+    assert_eq!(state(), "paused");
+    engine.docker(&["exec", "frozen", "true"]).fails(1, "is paused, unpause the container before exec");
+    engine.docker(&["unpause", "frozen"]).ok();
+    assert_eq!(state(), "running");
+    engine.docker(&["exec", "frozen", "true"]).ok();
+}
+
+#[test]
 fn a_shim_that_is_killed_is_noticed() {
     let engine = Engine::with_busybox();
     engine.docker(&["run", "-d", "--name", "orphan", "busybox", "sleep", "1000"]).ok();

@@ -298,6 +298,11 @@ pub(crate) async fn freeze(path: &Path, frozen: bool) -> Result<(), Error> {
     }
 }
 
+/// Whether the group is frozen, or about to be. One that is gone is not.
+pub(crate) fn is_frozen(path: &Path) -> bool {
+    fs::read(path.join("cgroup.freeze")).is_ok_and(|state| state.starts_with(b"1"))
+}
+
 type Set<'a> = &'a dyn Fn(&str, &str, String) -> Result<(), Error>;
 
 fn bytes(value: i64) -> String {

@@ -572,6 +572,11 @@ impl Container {
         cgroup::freeze(&self.0.group, false).await
     }
 
+    /// Whether its processes are frozen; one found again may be.
+    pub fn is_paused(&self) -> bool {
+        cgroup::is_frozen(&self.0.group)
+    }
+
     /// All its processes, in the engine's pid namespace.
     pub async fn pids(&self) -> Vec<u32> {
         cgroup::pids(&self.0.group)

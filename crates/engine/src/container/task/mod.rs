@@ -115,7 +115,7 @@ pub struct Task {
 pub fn spawn(engine: &Arc<Engine>, record: Record, found: Option<runtime::Container>) -> Handle {
     let starts = found.is_none() && wants_start_at_boot(&record);
     let status = match &found {
-        Some(container) => Status::Running { container: container.clone(), paused: false },
+        Some(container) => Status::Running { container: container.clone(), paused: container.is_paused() },
         // From the first answer on: whoever stops it now does not want it to be started.
         None if starts => Status::Restarting,
         None => idle(&record),

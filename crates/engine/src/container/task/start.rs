@@ -126,7 +126,7 @@ impl Task {
             members: self.record.last.members.clone(),
             names: None,
             started: Instant::now(),
-            paused: false,
+            paused: container.is_paused(),
             _monitor: health::watch(&self.engine, &self.record, &container),
             _kills: memory::listen(&self.engine, &self.record, &container),
             stopping: None,
