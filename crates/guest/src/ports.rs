@@ -15,7 +15,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use wire::ports::{Bind, Outcome, PortError, PortResult, Wanted};
 
@@ -56,7 +56,11 @@ impl Relay {
         };
         let _ = std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o600));
         let mut current = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+                continue;
+            };
             current.abort_all();
             let relay = self.clone();
             current.spawn(async move {

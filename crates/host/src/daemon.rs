@@ -111,8 +111,16 @@ async fn serve(home: &Home, start: bool) -> Result<(), HostError> {
     let (end, mut ended) = mpsc::channel::<()>(1);
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
+        let accepted = async {
+            let client = control.accept().await;
+            if let Err(error) = &client {
+                tracing::warn!("the control socket: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+            }
+            client
+        };
         tokio::select! {
-            client = control.accept() => {
+            client = accepted => {
                 let (Ok(client), Ok(place)) = (client, places.clone().try_acquire_owned()) else { continue };
                 let (machine, end) = (machine.clone(), end.clone());
                 tokio::spawn(async move {

@@ -81,7 +81,11 @@ async fn run(udp: Arc<UdpSocket>, tcp: TcpListener, names: Arc<dyn Names>) {
     loop {
         let accept = async {
             let place = connections.clone().acquire_owned().await;
-            (place, tcp.accept().await)
+            let accepted = tcp.accept().await;
+            if accepted.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+            }
+            (place, accepted)
         };
         tokio::select! {
             received = udp.recv_from(&mut buf) => {
