@@ -3,7 +3,7 @@
 //! The guest's kernel has put them together already, for its firewall, and cuts them once more, in order, as it passes them
 //! on. So each fragment continues the one before it, or its datagram is lost.
 
-use std::{collections::VecDeque, net::Ipv4Addr};
+use std::{borrow::Cow, collections::VecDeque, net::Ipv4Addr};
 
 use smoltcp::wire::Ipv4Packet;
 
@@ -23,8 +23,11 @@ struct Begun {
 }
 
 impl Fragments {
-    /// Takes a packet that is a part of one of UDP's; gives the whole of what IP carried when this was the last.
-    pub fn take(&mut self, part: &Ipv4Packet<&[u8]>) -> Option<Vec<u8>> {
+    /// Takes one of UDP's packets; gives all that IP carried when it is whole, or the last part of it.
+    pub fn take<'a>(&mut self, part: &Ipv4Packet<&'a [u8]>) -> Option<Cow<'a, [u8]>> {
+        if part.frag_offset() == 0 && !part.more_frags() {
+            return Some(part.payload().into());
+        }
         let key = (part.src_addr(), part.ident());
         let begun = self.0.iter().position(|begun| begun.key == key);
         let mut begun = match (begun.and_then(|at| self.0.remove(at)), part.frag_offset()) {
@@ -35,7 +38,7 @@ impl Fragments {
         };
         begun.bytes.extend_from_slice(part.payload());
         if !part.more_frags() {
-            return Some(begun.bytes);
+            return Some(begun.bytes.into());
         }
         if begun.bytes.len() <= super::PACKET {
             self.0.truncate(AT_ONCE - 1);
@@ -74,7 +77,7 @@ mod tests {
     }
 
     fn take(fragments: &mut Fragments, packet: &[u8]) -> Option<Vec<u8>> {
-        fragments.take(&Ipv4Packet::new_unchecked(packet))
+        fragments.take(&Ipv4Packet::new_unchecked(packet)).map(Cow::into_owned)
     }
 
     #[test]
@@ -83,6 +86,7 @@ mod tests {
         assert_eq!(take(&mut all, &part(1, 0, true, b"for one ")), None);
         assert_eq!(take(&mut all, &part(2, 0, true, b"another ")), None);
         assert_eq!(take(&mut all, &part(1, 8, true, b"and all ")), None);
+        assert_eq!(take(&mut all, &part(1, 0, false, b"whole")).unwrap(), b"whole");
         assert_eq!(take(&mut all, &part(2, 8, false, b"one")).unwrap(), b"another one");
         assert_eq!(take(&mut all, &part(1, 16, false, b".")).unwrap(), b"for one and all .");
         assert!(all.0.is_empty());

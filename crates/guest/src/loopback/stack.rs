@@ -95,17 +95,16 @@ impl Stack {
         else {
             return Packet::Taken;
         };
-        let is_whole = !ip.more_frags() && ip.frag_offset() == 0;
         match ip.next_header() {
             IpProtocol::Udp => {
-                let whole = if is_whole { None } else { self.fragments.take(&ip) };
-                let bytes = if is_whole { ip.payload() } else { whole.as_deref().unwrap_or_default() };
-                let Ok(udp) = UdpPacket::new_checked(bytes) else { return Packet::Taken };
+                let Some(bytes) = self.fragments.take(&ip) else { return Packet::Taken };
+                let Ok(udp) = UdpPacket::new_checked(&*bytes) else { return Packet::Taken };
                 let flow =
                     Flow { from: SocketAddrV4::new(ip.src_addr(), udp.src_port()), port: udp.dst_port() };
                 return Packet::Datagram(flow, udp.payload().to_vec());
             }
-            _ if !is_whole => return Packet::Taken,
+            // What is no datagram is never cut by the kernel: whoever does it is not heard.
+            _ if ip.more_frags() || ip.frag_offset() != 0 => return Packet::Taken,
             IpProtocol::Tcp => {
                 let Ok(tcp) = TcpPacket::new_checked(ip.payload()) else { return Packet::Taken };
                 let flow =
