@@ -55,6 +55,8 @@ pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
 pub const BUILD: &str = env!("CORACLE_BUILD");
 /// First argument of the PID 1 that runs in the root (without it: in the initrd).
 pub const IN_ROOT: &str = "in-root";
+/// Out of descriptors: how long others have to give some back before the next connection is taken.
+const BREATH: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What goes wrong in the guest.
 #[derive(Debug, thiserror::Error)]

@@ -38,7 +38,7 @@ use wire::{
 
 use place::Sockets;
 
-use crate::{GuestError, say};
+use crate::{BREATH, GuestError, say};
 
 /// Time in which the host must answer: it tells its own failures sooner.
 const LINK_LIMIT: Duration = Duration::from_secs(4);
@@ -141,7 +141,7 @@ impl Names {
         loop {
             let Ok(place) = self.0.connections.clone().acquire_owned().await else { return };
             let Ok((mut client, _)) = listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+                tokio::time::sleep(BREATH).await;
                 continue;
             };
             let names = self.clone();

@@ -19,7 +19,7 @@ use tokio::{
 };
 use wire::ports::{Bind, Outcome, PortError, PortResult, Wanted};
 
-use crate::say;
+use crate::{BREATH, say};
 
 /// Where the engine speaks [`wire::ports`].
 pub const SOCKET: &str = "/run/coracle/ports.sock";
@@ -58,7 +58,7 @@ impl Relay {
         let mut current = JoinSet::new();
         loop {
             let Ok((stream, _)) = listener.accept().await else {
-                sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+                sleep(BREATH).await;
                 continue;
             };
             current.abort_all();

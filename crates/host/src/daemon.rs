@@ -16,7 +16,7 @@ use tokio::{
 use wire::open::Open;
 
 use crate::{
-    Home, HostError,
+    BREATH, Home, HostError,
     api::{Answer, Failure, Hello, Request},
     context, forward,
     log::Log,
@@ -115,7 +115,7 @@ async fn serve(home: &Home, start: bool) -> Result<(), HostError> {
             let client = control.accept().await;
             if let Err(error) = &client {
                 tracing::warn!("the control socket: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+                tokio::time::sleep(BREATH).await;
             }
             client
         };

@@ -15,7 +15,7 @@ use tokio::{
 };
 use wire::open::Open;
 
-use crate::{machine::Machine, platform};
+use crate::{BREATH, machine::Machine, platform};
 
 /// Connections to Docker's socket at once.
 const MAX_CONNECTIONS: usize = 1024;
@@ -124,7 +124,7 @@ pub async fn docker(mut listener: platform::Listener, machine: Machine) {
             }
             Err(error) => {
                 tracing::warn!("docker's socket: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+                tokio::time::sleep(BREATH).await;
             }
         }
     }

@@ -60,3 +60,5 @@ pub use settings::Settings;
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
 /// Commit and dirty flag of this build.
 pub const BUILD: &str = env!("CORACLE_BUILD");
+/// Out of descriptors: how long others have to give some back before the next connection is taken.
+const BREATH: std::time::Duration = std::time::Duration::from_millis(100);

@@ -8,7 +8,6 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use link::{LinkError, Session, peer};
@@ -24,6 +23,7 @@ use wire::{
 };
 
 use crate::{
+    BREATH,
     forward::{Route, join},
     platform,
 };
@@ -233,7 +233,7 @@ async fn tcp(
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!("a published port: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+                tokio::time::sleep(BREATH).await;
                 continue;
             }
         };
@@ -314,6 +314,8 @@ async fn datagrams(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

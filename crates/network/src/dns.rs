@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::{Error, Result};
-use crate::sys;
+use crate::{BREATH, sys};
 
 /// Where containers find it.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -83,7 +83,7 @@ async fn run(udp: Arc<UdpSocket>, tcp: TcpListener, names: Arc<dyn Names>) {
             let place = connections.clone().acquire_owned().await;
             let accepted = tcp.accept().await;
             if accepted.is_err() {
-                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: give some time to close
+                tokio::time::sleep(BREATH).await;
             }
             (place, accepted)
         };

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::BREATH;
 use crate::error::{Code, Error, Result};
 use crate::ports::Protocol;
 
@@ -110,9 +111,8 @@ async fn accept(listener: TcpListener, target: SocketAddr) {
         let client = match listener.accept().await {
             Ok((client, _)) => client,
             Err(e) => {
-                // Out of file descriptors or a connection already gone: let others end first.
                 tracing::warn!("accept on a published port: {e}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(BREATH).await;
                 continue;
             }
         };

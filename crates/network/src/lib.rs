@@ -35,6 +35,9 @@ pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use listening::{Listening, listening};
 pub use ports::{Binding, LocalPorts, PortRequest, Ports, Protocol};
 
+/// Out of descriptors: how long others have to give some back before the next connection is taken.
+const BREATH: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Brings up the loopback link of the network namespace at `netns` (`/proc/PID/ns/net`).
 pub async fn loopback_up(netns: &std::path::Path) -> Result<()> {
     sys::in_netns(netns, || netlink::Netlink::open()?.loopback_up()).await
