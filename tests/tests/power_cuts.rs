@@ -119,7 +119,7 @@ impl Ledger {
             let lines = machine.docker(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]).ok();
             lines.lines().filter_map(|l| l.split_once(' ')).map(|(n, s)| (n.into(), s.into())).collect()
         };
-        // Policies start containers behind the boot.
+        // Where a start takes longer than the first answers wait for it.
         let running = |state: &str| state == "running";
         eventually(&format!("{when}: those that are wanted run"), || {
             let now = states();

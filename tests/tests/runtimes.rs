@@ -36,6 +36,27 @@ fn left(engine: &Engine) -> Vec<String> {
     entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| n.len() == 64).collect()
 }
 
+#[test]
+fn one_whose_start_hangs_is_not_waited_for_for_ever() {
+    let (mut engine, folder) = with("crun");
+    let (gate, script) = (folder.path().join("gate"), folder.path().join("crun"));
+    let text = std::fs::read_to_string(&script).unwrap();
+    let waits = format!("while [ -e {} ]; do sleep 0.1; done\nLD_LIBRARY", gate.display());
+    std::fs::write(&script, text.replacen("LD_LIBRARY", &waits, 1)).unwrap();
+    let run =
+        ["run", "-d", "--name", "slow", "--runtime", "crun", "--restart", "always", "--stop-timeout", "0"];
+    engine.docker(&[&run[..], &["busybox", "sleep", "1000"]].concat()).ok();
+    engine.power_off();
+    std::fs::write(&gate, "").unwrap();
+    engine.launch();
+    let inspect = ["inspect", "-f", "{{.State.Status}}", "slow"];
+    // A shim that makes no container is given up after a minute: this must not be what ends the wait.
+    assert_eq!(engine.within(std::time::Duration::from_secs(40), &inspect).ok(), "restarting");
+    engine.docker(&["run", "--rm", "busybox", "true"]).ok();
+    std::fs::remove_file(&gate).unwrap();
+    eventually("it goes on", || engine.docker(&inspect).ok() == "running");
+}
+
 fn is_a_container_like_all_others(name: &str) {
     let (mut engine, _script) = with(name);
     let run = |args: &[&str]| engine.docker(&[&["run", "--rm", "--runtime", name], args].concat());

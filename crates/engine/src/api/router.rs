@@ -255,6 +255,21 @@ mod tests {
     }
 
     #[test]
+    fn what_tells_of_no_container_waits_for_none() {
+        let waits = |method, path| match route(&method, path) {
+            Route::To(operation, _) => operation.sees_containers(),
+            Route::Nowhere => panic!("{path}"),
+        };
+        for path in ["/containers/json", "/containers/c/json", "/exec/e/json", "/networks/n", "/info"] {
+            assert!(waits(Method::GET, path), "{path}");
+        }
+        assert!(waits(Method::PUT, "/coracle/v1/containers/c/file"));
+        for path in ["/_ping", "/version", "/events", "/images/json", "/coracle/v1/images/prunable"] {
+            assert!(!waits(Method::GET, path), "{path}");
+        }
+    }
+
+    #[test]
     fn unknown_paths_and_methods_lead_nowhere() {
         assert!(matches!(route(&Method::GET, "/nope"), Route::Nowhere));
         assert!(matches!(route(&Method::PUT, "/containers/json"), Route::Nowhere));
